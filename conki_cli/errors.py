@@ -1,0 +1,25 @@
+"""The errors a user can mend: one line that says what must hold, what was found and what to do."""
+
+
+class ConkiError(Exception):
+    """Anything a user can mend; the program prints its one line and exits with code 1."""
+
+
+class SettingsError(ConkiError):
+    """A setting, switch or preset that does not exist or cannot have this value."""
+
+
+class SourceError(ConkiError):
+    """A raw data file that cannot be read, is refused, or contradicts itself."""
+
+
+class StoreError(ConkiError):
+    """A feature store that is missing, damaged, of another schema, or does not fit the run."""
+
+
+class EncoderError(ConkiError):
+    """A text encoder that cannot be found, loaded or used."""
+
+
+class RunError(ConkiError):
+    """A run folder that is missing, unfinished, or holds another configuration."""

@@ -1,0 +1,171 @@
+"""The only place that puts bytes on disk: atomic writes, checksums and locks."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from conki_cli.errors import ConkiError
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full: free some space and run the command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
+    errno.EFBIG: "a file may not grow that large here: raise the file size limit (ulimit -f)",
+    errno.EACCES: "writing is not permitted there: choose another place with --workspace",
+    errno.EPERM: "writing is not permitted there: choose another place with --workspace",
+    errno.EROFS: "that file system is read-only: choose another place with --workspace",
+    errno.ENOTDIR: "a part of that path is a file, not a folder: choose another place",
+    errno.EEXIST: "a file stands where a folder must be: move it away",
+    errno.ENAMETOOLONG: "that path is too long for this file system: choose a shorter name",
+}
+
+
+def disk_error(path: Path, error: OSError) -> ConkiError:
+    """Say in one line why `path` could not be written."""
+    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: nothing was written")
+    return ConkiError(f"cannot write {path}: {advice}")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
+
+    The bytes are flushed to the disk before the rename, so a reader sees the old file or the whole new one,
+    never a part. When the block fails nothing is left behind.
+
+    Raises:
+        ConkiError: the folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+        _flush_to_disk(path.parent)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> str:
+    """Render `value` as standard JSON: undefined numbers (nan, infinities) become null."""
+    return json.dumps(_json_ready(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically, as indented JSON."""
+    write_text(path, to_json(value) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of our own.
+
+    Raises:
+        ConkiError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConkiError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a log; a log that grows needs no rename."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, what: str) -> Iterator[None]:
+    """Hold the lock file `path` during the block.
+
+    Raises:
+        ConkiError: another process holds it; `what` names the thing in the message.
+    """
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConkiError(f"another process is writing {what}: wait for it or stop it (lock file {path})") from None
+    except OSError as error:
+        raise disk_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes that a file, or a folder with everything in it, takes on disk."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+def human_size(count: float) -> str:
+    """Render a count of bytes for people: 1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
