@@ -165,7 +165,7 @@ def size_of(path: Path) -> int:
 def human_size(count: float) -> str:
     """Render a count of bytes for people: 1536 -> '1.5 KiB'."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
+        if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

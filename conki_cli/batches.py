@@ -1,0 +1,257 @@
+"""From stored utterances to batches of tensors: ragged reading, padding to the batch, masks, shuffling.
+
+Axis letters: B batch, L longest sequence of the batch, d feature width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conki_cli import MODALITIES
+from conki_cli.config import MODALITY_SWITCHES, RunConfig
+from conki_cli.errors import SettingsError, StoreError
+from conki_cli.store import FeatureStore, Utterances
+from conki_cli.text import encoder_config, load_tokenizer, max_tokens, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Sequences of one modality, padded at the end to the longest of the batch."""
+
+    values: Tensor
+    """Token ids [B, L] int64, or frames [B, L, d] float32; 0 on padding."""
+    mask: Tensor
+    """[B, L] bool, True on real positions; every row has at least one."""
+
+    def to(self, device: torch.device) -> "Padded":
+        """Copy to a device."""
+        return Padded(self.values.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model sees of B utterances; a modality that the run leaves out is None."""
+
+    indices: Tensor
+    """Positions in the split, [B] int64."""
+    scores: Tensor
+    """[B] float32; nan where the score is unknown (prediction)."""
+    text: Padded | None = None
+    vision: Padded | None = None
+    audio: Padded | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def modality(self, name: str) -> Padded:
+        """Return the sequences of a modality that this batch has."""
+        found: Padded | None = {"text": self.text, "vision": self.vision, "audio": self.audio}[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device."""
+        moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
+        return replace(self, indices=self.indices.to(device), scores=self.scores.to(device), **moved)
+
+
+def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:
+    """Pad token id sequences to the longest."""
+    width = max(len(ids) for ids in token_ids)
+    values = np.zeros((len(token_ids), width), dtype=np.int64)
+    for row, ids in zip(values, token_ids, strict=True):
+        row[: len(ids)] = ids
+    return Padded(torch.from_numpy(values), _prefix_mask([len(ids) for ids in token_ids], width))
+
+
+def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
+    """Pad frame sequences [L_i, d] to the longest; an empty one counts as one zero frame."""
+    lengths = [max(1, len(frames)) for frames in sequences]
+    values = np.zeros((len(sequences), max(lengths), sequences[0].shape[1]), dtype=np.float32)
+    for row, frames in zip(values, sequences, strict=True):
+        row[: len(frames)] = frames
+    return Padded(torch.from_numpy(values), _prefix_mask(lengths, max(lengths)))
+
+
+def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:
+    return torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one split, in order or shuffled as a function of (seed, epoch) alone.
+
+    `token_ids` is None where the run has no text. `limits` maps each audio/vision modality of the run to
+    its longest sequence in frames; longer ones lose their end.
+    """
+
+    utterances: Utterances
+    token_ids: Sequence[np.ndarray] | None
+    limits: Mapping[str, int]
+    batch_size: int
+    seed: int | None = None
+    score_range: tuple[float, float] = (-3.0, 3.0)
+    """Range of the scores as given out."""
+    rescale: tuple[float, float] = (1.0, 0.0)
+    """Scores are given out as factor * score + shift: where a score head crosses data sets of different range."""
+
+    def __len__(self) -> int:
+        return -(-len(self.utterances.ids) // self.batch_size)
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        """Yield the batches of epoch `number`: shuffled if a seed was given, else in stored order."""
+        order = np.arange(len(self.utterances.ids))
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, number]).permutation(order)
+        for start in range(0, len(order), self.batch_size):
+            yield self.take(order[start : start + self.batch_size])
+
+    def take(self, indices: np.ndarray) -> Batch:
+        """Collate the utterances at `indices` [B]."""
+        parts: dict[str, Padded] = {}
+        if self.token_ids is not None:
+            parts["text"] = pad_tokens([self.token_ids[i] for i in indices])
+        for name, limit in self.limits.items():
+            sequences = self.utterances.frames[name]
+            parts[name] = pad_frames([sequences[int(i)][:limit] for i in indices])
+        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores()[indices]), **parts)
+
+    def scores(self) -> np.ndarray:
+        """Return the scores of the whole split as given out, [N] float32; nan where they are unknown."""
+        known = self.utterances.scores
+        if known is None:
+            return np.full(len(self.utterances.ids), np.nan, dtype=np.float32)
+        if self.rescale == (1.0, 0.0):
+            return known
+        return (known * self.rescale[0] + self.rescale[1]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened stores of a run and what follows from them; the stage decides which of the two is learnt from."""
+
+    target: FeatureStore
+    external: FeatureStore | None
+    """None in stage 2, and where no stage 1 is needed."""
+    modalities: tuple[str, ...]
+    limits: Mapping[str, int]
+    """Longest audio and vision sequences, in frames, that the encoders have positions for."""
+    tokenizer: "PreTrainedTokenizerBase | None"
+    max_tokens: int
+    rescales: bool
+    """Whether external scores are brought to the target's range."""
+    _tokens: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def learnt(self) -> FeatureStore:
+        """The store that this stage trains on: the external one in stage 1."""
+        return self.external or self.target
+
+    @property
+    def external_widths(self) -> dict[str, int]:
+        """Feature widths of the external set where they differ from the target's; a bridge layer stands there."""
+        if self.external is None:
+            return {}
+        widths = {name: self.external.widths[name] for name in self.limits}
+        return {name: width for name, width in widths.items() if width != self.target.widths[name]}
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Range of the scores that the model learns to predict."""
+        return self.target.score_range if self.rescales else self.learnt.score_range
+
+    def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
+        """Return the batches of a split of the store that this stage trains on; shuffled when a seed is given."""
+        utterances = self.learnt.split(split)
+        return Batches(
+            utterances,
+            self.token_ids(utterances, f"{self.learnt.dataset}/{split}"),
+            self.limits,
+            batch_size,
+            seed=seed,
+            score_range=self.score_range,
+            rescale=_rescale(self.learnt.score_range, self.score_range),
+        )
+
+    def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
+        """Return the token ids of a split, made once; None where the run has no text."""
+        if self.tokenizer is None:
+            return None
+        if key not in self._tokens:
+            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)[0]
+        return self._tokens[key]
+
+    def cut(self, split: str) -> dict[str, int]:
+        """Count the sequences of a split, by modality, that are longer than their limit."""
+        frames = self.learnt.split(split).frames
+        return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
+
+    def close(self) -> None:
+        """Close the stores."""
+        self.target.close()
+        if self.external is not None:
+            self.external.close()
+
+
+def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:
+    """Return factor and shift that take one score range to another."""
+    factor = (wanted[1] - wanted[0]) / (stored[1] - stored[0])
+    return factor, wanted[0] - factor * stored[0]
+
+
+def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore | None, encoder: str) -> Inputs:
+    """Work out what a run reads.
+
+    Args:
+        config: the resolved configuration.
+        target: the store of the target data set.
+        external: that of the external one, where its lengths or clips matter to this run.
+        encoder: name or folder of the text encoder.
+
+    Raises:
+        StoreError: the external store lacks a modality that the run uses.
+        SettingsError: no modality is left.
+    """
+    modalities = available_modalities(target.modalities, config.model.drop)
+    if not modalities:
+        raise SettingsError(
+            f"the store {target.path.name} has {', '.join(target.modalities)} and the run drops all of it: "
+            "drop less, or prepare a store with more modalities"
+        )
+    frames = [name for name in modalities if name != "text"]
+    for name in frames:
+        if external is not None and name not in external.widths:
+            raise StoreError(
+                f"the target {target.dataset} has {name} but the external store {external.path} has none: "
+                f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}"
+            )
+    cap = config.data.max_frames
+    own = {name: max(1, min(cap, target.longest(name, "train"))) for name in frames}
+    limits = own
+    if external is not None and not config.data.cut_external:
+        limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
+    learns_external = config.run.stage == "pretrain"
+    tokenizer = load_tokenizer(encoder) if "text" in modalities else None
+    crosses = config.dropped("plain-transfer") or config.model.start_from == "all"
+    return Inputs(
+        target,
+        external if learns_external else None,
+        modalities,
+        limits,
+        tokenizer,
+        max_tokens(tokenizer, encoder_config(encoder)) if tokenizer is not None else 0,
+        rescales=crosses,
+    )
+
+
+def available_modalities(stored: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities of a run: those of the target's store that no switch leaves out, in the order t, v, a."""
+    return tuple(name for name in MODALITIES if name in stored and MODALITY_SWITCHES[name] not in drop)

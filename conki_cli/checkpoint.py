@@ -1,0 +1,129 @@
+"""Weights on disk: safetensors with the run's configuration in the header; nothing pickled.
+
+`best` and `last` hold what a stage trains, `frozen` what it keeps but does not train, once per seed. While a run
+is unfinished `last` also holds the optimiser's state, so training continues where the last epoch ended.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conki_cli import __version__
+from conki_cli.errors import RunError
+from conki_cli.files import atomic_path, disk_error
+
+CHECKPOINT_SCHEMA = "1"
+_OPTIMIZER = "optimizer."
+_ITEMSIZE = 4  # bytes of a float32
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-ready facts to a safetensors file, atomically.
+
+    Raises:
+        ConkiError: the disk is full or the place is not writable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    header = {"schema": CHECKPOINT_SCHEMA, "conki": __version__, "facts": json.dumps(facts)}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=header)
+        except SafetensorError as error:  # it reports a full disk as its own kind of error
+            raise disk_error(path, OSError(0, str(error))) from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and the facts of a checkpoint.
+
+    Raises:
+        RunError: the file is missing, damaged or from another schema.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise RunError(f"checkpoint {path} is missing: train that seed again")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            header = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"checkpoint {path} is damaged ({error}): delete its seed folder and train again") from error
+    if header.get("schema") != CHECKPOINT_SCHEMA:
+        raise RunError(f"checkpoint {path} has schema {header.get('schema')}, this conki reads {CHECKPOINT_SCHEMA}")
+    return tensors, json.loads(header["facts"])
+
+
+def select(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the named weights of a model."""
+    state = model.state_dict()
+    return {name: state[name] for name in names}
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy named weights into a model; every name and shape must fit.
+
+    Raises:
+        RunError: a weight the model does not have, or of another shape.
+    """
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        if name not in state or state[name].shape != tensor.shape:
+            found = f"shape {tuple(state[name].shape)}" if name in state else "no such weight"
+            raise RunError(f"{where} does not fit the model: {name} {tuple(tensor.shape)} there, {found} here")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)
+
+
+def optimizers_tensors(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Return the state of every phase's optimiser as named tensors."""
+    return {
+        f"{_OPTIMIZER}{phase}.{index}.{key}": value
+        for phase, optimizer in optimizers.items()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+
+
+def restore_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    """Give the optimisers the state that `optimizers_tensors` returned."""
+    for phase, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"{_OPTIMIZER}{phase}."):
+                index, key = name.removeprefix(f"{_OPTIMIZER}{phase}.").split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def without_optimizer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights alone."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
+
+
+def slim_last(last: Path, best: Path, *, best_is_last: bool) -> None:
+    """Drop the optimiser's state from a finished run's `last`; when it equals `best`, share the bytes."""
+    if best_is_last:
+        with atomic_path(last) as temporary:
+            temporary.unlink()
+            os.link(best, temporary)
+        return
+    tensors, facts = load(last)
+    save(last, without_optimizer(tensors), facts)
+
+
+def size_while_training(model: nn.Module, trained: Sequence[str], frozen: Sequence[str]) -> tuple[int, int]:
+    """Return the bytes of one seed's checkpoints while it trains, and once it is finished."""
+    state = model.state_dict()
+    weights = _ITEMSIZE * sum(state[name].numel() for name in trained)
+    kept = _ITEMSIZE * sum(state[name].numel() for name in frozen)
+    moments = 2 * _ITEMSIZE * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return kept + 2 * weights + moments, kept + 2 * weights

@@ -1,0 +1,411 @@
+"""Settings: frozen dataclasses, TOML in and out, presets, switches.
+
+A setting is written down once, in a field below: its type, default, help line and bounds. It travels
+default < preset < `--config FILE` < flags and `--set section.key=value` -> frozen `RunConfig`.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from conki_cli.errors import SettingsError
+
+SWITCHES = {
+    "C1": "no external data: the adapters start untrained and train with the rest",
+    "C2": "no adapters: fusion and contrast use the pan-knowledge representations alone",
+    "C3": "no pan-knowledge: fusion and contrast use the knowledge-specific representations alone",
+    "C4": "no hierarchical contrastive loss",
+    "N1": "no inter-knowledge negative pairs in the contrastive loss",
+    "T": "no text",
+    "V": "no vision",
+    "A": "no audio",
+    "plain-transfer": "no adapters: the whole network is trained on the external set, then on the target",
+}
+"""The ablations of Tables 4 and 5, and the control of the paper's claim (`plain-transfer`)."""
+
+MODALITY_SWITCHES = {"text": "T", "vision": "V", "audio": "A"}
+NO_EXTERNAL = "none"
+
+
+def _setting(default: Any, help_text: str, **limits: Any) -> Any:
+    """Declare a setting: `low`/`above` bound numbers, `high` too, `choices` lists the words allowed."""
+    return field(default=default, metadata={"help": help_text, **limits})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from."""
+
+    dataset: str = _setting("mosi", "target data set: the name of a store in features/")
+    external: str = _setting("mosei", "external data set whose knowledge is injected, or none")
+    max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
+    cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (Figures 1-3)."""
+
+    name: str = _setting("conki", "the model", choices=("conki",))
+    text_encoder: str = _setting("bert-base-uncased", "Hugging Face name, or folder, of the text encoder")
+    drop: tuple[str, ...] = _setting((), "switched-off parts, for example C4 or C1+V (Tables 4 and 5)")
+    num_layers: int = _setting(2, "Transformer layers of the audio and vision encoders", low=2)
+    num_heads: int = _setting(8, "attention heads of the audio and vision encoders", low=1)
+    dropout: float = _setting(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
+    adapter_width: int = _setting(0, "inner width of an adapter module; 0: that of the text encoder", low=0)
+    adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
+    gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
+    gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
+    start_from: str = _setting(
+        "adapters", "what stage 2 takes from stage 1: the adapters alone, or all", choices=("adapters", "all")
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The hierarchical contrastive loss (Section 3.4) beside the task loss (Eq. 5)."""
+
+    contrast_weight: float = _setting(0.01, "lambda of Eq. 5", low=0.0)
+    temperature: float = _setting(0.07, "tau of Section 3.4", above=0.0)
+    reduction: str = _setting(
+        "sample-sum",
+        "one denominator per sample, summed (paper), or one per vector, averaged",
+        choices=("sample-sum", "anchor-mean"),
+    )
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Stage 1: the adapters learn from the external data set."""
+
+    num_epochs: int = _setting(10, "epochs of stage 1", low=1)
+    batch_size: int = _setting(32, "clips per step", low=1)
+    learning_rate: float = _setting(5e-5, "peak learning rate of stage 1", above=0.0)
+    weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0)
+    warmup: float = _setting(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Stage 2: fine-tuning on the target data set."""
+
+    num_epochs: int = _setting(200, "epochs of stage 2", low=1)
+    batch_size: int = _setting(32, "clips per step", low=1)
+    lr_encoders: float = _setting(5e-6, "peak learning rate of the text encoder", above=0.0)
+    lr_audio_vision: float = _setting(0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0)
+    lr_others: float = _setting(1e-6, "that of everything else", above=0.0)
+    weight_decay: float = _setting(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
+    warmup: float = _setting(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+    patience: int = _setting(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """How the run is carried out; none of it but the recipe changes what is learnt per seed."""
+
+    recipe: str = _setting("paper", "paper, or released (as the authors' code)", choices=("paper", "released"))
+    stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
+    seeds: tuple[int, ...] = _setting((1,), "random seeds, one training each")
+    device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    name: str = _setting("", "folder name below runs/; empty: made from the settings")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run; each section goes only to its consumer."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunSection = field(default_factory=RunSection)
+
+    def dropped(self, switch: str) -> bool:
+        """Say whether a part is switched off."""
+        return switch in self.model.drop
+
+    @property
+    def has_adapters(self) -> bool:
+        """Say whether the network has adapters at all."""
+        return not (self.dropped("C2") or self.dropped("plain-transfer"))
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Say whether stage 2 of this configuration starts from a stage 1 (conki.md's table of switches)."""
+        if self.data.external == NO_EXTERNAL:
+            return False
+        return self.has_adapters or self.dropped("plain-transfer") or self.model.start_from == "all"
+
+    def with_values(self, section: str, **values: Any) -> "RunConfig":
+        """Return a copy with some settings of one section replaced."""
+        return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **values)})
+
+
+SECTIONS: dict[str, Any] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "pretraining": PretrainingConfig,
+    "optimizer": OptimizerConfig,
+    "run": RunSection,
+}
+
+
+def setting_fields() -> dict[str, dataclasses.Field[Any]]:
+    """Return every setting as 'section.key' -> its field, in the order of the resolved TOML."""
+    return {f"{name}.{f.name}": f for name, section in SECTIONS.items() for f in dataclasses.fields(section)}
+
+
+def setting_type(path: str) -> Any:
+    """Return the annotated type of the setting 'section.key'."""
+    section, key = path.split(".")
+    return get_type_hints(SECTIONS[section])[key]
+
+
+def resolve(
+    *,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    extra_drop: Sequence[str] = (),
+) -> RunConfig:
+    """Build the configuration of a run from all its sources.
+
+    Args:
+        config_file: TOML with any of the sections; unknown keys are refused.
+        assignments: `section.key=value` lines of `--set`.
+        flags: 'section.key' -> value of command-line flags; None means "not given".
+        extra_drop: switches added to those that the other sources leave out.
+
+    Raises:
+        SettingsError: an unknown setting, a value of the wrong type or out of bounds, an impossible combination.
+    """
+    given: dict[str, Any] = {}
+    if config_file is not None:
+        given.update(_flatten(_read_toml(config_file), str(config_file)))
+    given.update(dict(_assignment(line) for line in assignments))
+    given.update({path: value for path, value in (flags or {}).items() if value is not None})
+    checked = {path: _checked(path, value) for path, value in given.items()}
+    dataset = checked.get("data.dataset", DataConfig.dataset)
+    recipe = checked.get("run.recipe", RunSection.recipe)
+    preset = {path: _checked(path, value) for path, value in _preset("conki", dataset, recipe).items()}
+    config = _build({**preset, **checked})
+    return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
+
+
+def _build(values: Mapping[str, Any]) -> RunConfig:
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for path, value in values.items():
+        section, key = path.split(".")
+        sections[section][key] = value
+    return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()})
+
+
+def _preset(model: str, dataset: str, recipe: str) -> dict[str, Any]:
+    text = package_files("conki_cli").joinpath("presets", f"{model}.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    merged: dict[str, Any] = {}
+    for name in (recipe, dataset):
+        merged.update(_flatten(tables.get(name, {}), f"preset {model}.toml [{name}]"))
+    return merged
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path} must be TOML but is not: {reason}; correct that place") from error
+
+
+def _flatten(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise SettingsError(
+                f"{where}: '{section}' stands outside a section; write it below [section] as key = value"
+            )
+        flat.update({f"{section}.{key}": value for key, value in table.items()})
+    return flat
+
+
+def _assignment(line: str) -> tuple[str, Any]:
+    path, equals, text = line.partition("=")
+    if not equals:
+        raise SettingsError(f"--set takes section.key=value, found '{line}'; for example --set loss.temperature=0.1")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    return path.strip(), value
+
+
+def _checked(path: str, value: Any) -> Any:
+    """Return `value` in the type of the setting `path`, or say what the setting takes."""
+    fields = setting_fields()
+    if path not in fields:
+        nearest = difflib.get_close_matches(path, fields, n=1, cutoff=0.5)
+        advice = f"did you mean {nearest[0]}?" if nearest else "`conki settings` lists all"
+        raise SettingsError(f"unknown setting '{path}': {advice}")
+    wanted, limits = setting_type(path), fields[path].metadata
+    converted = _converted(wanted, value)
+    if converted is None:
+        raise SettingsError(f"setting {path} must be {_type_name(wanted)}, found {value!r}")
+    if "choices" in limits and converted not in limits["choices"]:
+        raise SettingsError(f"setting {path} must be one of {', '.join(limits['choices'])}, found {value!r}")
+    if isinstance(converted, int | float) and not isinstance(converted, bool):
+        _check_bounds(path, converted, limits)
+    return converted
+
+
+def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:
+    low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
+    if not abs(value) < float("inf"):
+        raise SettingsError(f"setting {path} must be a finite number, found {value}")
+    if low is not None and value < low:
+        raise SettingsError(f"setting {path} must be at least {low}, found {value}")
+    if above is not None and value <= above:
+        raise SettingsError(f"setting {path} must be greater than {above}, found {value}")
+    if high is not None and value > high:
+        raise SettingsError(f"setting {path} must be at most {high}, found {value}")
+
+
+def _converted(wanted: Any, value: Any) -> Any:
+    if get_origin(wanted) is tuple:
+        item = get_args(wanted)[0]
+        if item is str and isinstance(value, str):
+            return tuple(part for part in value.split("+") if part)
+        if isinstance(value, list | tuple) and all(isinstance(v, item) and not isinstance(v, bool) for v in value):
+            return tuple(value)
+        return None
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value if type(value) is wanted else None
+
+
+def _type_name(wanted: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(wanted, "a list")
+
+
+def canonical(config: RunConfig) -> RunConfig:
+    """Bring switches into one order and one spelling, so that equal experiments are equal configurations.
+
+    `w/o C1` and `external = none` are the same experiment, and where no stage 1 is needed (w/o C2 of the
+    paper's recipe) no external data is read.
+
+    Raises:
+        SettingsError: an unknown switch or a combination that leaves nothing to train.
+    """
+    drop = set(config.model.drop)
+    if config.model.drop:
+        parse_switches("+".join(config.model.drop))
+    transfer = "plain-transfer" in drop
+    _refuse_impossible(drop, config)
+    if transfer or "C2" in drop:
+        drop -= {"N1"} | ({"C2"} if transfer else set())
+    external = config.data.external
+    if "C1" in drop or ("C2" in drop and config.model.start_from == "adapters"):
+        external = NO_EXTERNAL
+    if external == NO_EXTERNAL:
+        needs_switch = "C2" not in drop or config.model.start_from == "all"
+        drop = drop | {"C1"} if needs_switch else drop - {"C1"}
+    ordered = tuple(switch for switch in SWITCHES if switch in drop)
+    return config.with_values("model", drop=ordered).with_values("data", external=external)
+
+
+def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
+    if {"C2", "C3"} <= drop or {"plain-transfer", "C3"} <= drop:
+        raise SettingsError("without C2 and C3 no representation is left to fuse: drop only one of them")
+    if {"T", "V", "A"} <= drop:
+        raise SettingsError("T, V and A dropped together leave no modality: keep at least one")
+    if "plain-transfer" in drop and ("C1" in drop or config.data.external == NO_EXTERNAL):
+        raise SettingsError("plain-transfer trains on the external set first: give --external and do not drop C1")
+    if config.data.external == config.data.dataset:
+        raise SettingsError(
+            f"the external data set must differ from the target, both are '{config.data.dataset}': "
+            "give --external another one, or none"
+        )
+    if len(set(config.run.seeds)) != len(config.run.seeds) or not config.run.seeds:
+        raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")
+    if min(config.run.seeds) < 0 or max(config.run.seeds) >= 2**31:
+        raise SettingsError(f"seeds must lie between 0 and {2**31 - 1}, found {list(config.run.seeds)}")
+
+
+def stage_one(config: RunConfig) -> RunConfig:
+    """Return the configuration of the stage 1 that stage 2 of `config` starts from.
+
+    Settings that stage 1 does not read are set to their defaults, so that ConKI, w/o C4 and w/o N1 share it.
+    Plain transfer's first pass trains with the stage-2 learning rates and therefore keeps `[optimizer]`.
+    """
+    kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
+    model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
+    optimizer = OptimizerConfig()
+    if config.dropped("plain-transfer"):
+        optimizer = dataclasses.replace(config.optimizer, num_epochs=OptimizerConfig.num_epochs)
+    run = dataclasses.replace(config.run, stage="pretrain", name="")
+    return dataclasses.replace(config, model=model, loss=LossConfig(), optimizer=optimizer, run=run)
+
+
+def to_toml(config: RunConfig) -> str:
+    """Render the resolved configuration; `--config` on it reproduces the run."""
+    import tomli_w
+
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def from_toml(path: Path) -> RunConfig:
+    """Read a resolved configuration back, without presets.
+
+    Raises:
+        SettingsError: not TOML, or settings that this version does not know.
+    """
+    values = _flatten(_read_toml(path), str(path))
+    return canonical(_build({key: _checked(key, value) for key, value in values.items()}))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read '7', '1,4,9' or '1..5' (both ends included).
+
+    Raises:
+        SettingsError: anything else.
+    """
+    first, dots, last = text.partition("..")
+    try:
+        seeds = tuple(range(int(first), int(last) + 1)) if dots else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or len(seeds) > 1000:
+        raise SettingsError(f"seeds are written 3, 1..5 or 1,4,9; found '{text}'")
+    return seeds
+
+
+def parse_switches(text: str) -> tuple[str, ...]:
+    """Read 'C4' or 'C1+C4'.
+
+    Raises:
+        SettingsError: a switch that does not exist.
+    """
+    switches = tuple(text.split("+"))
+    for switch in switches:
+        if switch not in SWITCHES:
+            raise SettingsError(f"unknown switch '{switch}': known are {', '.join(SWITCHES)}, combined as C1+C4")
+    return switches
+
+
+def switch_label(drop: Sequence[str]) -> str:
+    """Name a row of an ablation table: () -> 'ConKI', ('C1', 'C4') -> 'w/o C1+C4'."""
+    if not drop:
+        return "ConKI"
+    if "plain-transfer" in drop:
+        rest = [switch for switch in drop if switch != "plain-transfer"]
+        return "plain transfer" + (f", w/o {'+'.join(rest)}" if rest else "")
+    return f"w/o {'+'.join(drop)}"

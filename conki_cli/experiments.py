@@ -1,0 +1,154 @@
+"""Plans of runs: stage 1 before stage 2, seeds, ablations (Tables 4 and 5), the demo."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conki_cli.batches import open_inputs
+from conki_cli.config import RunConfig, canonical, stage_one, switch_label
+from conki_cli.errors import ConkiError, SettingsError, StoreError
+from conki_cli.files import locked
+from conki_cli.runs import BUILT_IN_ENCODER, Reporter, Run, Workspace, locate_run, open_run
+from conki_cli.sources import read_corpus
+from conki_cli.sources.labels import read_texts
+from conki_cli.stages import Job, choose_device, load_model, predict_utterances, store_predictions, train_seeds
+from conki_cli.store import FeatureStore, Utterances, write_store
+from conki_cli.text import build_demo_encoder
+
+DEMO_ROWS: tuple[tuple[str, ...], ...] = (("C1",), ("C2",), ("plain-transfer",))
+"""What the demo compares ConKI with."""
+
+
+def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> FeatureStore:
+    """Open the feature store of a data set; where it is missing but its raw files are there, prepare it first.
+
+    Raises:
+        StoreError: there is no store and nothing to make it from.
+    """
+    path = workspace.store(dataset)
+    if not path.exists():
+        try:
+            corpus = read_corpus(dataset, workspace=workspace.root, source=None, score_range=None)
+        except ConkiError as error:
+            raise StoreError(
+                f"no feature store {path}: make it with `conki prepare --dataset {dataset}` ({error})"
+            ) from error
+        reporter.say(f"{path} does not exist yet: prepared from {corpus.source}")
+        write_store(path, corpus)
+    return FeatureStore(path)
+
+
+def ready_encoder(workspace: Workspace, name: str, reporter: Reporter) -> str:
+    """Return the name or folder of a text encoder; the demo's own is built when it is first needed."""
+    folder = workspace.built_in_encoder
+    if name == BUILT_IN_ENCODER and not (folder / "config.json").exists():
+        from conki_cli.sources.demo import encoder_sentences
+
+        reporter.say(f"building a small BERT with its own vocabulary in {folder}")
+        with reporter.steps("masked-word pretraining", 0) as advance:
+            build_demo_encoder(
+                folder, encoder_sentences(), progress=lambda done, total: advance(1, f"step {done}/{total}")
+            )
+    return workspace.encoder(name)
+
+
+@contextlib.contextmanager
+def _open_job(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Iterator[Job]:
+    encoder = ready_encoder(workspace, config.model.text_encoder, reporter)
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(open_store(workspace, config.data.dataset, reporter))
+        external = None
+        if config.needs_pretraining:
+            external = stack.enter_context(open_store(workspace, config.data.external, reporter))
+        inputs = open_inputs(config, target, external, encoder)
+        data = {store.dataset: store.content_id for store in (target, external) if store is not None}
+        run = locate_run(workspace, config)
+        stack.enter_context(locked(workspace.runs / f".{run.name}.lock", what=f"the run {run.name}"))
+        run = open_run(workspace, config, data, inputs.score_range)
+        yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter)
+
+
+def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run:
+    """Run stage 1 (Algorithm 1) of a stage-2 configuration for all its seeds; finished seeds are reused.
+
+    Raises:
+        SettingsError: the configuration has no stage 1.
+    """
+    if not config.needs_pretraining:
+        raise SettingsError(
+            f"{switch_label(config.model.drop)} with external {config.data.external} has no stage 1: "
+            "give --external a data set, or finetune directly"
+        )
+    first = stage_one(config) if config.run.stage == "finetune" else config
+    with _open_job(first, workspace, reporter) as job:
+        train_seeds(job, None)
+        return job.run
+
+
+def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run:
+    """Run stage 2 for all seeds, after the stage 1 it starts from; whatever is finished is reused."""
+    first = None
+    if config.needs_pretraining:
+        first = pretrain(config, workspace, reporter)
+    with _open_job(config, workspace, reporter) as job:
+        train_seeds(job, first)
+        return job.run
+
+
+def ablate(
+    config: RunConfig, drops: Sequence[tuple[str, ...]], workspace: Workspace, reporter: Reporter
+) -> list[tuple[str, Run]]:
+    """Train the full model and one run per combination of switches; returns label and run of every row."""
+    rows: list[tuple[str, Run]] = []
+    for drop in [(), *drops]:
+        row = canonical(config.with_values("model", drop=(*config.model.drop, *drop)))
+        reporter.say(f"row {len(rows) + 1} of {len(drops) + 1}: {switch_label(row.model.drop)}")
+        run = finetune(row, workspace, reporter)
+        if run.path not in [earlier.path for _, earlier in rows]:
+            rows.append((switch_label(row.model.drop), run))
+        else:
+            reporter.say(f"{switch_label(drop)} equals an earlier row: it is shown once")
+    return rows
+
+
+def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter) -> None:
+    """Predict a split that a finished run has no stored predictions for, such as the training split."""
+    with _open_job(run.config, workspace, reporter) as job:
+        for seed in run.finished_seeds():
+            store_predictions(job, seed, load_model(run, seed, job.device), split)
+
+
+@contextlib.contextmanager
+def read_new(texts: Sequence[str] | None, source: Path | None, store: Path | None, split: str) -> Iterator[Utterances]:
+    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store."""
+    if store is not None:
+        with FeatureStore(store) as opened:
+            yield opened.split(split)
+    elif source is not None:
+        yield read_texts(source)
+    else:
+        lines = list(texts or [])
+        yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
+
+
+def predict_new(run: Run, utterances: Utterances, device: str) -> dict[str, Any]:
+    """Score new utterances with every finished seed of a run.
+
+    Returns:
+        {"run", "seeds", "score_range", "clips": [{"id", "text", "prediction": mean, "by_seed": {seed: score}}]}.
+    """
+    by_seed = predict_utterances(run, utterances, choose_device(device))
+    means = np.mean([values.astype(np.float64) for values in by_seed.values()], axis=0)
+    clips = [
+        {
+            "id": identity,
+            "text": text,
+            "prediction": float(mean),
+            "by_seed": {str(seed): float(values[row]) for seed, values in by_seed.items()},
+        }
+        for row, (identity, text, mean) in enumerate(zip(utterances.ids, utterances.texts, means, strict=True))
+    ]
+    return {"run": run.name, "seeds": list(by_seed), "score_range": run.result["score_range"], "clips": clips}

@@ -1,0 +1,118 @@
+"""Shared network parts: Transformer encoder layer, sequence encoder, masked pooling, MLP, freezing.
+
+Axis letters: B batch, L positions (tokens or frames), D width, H heads, d width of the input features.
+Masks are boolean [B, L], True on real positions. Padding never changes an output.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def largest_divisor(width: int, at_most: int) -> int:
+    """Return the largest number of heads <= `at_most` that divides `width`."""
+    return next(heads for heads in range(max(1, min(at_most, width)), 0, -1) if width % heads == 0)
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Average over the real positions.
+
+    Args:
+        states: [B, L, D].
+        mask: [B, L] with at least one True per row.
+
+    Returns:
+        [B, D].
+    """
+    weights = mask.unsqueeze(-1).to(states.dtype)  # [B, L, 1]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Build Linear layers of the given widths with GELU between them."""
+    layers: list[nn.Module] = []
+    for k, (before, after) in enumerate(itertools.pairwise(widths)):
+        layers += [nn.GELU()] if k else []
+        layers.append(nn.Linear(before, after))
+    return nn.Sequential(*layers)
+
+
+def freeze(modules: Iterable[nn.Module]) -> None:
+    """Stop training the modules and put them in evaluation mode."""
+    for module in modules:
+        module.requires_grad_(False)
+        module.eval()
+
+
+class EncoderLayer(nn.Module):
+    """One post-norm Transformer encoder layer with GELU (Vaswani et al., 2017)."""
+
+    def __init__(self, width: int, *, num_heads: int, ffn_width: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_attention = nn.LayerNorm(width, eps=1e-5)
+        self.ffn_in = nn.Linear(width, ffn_width)
+        self.ffn_out = nn.Linear(ffn_width, width)
+        self.norm_ffn = nn.LayerNorm(width, eps=1e-5)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Transform states [B, L, D] under mask [B, L] into [B, L, D]."""
+        states = self.norm_attention(states + self.dropout(self._attention(states, mask)))
+        inner = self.dropout(F.gelu(self.ffn_in(states)))  # [B, L, ffn_width]
+        out: Tensor = self.norm_ffn(states + self.dropout(self.ffn_out(inner)))
+        return out
+
+    def _attention(self, states: Tensor, mask: Tensor) -> Tensor:
+        batch, length, width = states.shape
+        qkv = self.qkv(states).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
+        share = self.dropout.p if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :], dropout_p=share)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))  # [B, L, D]
+        return out
+
+
+class SequenceEncoder(nn.Module):
+    """The audio or vision encoder (Eq. 2, Appendix B): projection, [CLS], positions, Transformer layers.
+
+    Its sizes beyond the number of layers, and the mean pooling, follow the authors' released code
+    (docs/fidelity.md).
+    """
+
+    def __init__(
+        self, input_width: int, width: int, *, num_positions: int, num_layers: int, num_heads: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.projection = nn.Linear(input_width, width)
+        self.cls = nn.Parameter(torch.ones(width))
+        self.positions = nn.Parameter(torch.zeros(1 + num_positions, width))
+        self.dropout = nn.Dropout(dropout)
+        heads = largest_divisor(width, num_heads)
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, num_heads=heads, ffn_width=width, dropout=dropout) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Encode frames [B, L, d] under mask [B, L].
+
+        Returns:
+            O_m [B, D]; H_m, the input of layer 1 and every layer's output, each [B, 1+L, D]; their mask [B, 1+L].
+        """
+        projected = self.projection(frames)  # [B, L, D]
+        cls = self.cls.expand(len(frames), 1, -1)  # [B, 1, D]
+        states = torch.cat([cls, projected], dim=1) + self.positions[: 1 + frames.shape[1]]  # [B, 1+L, D]
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # [B, 1+L]
+        hidden = [self.dropout(states)]
+        for layer in self.layers:
+            hidden.append(layer(hidden[-1], mask))
+        return masked_mean(self.norm(hidden[-1]), mask), hidden, mask

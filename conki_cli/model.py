@@ -1,0 +1,361 @@
+"""The contract every model keeps, and ConKI: encoders, adapters, fusion (Eqs. 1-3, Figures 1-3, Algorithm 1).
+
+Axis letters: B batch, M modalities of the run (t, v, a), L positions, D common width (hidden size of the text
+encoder), s inner width of an adapter module.
+
+Departures from the paper, and what it leaves open, are listed in docs/fidelity.md; the main ones: LayerNorm instead of
+BatchNorm in the gate of the fusion network, and masks honoured everywhere, so that padding never changes an output.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conki_cli.batches import Batch
+from conki_cli.config import RunConfig
+from conki_cli.layers import EncoderLayer, SequenceEncoder, freeze, largest_divisor, masked_mean, mlp
+from conki_cli.losses import hierarchical_contrastive_loss, task_loss
+
+ADAPTER_INIT_STD = 0.0002
+TEXT_ADAPTER_LAYERS = (0, 5, 10)
+"""Before the first, sixth and eleventh of BERT-base's twelve layers (Appendix B)."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says about a batch."""
+
+    prediction: Tensor
+    """Predicted scores, [B]."""
+    pan: Tensor | None = None
+    """Pan-knowledge representations O_m, [B, M, D]."""
+    specific: Tensor | None = None
+    """Knowledge-specific representations A_m, [B, M, D]."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate and a weight decay."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a network that follow from the data and the text encoder; stored in every checkpoint."""
+
+    modalities: tuple[str, ...]
+    width: int
+    """D: hidden size of the text encoder."""
+    text_layers: int
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """Feature width of vision and audio frames, those of the target data set."""
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Longest sequence in frames that the audio and vision encoders have positions for."""
+    external_widths: Mapping[str, int] = field(default_factory=dict)
+    """Stage 1 only: feature widths of the external data set where they differ from the target's."""
+
+
+class SentimentModel(nn.Module):
+    """The contract: one loop trains every model through these members."""
+
+    phases: tuple[str, ...] = ("main",)
+    """Names of the passes of an epoch."""
+    required_modalities: frozenset[str] = frozenset()
+    """Modalities the model cannot do without."""
+    smallest_training_batch = 1
+    """Smaller training batches are skipped."""
+
+    def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the weighted terms whose sum is minimised, by name."""
+        raise TypeError(f"{type(self).__name__} must define loss()")
+
+    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
+        """Return what the optimiser of a phase trains, and how fast."""
+        raise TypeError(f"{type(self).__name__} must define parameter_groups()")
+
+    def start(self, scores: Tensor) -> None:
+        """Prepare for training; `scores` [N] are those of the training split."""
+
+    def start_phase(self, epoch: int, phase: str) -> None:
+        """Prepare for a pass over the training split."""
+
+    def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
+        """Look at a batch once its gradients exist, before the optimiser steps."""
+
+    def report(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return further numbers for the log, by name; they are not minimised."""
+        return {}
+
+
+class TextEncoder(nn.Module):
+    """A pretrained text encoder (Eq. 1); one without a pooler gets Linear + tanh on its first token."""
+
+    def __init__(self, backbone: nn.Module, *, width: int, fresh: frozenset[str] = frozenset()) -> None:
+        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
+        super().__init__()
+        self.backbone = backbone
+        self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
+        own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
+        self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
+
+    def forward(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode token ids [B, L] into O_t [B, D] and H_t, the input of layer 1 and every layer's output [B, L, D]."""
+        out = self.backbone(input_ids=token_ids, attention_mask=mask.long(), output_hidden_states=True)
+        hidden = list(out.hidden_states)
+        if self.pooler is None:
+            return out.pooler_output, hidden
+        return torch.tanh(self.pooler(hidden[-1][:, 0])), hidden
+
+
+class AdapterModule(nn.Module):
+    """The sandwich of Figure 3: a Linear, two Transformer layers, a Linear, and a residual from the input."""
+
+    def __init__(self, width: int, inner: int, *, dropout: float) -> None:
+        super().__init__()
+        heads = largest_divisor(inner, max(1, inner // 64))
+        self.down = nn.Linear(width, inner)
+        self.layers = nn.ModuleList(
+            EncoderLayer(inner, num_heads=heads, ffn_width=4 * inner, dropout=dropout) for _ in range(2)
+        )
+        self.up = nn.Linear(inner, width)
+        for linear in (self.down, self.up):
+            nn.init.normal_(linear.weight, std=ADAPTER_INIT_STD)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Transform states [B, L, D] under mask [B, L] into [B, L, D]."""
+        inner = self.down(states)  # [B, L, s]
+        for layer in self.layers:
+            inner = layer(inner, mask)
+        return states + self.up(inner)
+
+
+class Adapter(nn.Module):
+    """Knowledge injection outside an encoder (Eq. 3, Figure 3): a chain of modules over chosen hidden states."""
+
+    def __init__(self, layers: Sequence[int], width: int, inner: int, *, dropout: float, pool: str) -> None:
+        """Chain one module per index of `layers`; `pool` is "first" (text) or "mean" (audio, vision)."""
+        super().__init__()
+        self.indices = tuple(layers)
+        self.chain = nn.ModuleList(AdapterModule(width, inner, dropout=dropout) for _ in layers)
+        self.pool = pool
+        self.pooler: nn.Module = nn.Linear(width, width) if pool == "first" else nn.LayerNorm(width, eps=1e-5)
+
+    def forward(self, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """Turn the hidden states H_m (each [B, L, D]) under mask [B, L] into A_m [B, D]."""
+        carried: Tensor | float = 0.0
+        for index, module in zip(self.indices, self.chain, strict=True):
+            carried = module(hidden[index] + carried, mask)  # [B, L, D]
+        assert isinstance(carried, Tensor)
+        if self.pool == "first":
+            pooled: Tensor = torch.tanh(self.pooler(carried[:, 0]))
+            return pooled
+        return masked_mean(self.pooler(carried), mask)
+
+
+class FusionNetwork(nn.Module):
+    """Figure 2: concatenation, a gate that weighs every feature, dropout."""
+
+    def __init__(self, width: int, *, norm: str, dropout: float) -> None:
+        super().__init__()
+        inner = max(1, width // 8)
+        self.squeeze = nn.Linear(width, inner)
+        self.norm: nn.Module = nn.BatchNorm1d(inner) if norm == "batch" else nn.LayerNorm(inner, eps=1e-5)
+        self.expand = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """Weigh the concatenated [F_t; F_v; F_a], [B, MD] -> [B, MD]."""
+        gate = torch.sigmoid(self.expand(F.relu(self.norm(self.squeeze(fused)))))
+        weighted: Tensor = self.dropout(gate * fused)
+        return weighted
+
+
+class ConKI(SentimentModel):
+    """ConKI (Yu et al., 2023), every ablation of Tables 4 and 5, and the plain-transfer control.
+
+    Stage 1 (`config.run.stage` = pretrain) and stage 2 are the same network; what trains differs (Algorithm 1).
+    """
+
+    def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.pretraining = config.run.stage == "pretrain"
+        self.transfer = config.dropped("plain-transfer")
+        self.start_from_all = config.model.start_from == "all"
+        self.uses_pan = not config.dropped("C3")
+        self.inter_knowledge = not config.dropped("N1")
+        self.loss_config = config.loss
+        self.contrast_weight = 0.0 if self.pretraining or config.dropped("C4") else config.loss.contrast_weight
+        self.smallest_training_batch = 2 if config.model.gate_norm == "batch" else 1
+        width, modalities = architecture.width, architecture.modalities
+        self.encoders = nn.ModuleDict(
+            {name: self._sequence_encoder(config, name) for name in modalities if name != "text"}
+        )
+        self.fresh_text: frozenset[str] = frozenset()
+        """Weights of the text encoder that its pretrained checkpoint lacks: random, so stage 1 keeps them."""
+        if text_encoder is not None:
+            self.encoders["text"] = text_encoder
+            self.fresh_text = frozenset(f"encoders.text.{name}" for name in text_encoder.fresh)
+        self.bridges = nn.ModuleDict(
+            {name: nn.Linear(d, architecture.widths[name]) for name, d in architecture.external_widths.items()}
+        )
+        self.adapters = nn.ModuleDict()
+        if config.has_adapters:
+            self.adapters.update({name: self._adapter(config, name) for name in modalities})
+        parts = int(self.uses_pan) + int(config.has_adapters)
+        self.inner = nn.ModuleDict({name: nn.Linear(parts * width, width) for name in modalities})
+        self.fusion = FusionNetwork(
+            len(modalities) * width, norm=config.model.gate_norm, dropout=config.model.gate_dropout
+        )
+        tail = [max(1, width // k) for k in (1, 2, 4, 8)]
+        self.head = mlp([len(modalities) * width, *tail, 1])
+        self.frozen = self._frozen(config)
+        freeze(self.frozen)
+
+    def _sequence_encoder(self, config: RunConfig, name: str) -> SequenceEncoder:
+        return SequenceEncoder(
+            self.architecture.widths[name],
+            self.architecture.width,
+            num_positions=self.architecture.positions[name],
+            num_layers=config.model.num_layers,
+            num_heads=config.model.num_heads,
+            dropout=config.model.dropout,
+        )
+
+    def _adapter(self, config: RunConfig, name: str) -> Adapter:
+        depth, width = self.architecture.text_layers, self.architecture.width
+        text = name == "text"
+        indices = [k * depth // 12 for k in TEXT_ADAPTER_LAYERS] if text else [1]
+        inner = config.model.adapter_width or width
+        return Adapter(indices, width, inner, dropout=config.model.adapter_dropout, pool="first" if text else "mean")
+
+    def _frozen(self, config: RunConfig) -> list[nn.Module]:
+        """Return what this stage leaves as it is (Algorithm 1, lines 6 and 4)."""
+        if self.transfer:
+            return []
+        if self.pretraining:
+            return list(self.encoders.values())
+        return list(self.adapters.values()) if config.needs_pretraining else []
+
+    def train(self, mode: bool = True) -> "ConKI":
+        """Switch to training; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
+        pan, specific, fused = [], [], []
+        for name in self.architecture.modalities:
+            own, hidden, mask = self._encode(name, batch)  # O_m [B, D], H_m, [B, L]
+            pan.append(own)
+            if self.adapters:
+                specific.append(self.adapters[name](hidden, mask))  # A_m [B, D]
+            known = ([own] if self.uses_pan else []) + specific[-1:]
+            fused.append(self.inner[name](torch.cat(known, dim=-1)))  # F_m [B, D]
+        prediction = self.head(self.fusion(torch.cat(fused, dim=-1))).squeeze(-1)  # [B]
+        return Output(
+            prediction,
+            pan=torch.stack(pan, dim=1) if self.uses_pan else None,
+            specific=torch.stack(specific, dim=1) if specific else None,
+        )
+
+    def _encode(self, name: str, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
+        part = batch.modality(name)
+        if name == "text":
+            pooled, hidden = self.encoders[name](part.values, part.mask)
+            return pooled, hidden, part.mask
+        frames = self.bridges[name](part.values) if name in self.bridges else part.values
+        encoded: tuple[Tensor, list[Tensor], Tensor] = self.encoders[name](frames, part.mask)
+        return encoded
+
+    def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return L_task (Eq. 4) and, in stage 2, lambda L_con (Eq. 5)."""
+        terms = {"task": task_loss(output.prediction, batch.scores)}
+        if self.contrast_weight:
+            pan, specific = output.pan, output.specific
+            if pan is None:  # w/o C3: the contrast runs over the A_m alone
+                pan, specific = specific, None
+            assert pan is not None
+            contrast = hierarchical_contrastive_loss(
+                pan,
+                specific,
+                batch.scores,
+                temperature=self.loss_config.temperature,
+                inter_knowledge=self.inter_knowledge,
+                reduction=self.loss_config.reduction,
+            )
+            terms["contrast"] = self.contrast_weight * contrast
+        return terms
+
+    def report(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return L_con / B: L_con is a sum over samples, so only this compares across batch sizes."""
+        if "contrast" not in terms:
+            return {}
+        return {"contrast_per_sample": terms["contrast"].detach() / self.contrast_weight / len(batch)}
+
+    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
+        """Return stage 1's one group, or stage 2's text, audio/vision and other groups (Appendix B)."""
+        if self.pretraining and not self.transfer:
+            stage = config.pretraining
+            trained = [p for p in self.parameters() if p.requires_grad]
+            return [ParameterGroup(trained, stage.learning_rate, stage.weight_decay)]
+        rates = config.optimizer
+        encoders = {name: list(module.parameters()) for name, module in self.encoders.items()}
+        text = {id(p) for p in encoders.get("text", [])}
+        others = {id(p) for name, group in encoders.items() if name != "text" for p in group}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter, decays in _trained(self):
+            rate = rates.lr_others
+            if id(parameter) in text:
+                rate = rates.lr_encoders
+            elif id(parameter) in others:
+                rate = rates.lr_audio_vision or rates.lr_encoders
+            groups.setdefault((rate, rates.weight_decay if decays else 0.0), []).append(parameter)
+        return [ParameterGroup(members, *key) for key, members in groups.items()]
+
+    def handed_over(self) -> list[str]:
+        """Name the weights of this stage 1 that stage 2 starts from.
+
+        The paper hands over the adapters, and with them the random audio and vision encoders they were trained
+        on; `released` also the fusion layers and the head; plain transfer the whole network. The bridge layers stay.
+        """
+        names = self.state_dict().keys()
+        if self.transfer:
+            return [name for name in names if not name.startswith("bridges.")]
+        prefixes = ["adapters.", "encoders.vision.", "encoders.audio."]
+        if self.start_from_all:
+            prefixes += ["inner.", "fusion.", "head."]
+        return [name for name in names if name.startswith(tuple(prefixes)) or name in self.fresh_text]
+
+    def stored_names(self) -> tuple[list[str], list[str]]:
+        """Name the weights that change while this stage trains, and the frozen ones that must be kept with it.
+
+        A frozen text encoder is the pretrained one: it is loaded by name again, never stored.
+        """
+        modules = {id(m) for part in self.frozen for m in part.modules()}
+        frozen_prefixes = tuple(f"{name}." for name, module in self.named_modules() if id(module) in modules)
+        trained, kept = [], []
+        for name in self.state_dict():
+            if not (frozen_prefixes and name.startswith(frozen_prefixes)):
+                trained.append(name)
+            elif not name.startswith("encoders.text.") or name in self.fresh_text:
+                kept.append(name)
+        return trained, kept
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Yield the parameters that train, and whether weight decay applies: none on biases and normalisation."""
+    for module in model.modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                yield parameter, not (is_norm or name == "bias")

@@ -1,0 +1,424 @@
+"""Run folders and the workspace around them: names, states, results, stored predictions. No tensors here.
+
+`runs/<name>/` holds config.toml, result.json, encoder/ (tokenizer and configuration of the text encoder) and one
+`seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conki_cli import __version__
+from conki_cli.config import RunConfig, from_toml, switch_label, to_toml
+from conki_cli.errors import RunError
+from conki_cli.files import atomic_path, read_json, size_of, write_json, write_text
+from conki_cli.metrics import sentiment_metrics, summarize
+from conki_cli.text import encoder_identity
+
+RUN_SCHEMA = 1
+BUILT_IN_ENCODER = "demo"
+"""Name of the small BERT that is built on the spot for the demo corpora."""
+
+
+class Reporter:
+    """How long work tells its caller what goes on; this one is silent."""
+
+    def say(self, line: str) -> None:
+        """Take note of one line for the user."""
+
+    @contextlib.contextmanager
+    def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """Follow `total` steps: the yielded function takes how many were done and a remark."""
+        yield lambda count, remark: None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder under which everything lies."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs."""
+        return self.root / "runs"
+
+    def store(self, dataset: str) -> Path:
+        """Return where the feature store of a data set lies."""
+        return self.root / "features" / f"{dataset}.h5"
+
+    @property
+    def built_in_encoder(self) -> Path:
+        """The folder of the demo's small BERT."""
+        return self.root / "encoders" / BUILT_IN_ENCODER
+
+    def encoder(self, name: str) -> str:
+        """Return the name or folder from which a text encoder is loaded."""
+        return str(self.built_in_encoder) if name == BUILT_IN_ENCODER else name
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration the run was made with."""
+        return from_toml(self.path / "config.toml")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What result.json says: schema, stage, digest, data, finished seeds, metrics."""
+        found = read_json(self.path / "result.json")
+        if not isinstance(found, dict) or "digest" not in found or "stage" not in found:
+            raise RunError(f"{self.path / 'result.json'} must describe a run but does not: delete the run folder")
+        if found.get("schema", 0) > RUN_SCHEMA:
+            raise RunError(
+                f"run {self.name} has schema {found['schema']}, this conki {__version__} knows up to {RUN_SCHEMA}: "
+                "install a newer conki"
+            )
+        return found
+
+    @property
+    def is_finished(self) -> bool:
+        """Say whether every seed asked for has been trained."""
+        result = self.result
+        return bool(result["seeds"]) and result.get("state") == "finished"
+
+    def seed_folder(self, seed: int) -> Path:
+        """Return the folder of one seed."""
+        return self.path / f"seed-{seed}"
+
+    def checkpoint(self, seed: int, name: str) -> Path:
+        """Return the path of a checkpoint: best, last or frozen."""
+        return self.seed_folder(seed) / "checkpoints" / f"{name}.safetensors"
+
+    def seed_result(self, seed: int) -> dict[str, Any] | None:
+        """Return the result of a finished seed, None while it is unfinished."""
+        path = self.seed_folder(seed) / "result.json"
+        return dict(read_json(path)) if path.is_file() else None
+
+    def finished_seeds(self) -> list[int]:
+        """Return the seeds that have been trained to the end."""
+        return [seed for seed in self.result["seeds"] if self.seed_result(seed) is not None]
+
+    def predictions_path(self, seed: int, split: str) -> Path:
+        """Return where the predictions for a split lie."""
+        return self.seed_folder(seed) / "predictions" / f"{split}.csv"
+
+    def predictions_exist(self, split: str) -> bool:
+        """Say whether every finished seed has stored predictions for a split."""
+        return all(self.predictions_path(seed, split).is_file() for seed in self.finished_seeds())
+
+
+def digest_of(config: RunConfig) -> str:
+    """Return 8 hex digits of everything in the configuration that changes what is learnt.
+
+    Seeds, device, name and the encoder's path are left out (the encoder's content counts), and so are the
+    `[pretraining]` settings of a run without stage 1.
+    """
+    plain = dataclasses.asdict(config)
+    plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
+    name = config.model.text_encoder
+    plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
+    if config.run.stage == "finetune" and not config.needs_pretraining:
+        del plain["pretraining"]
+    return hashlib.sha256(repr(sorted(_flat(plain).items())).encode()).hexdigest()[:8]
+
+
+def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+
+
+def default_name(config: RunConfig) -> str:
+    """Name a run after its data sets, model, switches and digest, so the same command finds the same run."""
+    switches = f"-wo-{'+'.join(config.model.drop)}" if config.model.drop else ""
+    if "plain-transfer" in config.model.drop:
+        rest = [switch for switch in config.model.drop if switch != "plain-transfer"]
+        switches = "-plain-transfer" + (f"-wo-{'+'.join(rest)}" if rest else "")
+    data = config.data.dataset
+    if config.run.stage == "pretrain":
+        data = f"pretrain-{config.data.external}-for-{config.data.dataset}"
+    return f"{data}-{config.model.name}{switches}-{digest_of(config)}"
+
+
+def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> Run:
+    """Find or make the run of a configuration.
+
+    Args:
+        workspace: where the runs lie.
+        config: the resolved configuration; its seeds are added to the run's.
+        data: content id of every store the run reads, by data set.
+        score_range: of the scores the run learns; it decides which metrics apply.
+
+    Raises:
+        RunError: a run of that name has other settings or saw other data.
+    """
+    run, digest = locate_run(workspace, config), digest_of(config)
+    if not (run.path / "result.json").exists():
+        _start_run(run, config, data, score_range)
+        return run
+    result = run.result
+    if result["digest"] != digest or result["stage"] != config.run.stage:
+        raise RunError(
+            f"run {run.name} exists with other settings (digest {result['digest']}, now {digest}): "
+            "give another --name, or delete that folder"
+        )
+    changed = [name for name, content in data.items() if result["data"].get(name, content) != content]
+    if changed:
+        raise RunError(
+            f"run {run.name} was trained on another version of the store {changed[0]}: "
+            "give --name a new name, or delete the run's folder"
+        )
+    merged = sorted({*result["seeds"], *config.run.seeds})
+    if merged != result["seeds"]:
+        write_text(run.path / "config.toml", to_toml(run.config.with_values("run", seeds=tuple(merged))))
+        write_json(run.path / "result.json", {**result, "seeds": merged, "state": "unfinished"})
+    return run
+
+
+def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
+    named = config.with_values("run", seeds=tuple(sorted(config.run.seeds)))
+    write_text(run.path / "config.toml", to_toml(named))
+    write_json(
+        run.path / "result.json",
+        {
+            "schema": RUN_SCHEMA,
+            "conki": __version__,
+            "stage": config.run.stage,
+            "digest": digest_of(config),
+            "dataset": config.data.dataset,
+            "label": switch_label(config.model.drop),
+            "data": dict(data),
+            "score_range": list(score_range),
+            "seeds": sorted(config.run.seeds),
+            "state": "unfinished",
+        },
+    )
+
+
+def locate_run(workspace: Workspace, config: RunConfig) -> Run:
+    """Return the run of a configuration: one of the same stage and digest whatever its name, else where it will lie."""
+    if config.run.name:
+        return Run(workspace.runs / check_name(config.run.name))
+    digest = digest_of(config)
+    for run in list_runs(workspace):
+        if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
+            return run
+    return Run(workspace.runs / default_name(config))
+
+
+def list_runs(workspace: Workspace) -> list[Run]:
+    """Return every run of the workspace, oldest first."""
+    if not workspace.runs.is_dir():
+        return []
+    found = [path for path in workspace.runs.iterdir() if (path / "result.json").is_file()]
+    return [Run(path) for path in sorted(found, key=lambda path: (path / "config.toml").stat().st_mtime)]
+
+
+def find_run(workspace: Workspace, name: str | None) -> Run:
+    """Return the run called `name` (or a path to one); without a name, the newest finished fine-tuning run.
+
+    Raises:
+        RunError: there is none.
+    """
+    if name is None:
+        finished = [run for run in list_runs(workspace) if run.result["stage"] == "finetune" and run.is_finished]
+        if not finished:
+            raise RunError(f"no finished fine-tuning run lies below {workspace.runs}: train one with `conki finetune`")
+        return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
+    for candidate in (workspace.runs / name, Path(name)):
+        if (candidate / "result.json").is_file():
+            return Run(candidate)
+    raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist")
+
+
+def check_name(name: str) -> str:
+    """Return a run name that is safe as a folder name.
+
+    Raises:
+        RunError: it could leave the folder of runs, or is too long.
+    """
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name):
+        raise RunError(f"a run name holds letters, digits, '.', '_', '+' and '-' (100 at most), found '{name[:120]}'")
+    return name
+
+
+def finish_run(run: Run) -> None:
+    """Write the run's result: metrics per split as mean, sd and values over its finished seeds."""
+    result = run.result
+    seeds = run.finished_seeds()
+    by_split: dict[str, Any] = {}
+    for split in ("valid", "test"):
+        per_seed = [found["metrics"].get(split) for seed in seeds if (found := run.seed_result(seed))]
+        known = [metrics for metrics in per_seed if metrics]
+        if known and len(known) == len(per_seed):
+            by_split[split] = summarize([_undefined_as_nan(metrics) for metrics in known])
+    state = "finished" if seeds == result["seeds"] else "unfinished"
+    write_json(run.path / "result.json", {**result, "metrics": by_split, "state": state})
+
+
+def _undefined_as_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: float("nan") if value is None else value for name, value in metrics.items()}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of every clip of a split."""
+
+    ids: Sequence[str]
+    scores: np.ndarray
+    """True scores, [N] float32."""
+    predictions: np.ndarray
+    """[N] float32."""
+
+
+def write_predictions(path: Path, found: Predictions) -> None:
+    """Write id, score and prediction as CSV; the shortest decimals that give the same float32 back."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "score", "prediction"])
+        for identity, score, prediction in zip(found.ids, found.scores, found.predictions, strict=True):
+            writer.writerow([identity, str(np.float32(score)), str(np.float32(prediction))])
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read stored predictions.
+
+    Raises:
+        RunError: the file is missing, truncated or not of this form.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.reader(stream))
+        header, body = rows[0], rows[1:]
+        if header != ["id", "score", "prediction"] or not body:
+            raise ValueError("the header is id,score,prediction and at least one row follows")
+        ids, scores, predictions = zip(*body, strict=True)
+        return Predictions(list(ids), np.array(scores, dtype=np.float32), np.array(predictions, dtype=np.float32))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}; train the run again") from error
+    except (ValueError, IndexError, csv.Error) as error:
+        raise RunError(f"{path} must hold id,score,prediction rows but does not ({error})") from error
+
+
+def evaluate_run(run: Run, split: str, protocol: str) -> dict[str, Any]:
+    """Compute the metrics of a run from its stored predictions, over all finished seeds.
+
+    Returns:
+        The object that `conki evaluate --json` prints; undefined values are nan.
+    """
+    seeds = run.finished_seeds()
+    low, high = run.result["score_range"]
+    paths = [run.predictions_path(seed, split) for seed in seeds]
+    stored = [read_predictions(path) for path in paths]
+    values = [
+        sentiment_metrics(
+            found.predictions,
+            found.scores,
+            dataset=run.config.data.dataset,
+            protocol=protocol,
+            score_range=(low, high),
+            ids=found.ids,
+        )
+        for found in stored
+    ]
+    return {
+        "run": run.name,
+        "dataset": run.config.data.dataset,
+        "split": split,
+        "protocol": protocol,
+        "n": len(stored[0].ids),
+        "seeds": seeds,
+        "metrics": summarize(values),
+        "predictions": [str(path) for path in paths],
+    }
+
+
+def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
+    """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "text", "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
+        for clip in scored["clips"]:
+            writer.writerow([clip["id"], clip["text"], clip["prediction"], *clip["by_seed"].values()])
+
+
+def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return one entry per run: name, stage, state, seeds, test metrics, bytes on disk, and when it last changed."""
+    entries = []
+    for run in list_runs(workspace):
+        result = run.result
+        entries.append(
+            {
+                "name": run.name,
+                "kind": result["stage"],
+                "state": result["state"],
+                "dataset": result["dataset"],
+                "label": result["label"],
+                "seeds": result["seeds"],
+                "finished_seeds": run.finished_seeds(),
+                "metrics": result.get("metrics", {}).get("test", {}),
+                "size": size_of(run.path),
+                "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.path / "result.json").stat().st_mtime)),
+            }
+        )
+    return entries
+
+
+def environment(data: Mapping[str, Mapping[str, str]], *, device: str, threads: int) -> dict[str, Any]:
+    """Return what a result depends on beside the configuration: versions, command, commit, data, machine."""
+    packages = ("torch", "transformers", "tokenizers", "numpy", "h5py", "safetensors", "scikit-learn")
+    return {
+        "conki": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "data": {name: dict(entry) for name, entry in data.items()},
+        "threads": threads,
+        "device": device,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the source tree the program runs from, None for an installed package."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(
+            ["git", "-C", os.fspath(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return found.stdout.strip()
+    return None

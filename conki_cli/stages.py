@@ -1,0 +1,308 @@
+"""One stage of one configuration: build the network, train its seeds, keep what they learnt, load it back."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from conki_cli import checkpoint, training
+from conki_cli.batches import Batches, Inputs
+from conki_cli.config import RunConfig, switch_label, to_toml
+from conki_cli.errors import ConkiError, RunError, SettingsError
+from conki_cli.evaluation import predict
+from conki_cli.files import append_line, human_size, to_json, write_json, write_text
+from conki_cli.metrics import sentiment_metrics
+from conki_cli.model import Architecture, ConKI, TextEncoder
+from conki_cli.runs import Reporter, Run, environment, finish_run, write_predictions
+from conki_cli.store import Utterances
+from conki_cli.text import (
+    backbone_from_config,
+    encoder_config,
+    load_backbone,
+    load_tokenizer,
+    max_tokens,
+    save_encoder_files,
+    tokenize,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one configuration, ready to train its seeds."""
+
+    config: RunConfig
+    run: Run
+    inputs: Inputs
+    encoder: str
+    device: torch.device
+    reporter: Reporter
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `--device auto|cpu|cuda`.
+
+    Raises:
+        SettingsError: a GPU was asked for and none is usable.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found: give --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def train_seeds(job: Job, first: Run | None) -> None:
+    """Train the seeds of a run that are not finished, each from what the stage-1 run `first` hands over."""
+    stage = 1 if job.config.run.stage == "pretrain" else 2
+    missing = [seed for seed in job.config.run.seeds if job.run.seed_result(seed) is None]
+    if not missing:
+        job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
+    for seed in missing:
+        _train_seed(job, seed, first)
+    finish_run(job.run)
+
+
+def build_model(job: Job, seed: int, first: Run | None) -> ConKI:
+    """Build the network of a run, random under its seed, with what the stage-1 run `first` hands over."""
+    torch.manual_seed(seed)
+    sizes = encoder_config(job.encoder)
+    text = None
+    if "text" in job.inputs.modalities:
+        backbone, fresh = load_backbone(job.encoder)
+        text = TextEncoder(backbone, width=sizes.hidden_size, fresh=fresh)
+    names = [name for name in job.inputs.modalities if name != "text"]
+    architecture = Architecture(
+        modalities=job.inputs.modalities,
+        width=sizes.hidden_size,
+        text_layers=sizes.num_hidden_layers,
+        widths={name: job.inputs.target.widths[name] for name in names},
+        positions={name: job.inputs.limits[name] for name in names},
+        external_widths=job.inputs.external_widths,
+    )
+    model = ConKI(job.config, architecture, text)
+    if first is not None:
+        stored = _stored_weights(first, seed)
+        checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
+    return model.to(job.device)
+
+
+def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
+    """Return the best weights of a seed together with those its stage left frozen."""
+    weights = checkpoint.load(run.checkpoint(seed, "best"))[0]
+    frozen = run.checkpoint(seed, "frozen")
+    return {**weights, **checkpoint.load(frozen)[0]} if frozen.exists() else weights
+
+
+def _train_seed(job: Job, seed: int, first: Run | None) -> None:
+    model = build_model(job, seed, first)
+    trained, kept = model.stored_names()
+    _announce(job, model, seed)
+    facts = {
+        "config": to_toml(job.config),
+        "architecture": dataclasses.asdict(model.architecture),
+        "fresh_text": sorted(name.removeprefix("encoders.text.") for name in model.fresh_text),
+        "seed": seed,
+    }
+    _write_setting(job, seed)
+    if kept:
+        checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, kept), facts)
+    progress = training.start(model, job.config)
+    _continue(job, seed, progress)
+    plan = training.plan_of(job.config, seed)
+    train = job.inputs.batches("train", batch_size=plan.batch_size, seed=seed)
+    valid = job.inputs.batches("valid", batch_size=plan.batch_size)
+    seconds = 0.0
+    for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter):
+        seconds += epoch.seconds
+        _save_epoch(job, seed, progress, epoch, trained, facts)
+    _finish_seed(job, seed, progress, seconds, first)
+
+
+def _announce(job: Job, model: ConKI, seed: int) -> None:
+    """Say what is trained and what it takes on disk, before anything is written."""
+    trained, kept = model.stored_names()
+    during, after = checkpoint.size_while_training(model, trained, kept)
+    free = shutil.disk_usage(job.run.path).free
+    count = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    config = job.config
+    what = f"stage 1 on {config.data.external}, for" if config.run.stage == "pretrain" else "stage 2 on"
+    job.reporter.say(
+        f"{switch_label(config.model.drop)}, {what} {config.data.dataset} ({', '.join(job.inputs.modalities)}), "
+        f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}; "
+        f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
+    )
+    if during > free:
+        raise ConkiError(
+            f"checkpoints need {human_size(during)} and {human_size(free)} are free below {job.run.path}: "
+            "free some space or choose another --workspace"
+        )
+    for name, count in job.inputs.cut("train").items():
+        if count:
+            job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
+
+
+def _write_setting(job: Job, seed: int) -> None:
+    """Write environment.json of a seed and, once per run, the tokenizer and configuration of the text encoder."""
+    stores = [store for store in (job.inputs.target, job.inputs.external) if store is not None]
+    data = {store.dataset: {"store": store.content_id, "source": store.source["sha256"]} for store in stores}
+    facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
+    write_json(job.run.seed_folder(seed) / "environment.json", facts)
+    folder = job.run.path / "encoder"
+    if "text" in job.inputs.modalities and not folder.exists():
+        save_encoder_files(job.encoder, folder)
+
+
+def _continue(job: Job, seed: int, progress: training.Progress) -> None:
+    """Continue from `last` where an earlier start of the same run was interrupted; else begin a fresh log."""
+    last, log = job.run.checkpoint(seed, "last"), job.run.seed_folder(seed) / "metrics.jsonl"
+    if not last.exists():
+        log.unlink(missing_ok=True)
+        return
+    tensors, facts = checkpoint.load(last)
+    checkpoint.restore(progress.model, checkpoint.without_optimizer(tensors), str(last))
+    checkpoint.restore_optimizers(progress.optimizers, tensors)
+    progress.epoch, progress.step = facts["epoch"], facts["step"]
+    progress.best_mae, progress.best_epoch = facts["best_mae"], facts["best_epoch"]
+    kept = log.read_text(encoding="utf-8").splitlines()[: progress.epoch]
+    write_text(log, "".join(line + "\n" for line in kept))
+    job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues after epoch {progress.epoch}")
+
+
+def _save_epoch(
+    job: Job,
+    seed: int,
+    progress: training.Progress,
+    epoch: training.Epoch,
+    trained: Sequence[str],
+    facts: dict[str, Any],
+) -> None:
+    state = {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "best_mae": progress.best_mae,
+        "best_epoch": progress.best_epoch,
+    }
+    weights = checkpoint.select(progress.model, trained)
+    if epoch.is_best:
+        checkpoint.save(job.run.checkpoint(seed, "best"), weights, {**facts, **state})
+    line = {
+        "epoch": epoch.number,
+        "losses": epoch.losses,
+        "validation": epoch.metrics,
+        "best": epoch.is_best,
+        "seconds": round(epoch.seconds, 3),
+    }
+    append_line(job.run.seed_folder(seed) / "metrics.jsonl", to_json(line, indent=None))
+    moments = checkpoint.optimizers_tensors(progress.optimizers)
+    checkpoint.save(job.run.checkpoint(seed, "last"), {**weights, **moments}, {**facts, **state})
+
+
+def _finish_seed(job: Job, seed: int, progress: training.Progress, seconds: float, first: Run | None) -> None:
+    """Read the test split, once; store predictions and metrics of the best epoch; slim the checkpoints."""
+    run, model = job.run, progress.model
+    checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
+    splits = ("valid",) if job.config.run.stage == "pretrain" else ("valid", "test")
+    metrics = {split: store_predictions(job, seed, model, split) for split in splits}
+    checkpoint.slim_last(
+        run.checkpoint(seed, "last"),
+        run.checkpoint(seed, "best"),
+        best_is_last=progress.best_epoch == progress.epoch,
+    )
+    result = {
+        "seed": seed,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": round(seconds, 3),
+        "stage_1": first.name if first else None,
+        "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
+        "parameters": {
+            "all": sum(p.numel() for p in model.parameters()),
+            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        },
+        "metrics": metrics,
+    }
+    write_json(run.seed_folder(seed) / "result.json", result)
+    job.reporter.say(
+        f"seed {seed}: best epoch {progress.best_epoch} of {progress.epoch}, validation MAE {progress.best_mae:.3f}"
+    )
+
+
+def store_predictions(job: Job, seed: int, model: ConKI, split: str) -> dict[str, float]:
+    """Predict a split, store the predictions and return their metrics."""
+    batches = job.inputs.batches(split, batch_size=training.plan_of(job.config, seed).batch_size)
+    found = predict(model, batches, job.device)
+    write_predictions(job.run.predictions_path(seed, split), found)
+    return sentiment_metrics(found.predictions, found.scores, score_range=batches.score_range, ids=found.ids)
+
+
+def load_model(run: Run, seed: int, device: torch.device) -> ConKI:
+    """Load the best weights of a fine-tuned seed; needs nothing outside the run folder.
+
+    Raises:
+        RunError: the run is a stage-1 run, unfinished or damaged.
+    """
+    if run.result["stage"] != "finetune":
+        raise RunError(
+            f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
+        )
+    if run.seed_result(seed) is None:
+        raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
+    facts = checkpoint.load(run.checkpoint(seed, "best"))[1]
+    sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
+    architecture = Architecture(**sizes)
+    text = None
+    if "text" in architecture.modalities:
+        backbone = backbone_from_config(run.path / "encoder")
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(facts["fresh_text"]))
+    model = ConKI(run.config, architecture, text)
+    weights = _stored_weights(run, seed)
+    if missing := sorted(set(model.state_dict()) - set(weights)):
+        raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")
+    checkpoint.restore(model, weights, str(run.path))
+    return model.to(device).eval()
+
+
+def predict_utterances(run: Run, utterances: Utterances, device: torch.device) -> dict[int, np.ndarray]:
+    """Predict new utterances with every finished seed of a run.
+
+    Returns:
+        Seed -> predicted scores, [N] float32.
+
+    Raises:
+        RunError: the run needs a modality that the utterances lack, or other feature widths.
+    """
+    predicted = {}
+    for seed in run.finished_seeds():
+        model = load_model(run, seed, device)
+        sizes = model.architecture
+        token_ids = None
+        for name in sizes.modalities:
+            _check_fit(run, name, utterances, sizes)
+        if "text" in sizes.modalities:
+            folder = str(run.path / "encoder")
+            tokenizer = load_tokenizer(folder)
+            limit = max_tokens(tokenizer, encoder_config(folder))
+            token_ids = tokenize(tokenizer, utterances.texts, max_length=limit)[0]
+        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size)
+        predicted[seed] = predict(model, batches, device).predictions
+    if not predicted:
+        raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
+    return predicted
+
+
+def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:
+    if name == "text":
+        return
+    if name not in utterances.frames:
+        raise RunError(
+            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}: give a "
+            f"feature store, or train a run without it (--drop-modality {name})"
+        )
+    if utterances.frames[name].width != sizes.widths[name]:
+        raise RunError(
+            f"run {run.name} reads {name} frames of width {sizes.widths[name]}, these clips have width "
+            f"{utterances.frames[name].width}: extract the same features as in training"
+        )

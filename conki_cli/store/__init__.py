@@ -1,0 +1,43 @@
+"""The feature store: one HDF5 file per data set, ragged, nothing padded.
+
+Layout of schema 1, for each split `train`, `valid`, `test`:
+    ids, texts          [N] variable-length UTF-8
+    scores              [N] float32; `scores_text`, `scores_vision`, `scores_audio` likewise where the data set has them
+    vision, audio       groups with `frames` [T, d] float32 (all clips behind each other) and `offsets` [N + 1] int64
+The root's attributes hold the schema version, data set, score range, widths, source, what was repaired, notes, and
+`content_id`, the SHA-256 over every column and frame: equal clips have an equal id, whatever file they came from.
+
+Axes: N clips of a split, L frames of a clip, T frames of all clips, d features per frame.
+"""
+
+from conki_cli.store.describing import describe
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import (
+    FRAME_MODALITIES,
+    ID_SEPARATOR,
+    PUBLISHED_SIZES,
+    SCHEMA_VERSION,
+    SPLITS,
+    Corpus,
+    Ragged,
+    Sample,
+    Utterances,
+    video_of,
+)
+from conki_cli.store.writing import write_store
+
+__all__ = [
+    "FRAME_MODALITIES",
+    "ID_SEPARATOR",
+    "PUBLISHED_SIZES",
+    "SCHEMA_VERSION",
+    "SPLITS",
+    "Corpus",
+    "FeatureStore",
+    "Ragged",
+    "Sample",
+    "Utterances",
+    "describe",
+    "video_of",
+    "write_store",
+]

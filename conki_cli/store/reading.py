@@ -1,0 +1,206 @@
+"""Open a feature store: everything but the frames is read and checked at once, frames stay on disk."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli import MODALITIES
+from conki_cli.errors import StoreError
+from conki_cli.store.records import (
+    FORMAT,
+    FRAME_MODALITIES,
+    SCHEMA_VERSION,
+    SPLITS,
+    Float32Array,
+    Ragged,
+    Utterances,
+    in_range,
+)
+
+
+class FeatureStore:
+    """An open feature store; a context manager. Frames stay on disk until they are asked for.
+
+    Attributes:
+        path: the file.
+        dataset: name of the data set.
+        score_range: lowest and highest possible score.
+        widths: features per frame of each modality that has frames, in the paper's order.
+        modalities: "text" and those with frames, in the paper's order.
+        splits: names of the splits.
+        source: `name`, `format` and `sha256` of the file the store was made from.
+        repaired: counts of what was mended, per modality.
+        notes: warnings of the reader.
+        content_id: SHA-256 over every column and frame.
+        schema_version: the schema of the file.
+        conki_version: the program that wrote it.
+
+    Raises:
+        StoreError: the file is missing, no store, of another schema, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._file = _open(self.path)
+        try:
+            with damage_in(self.path):
+                self._read_attributes()
+                self._utterances = {split: self._read_split(split) for split in SPLITS}
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_attributes(self) -> None:
+        attributes = self._file.attrs
+        self.schema_version = int(attributes["schema_version"])
+        self.conki_version = str(attributes["conki_version"])
+        self.dataset = str(attributes["dataset"])
+        low, high = (float(bound) for bound in attributes["score_range"])
+        widths = {str(name): int(width) for name, width in json.loads(attributes["widths"]).items()}
+        if not low < high or not set(widths) <= set(FRAME_MODALITIES) or any(w < 1 for w in widths.values()):
+            raise ValueError("score range or widths make no sense")
+        self.score_range = (low, high)
+        self.widths = {m: widths[m] for m in FRAME_MODALITIES if m in widths}
+        self.modalities = tuple(m for m in MODALITIES if m == "text" or m in widths)
+        self.splits = SPLITS
+        self.source: dict[str, str] = dict(json.loads(attributes["source"]))
+        self.repaired: dict[str, dict[str, int]] = {m: dict(n) for m, n in json.loads(attributes["repaired"]).items()}
+        self.notes: tuple[str, ...] = tuple(json.loads(attributes["notes"]))
+        self.content_id = str(attributes["content_id"])
+
+    def _read_split(self, split: str) -> Utterances:
+        import h5py
+
+        group = _child(self._file, split, h5py.Group)
+        ids = _strings(group, "ids", None)
+        if not ids:
+            raise ValueError(f"{group.name} has no clips")
+        scores = self._scores(group, "scores", len(ids))
+        columns = {m: f"scores_{m}" for m in MODALITIES if f"scores_{m}" in group}
+        return Utterances(
+            ids=ids,
+            texts=_strings(group, "texts", len(ids)),
+            scores=scores,
+            frames={m: _ragged(_child(group, m, h5py.Group), len(ids), width) for m, width in self.widths.items()},
+            unimodal={m: self._scores(group, column, len(ids)) for m, column in columns.items()},
+        )
+
+    def _scores(self, group: Any, name: str, count: int) -> Float32Array:
+        scores: Float32Array = _dataset(group, name, "<f4", (count,))[:]
+        if not all(in_range(float(score), self.score_range) for score in (scores.min(), scores.max())):
+            raise ValueError(f"{group.name}/{name} leaves the score range")
+        return scores
+
+    def split(self, name: str) -> Utterances:
+        """Return the utterances of a split.
+
+        Raises:
+            StoreError: there is no such split.
+        """
+        if name not in self._utterances:
+            raise StoreError(f"{self.path} has the splits {', '.join(self.splits)}, not {name!r}: choose one of them")
+        return self._utterances[name]
+
+    def longest(self, modality: str, split: str) -> int:
+        """Return the longest sequence of a split: frames, or for "text" words between blanks."""
+        utterances = self.split(split)
+        if modality == "text":
+            return max(len(text.split()) for text in utterances.texts)
+        if modality not in self.widths:
+            raise StoreError(f"{self.path} has {', '.join(self.modalities)}, not {modality!r}: choose one of them")
+        return int(utterances.frames[modality].lengths.max())
+
+    def close(self) -> None:
+        """Close the file; frames cannot be read afterwards."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open(path: Path) -> Any:
+    import h5py
+
+    if not path.is_file():
+        raise StoreError(f"there is no feature store {path}: make it with `conki prepare`, or check the path")
+    try:
+        if not h5py.is_hdf5(path):
+            raise StoreError(f"{path} must be a conki feature store (HDF5) but is not: make one with `conki prepare`")
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened ({_short(error)}): make it again with `conki prepare`") from error
+    found = file.attrs.get("schema_version") if file.attrs.get("format") == FORMAT else None
+    if found == SCHEMA_VERSION:
+        return file
+    file.close()
+    if found is None:
+        raise StoreError(f"{path} is HDF5 but no conki feature store: make one with `conki prepare`")
+    raise StoreError(
+        f"{path} has store schema {found}, this conki reads {SCHEMA_VERSION}: "
+        "make it again with `conki prepare`, or install the conki that wrote it"
+    )
+
+
+@contextlib.contextmanager
+def damage_in(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file makes fail into one line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{path} is damaged ({_short(error)}): make it again with `conki prepare`") from error
+
+
+def _short(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip("'\" ")[:160] or type(error).__name__
+
+
+def _child(group: Any, name: str, kind: type) -> Any:
+    """Return a member that lies in this very file: links elsewhere are refused, not followed."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group.get(name), kind):
+        raise ValueError(f"{group.name.rstrip('/')}/{name} is missing or not stored in the file itself")
+    return group[name]
+
+
+def _dataset(group: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -> Any:
+    import h5py
+
+    column = _child(group, name, h5py.Dataset)
+    fits = len(column.shape) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, column.shape, strict=True)
+    )
+    is_text = dtype == "text" and h5py.check_string_dtype(column.dtype) is not None
+    if not fits or not (is_text or column.dtype == np.dtype(dtype if dtype != "text" else object)):
+        raise ValueError(f"{column.name} is {column.dtype} {column.shape}")
+    # Stored plainly and wholly: a file cannot declare more than it holds or reach for other files.
+    declared = column.size * (16 if is_text else column.dtype.itemsize)  # 16 bytes point to a text
+    if column.is_virtual or column.external or column.chunks or column.id.get_storage_size() != declared:
+        raise ValueError(f"{column.name} is not stored as declared")
+    return column
+
+
+def _strings(group: Any, name: str, count: int | None) -> list[str]:
+    return list(_dataset(group, name, "text", (count,)).asstr()[:])
+
+
+def _ragged(group: Any, count: int, width: int) -> Ragged:
+    offsets: npt.NDArray[np.int64] = _dataset(group, "offsets", "<i8", (count + 1,))[:]
+    frames = _dataset(group, "frames", "<f4", (None, width))
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(frames):
+        raise ValueError(f"{group.name}/offsets do not cover the frames")
+    return Ragged(values=frames, offsets=offsets)

@@ -1,0 +1,113 @@
+"""What a data set is made of: one utterance as read, a whole corpus as read, one split of a store.
+
+Axes: N clips of a split, L frames of a clip, T frames of all clips, d features per frame.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli import MODALITIES
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "valid", "test")
+PUBLISHED_SIZES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "sims": (1368, 456, 457)}
+"""Clips in train, valid and test as published."""
+
+FRAME_MODALITIES = MODALITIES[1:]
+ID_SEPARATOR = "$_$"
+"""Stands between video and clip in an id, as in the MMSA files: 'video$_$clip'."""
+
+FORMAT = "conki feature store"
+"""The `format` attribute of every store."""
+SLICE_VALUES = 4 * 2**20
+"""Frames are moved this many values, 16 MiB, at a time."""
+
+Float32Array = npt.NDArray[np.float32]
+SourceArray = npt.NDArray[np.float32 | np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One utterance as read. Frames are [L, d] and may be views on a larger array; None: the source has none."""
+
+    id: str
+    text: str
+    score: float
+    vision: SourceArray | None = None
+    audio: SourceArray | None = None
+    unimodal: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A data set as read: its clips by split, and where they came from.
+
+    `repaired` counts per modality what the reader mended; `notes` are warnings for the user.
+    """
+
+    dataset: str
+    score_range: tuple[float, float]
+    splits: Mapping[str, Sequence[Sample]]
+    source: str
+    source_format: str
+    source_sha256: str
+    repaired: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Sequences of unequal length behind each other: clip i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: Any  # h5py.Dataset or ndarray, [T, d] float32
+    offsets: npt.NDArray[np.int64]  # [N + 1]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Frames of every clip, [N]."""
+        return np.diff(self.offsets)
+
+    @property
+    def width(self) -> int:
+        """Features per frame, d."""
+        return int(self.values.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Float32Array:
+        """Read one clip, [L, d]."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Utterances:
+    """One split: columns of length N, and the ragged frames of every modality that has them."""
+
+    ids: list[str]
+    texts: list[str]
+    scores: Float32Array | None
+    frames: Mapping[str, Ragged]
+    unimodal: Mapping[str, Float32Array]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def video_of(clip_id: str) -> str:
+    """Return the video of a clip: what stands before the last '$_$', or the whole id."""
+    return clip_id.rpartition(ID_SEPARATOR)[0] or clip_id
+
+
+def in_range(score: float, score_range: tuple[float, float]) -> bool:
+    """Tell whether a score is a number inside the range, within the rounding of float32."""
+    low, high = score_range
+    tolerance = 1e-6 * max(abs(low), abs(high))  # labels were float32 in many files
+    return math.isfinite(score) and low - tolerance <= score <= high + tolerance

@@ -1,0 +1,112 @@
+"""Tables of metrics as files: Markdown, CSV, LaTeX."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from conki_cli.errors import ConkiError
+from conki_cli.files import write_text
+from conki_cli.tables.grid import COLUMNS, Cell, Row, TableInfo, build_grid, mean_and_deviation, numbers, superscript
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "[": "{[}",  # bare, at the start of a line, it would be an argument of the line break before it; so would a star
+    "*": "{*}",
+}
+
+
+def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
+    """Write a table of metrics to a file, in the format its ending names.
+
+    `.md` and `.tex` hold what `metric_table` draws. `.csv` holds fractions, one line per system and metric: mean, std
+    (ddof 1), the paper's value and the value of each seed in the order of the column `seeds`; "nan" is undefined, an
+    empty field is absent.
+
+    Raises:
+        ConkiError: another ending, or the file cannot be written.
+    """
+    formats = {".md": _markdown, ".csv": _csv, ".tex": _latex}
+    path = Path(path)
+    if path.suffix.lower() not in formats:
+        raise ConkiError(
+            f"a table is exported as {', '.join(formats)}, found '{path.name}': choose one of these endings"
+        )
+    write_text(path, formats[path.suffix.lower()](rows, info))
+
+
+def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
+    def escape(text: str) -> str:
+        for character in "\\|*_`<[":
+            text = text.replace(character, f"\\{character}")
+        return " ".join(text.split())
+
+    def draw(cell: Cell, italic: bool) -> str:
+        text = escape(cell.text) + superscript(cell.marks) + (f" ± {cell.deviation}" if cell.deviation else "")
+        return f"*{text}*" if italic else text
+
+    grid = build_grid(rows, info)
+    body = [[draw(cell, line.is_published and not n) for n, cell in enumerate(line.cells)] for line in grid.lines]
+    lines = [list(grid.headers), ["---", *["---:"] * (len(grid.headers) - 1)], *body]
+    notes = [escape(grid.legend), *(f"{superscript((i,))} {escape(n)}" for i, n in enumerate(grid.footnotes, 1))]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n\n".join([f"**{escape(info.title)}**", table, *filter(None, notes)]) + "\n"
+
+
+def _latex(rows: Sequence[Row], info: TableInfo) -> str:
+    def escape(text: str) -> str:
+        return " ".join("".join(_LATEX.get(character, character) for character in text).split())
+
+    def draw(cell: Cell, italic: bool) -> str:
+        text = rf"\textit{{{escape(cell.text)}}}" if italic else escape(cell.text)
+        marks = ",".join(map(str, cell.marks))
+        text += rf"\textsuperscript{{{marks}}}" if marks else ""
+        return text + (rf" $\pm$ {cell.deviation}" if cell.deviation else "")
+
+    grid = build_grid(rows, info)
+    body = [" & ".join(draw(cell, ln.is_published and not n) for n, cell in enumerate(ln.cells)) for ln in grid.lines]
+    notes = [rf"\textsuperscript{{{number}}} {escape(note)}." for number, note in enumerate(grid.footnotes, 1)]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
+            r"\toprule",
+            rf"{' & '.join(grid.headers)} \\",
+            r"\midrule",
+            *(rf"{line} \\" for line in body),
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{' '.join([escape(info.title) + '.', escape(grid.legend), *notes]).strip()}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _csv(rows: Sequence[Row], info: TableInfo) -> str:
+    most = max((len(values) for row in rows for values in row.values.values()), default=0)
+    head = ["dataset", "split", "protocol", "n", "n_nonzero", "seeds", "label", "metric", "mean", "std", "paper"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*head, *(f"value_{number}" for number in range(1, most + 1))])
+    seeds = " ".join(map(str, info.seeds))
+    start = [info.dataset, info.split, info.protocol, info.n, "" if info.n_nonzero is None else info.n_nonzero, seeds]
+    for row in rows:
+        for name in (metric for column in COLUMNS for metric in column.metrics):
+            values, paper = numbers(row.values.get(name, ())), (row.published or {}).get(name, "")
+            if values or paper != "":
+                mean, std = mean_and_deviation(values) if values else ("", "")
+                padding = [""] * (most - len(values))
+                writer.writerow(
+                    [*start, row.label, name, mean, std if len(values) > 1 else "", paper, *values, *padding]
+                )
+    return stream.getvalue()

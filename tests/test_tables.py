@@ -1,0 +1,339 @@
+"""Tables: what they say on a screen of 80 and of 100 columns, and in exported files."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+
+from conki_cli.errors import ConkiError
+from conki_cli.store import Corpus, FeatureStore, Sample, describe, write_store
+from conki_cli.tables import (
+    Row,
+    TableInfo,
+    export_table,
+    metric_table,
+    published_row,
+    runs_table,
+    scores_table,
+    settings_table,
+    store_tables,
+)
+
+INFO = TableInfo("mosi", "test", "all", (1, 2, 3), 686)
+VALUES = {
+    "mae": [0.70, 0.72, 0.74],
+    "corr": [0.80, 0.80, 0.80],
+    "acc7": [0.45, 0.46, 0.47],
+    "acc5": [0.50, 0.51, 0.52],
+    "acc3": [0.70, 0.71, 0.72],
+    "acc2_nonneg": [0.82, 0.83, 0.84],
+    "acc2_pos": [0.84, 0.85, 0.86],
+    "f1_nonneg": [0.82, 0.83, 0.84],
+    "f1_pos": [0.84, 0.85, 0.86],
+}
+OURS = Row("ConKI", VALUES, published_row("mosi"))
+
+
+def drawn(*parts: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(*parts, sep="\n")
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+# ---- the paper's numbers ----
+
+
+def test_the_papers_rows_hold_fractions_and_unscaled_errors() -> None:
+    assert published_row("mosi") == {
+        "mae": 0.681,
+        "corr": 0.816,
+        "acc7": 0.4843,
+        "acc2_nonneg": 0.8437,
+        "acc2_pos": 0.8613,
+        "f1_nonneg": 0.8433,
+        "f1_pos": 0.8613,
+    }
+
+
+def test_sims_has_one_accuracy_and_one_f1() -> None:
+    assert published_row("sims") == {"mae": 0.454, "corr": 0.542, "acc2": 0.7794, "f1": 0.7817}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "drop", "mae", "f1_pos"),
+    [
+        ("mosei", (), 0.529, 0.8615),
+        ("mosi", ("T",), 1.408, 0.5324),
+        ("mosi", ("V",), 0.700, 0.8416),
+        ("mosi", ("A",), 0.718, 0.8486),
+        ("mosi", ("C1",), 0.734, 0.8422),
+        ("mosi", ("C2",), 0.753, 0.8389),
+        ("mosi", ("C3",), 0.710, 0.8480),
+        ("mosi", ("C4",), 0.683, 0.8599),
+        ("mosi", ("N1",), 0.689, 0.8574),
+    ],
+)
+def test_every_row_of_tables_2_4_and_5_is_found(dataset: str, drop: tuple[str, ...], mae: float, f1_pos: float) -> None:
+    row = published_row(dataset, drop)
+    assert row is not None
+    assert (row["mae"], row["f1_pos"]) == (mae, f1_pos)
+
+
+@pytest.mark.parametrize(("dataset", "drop"), [("demo", ()), ("mosei", ("C1",)), ("mosi", ("C1", "C4"))])
+def test_what_the_paper_did_not_measure_has_no_row(dataset: str, drop: tuple[str, ...]) -> None:
+    assert published_row(dataset, drop) is None
+    assert published_row("mosi", model="tfn") is None
+
+
+# ---- on the screen ----
+
+
+def test_the_title_names_data_set_split_protocol_seeds_and_n() -> None:
+    assert "mosi, test split, protocol all, seeds 1..3, n = 686" in drawn(metric_table([OURS], INFO))
+
+
+def test_under_protocol_nonzero_both_counts_are_named() -> None:
+    info = TableInfo("mosi", "test", "nonzero", (4, 7), 686, 656)
+    text = words(drawn(metric_table([OURS], info)))
+    assert "protocol nonzero, seeds 4, 7, n = 686 (MAE and Corr: the 656 with a score other than 0)" in text
+
+
+def test_errors_are_unscaled_and_shares_are_percents_with_left_and_right_in_one_cell() -> None:
+    text = drawn(metric_table([OURS], INFO, width=200), width=200)
+    assert "0.720 ± 0.020" in text
+    assert "46.00 ± 1.00" in text
+    assert "83.00/85.00 ± 1.00/1.00" in text
+
+
+def test_the_papers_row_stands_below_ours() -> None:
+    lines = drawn(metric_table([OURS], INFO, width=200), width=200).splitlines()
+    ours = next(number for number, line in enumerate(lines) if line.startswith("ConKI"))
+    assert lines[ours + 1].split() == ["paper", "0.681", "0.816", "48.43", "-", "-", "84.37/86.13", "84.33/86.13"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_nothing_is_cut_off_on_common_screens(width: int) -> None:
+    label = "plain transfer, with a label that is far too long for its column"
+    rows = [OURS, Row(label, VALUES, note="a note")]
+    text = drawn(metric_table(rows, INFO, width=width), width=width)
+    assert text.count("83.00/85.00") == 4
+    assert text.count("±1.00/1.00") == 4
+    assert all(word in text for word in label.split())
+    assert "¹ a note" in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_one_seed_has_no_deviation() -> None:
+    one = Row("ConKI", {name: values[:1] for name, values in VALUES.items()})
+    text = drawn(metric_table([one], TableInfo("mosi", "valid", "all", [5], 229)))
+    assert "valid split, protocol all, seed 5, n = 229" in text
+    assert "±" not in text
+
+
+def test_columns_that_no_row_fills_are_left_out() -> None:
+    text = drawn(metric_table([Row("ConKI", {"mae": [0.5], "acc2": [0.75]})], TableInfo("sims", "test", "all", [1], 9)))
+    assert "Acc-2" in text
+    assert "Acc-7" not in text
+
+
+@pytest.mark.parametrize("missing", [math.nan, None])
+def test_an_undefined_mean_is_explained_below_the_table(missing: float | None) -> None:
+    row = Row("mean", {**VALUES, "corr": [missing] * 3}, undefined={"corr": "constant predictions"})
+    text = drawn(metric_table([row], INFO))
+    assert "undef.¹" in text
+    assert "¹ undefined: constant predictions" in text
+
+
+def test_seeds_for_which_a_metric_is_undefined_are_named() -> None:
+    row = Row("ConKI", {**VALUES, "corr": [0.8, math.nan, 0.7]})
+    assert "undefined: constant predictions or scores (seed 2)" in drawn(metric_table([row], INFO))
+
+
+def test_one_undefined_half_leaves_the_other_half_visible() -> None:
+    row = Row("ConKI", {**VALUES, "acc2_pos": [math.nan] * 3})
+    text = drawn(metric_table([row], INFO))
+    assert "83.00/undef.¹" in text
+    assert "¹ undefined: every score is 0" in text
+
+
+def test_a_row_with_fewer_seeds_than_the_title_says_so() -> None:
+    fewer = Row("w/o C1", {name: values[:2] for name, values in VALUES.items()})
+    text = drawn(metric_table([OURS, fewer], INFO))
+    assert "w/o C1¹" in text
+    assert "¹ 2 of 3 seeds" in text
+
+
+def test_equal_notes_share_one_footnote() -> None:
+    text = drawn(metric_table([Row("a", VALUES, note="same"), Row("b", VALUES, note="same")], INFO))
+    assert "a¹" in text
+    assert "b¹" in text
+    assert text.count("¹ same") == 1
+
+
+def test_published_numbers_may_stand_alone() -> None:
+    text = drawn(metric_table([Row("MMIM", {}, {"mae": 0.7, "acc2_pos": 0.8606})], INFO))
+    assert "MMIM (paper) 0.700 -/86.06" in words(text)
+
+
+def test_brackets_in_a_label_are_not_markup() -> None:
+    assert "[bold]x" in drawn(metric_table([Row("[bold]x", VALUES)], INFO))
+
+
+# ---- exported ----
+
+
+def test_csv_holds_fractions_with_one_line_per_system_and_metric(tmp_path: Path) -> None:
+    export_table([OURS, Row("mean", {"corr": [math.nan]})], INFO, tmp_path / "table.csv")
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert len(rows) == 10
+    acc7 = next(row for row in rows if row["metric"] == "acc7")
+    assert (acc7["dataset"], acc7["seeds"]) == ("mosi", "1 2 3")
+    assert float(acc7["mean"]) == pytest.approx(0.46)
+    assert float(acc7["std"]) == pytest.approx(0.01)
+    assert (float(acc7["paper"]), float(acc7["value_3"])) == (0.4843, 0.47)
+    assert (rows[-1]["mean"], rows[-1]["std"], rows[-1]["paper"], rows[-1]["value_2"]) == ("nan", "", "", "")
+
+
+def test_markdown_is_one_table_with_title_and_footnotes(tmp_path: Path) -> None:
+    export_table([OURS, Row("a|b_c", VALUES, note="x*y")], INFO, tmp_path / "table.md")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "**mosi, test split, protocol all, seeds 1..3, n = 686**"
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 5
+    assert all(line.replace("\\|", "").count("|") == 9 for line in table)
+    assert table[2].startswith("| ConKI | 0.720 ± 0.020 | 0.800 ± 0.000 | 46.00 ± 1.00 |")
+    assert table[3].startswith("| *paper* | 0.681 |")
+    assert table[4].startswith("| a\\|b\\_c¹ |")
+    assert lines[-1] == "¹ x\\*y"
+
+
+def test_latex_escapes_what_latex_reads(tmp_path: Path) -> None:
+    export_table([Row("[a] 50% & b_c\\{~^<", VALUES, note="#1")], INFO, tmp_path / "table.tex")
+    text = (tmp_path / "table.tex").read_text()
+    label = r"{[}a] 50\% \& b\_c\textbackslash{}\{\textasciitilde{}\textasciicircum{}\textless{}\textsuperscript{1}"
+    assert f"\n{label} & 0.720 $\\pm$ 0.020 & " in text
+    assert r"\textsuperscript{1} \#1." in text
+    assert r"\caption{mosi, test split, protocol all, seeds 1..3, n = 686. Acc and F1 in percent" in text
+    assert "±" not in text
+
+
+def test_latex_lines_have_as_many_cells_as_columns(tmp_path: Path) -> None:
+    export_table([OURS], INFO, tmp_path / "table.TEX")
+    text = (tmp_path / "table.TEX").read_text()
+    assert r"\begin{tabular}{lrrrrrrr}" in text
+    assert [line.count("&") for line in text.splitlines() if line.endswith(r"\\")] == [7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["table.docx", "table"])
+def test_another_ending_is_refused_and_nothing_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConkiError, match=rf"exported as \.md, \.csv, \.tex, found '{name}'"):
+        export_table([OURS], INFO, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- runs and stores ----
+
+
+def a_run(**changes: Any) -> dict[str, Any]:
+    run = {
+        "name": "pretrain-mosei-for-mosi-conki-1a2b3c4d",
+        "kind": "finetune",
+        "state": "finished",
+        "seeds": [1, 2, 3],
+        "finished_seeds": [1, 2, 3],
+        "metrics": {"mae": {"mean": 0.7, "std": 0.1, "values": []}, "corr": {"mean": None}},
+        "size": 438_000_000,
+        "changed": "2025-01-02 03:04",
+    }
+    return {**run, **changes}
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_list_of_runs_shows_all_columns(width: int) -> None:
+    text = drawn(
+        runs_table([a_run(), a_run(name="x", state="unfinished", finished_seeds=[1], metrics={})]), width=width
+    )
+    assert "2 runs" in text
+    assert "finetune finished 3 0.700 - 417.7 MiB 2025-01-02" in words(text)
+    assert "x finetune unfinished 1/3 - - 417.7 MiB 2025-01-02" in words(text)
+
+
+def test_the_list_of_runs_folds_long_names_and_loses_no_letter() -> None:
+    lines = drawn(runs_table([a_run()])).splitlines()[3:5]
+    assert lines[0].split()[0] + lines[1].strip() == a_run()["name"]
+
+
+@pytest.fixture
+def description(tmp_path: Path) -> dict[str, Any]:
+    def samples(split: str, n: int) -> list[Sample]:
+        frames = [np.array([[0.0, 1.0]] * (1 + i % 4), dtype=np.float32) for i in range(n)]
+        frames[0][0, 0] = np.nan
+        return [Sample(f"v{i % 3}$_${split}{i}", "a few words", i % 7 - 3, vision=frames[i]) for i in range(n)]
+
+    splits = {"train": samples("train", 30), "valid": samples("valid", 5), "test": samples("test", 9)}
+    corpus = Corpus("mosi", (-3.0, 3.0), splits, "raw.pkl", "MMSA pickle", "0" * 64, notes=("mind the [gap]",))
+    write_store(tmp_path / "s.h5", corpus)
+    with FeatureStore(tmp_path / "s.h5") as store:
+        return describe(store)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_store_is_described_by_origin_sizes_lengths_and_scores(description: dict[str, Any], width: int) -> None:
+    text = drawn(*store_tables(description), width=width)
+    assert "raw.pkl (MMSA pickle)" in text
+    assert "vision 2" in text
+    assert "train 30 1284 3" in words(text)
+    assert "train vision 1 2 4 4 2.4" in words(text)
+    assert "not finite" in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_bars_show_the_share_of_every_score(description: dict[str, Any]) -> None:
+    text = drawn(*store_tables(description))
+    assert "-3 5 ████████████" in words(text)  # five of thirty training clips, the largest count
+    assert "3 4 █████████▋" in words(text)
+
+
+def test_all_that_is_odd_about_a_store_is_warned_of(description: dict[str, Any]) -> None:
+    text = words(drawn(*store_tables(description)))
+    assert "! mind the [gap]" in text
+    assert "! vision: repaired when prepared: 3 nan" in text
+    assert "! train/test share 3 videos" in text
+    assert "! the split sizes differ from the published ones" in text
+
+
+def test_a_store_of_an_own_data_set_has_no_published_sizes(description: dict[str, Any]) -> None:
+    text = drawn(*store_tables({**description, "published_sizes": None}))
+    assert "published" not in text
+
+
+def test_new_scores_are_shown_as_mean_and_by_seed() -> None:
+    clips = [{"id": "1", "text": "a fine [film]", "prediction": 1.25, "by_seed": {"1": 1.0, "2": 1.5}}]
+    text = words(drawn(scores_table({"run": "mine", "seeds": [1, 2], "score_range": [-3.0, 3.0], "clips": clips})))
+    assert "mine: scores from -3 to 3, mean over seeds 1, 2, n = 1" in text
+    assert "1 a fine [film] 1.250 1.000 1.500" in text
+
+
+def test_long_texts_and_many_seeds_fold_and_lose_nothing() -> None:
+    by_seed = {str(seed): seed / 8 for seed in range(12)}
+    clips = [{"id": "video-7$_$3", "text": "so it goes " * 30, "prediction": 0.6875, "by_seed": by_seed}]
+    text = drawn(scores_table({"run": "mine", "seeds": [*range(12)], "score_range": [-3.0, 3.0], "clips": clips}))
+    assert all(f"{score:.3f}" in text for score in by_seed.values())
+    assert text.count("goes") == 30
+    assert "video-7$_$3" in text
+
+
+def test_settings_are_listed_with_their_defaults_as_toml_takes_them() -> None:
+    entries = [{"setting": "model.drop", "type": "tuple", "default": ("C1",), "help": "what is left out"}]
+    text = words(drawn(settings_table(entries)))
+    assert 'model.drop ["C1"] what is left out' in text
