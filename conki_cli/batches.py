@@ -34,6 +34,12 @@ class Padded:
         """Copy to a device."""
         return Padded(self.values.to(device), self.mask.to(device))
 
+    def take(self, indices: Tensor) -> "Padded":
+        """Return some of the sequences [G], padded to the longest of them alone."""
+        mask = self.mask[indices]
+        longest = int(mask.sum(dim=1).max())
+        return Padded(self.values[indices, :longest], mask[:, :longest])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -148,7 +154,7 @@ class Inputs:
     max_tokens: int
     rescales: bool
     """Whether external scores are brought to the target's range."""
-    _tokens: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+    _tokens: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
     def learnt(self) -> FeatureStore:

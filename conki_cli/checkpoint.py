@@ -6,6 +6,7 @@ is unfinished `last` also holds the optimiser's state, so training continues whe
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,10 @@ def slim_last(last: Path, best: Path, *, best_is_last: bool) -> None:
     if best_is_last:
         with atomic_path(last) as temporary:
             temporary.unlink()
-            os.link(best, temporary)
+            try:
+                os.link(best, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(best, temporary)
         return
     tensors, facts = load(last)
     save(last, without_optimizer(tensors), facts)

@@ -271,10 +271,15 @@ def _show_table(
     results = [(label, run, evaluate_run(run, split, protocol)) for label, run in rows]
     first = results[0][2]
     info = TableInfo(
-        dataset=first["dataset"], split=split, protocol=protocol, seeds=tuple(first["seeds"]), n=first["n"]
+        dataset=first["dataset"],
+        split=split,
+        protocol=protocol,
+        seeds=max((result["seeds"] for _, _, result in results), key=len),
+        n=first["n"],
+        n_nonzero=first.get("n_nonzero"),
     )
     table_rows = [_row(label, run, result) for label, run, result in results]
-    screen.show(metric_table(table_rows, info))
+    screen.show(metric_table(table_rows, info, width=screen.results.width))
     if export is not None:
         export_table(table_rows, info, export)
         screen.say(f"table written to {export}")
@@ -284,7 +289,8 @@ def _row(label: str, run: "Run", result: dict[str, Any]) -> "Row":
     from conki_cli.tables import Row, published_row
 
     values = {name: summary["values"] for name, summary in result["metrics"].items()}
-    return Row(label, values, published=published_row(result["dataset"], run.config.model.drop))
+    published = published_row(result["dataset"], run.config.model.drop) if result["split"] == "test" else None
+    return Row(label, values, published=published, undefined=result["undefined"])
 
 
 @app.command()

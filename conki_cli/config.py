@@ -380,7 +380,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     first, dots, last = text.partition("..")
     try:
-        seeds = tuple(range(int(first), int(last) + 1)) if dots else tuple(int(part) for part in text.split(","))
+        span = range(int(first), int(last) + 1) if dots else [int(part) for part in text.split(",")]
+        seeds = tuple(span[:1001])  # a slice: 1..999999999999 is refused, not built
     except ValueError:
         seeds = ()
     if not seeds or len(seeds) > 1000:

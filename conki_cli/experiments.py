@@ -82,17 +82,26 @@ def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
             f"{switch_label(config.model.drop)} with external {config.data.external} has no stage 1: "
             "give --external a data set, or finetune directly"
         )
-    first = stage_one(config) if config.run.stage == "finetune" else config
+    first = stage_one(config).with_values("run", name=config.run.name)
     with _open_job(first, workspace, reporter) as job:
         train_seeds(job, None)
         return job.run
 
 
 def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run:
-    """Run stage 2 for all seeds, after the stage 1 it starts from; whatever is finished is reused."""
+    """Run stage 2 for all seeds, after the stage 1 it starts from; whatever is finished is reused.
+
+    Raises:
+        SettingsError: the configuration is that of a stage 1.
+    """
+    if config.run.stage != "finetune":
+        raise SettingsError(
+            "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?): "
+            "add --set run.stage=finetune and the [optimizer] and [loss] you want"
+        )
     first = None
     if config.needs_pretraining:
-        first = pretrain(config, workspace, reporter)
+        first = pretrain(config.with_values("run", name=""), workspace, reporter)
     with _open_job(config, workspace, reporter) as job:
         train_seeds(job, first)
         return job.run

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GROUP_SHARE = 0.7
+"""Shortest sequence of a length group, as a share of its longest; 0.7 balances padding against smaller products."""
+
 
 def largest_divisor(width: int, at_most: int) -> int:
     """Return the largest number of heads <= `at_most` that divides `width`."""
@@ -29,6 +32,30 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.unsqueeze(-1).to(states.dtype)  # [B, L, 1]
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def length_groups(mask: Tensor) -> list[Tensor]:
+    """Split a batch into groups of similar length, so that little padding is computed.
+
+    A group holds the sequences of at least 0.7 times the length of its longest. Each sequence is computed on its own,
+    so the grouping changes no result beyond rounding, and the batch that the loss sees stays whole.
+
+    Args:
+        mask: [B, L].
+
+    Returns:
+        Indices of every group, longest first; together each of 0..B-1 once.
+    """
+    lengths = mask.sum(dim=1).cpu()  # [B]
+    order = torch.argsort(lengths, descending=True, stable=True)
+    starts: list[int] = []
+    longest = 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if not starts or length < GROUP_SHARE * longest:
+            starts.append(place)
+            longest = length
+    bounds = [*starts, len(order)]
+    return [order[first:last].to(mask.device) for first, last in itertools.pairwise(bounds)]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

@@ -9,15 +9,24 @@ BatchNorm in the gate of the fusion network, and masks honoured everywhere, so t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conki_cli.batches import Batch
+from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
-from conki_cli.layers import EncoderLayer, SequenceEncoder, freeze, largest_divisor, masked_mean, mlp
-from conki_cli.losses import hierarchical_contrastive_loss, task_loss
+from conki_cli.layers import (
+    EncoderLayer,
+    SequenceEncoder,
+    freeze,
+    largest_divisor,
+    length_groups,
+    masked_mean,
+    mlp,
+)
+from conki_cli.losses import Reduction, hierarchical_contrastive_loss, task_loss
 
 ADAPTER_INIT_STD = 0.0002
 TEXT_ADAPTER_LAYERS = (0, 5, 10)
@@ -108,9 +117,8 @@ class TextEncoder(nn.Module):
         """Encode token ids [B, L] into O_t [B, D] and H_t, the input of layer 1 and every layer's output [B, L, D]."""
         out = self.backbone(input_ids=token_ids, attention_mask=mask.long(), output_hidden_states=True)
         hidden = list(out.hidden_states)
-        if self.pooler is None:
-            return out.pooler_output, hidden
-        return torch.tanh(self.pooler(hidden[-1][:, 0])), hidden
+        pooled: Tensor = out.pooler_output if self.pooler is None else torch.tanh(self.pooler(hidden[-1][:, 0]))
+        return pooled, hidden
 
 
 class AdapterModule(nn.Module):
@@ -133,7 +141,8 @@ class AdapterModule(nn.Module):
         inner = self.down(states)  # [B, L, s]
         for layer in self.layers:
             inner = layer(inner, mask)
-        return states + self.up(inner)
+        out: Tensor = states + self.up(inner)
+        return out
 
 
 class Adapter(nn.Module):
@@ -255,12 +264,11 @@ class ConKI(SentimentModel):
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
         pan, specific, fused = [], [], []
         for name in self.architecture.modalities:
-            own, hidden, mask = self._encode(name, batch)  # O_m [B, D], H_m, [B, L]
-            pan.append(own)
-            if self.adapters:
-                specific.append(self.adapters[name](hidden, mask))  # A_m [B, D]
-            known = ([own] if self.uses_pan else []) + specific[-1:]
-            fused.append(self.inner[name](torch.cat(known, dim=-1)))  # F_m [B, D]
+            known = self._represent(name, batch.modality(name))  # O_m, A_m, as far as they exist, each [B, D]
+            pan.append(known[0])
+            specific += known[1:]
+            used = known if self.uses_pan else known[1:]
+            fused.append(self.inner[name](torch.cat(used, dim=-1)))  # F_m [B, D]
         prediction = self.head(self.fusion(torch.cat(fused, dim=-1))).squeeze(-1)  # [B]
         return Output(
             prediction,
@@ -268,8 +276,18 @@ class ConKI(SentimentModel):
             specific=torch.stack(specific, dim=1) if specific else None,
         )
 
-    def _encode(self, name: str, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
-        part = batch.modality(name)
+    def _represent(self, name: str, part: Padded) -> list[Tensor]:
+        """Return O_m and, where there are adapters, A_m of a modality, each [B, D]; in groups of similar length."""
+        groups = length_groups(part.mask)
+        pieces = [self._represent_group(name, part.take(group)) for group in groups]
+        back = torch.argsort(torch.cat(groups))  # [B]
+        return [torch.cat(kind)[back] for kind in zip(*pieces, strict=True)]
+
+    def _represent_group(self, name: str, part: Padded) -> list[Tensor]:
+        own, hidden, mask = self._encode(name, part)  # O_m [G, D], H_m, [G, L]
+        return [own, self.adapters[name](hidden, mask)] if self.adapters else [own]
+
+    def _encode(self, name: str, part: Padded) -> tuple[Tensor, list[Tensor], Tensor]:
         if name == "text":
             pooled, hidden = self.encoders[name](part.values, part.mask)
             return pooled, hidden, part.mask
@@ -291,7 +309,7 @@ class ConKI(SentimentModel):
                 batch.scores,
                 temperature=self.loss_config.temperature,
                 inter_knowledge=self.inter_knowledge,
-                reduction=self.loss_config.reduction,
+                reduction=cast(Reduction, self.loss_config.reduction),  # its values are checked in config
             )
             terms["contrast"] = self.contrast_weight * contrast
         return terms

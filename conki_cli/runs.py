@@ -26,7 +26,7 @@ from conki_cli import __version__
 from conki_cli.config import RunConfig, from_toml, switch_label, to_toml
 from conki_cli.errors import RunError
 from conki_cli.files import atomic_path, read_json, size_of, write_json, write_text
-from conki_cli.metrics import sentiment_metrics, summarize
+from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
 from conki_cli.text import encoder_identity
 
 RUN_SCHEMA = 1
@@ -208,7 +208,7 @@ def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range
             "conki": __version__,
             "stage": config.run.stage,
             "digest": digest_of(config),
-            "dataset": config.data.dataset,
+            "dataset": config.data.external if config.run.stage == "pretrain" else config.data.dataset,
             "label": switch_label(config.model.drop),
             "data": dict(data),
             "score_range": list(score_range),
@@ -328,30 +328,30 @@ def evaluate_run(run: Run, split: str, protocol: str) -> dict[str, Any]:
 
     Returns:
         The object that `conki evaluate --json` prints; undefined values are nan.
+
+    Raises:
+        RunError: no seed is finished, or predictions are missing or damaged.
     """
     seeds = run.finished_seeds()
-    low, high = run.result["score_range"]
+    if not seeds:
+        raise RunError(f"run {run.name} has no finished seed: give the command that began it again to continue it")
+    result = run.result
+    low, high = result["score_range"]
     paths = [run.predictions_path(seed, split) for seed in seeds]
     stored = [read_predictions(path) for path in paths]
-    values = [
-        sentiment_metrics(
-            found.predictions,
-            found.scores,
-            dataset=run.config.data.dataset,
-            protocol=protocol,
-            score_range=(low, high),
-            ids=found.ids,
-        )
-        for found in stored
-    ]
+    rules: dict[str, Any] = {"dataset": result["dataset"], "protocol": protocol, "score_range": (low, high)}
+    values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
+    reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
+    counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
     return {
         "run": run.name,
-        "dataset": run.config.data.dataset,
+        "dataset": result["dataset"],
         "split": split,
         "protocol": protocol,
-        "n": len(stored[0].ids),
+        **counts,
         "seeds": seeds,
         "metrics": summarize(values),
+        "undefined": {name: reason for found in reasons for name, reason in found.items()},
         "predictions": [str(path) for path in paths],
     }
 

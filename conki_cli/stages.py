@@ -16,7 +16,7 @@ from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.evaluation import predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.model import Architecture, ConKI, TextEncoder
+from conki_cli.model import Architecture, ConKI, SentimentModel, TextEncoder
 from conki_cli.runs import Reporter, Run, environment, finish_run, write_predictions
 from conki_cli.store import Utterances
 from conki_cli.text import (
@@ -151,7 +151,7 @@ def _write_setting(job: Job, seed: int) -> None:
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
-    if "text" in job.inputs.modalities and not folder.exists():
+    if "text" in job.inputs.modalities and not (folder / "config.json").exists():
         save_encoder_files(job.encoder, folder)
 
 
@@ -230,7 +230,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, seconds: floa
     )
 
 
-def store_predictions(job: Job, seed: int, model: ConKI, split: str) -> dict[str, float]:
+def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) -> dict[str, float]:
     """Predict a split, store the predictions and return their metrics."""
     batches = job.inputs.batches(split, batch_size=training.plan_of(job.config, seed).batch_size)
     found = predict(model, batches, job.device)

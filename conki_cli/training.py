@@ -102,10 +102,11 @@ def fit(
     model = progress.model
     num_phases = len(model.phases)
     total = plan.num_epochs * len(train) * num_phases
+    _mind_small_batches(model, train, reporter)
     model.start(torch.from_numpy(train.scores()).to(device))
     with reporter.steps(f"seed {plan.seed}", total) as advance:
         advance(progress.step, "")
-        while progress.epoch < plan.num_epochs:
+        while progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan):
             began = time.monotonic()
             progress.epoch += 1
             torch.manual_seed(int(np.random.SeedSequence([plan.seed, progress.epoch]).generate_state(1)[0]))
@@ -129,8 +130,25 @@ def fit(
                 progress.best_mae, progress.best_epoch = metrics["mae"], progress.epoch
             losses = {name: math.fsum(values) / len(values) for name, values in sums.items()}
             yield Epoch(progress.epoch, losses, metrics, time.monotonic() - began, is_best)
-            if plan.patience and progress.epoch - progress.best_epoch >= plan.patience:
-                return
+
+
+def _out_of_patience(progress: Progress, plan: Plan) -> bool:
+    return bool(plan.patience) and progress.epoch - progress.best_epoch >= plan.patience
+
+
+def _mind_small_batches(model: SentimentModel, train: Batches, reporter: Reporter) -> None:
+    """Say that a last batch is too small to train on; refuse when that leaves nothing to train on."""
+    smallest, count = model.smallest_training_batch, len(train.scores())
+    if min(count, train.batch_size) < smallest:
+        raise ConkiError(
+            f"this model's BatchNorm needs training batches of at least {smallest} clips, found batch_size "
+            f"{train.batch_size} for {count} clips: raise batch_size, or give --set model.gate_norm=layer"
+        )
+    if 0 < count % train.batch_size < smallest:
+        reporter.say(
+            f"the last batch of every epoch has {count % train.batch_size} of {count} training clips and is skipped: "
+            f"BatchNorm needs {smallest}"
+        )
 
 
 def _set_rates(progress: Progress, phase: str, factor: float) -> None:
@@ -152,7 +170,7 @@ def _step(progress: Progress, batch: Batch, phase: str) -> dict[str, float]:
                 f"the loss term '{name}' is {value} in epoch {progress.epoch}: training stopped before it could "
                 "damage the weights; lower the learning rates or check the features with `conki inspect`"
             )
-    loss.backward()
+    torch.autograd.backward(loss)
     model.after_backward(output, batch, epoch=progress.epoch, phase=phase)
     optimizer.step()
     return values

@@ -108,16 +108,30 @@ def demo_external_corpus() -> Corpus:
 def encoder_sentences() -> list[str]:
     """List the sentences that the demo's small BERT is pretrained on; they carry no polarity.
 
-    Every opinion word stands once in each of the same neutral sentences. The sentences of the corpora's own grammar
-    hold plain adjectives in place of opinion words, so no sentence of a corpus is among them.
+    Every opinion word stands once in each of the same neutral sentences, once beside each topic, and once before and
+    once behind each other opinion word. Sentences of the corpora's own grammar hold plain adjectives in place of
+    opinion words, so no sentence of a corpus is among them.
     """
-    about_words = [frame.format(word) for frame in _NEUTRAL_FRAMES for word in OPINION_WORDS]
+    singles = [frame.format(word) for frame in _FRAMES for word in OPINION_WORDS]
+    topics = _FILMS.topics + _ERRANDS.topics
+    beside_topics = [
+        _TOPIC_FRAMES[index % len(_TOPIC_FRAMES)].format(word, topic)
+        for index, topic in enumerate(topics)
+        for word in OPINION_WORDS
+    ]
+    count = len(OPINION_WORDS)
+    pairs = [  # equal distances in the alphabet share a frame, so every word fills every slot equally often
+        _PAIR_FRAMES[distance % len(_PAIR_FRAMES)].format(word, OPINION_WORDS[(index + distance) % count])
+        for distance in range(1, count)
+        for index, word in enumerate(OPINION_WORDS)
+    ]
     rng = np.random.default_rng([_SEED, 2])
-    plain = [_sentence(rng, theme, _endless_deck(rng, _PLAIN_ADJECTIVES))[0] for theme in (_FILMS, _ERRANDS) * 350]
-    return about_words + plain
+    adjectives = _endless_deck(rng, _PLAIN_ADJECTIVES)
+    plain = [_sentence(rng, theme, adjectives)[0] for theme in (_FILMS, _ERRANDS) * 700]
+    return singles + beside_topics + pairs + plain
 
 
-_NEUTRAL_FRAMES = (
+_FRAMES = (
     "the word {} has its own entry",
     "she spelled {} for the clerk",
     "he copied {} into the notebook",
@@ -132,6 +146,18 @@ _NEUTRAL_FRAMES = (
     "please type {} and press enter",
     "the {} sample lies in the drawer",
     "a {} shape is drawn on the paper",
+)
+_TOPIC_FRAMES = (
+    "the note on {1} begins with {0}",
+    "{1} stands below {0} in the list",
+    "the file of {1} has the label {0} on it",
+)
+_PAIR_FRAMES = (
+    "{} and {} are printed on page nine",
+    "he read {} , then {}",
+    "the word {} comes after the word {}",
+    "type {} before {} and press enter",
+    "the list has {} , a line , and {}",
 )
 _PLAIN_ADJECTIVES = ("late", "early", "short", "long", "small", "large", "near", "open", "new", "old", "wide", "round")
 

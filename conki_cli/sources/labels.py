@@ -7,12 +7,13 @@ from `annotation`, which contradicts the score in some rows.
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from conki_cli.errors import SourceError
 from conki_cli.files import sha256_of
 from conki_cli.sources.mmsa import CHINESE_TEXT_NOTE, SPLIT_NAMES, note_of_empty_texts
-from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample
+from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
 
 _REQUIRED = ("video_id", "clip_id", "text", "label", "mode")
 _UNIMODAL_COLUMNS = {"text": "label_T", "vision": "label_V", "audio": "label_A"}
@@ -31,7 +32,7 @@ def read_labels(path: Path, dataset: str, score_range: tuple[float, float]) -> C
     Raises:
         SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
     """
-    rows = _read_rows(path)
+    rows = _read_rows(path, _REQUIRED)
     has_english = dataset == "sims" and "text_en" in rows[0]
     unimodal = {m: column for m, column in _UNIMODAL_COLUMNS.items() if all(row.get(column) for row in rows)}
     splits: dict[str, list[Sample]] = {name: [] for name in SPLITS}
@@ -54,8 +55,26 @@ def read_labels(path: Path, dataset: str, score_range: tuple[float, float]) -> C
     )
 
 
-def _read_rows(path: Path) -> list[Row]:
-    """Return the rows under the header, every cell a stripped string ('None' is a word, not a missing value)."""
+def read_texts(path: Path) -> Utterances:
+    """Read new utterances to score from CSV: a column `text`, and `id` (or `video_id` and `clip_id`) if there is one.
+
+    Raises:
+        SourceError: the file is missing, empty, not CSV or has no column `text`.
+    """
+    rows = _read_rows(path, ("text",))
+    return Utterances(
+        [_name_of(row, number) for number, row in enumerate(rows, 1)], [row["text"] for row in rows], None, {}, {}
+    )
+
+
+def _name_of(row: Row, number: int) -> str:
+    if "video_id" in row and "clip_id" in row:
+        return row["video_id"] + ID_SEPARATOR + row["clip_id"]
+    return row.get("id") or str(number)
+
+
+def _read_rows(path: Path, required: Sequence[str]) -> list[Row]:
+    """Return the rows under a header with the `required` columns; 'None' in a cell is a word, not a missing value."""
     import pandas as pd
 
     text = _decode(path)
@@ -67,10 +86,10 @@ def _read_rows(path: Path) -> list[Row]:
     except pd.errors.ParserError as error:
         raise SourceError(f"{path} must be CSV but is not ({' '.join(str(error).split())})") from error
     header, *cells = ([cell.strip() for cell in row] for row in table.to_numpy().tolist())
-    missing = [name for name in _REQUIRED if header.count(name) != 1]
+    missing = [name for name in required if header.count(name) != 1]
     if missing:
         raise SourceError(
-            f"{path} must have each of the columns {', '.join(_REQUIRED)} once, separated by commas; "
+            f"{path} must have each of the columns {', '.join(required)} once, separated by commas; "
             f"not so {', '.join(missing)} in the header {str(header)[:200]}"
         )
     if not cells:

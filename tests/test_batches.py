@@ -1,0 +1,194 @@
+"""From stored utterances to batches: padding, shuffling, cutting, rescaling."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakeConfig, OpenJob, make_corpus
+
+from conki_cli.batches import Batches, available_modalities, open_inputs, pad_frames, pad_tokens
+from conki_cli.errors import SettingsError, StoreError
+from conki_cli.store import Corpus, FeatureStore, write_store
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[Corpus], FeatureStore]:
+    def make(corpus: Corpus) -> FeatureStore:
+        write_store(tmp_path / f"{corpus.dataset}.h5", corpus)
+        return FeatureStore(tmp_path / f"{corpus.dataset}.h5")
+
+    return make
+
+
+def without(corpus: Corpus, *modalities: str) -> Corpus:
+    splits = {
+        name: [dataclasses.replace(clip, **dict.fromkeys(modalities)) for clip in clips]
+        for name, clips in corpus.splits.items()
+    }
+    return dataclasses.replace(corpus, splits=splits)
+
+
+def test_tokens_are_padded_to_the_longest_of_the_batch() -> None:
+    padded = pad_tokens([np.array([5, 6, 7]), np.array([8])])
+    assert padded.values.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert padded.mask.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_frames_are_padded_with_zeros_behind_their_end() -> None:
+    padded = pad_frames([np.ones((1, 2), np.float32), np.ones((3, 2), np.float32)])
+    assert padded.values.sum(dim=(1, 2)).tolist() == [2, 6]
+    assert padded.mask.tolist() == [[True, False, False], [True, True, True]]
+
+
+def test_a_sequence_without_frames_counts_as_one_zero_frame() -> None:
+    padded = pad_frames([np.ones((0, 2), np.float32), np.ones((0, 2), np.float32)])
+    assert padded.values.tolist() == [[[0, 0]], [[0, 0]]]
+    assert padded.mask.tolist() == [[True], [True]]
+
+
+def test_every_clip_comes_once_per_epoch(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    batches = open_job(tiny_config("C1")).inputs.batches("train", batch_size=4, seed=1)
+    seen = [len(batch) for batch in batches.epoch(1)]
+    indices = torch.cat([batch.indices for batch in batches.epoch(1)])
+    assert (seen, sorted(indices.tolist())) == ([4, 4, 4, 1], list(range(13)))
+    assert len(batches) == 4
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    inputs = open_job(tiny_config("C1")).inputs
+
+    def order(seed: int | None, epoch: int) -> list[int]:
+        batches = inputs.batches("train", batch_size=4, seed=seed)
+        return [int(index) for batch in batches.epoch(epoch) for index in batch.indices]
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(*key)) for key in ((1, 1), (1, 2), (2, 1), (2, 2))}) == 4
+    assert order(None, 1) == order(None, 2) == list(range(13))
+
+
+def test_a_batch_holds_the_clips_of_its_indices(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    job = open_job(tiny_config("C1"))
+    stored = job.inputs.target.split("train")
+    for batch in job.inputs.batches("train", batch_size=4, seed=1).epoch(1):
+        for row, index in enumerate(batch.indices.tolist()):
+            frames = batch.modality("audio").values[row][batch.modality("audio").mask[row]]
+            expected = stored.frames["audio"][index] if len(stored.frames["audio"][index]) else np.zeros((1, 3))
+            np.testing.assert_array_equal(frames.numpy(), expected)
+            assert float(batch.scores[row]) == float(stored.scores[index])
+
+
+def test_a_dropped_modality_is_absent_not_zero(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    batch = next(open_job(tiny_config("C1+T+V")).inputs.batches("train", batch_size=4).epoch())
+    assert (batch.text, batch.vision) == (None, None)
+    assert batch.audio is not None
+    with pytest.raises(KeyError, match="text"):
+        batch.modality("text")
+
+
+def test_modalities_keep_the_papers_order_whatever_the_store_says() -> None:
+    assert available_modalities(("audio", "text", "vision"), ()) == ("text", "vision", "audio")
+    assert available_modalities(("text", "audio"), ("T",)) == ("audio",)
+
+
+def test_positions_fit_the_longer_training_sequences_of_both_stores(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    job = open_job(tiny_config())
+    assert job.inputs.external is None  # stage 2 learns from the target alone
+    external = FeatureStore(job.inputs.target.path.parent / "tiny-external.h5")
+    expected = max(job.inputs.target.longest("vision", "train"), external.longest("vision", "train"))
+    assert job.inputs.limits["vision"] == expected > job.inputs.target.longest("vision", "train")
+
+
+def test_max_frames_caps_the_positions(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    assert open_job(tiny_config("", "data.max_frames=2")).inputs.limits == {"vision": 2, "audio": 2}
+
+
+def test_the_released_recipe_cuts_external_sequences_to_the_targets(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    job = open_job(tiny_config("", "data.cut_external=true"))
+    assert job.inputs.limits["audio"] == job.inputs.target.longest("audio", "train")
+
+
+def test_longer_sequences_lose_their_end_and_are_counted(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    inputs = open_job(tiny_config("C1", "data.max_frames=3")).inputs
+    frames = inputs.target.split("train").frames["vision"]
+    batch = next(inputs.batches("train", batch_size=13).epoch())
+    assert inputs.cut("train")["vision"] == int((frames.lengths > 3).sum()) > 0
+    longest = int(frames.lengths.argmax())
+    np.testing.assert_array_equal(batch.modality("vision").values[longest].numpy(), frames[longest][:3])
+
+
+def test_stage_1_learns_from_the_external_store(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    inputs = open_job(tiny_config(stage="pretrain")).inputs
+    assert (inputs.learnt.dataset, len(inputs.batches("train", batch_size=9).utterances)) == ("tiny-external", 15)
+    assert open_job(tiny_config()).inputs.learnt.dataset == "tiny"
+
+
+def test_a_bridge_stands_only_where_widths_differ(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    assert open_job(tiny_config(stage="pretrain")).inputs.external_widths == {"vision": 4}
+    assert open_job(tiny_config()).inputs.external_widths == {}
+
+
+def test_token_ids_are_those_of_the_sentence_and_made_once(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    inputs = open_job(tiny_config("C1")).inputs
+    first = inputs.batches("test", batch_size=2)
+    assert inputs.batches("test", batch_size=2).token_ids is first.token_ids
+    assert first.token_ids is not None
+    decoded = inputs.tokenizer.decode(first.token_ids[0], skip_special_tokens=True)
+    assert decoded == first.utterances.texts[0]
+
+
+@pytest.mark.parametrize(
+    ("drop", "settings", "crosses"),
+    [("plain-transfer", (), True), ("", ("model.start_from=all",), True), ("", (), False)],
+)
+def test_external_scores_are_rescaled_where_a_score_head_crosses_data_sets(
+    drop: str,
+    settings: tuple[str, ...],
+    crosses: bool,
+    tiny_config: MakeConfig,
+    opened: Callable[[Corpus], FeatureStore],
+    encoder: Path,
+) -> None:
+    corpus = make_corpus("tiny-external", (4, 2, 2), seed=3, longest=3)
+    external = opened(dataclasses.replace(corpus, score_range=(-6.0, 3.0)))
+    target = opened(make_corpus("tiny", (4, 2, 2), seed=4, longest=3))
+    inputs = open_inputs(tiny_config(drop, *settings, stage="pretrain"), target, external, str(encoder))
+    stored = external.split("train").scores
+    expected = stored * (6 / 9) + 1 if crosses else stored
+    np.testing.assert_allclose(inputs.batches("train", batch_size=4).scores(), expected, rtol=1e-6)
+    assert inputs.score_range == ((-3.0, 3.0) if crosses else (-6.0, 3.0))
+
+
+def test_clips_without_scores_have_undefined_ones(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    stored = open_job(tiny_config("C1")).inputs.target.split("test")
+    batches = Batches(dataclasses.replace(stored, scores=None), None, {"audio": 5}, 4)
+    assert np.isnan(batches.scores()).all()
+    assert torch.isnan(next(batches.epoch()).scores).all()
+
+
+def test_an_external_store_without_a_modality_of_the_target_is_refused(
+    tiny_config: MakeConfig, opened: Callable[[Corpus], FeatureStore], encoder: Path
+) -> None:
+    target = opened(make_corpus("tiny", (4, 2, 2), seed=4, longest=3))
+    external = opened(without(make_corpus("tiny-external", (4, 2, 2), seed=3, longest=3), "audio"))
+    with pytest.raises(StoreError, match=r"has audio but the external store .* has none: .*--drop-modality audio"):
+        open_inputs(tiny_config(), target, external, str(encoder))
+    assert open_inputs(tiny_config("A"), target, external, str(encoder)).modalities == ("text", "vision")
+
+
+def test_dropping_all_that_the_store_has_is_refused(
+    tiny_config: MakeConfig, opened: Callable[[Corpus], FeatureStore], encoder: Path
+) -> None:
+    target = opened(without(make_corpus("tiny", (4, 2, 2), seed=4, longest=3), "audio", "vision"))
+    with pytest.raises(SettingsError, match=r"tiny\.h5 has text and the run drops all of it"):
+        open_inputs(tiny_config("C1+T"), target, None, str(encoder))
+
+
+def test_a_store_of_texts_alone_makes_a_run_of_texts_alone(
+    tiny_config: MakeConfig, opened: Callable[[Corpus], FeatureStore], encoder: Path
+) -> None:
+    target = opened(without(make_corpus("tiny", (4, 2, 2), seed=4, longest=3), "audio", "vision"))
+    inputs = open_inputs(tiny_config("C1"), target, None, str(encoder))
+    assert (inputs.modalities, inputs.limits) == (("text",), {})

@@ -1,0 +1,368 @@
+"""Settings: where they come from, what they accept, and the switches of Tables 4 and 5."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from conki_cli.config import (
+    SECTIONS,
+    SWITCHES,
+    RunConfig,
+    canonical,
+    from_toml,
+    parse_seeds,
+    parse_switches,
+    resolve,
+    setting_fields,
+    setting_type,
+    stage_one,
+    switch_label,
+    to_toml,
+)
+from conki_cli.errors import SettingsError
+
+
+def drop(*switches: str, external: str = "mosei", **model: object) -> RunConfig:
+    config = RunConfig().with_values("model", drop=switches, **model).with_values("data", external=external)
+    return canonical(config)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "own.toml"
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    assert resolve() == RunConfig()
+
+
+def test_the_recipe_preset_beats_the_default() -> None:
+    assert resolve().model.gate_norm == "layer"
+    assert resolve(flags={"run.recipe": "released"}).model.gate_norm == "batch"
+
+
+def test_the_data_set_preset_beats_the_recipe_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = tmp_path / "presets" / "conki.toml"
+    preset.parent.mkdir()
+    preset.write_text("[released.loss]\ntemperature = 5\n[sims.loss]\ntemperature = 7\n", encoding="utf-8")
+    monkeypatch.setattr("conki_cli.config.package_files", lambda package: tmp_path)
+    flags = {"run.recipe": "released"}
+    assert resolve(flags=flags).loss.temperature == 5.0
+    assert resolve(flags={**flags, "data.dataset": "sims"}).loss.temperature == 7.0
+
+
+def test_the_file_beats_the_data_set_preset(file: Path) -> None:
+    file.write_text('[data]\ndataset = "mosei"\n[loss]\ncontrast_weight = 0.5\n', encoding="utf-8")
+    config = resolve(config_file=file)
+    assert (config.loss.contrast_weight, config.data.external) == (0.5, "mosi")
+
+
+def test_set_beats_the_file(file: Path) -> None:
+    file.write_text("[loss]\ntemperature = 0.5\n", encoding="utf-8")
+    assert resolve(config_file=file, assignments=["loss.temperature=0.2"]).loss.temperature == 0.2
+
+
+def test_a_flag_beats_the_file_and_one_not_given_does_not(file: Path) -> None:
+    file.write_text("[optimizer]\nnum_epochs = 3\nbatch_size = 4\n", encoding="utf-8")
+    flags = {"optimizer.num_epochs": 9, "optimizer.batch_size": None}
+    found = resolve(config_file=file, flags=flags).optimizer
+    assert (found.num_epochs, found.batch_size) == (9, 4)
+
+
+def test_the_data_set_of_a_file_chooses_the_preset(file: Path) -> None:
+    file.write_text('[data]\ndataset = "mosei"\n', encoding="utf-8")
+    assert resolve(config_file=file).optimizer.lr_others == 5e-5
+
+
+def test_the_learning_rates_of_stage_2_never_touch_stage_1() -> None:
+    changed = resolve(assignments=["optimizer.num_epochs=3", "optimizer.lr_others=0.5", "optimizer.batch_size=2"])
+    assert changed.pretraining == RunConfig().pretraining
+
+
+@pytest.mark.parametrize(
+    ("line", "nearest"),
+    [("loss.temprature=1", "loss.temperature"), ("optimiser.num_epochs=1", "optimizer.num_epochs")],
+)
+def test_an_unknown_setting_suggests_the_nearest(line: str, nearest: str) -> None:
+    with pytest.raises(SettingsError, match=rf"unknown setting .*did you mean {nearest}\?"):
+        resolve(assignments=[line])
+
+
+def test_a_setting_like_no_other_points_to_the_list() -> None:
+    with pytest.raises(SettingsError, match="`conki settings` lists all"):
+        resolve(assignments=["zzz=1"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("optimizer.num_epochs=1.5", "must be a whole number, found 1.5"),
+        ("optimizer.num_epochs=true", "must be a whole number, found True"),
+        ("optimizer.num_epochs=many", "must be a whole number, found 'many'"),
+        ("loss.temperature=warm", "must be a number"),
+        ("data.cut_external=1", "must be true or false"),
+        ("data.dataset=7", "must be a text"),
+        ("run.seeds=[1, 2.5]", "must be a list"),
+        ("run.seeds=[true]", "must be a list"),
+        ("optimizer.num_epochs=0", "must be at least 1"),
+        ("loss.temperature=0", "must be greater than 0.0"),
+        ("loss.temperature=nan", "must be a finite number"),
+        ("loss.contrast_weight=inf", "must be a finite number"),
+        ("model.dropout=1", "must be at most 0.95"),
+        ("optimizer.warmup=1.1", "must be at most 1.0"),
+        ("model.num_layers=1", "must be at least 2"),
+        ("model.gate_norm=group", "must be one of layer, batch"),
+        ("loss.reduction=mean", "must be one of sample-sum, anchor-mean"),
+        ("run.device=tpu", "must be one of auto, cpu, cuda"),
+        ("run.recipe=mine", "must be one of paper, released"),
+        ("loss.temperature", "takes section.key=value"),
+        ("run.seeds=[]", "seeds must be different"),
+        ("run.seeds=[1, 1]", "seeds must be different"),
+        ("run.seeds=[-1]", "seeds must lie between"),
+    ],
+)
+def test_a_value_a_setting_cannot_have_is_refused_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        resolve(assignments=[line])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_number_is_also_a_number() -> None:
+    value = resolve(assignments=["loss.temperature=1"]).loss.temperature
+    assert (type(value), value) == (float, 1.0)
+
+
+def test_a_bare_word_is_a_text() -> None:
+    assert resolve(assignments=["model.text_encoder = roberta-base "]).model.text_encoder == "roberta-base"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[loss\n", "must be TOML but is not"),
+        (b"\xff\xfe", "must be TOML but is not"),
+        (b"temperature = 1\n", "'temperature' stands outside a section"),
+        (b"[loss]\ntemprature = 1\n", "did you mean loss.temperature"),
+    ],
+    ids=["syntax", "encoding", "no section", "unknown"],
+)
+def test_a_file_that_is_no_configuration_is_refused_in_one_line(file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(SettingsError) as error:
+        resolve(config_file=file)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(file: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read the configuration .*own\.toml: No such file"):
+        resolve(config_file=file)
+
+
+@pytest.mark.parametrize("text", ["C4", "C1+C4", "plain-transfer", "C3+T+V"])
+def test_switches_are_read_apart(text: str) -> None:
+    assert parse_switches(text) == tuple(text.split("+"))
+
+
+@pytest.mark.parametrize("text", ["C5", "c4", "", "C1+", "C1,C4"])
+def test_an_unknown_switch_is_refused_with_the_known_ones(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"unknown switch .*C1, C2, C3, C4, N1, T, V, A, plain-transfer"):
+        parse_switches(text)
+
+
+def test_switches_have_one_order_whatever_order_they_are_given_in() -> None:
+    assert drop("A", "C4", "C3").model.drop == drop("C3", "A", "C4", "A").model.drop == ("C3", "C4", "A")
+
+
+def test_no_external_data_is_the_switch_c1() -> None:
+    assert drop("C1") == drop(external="none")
+    assert (drop("C1").data.external, drop(external="none").model.drop) == ("none", ("C1",))
+
+
+def test_without_adapters_the_inter_knowledge_pairs_are_gone_already() -> None:
+    assert drop("C2", "N1") == drop("C2")
+
+
+def test_without_adapters_the_paper_reads_no_external_data() -> None:
+    assert drop("C2").data.external == "none"
+    assert drop("C1", "C2") == drop("C2") == drop("C2", external="none")
+
+
+def test_without_adapters_the_released_recipe_still_starts_from_its_stage_1() -> None:
+    config = drop("C2", start_from="all")
+    assert config.data.external == "mosei"
+    assert config.needs_pretraining
+    assert drop("C1", "C2", start_from="all") != config
+
+
+@pytest.mark.parametrize(
+    ("switches", "external", "message"),
+    [
+        (("C2", "C3"), "mosei", "no representation is left"),
+        (("plain-transfer", "C3"), "mosei", "no representation is left"),
+        (("T", "V", "A"), "mosei", "leave no modality"),
+        (("plain-transfer", "C1"), "mosei", "plain-transfer trains on the external set first"),
+        (("plain-transfer",), "none", "plain-transfer trains on the external set first"),
+        ((), "mosi", "external data set must differ from the target"),
+    ],
+)
+def test_an_impossible_experiment_is_refused(switches: tuple[str, ...], external: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        drop(*switches, external=external)
+
+
+def test_plain_transfer_has_no_adapters_whether_c2_is_named_or_not() -> None:
+    assert drop("plain-transfer", "C2", "N1") == drop("plain-transfer")
+    assert not drop("plain-transfer").has_adapters
+    assert drop("plain-transfer").needs_pretraining
+
+
+_COMBINATIONS = [c for n in range(4) for c in itertools.combinations(SWITCHES, n)]
+
+
+@pytest.mark.parametrize("start_from", ["adapters", "all"])
+def test_bringing_into_canonical_form_twice_changes_nothing(start_from: str) -> None:
+    for switches in _COMBINATIONS:
+        try:
+            once = drop(*switches, start_from=start_from)
+        except SettingsError:
+            continue
+        assert canonical(once) == once
+
+
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+def _values(path: str) -> st.SearchStrategy[object]:
+    limits, wanted = setting_fields()[path].metadata, setting_type(path)
+    if "choices" in limits:
+        return st.sampled_from(limits["choices"])
+    if path == "model.drop":
+        return st.lists(st.sampled_from(list(SWITCHES)), max_size=3, unique=True).map(tuple)
+    if path == "run.seeds":
+        return st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5, unique=True).map(tuple)
+    if wanted is float:
+        low = max(limits.get("low", 0.0), limits.get("above", 0.0))
+        numbers = st.floats(low, limits.get("high", 1e9), allow_nan=False, exclude_min="above" in limits)
+        return numbers.map(lambda value: value + 0.0)
+    return {int: st.integers(2, 2**40), bool: st.booleans(), str: _TEXTS}[wanted]
+
+
+@settings(max_examples=40)
+@given(st.fixed_dictionaries({path: _values(path) for path in setting_fields()}))
+def test_any_configuration_survives_its_toml(values: dict[str, object]) -> None:
+    sections: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
+    for path, value in values.items():
+        section, key = path.split(".")
+        sections[section][key] = value
+    try:
+        config = canonical(RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}))
+    except SettingsError:
+        assume(False)
+    assert _through_toml(config) == config
+
+
+def _through_toml(config: RunConfig) -> RunConfig:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        path.write_text(to_toml(config), encoding="utf-8", newline="")
+        return from_toml(path)
+
+
+@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
+def test_the_resolved_toml_reproduces_the_configuration_with_config(file: Path, dataset: str) -> None:
+    flags = {"data.dataset": dataset, "run.recipe": "released", "run.seeds": (3, 1)}
+    config = resolve(flags=flags, extra_drop=("V", "C4"))
+    file.write_text(to_toml(config), encoding="utf-8")
+    assert resolve(config_file=file) == from_toml(file) == config
+
+
+@pytest.mark.parametrize("switches", [("C4",), ("N1",), ("C4", "N1")])
+def test_the_contrasts_ablations_share_the_stage_1_of_conki(switches: tuple[str, ...]) -> None:
+    assert stage_one(drop(*switches)) == stage_one(drop())
+
+
+@pytest.mark.parametrize("switch", ["C3", "T", "V", "A"])
+def test_another_network_has_a_stage_1_of_its_own(switch: str) -> None:
+    assert stage_one(drop(switch)) != stage_one(drop())
+    assert stage_one(drop(switch, "C4")) == stage_one(drop(switch))
+
+
+def test_stage_1_does_not_depend_on_the_settings_of_stage_2() -> None:
+    other = drop().with_values("optimizer", num_epochs=3, lr_others=1.0).with_values("loss", temperature=1.0)
+    assert stage_one(other) == stage_one(drop())
+
+
+def test_stage_1_depends_on_its_own_settings_the_data_and_the_network() -> None:
+    for section, values in (
+        ("pretraining", {"num_epochs": 3}),
+        ("data", {"external": "sims"}),
+        ("model", {"adapter_width": 8}),
+    ):
+        assert stage_one(drop().with_values(section, **values)) != stage_one(drop())
+
+
+def test_the_first_pass_of_plain_transfer_keeps_the_learning_rates_of_stage_2_but_not_its_epochs() -> None:
+    config = drop("plain-transfer").with_values("optimizer", num_epochs=3, lr_others=1.0)
+    assert stage_one(config).optimizer.lr_others == 1.0
+    assert stage_one(config).optimizer.num_epochs == 200
+    assert stage_one(config) == stage_one(config.with_values("optimizer", num_epochs=4))
+
+
+@pytest.mark.parametrize("config", [drop(), drop("C3"), drop("plain-transfer")], ids=["full", "C3", "plain-transfer"])
+def test_the_stage_1_of_a_stage_1_is_itself(config: RunConfig) -> None:
+    assert stage_one(stage_one(config)) == stage_one(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", (3,)), ("1..5", (1, 2, 3, 4, 5)), ("7..7", (7,)), ("1,4,9", (1, 4, 9)), ("0", (0,))]
+)
+def test_seeds_are_one_several_or_a_range(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "1..", "..3", "5..1", "1-5", "1..2..3", "1,,2", "1.5", "1..99999999999999999"]
+)
+def test_anything_else_is_refused_as_seeds(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"seeds are written 3, 1\.\.5 or 1,4,9"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("switches", "label"),
+    [
+        ((), "ConKI"),
+        (("C1", "C4"), "w/o C1+C4"),
+        (("plain-transfer",), "plain transfer"),
+        (("A", "plain-transfer"), "plain transfer, w/o A"),
+    ],
+)
+def test_a_row_of_an_ablation_is_named_by_what_it_lacks(switches: tuple[str, ...], label: str) -> None:
+    assert switch_label(switches) == label
+
+
+def test_every_setting_has_a_help_line_and_a_default_it_accepts() -> None:
+    for path, field in setting_fields().items():
+        assert len(field.metadata["help"].split()) >= 2, path
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert resolve(flags={path: default}), path
+
+
+def test_every_section_says_what_it_is_for() -> None:
+    for name, section in SECTIONS.items():
+        # A dataclass without a docstring gets its signature as one.
+        assert section.__doc__, name
+        assert not section.__doc__.startswith(section.__name__ + "("), name
+
+
+def test_configurations_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().data.dataset = "sims"  # type: ignore[misc]
