@@ -59,7 +59,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"checkpoint {path} is damaged ({error}): delete its seed folder and train again") from error
     if header.get("schema") != CHECKPOINT_SCHEMA:
         raise RunError(f"checkpoint {path} has schema {header.get('schema')}, this conki reads {CHECKPOINT_SCHEMA}")
-    return tensors, json.loads(header["facts"])
+    try:
+        return tensors, dict(json.loads(header["facts"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"checkpoint {path} lacks its facts: delete its seed folder and train again") from error
 
 
 def select(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:

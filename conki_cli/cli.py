@@ -1,32 +1,87 @@
 """The commands: each reads its options, calls one function, shows one table. Imports no torch until work begins."""
 
-import functools
-import inspect
-from collections.abc import Callable
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from conki_cli import MODALITIES, __version__
-from conki_cli.config import (
-    MODALITY_SWITCHES,
-    SWITCHES,
-    RunConfig,
-    parse_seeds,
-    parse_switches,
-    resolve,
-    setting_fields,
-    setting_type,
+from conki_cli import __version__
+from conki_cli.config import parse_seeds, parse_switches, resolve, setting_fields, setting_type
+from conki_cli.errors import ConkiError, SettingsError, one_line
+from conki_cli.options import (
+    DropOption,
+    ExportOption,
+    JsonOption,
+    ProtocolOption,
+    WorkspaceOption,
+    resolved,
+    takes_run_settings,
 )
-from conki_cli.errors import SettingsError
-from conki_cli.screen import OneLineErrors, Screen
 
 if TYPE_CHECKING:
     from conki_cli.runs import Run, Workspace
-    from conki_cli.tables import Row
+    from conki_cli.screen import Screen
 
-SWITCH_HELP = "; ".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes after Ctrl-C and after a request to end, as shells count them."""
+
+
+class _Terminated(BaseException):
+    """The system asked the program to end (SIGTERM); unwinds like Ctrl-C, so nothing stays half-written."""
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose errors are one line on stderr and exit code 1, without a traceback."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the command line."""
+        with _one_line_errors():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with _one_line_errors():
+            found = super().invoke(ctx)
+            sys.stdout.flush()  # a full disk behind stdout must be noticed here, not while Python ends
+            return found
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConkiError as error:
+        _end(1, f"error: {error}")
+    except (KeyboardInterrupt, _Terminated) as error:
+        code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+        _end(code, "interrupted: what was finished is kept, and the same command continues")
+    except MemoryError:
+        _end(1, "error: this machine's memory is used up: lower --set optimizer.batch_size or data.max_frames")
+    except OSError as error:
+        if error.filename is None:
+            _abandon_stdout()
+        is_unread = isinstance(error, BrokenPipeError)  # `conki runs | head -1` wants no more, and no complaint
+        _end(1, "" if is_unread else f"error: {error.filename or 'the output'}: {error.strerror or error}")
+
+
+def _abandon_stdout() -> None:
+    """Send what is left in the buffer of stdout nowhere, or Python would fail on it once more while it ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(code: int, message: str) -> NoReturn:
+    """Print one line and end the program."""
+    sys.stderr.write(f"{one_line(message)}\n" if message else "")
+    raise typer.Exit(code) from None
+
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -42,19 +97,6 @@ app = typer.Typer(
         "To see all of it in a few minutes without any data: `conki demo`."
     ),
 )
-
-WorkspaceOption = Annotated[
-    Path, typer.Option(envvar="CONKI_WORKSPACE", help="Folder with data/, features/ and runs/.", file_okay=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
-ProtocolOption = Annotated[
-    Literal["all", "nonzero"],
-    typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
-]
-ExportOption = Annotated[Path | None, typer.Option(help="Also write the table to FILE.md, .csv or .tex.")]
-DropOption = Annotated[
-    list[str] | None, typer.Option(help=f"Leave parts out, combined as C1+C4. {SWITCH_HELP}.", metavar="SWITCHES")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -72,73 +114,10 @@ def _conki(
     pass
 
 
-def _run_settings(
-    dataset: Annotated[str | None, typer.Option(help="Target data set; a store in features/. Default: mosi.")] = None,
-    external: Annotated[
-        str | None, typer.Option(help="External data set, or none. Default: mosei (mosi for mosei).")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: bert-base-uncased.")
-    ] = None,
-    drop_modality: Annotated[
-        list[str] | None, typer.Option(help="Leave out text, vision or audio (Table 4). Repeatable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="One random seed. Default: 1.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several seeds: 1..5 or 1,4,9.")] = None,
-    recipe: Annotated[
-        Literal["paper", "released"] | None, typer.Option(help="As the paper says, or as the authors' code does.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with settings, such as a run's config.toml.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; `conki settings` lists them."),
-    ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where to compute.")] = None,
-    name: Annotated[str | None, typer.Option(help="Folder name below runs/. Default: made from the settings.")] = None,
-) -> dict[str, Any]:
-    """Gather the options that decide a run; the options of `pretrain`, `finetune` and `ablate` are these."""
-    if seed is not None and seeds is not None:
-        raise SettingsError("give --seed or --seeds, not both")
-    unknown = [modality for modality in drop_modality or [] if modality not in MODALITIES]
-    if unknown:
-        raise SettingsError(f"--drop-modality takes {', '.join(MODALITIES)}; found '{unknown[0]}'")
-    chosen = (seed,) if seed is not None else parse_seeds(seeds) if seeds is not None else None
-    flags = {
-        "data.dataset": dataset,
-        "data.external": external,
-        "model.text_encoder": encoder,
-        "run.recipe": recipe,
-        "run.device": device,
-        "run.name": name,
-        "run.seeds": chosen,
-    }
-    letters = tuple(MODALITY_SWITCHES[modality] for modality in drop_modality or [])
-    return {"config_file": config, "assignments": set_ or [], "flags": flags, "extra_drop": letters}
+def _screen(json: bool) -> "Screen":
+    from conki_cli.screen import Screen
 
-
-def _takes_run_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_run_settings`; it receives them gathered, as `settings`."""
-    shared = inspect.signature(_run_settings).parameters
-    own = inspect.signature(command).parameters
-
-    @functools.wraps(command)
-    def with_settings(**options: Any) -> None:
-        gathered = _run_settings(**{key: options.pop(key) for key in shared})
-        command(settings=gathered, **options)
-
-    rest = [parameter for key, parameter in own.items() if key != "settings"]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*shared.values(), *rest]]
-    with_settings.__dict__["__signature__"] = inspect.Signature(parameters)
-    with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
-    return with_settings
-
-
-def _resolved(settings: dict[str, Any], *, epochs: tuple[str, int | None], drop: list[str] | None = None) -> RunConfig:
-    flags = {**settings["flags"], epochs[0]: epochs[1]}
-    switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))
-    return resolve(
-        config_file=settings["config_file"], assignments=settings["assignments"], flags=flags, extra_drop=switches
-    )
+    return Screen(json=json)
 
 
 def _workspace(root: Path) -> "Workspace":
@@ -158,16 +137,24 @@ def prepare(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Read a data set as it is distributed, check it, and write one clean feature store (HDF5)."""
+    """Read a data set as it is distributed, check it, and write one clean feature store (HDF5).
+
+    MMSA feature pickles are read (nothing in them can run), and label.csv (texts alone).
+    Without --source they are searched below data/, such as data/MOSI/label.csv.
+
+    conki prepare --dataset mosi
+    conki prepare --dataset mine --source clips.csv --score-range -3..3
+    """
     from conki_cli.sources import parse_score_range, read_corpus
     from conki_cli.store import FeatureStore, describe, write_store
     from conki_cli.tables import store_tables
 
-    screen = Screen(json=json)
+    screen = _screen(json)
     bounds = parse_score_range(score_range) if score_range is not None else None
+    path = out if out is not None else _workspace(workspace).store(dataset)
+    _check_store_path(path)
     with screen.steps(f"reading {dataset}", 0):
         corpus = read_corpus(dataset, workspace=workspace, source=source, score_range=bounds)
-    path = out or _workspace(workspace).store(dataset)
     with screen.steps(f"writing {path}", 0):
         write_store(path, corpus)
     with FeatureStore(path) as store:
@@ -176,17 +163,28 @@ def prepare(
     screen.answer(description)
 
 
+def _check_store_path(path: Path) -> None:
+    from conki_cli.files import check_writable
+
+    check_writable(path)
+    if path.exists() and path.suffix != ".h5":
+        raise SettingsError(f"{path} exists and is no .h5 file: it will not be overwritten, give --out another name")
+
+
 @app.command("inspect")
 def inspect_store(
     store: Annotated[Path, typer.Argument(help="A feature store: a file, or the name of a prepared data set.")],
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Show what is in a feature store: sizes, widths, lengths, scores, repairs, origin."""
+    """Show what is in a feature store: sizes, widths, lengths, scores, repairs, origin.
+
+    conki inspect mosi
+    """
     from conki_cli.store import FeatureStore, describe
     from conki_cli.tables import store_tables
 
-    screen = Screen(json=json)
+    screen = _screen(json)
     with FeatureStore(_store_path(store, workspace)) as opened:
         description = describe(opened)
     screen.show(*store_tables(description))
@@ -199,7 +197,7 @@ def _store_path(store: Path, workspace: Path) -> Path:
 
 
 @app.command()
-@_takes_run_settings
+@takes_run_settings
 def pretrain(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -207,17 +205,24 @@ def pretrain(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Stage 1: pretrain the adapters on the external data set (Algorithm 1)."""
+    """Stage 1: pretrain the adapters on the external data set (Algorithm 1).
+
+    `finetune` does this by itself where it is needed. A finished run is reused;
+    an interrupted one continues with the same command.
+
+    conki pretrain --external mosei --dataset mosi
+    """
     from conki_cli.experiments import pretrain as work
 
-    screen = Screen(json=json)
-    config = _resolved(settings, epochs=("pretraining.num_epochs", epochs), drop=drop)
+    screen = _screen(json)
+    config = resolved(settings, epochs=("pretraining.num_epochs", epochs), drop=drop)
+    _mention_damage(screen, workspace)
     run = work(config, _workspace(workspace), screen)
     _show_finished(screen, run, split="valid")
 
 
 @app.command()
-@_takes_run_settings
+@takes_run_settings
 def finetune(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -225,18 +230,40 @@ def finetune(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Stage 2: fine-tune on the target data set, after the stage 1 it needs; finished work is reused."""
+    """Stage 2: fine-tune on the target data set, after the stage 1 it needs.
+
+    Finished work is reused; an interrupted run continues with the same command.
+    A data set without a store is prepared first if its files lie below data/.
+
+    conki finetune --external mosei --seeds 1..5
+    conki finetune --dataset mosi --drop C4 --epochs 20
+    """
     from conki_cli.experiments import finetune as work
 
-    screen = Screen(json=json)
-    config = _resolved(settings, epochs=("optimizer.num_epochs", epochs), drop=drop)
+    screen = _screen(json)
+    config = resolved(settings, epochs=("optimizer.num_epochs", epochs), drop=drop)
+    _mention_damage(screen, workspace)
     run = work(config, _workspace(workspace), screen)
     _show_finished(screen, run, split="test")
 
 
-def _show_finished(screen: Screen, run: "Run", split: str) -> None:
+def _mention_damage(screen: "Screen", workspace: Path) -> None:
+    from conki_cli.runs import damaged_runs
+
+    for line in damaged_runs(_workspace(workspace)):
+        screen.say(f"warning: {line}")
+
+
+def _check_export(export: Path | None, *endings: str) -> None:
+    from conki_cli.tables import check_export
+
+    if export is not None:
+        check_export(export, endings)
+
+
+def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
     screen.say(f"run: {run.path}")
-    _show_table(screen, [(run.result["label"], run)], split=split, protocol="all", export=None)
+    screen.compare([(run.result["label"], run)], split)
     screen.answer({"run": run.name, "path": run.path, **run.result})
 
 
@@ -249,64 +276,43 @@ def evaluate(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Show the metrics of a run (MAE, Corr, Acc-7, Acc-2, F1) over its seeds, beside the paper's."""
+    """Show the metrics of a run (MAE, Corr, Acc-7, Acc-2, F1) over its seeds, beside the paper's.
+
+    conki evaluate
+    conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
+    """
     from conki_cli.runs import evaluate_run, find_run
 
-    screen = Screen(json=json)
+    screen = _screen(json)
+    _check_export(export)
+    if run is None:
+        _mention_damage(screen, workspace)
     found = find_run(_workspace(workspace), run)
+    if left_out := sorted(set(found.result["seeds"]) - set(found.finished_seeds())):
+        screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not found.predictions_exist(split):
         from conki_cli.experiments import predict_split
 
         predict_split(found, split, _workspace(workspace), screen)
-    _show_table(screen, [(found.result["label"], found)], split=split, protocol=protocol, export=export)
+    screen.compare([(found.result["label"], found)], split, protocol=protocol, export=export)
     screen.answer(evaluate_run(found, split, protocol))
-
-
-def _show_table(
-    screen: Screen, rows: "list[tuple[str, Run]]", *, split: str, protocol: str, export: Path | None
-) -> None:
-    from conki_cli.runs import evaluate_run
-    from conki_cli.tables import TableInfo, export_table, metric_table
-
-    results = [(label, run, evaluate_run(run, split, protocol)) for label, run in rows]
-    first = results[0][2]
-    info = TableInfo(
-        dataset=first["dataset"],
-        split=split,
-        protocol=protocol,
-        seeds=max((result["seeds"] for _, _, result in results), key=len),
-        n=first["n"],
-        n_nonzero=first.get("n_nonzero"),
-    )
-    table_rows = [_row(label, run, result) for label, run, result in results]
-    screen.show(metric_table(table_rows, info, width=screen.results.width))
-    if export is not None:
-        export_table(table_rows, info, export)
-        screen.say(f"table written to {export}")
-
-
-def _row(label: str, run: "Run", result: dict[str, Any]) -> "Row":
-    from conki_cli.tables import Row, published_row
-
-    values = {name: summary["values"] for name, summary in result["metrics"].items()}
-    published = published_row(result["dataset"], run.config.model.drop) if result["split"] == "test" else None
-    return Row(label, values, published=published, undefined=result["undefined"])
 
 
 @app.command()
 def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
-    """List the runs of the workspace: state, seeds, test metrics, size."""
+    """List the runs of the workspace: stage, state, seeds, test metrics, size."""
     from conki_cli.runs import describe_runs
     from conki_cli.tables import runs_table
 
-    screen = Screen(json=json)
+    screen = _screen(json)
     entries = describe_runs(_workspace(workspace))
+    _mention_damage(screen, workspace)
     screen.show(runs_table(entries))
     screen.answer({"runs": entries})
 
 
 @app.command()
-@_takes_run_settings
+@takes_run_settings
 def ablate(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -317,25 +323,33 @@ def ablate(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Compare the full model with versions that lack a part; trains what is missing (Tables 4 and 5)."""
+    """Compare the full model with versions that lack a part (Tables 4 and 5); trains what is missing.
+
+    Every --drop is a row, the full model is the first. Finished runs are reused.
+
+    conki ablate --drop C4 --drop N1 --drop C1+C4
+    conki ablate --table 5 --seeds 1..5 --export table5.md
+    """
     from conki_cli.experiments import ablate as work
 
     if not drop and table is None:
         raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
-    screen = Screen(json=json)
+    screen = _screen(json)
     paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
     drops = [*paper_rows, *(parse_switches(words) for words in drop or [])]
-    config = _resolved(settings, epochs=("optimizer.num_epochs", epochs))
+    config = resolved(settings, epochs=("optimizer.num_epochs", epochs))
+    _check_export(export)
+    _mention_damage(screen, workspace)
     rows = work(config, drops, _workspace(workspace), screen)
     _show_comparison(screen, rows, protocol=protocol, export=export)
 
 
 def _show_comparison(
-    screen: Screen, rows: "list[tuple[str, Run]]", *, protocol: str, export: Path | None, **more: Any
+    screen: "Screen", rows: "list[tuple[str, Run]]", *, protocol: str, export: Path | None, **more: Any
 ) -> None:
     from conki_cli.runs import evaluate_run
 
-    _show_table(screen, rows, split="test", protocol=protocol, export=export)
+    screen.compare(rows, "test", protocol=protocol, export=export)
     results = [{"label": label, **evaluate_run(run, "test", protocol)} for label, run in rows]
     screen.answer({"rows": results, **more})
 
@@ -352,30 +366,39 @@ def predict(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Score new utterances: the mean over a run's seeds, and each seed."""
+    """Score new utterances: the mean over a run's seeds, and each seed.
+
+    A run that uses audio or vision needs a feature store; a run of texts takes them all.
+
+    conki predict mosi-conki-1a2b3c4d --text "I loved it" --text "Not again"
+    conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
+    """
     from conki_cli.experiments import predict_new, read_new
     from conki_cli.runs import find_run, write_scores
     from conki_cli.tables import scores_table
 
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store")
-    screen = Screen(json=json)
+    screen = _screen(json)
+    _check_export(export, ".csv")
+    if export is not None and source is not None and export.resolve() == source.resolve():
+        raise SettingsError(f"--export would overwrite --source {source}: give another file")
     found = find_run(_workspace(workspace), run)
     with read_new(text, source, _store_path(store, workspace) if store else None, split) as utterances:
-        scored = predict_new(found, utterances, device)
-    screen.show(scores_table(scored))
-    screen.answer(scored)
+        scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)
         screen.say(f"scores written to {export}")
+    screen.show(scores_table(scored, width=screen.results.width))
+    screen.answer(scored)
 
 
 @app.command()
 def settings(json: JsonOption = False) -> None:
-    """List every setting: name, type, default and meaning (for --set and --config)."""
+    """List every setting: name, default and meaning (for --set and --config)."""
     from conki_cli.tables import settings_table
 
-    screen = Screen(json=json)
+    screen = _screen(json)
     entries = [
         {"setting": path, "type": str(setting_type(path)), "default": field.default, "help": field.metadata["help"]}
         for path, field in setting_fields().items()
@@ -394,11 +417,17 @@ def demo(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """See everything once, on two small built-in corpora: prepare, pretrain, fine-tune, evaluate, compare."""
+    """See everything once, on two small built-in corpora: prepare, pretrain, fine-tune, evaluate, compare.
+
+    Needs no data, no network and no GPU; takes a few minutes.
+
+    conki demo
+    conki demo --seeds 1..5 --workspace /tmp/conki-demo
+    """
     from conki_cli.experiments import DEMO_ROWS
     from conki_cli.experiments import ablate as work
 
-    screen = Screen(json=json)
+    screen = _screen(json)
     flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": parse_seeds(seeds)}
     config = resolve(flags={**flags, "run.device": device})
     place = _workspace(workspace)
@@ -412,4 +441,12 @@ def demo(
 
 def main() -> None:
     """Run the program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the sign for plus-minus shows a question mark
     app()
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise _Terminated

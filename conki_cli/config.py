@@ -5,11 +5,8 @@ default < preset < `--config FILE` < flags and `--set section.key=value` -> froz
 """
 
 import dataclasses
-import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -208,7 +205,9 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _preset(model: str, dataset: str, recipe: str) -> dict[str, Any]:
-    text = package_files("conki_cli").joinpath("presets", f"{model}.toml").read_text(encoding="utf-8")
+    import tomllib
+
+    text = (Path(__file__).parent / "presets" / f"{model}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
     for name in (recipe, dataset):
@@ -217,6 +216,8 @@ def _preset(model: str, dataset: str, recipe: str) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -238,6 +239,8 @@ def _flatten(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _assignment(line: str) -> tuple[str, Any]:
+    import tomllib
+
     path, equals, text = line.partition("=")
     if not equals:
         raise SettingsError(f"--set takes section.key=value, found '{line}'; for example --set loss.temperature=0.1")
@@ -252,6 +255,8 @@ def _checked(path: str, value: Any) -> Any:
     """Return `value` in the type of the setting `path`, or say what the setting takes."""
     fields = setting_fields()
     if path not in fields:
+        import difflib
+
         nearest = difflib.get_close_matches(path, fields, n=1, cutoff=0.5)
         advice = f"did you mean {nearest[0]}?" if nearest else "`conki settings` lists all"
         raise SettingsError(f"unknown setting '{path}': {advice}")

@@ -23,3 +23,8 @@ class EncoderError(ConkiError):
 
 class RunError(ConkiError):
     """A run folder that is missing, unfinished, or holds another configuration."""
+
+
+def one_line(text: str) -> str:
+    """Return `text` on one line, with a question mark for every character that could steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

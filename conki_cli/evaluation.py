@@ -1,15 +1,15 @@
-"""A model and batches -> predictions; their metrics come from `runs` and `metrics`."""
+"""A model and batches -> predictions; their metrics come from `metrics`."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from conki_cli.batches import Batches
 from conki_cli.errors import ConkiError
 from conki_cli.model import SentimentModel
-from conki_cli.runs import Predictions
 
 
 @contextlib.contextmanager
@@ -35,8 +35,11 @@ def predict(
     batches: Batches,
     device: torch.device,
     on_batch: Callable[[int, str], None] = lambda count, remark: None,
-) -> Predictions:
+) -> npt.NDArray[np.float32]:
     """Predict every clip of a split, in stored order and evaluation mode.
+
+    Returns:
+        Predicted scores, [N].
 
     Raises:
         ConkiError: a prediction is not a finite number.
@@ -47,11 +50,11 @@ def predict(
         for batch in batches.epoch():
             parts.append(model(batch.to(device)).prediction.float().cpu().numpy())
             on_batch(1, "")
-    predictions = np.concatenate(parts)
+    predictions: npt.NDArray[np.float32] = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(predictions))
     if len(bad):
         raise ConkiError(
             f"{len(bad)} of {len(predictions)} predictions are not finite (first: {batches.utterances.ids[bad[0]]}): "
             "the training diverged; lower the learning rates"
         )
-    return Predictions(list(batches.utterances.ids), batches.scores(), predictions)
+    return predictions

@@ -9,12 +9,21 @@ import numpy as np
 
 from conki_cli.batches import open_inputs
 from conki_cli.config import RunConfig, canonical, stage_one, switch_label
-from conki_cli.errors import ConkiError, SettingsError, StoreError
+from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.files import locked
-from conki_cli.runs import BUILT_IN_ENCODER, Reporter, Run, Workspace, locate_run, open_run
-from conki_cli.sources import read_corpus
+from conki_cli.runs import (
+    BUILT_IN_ENCODER,
+    Predictions,
+    Reporter,
+    Run,
+    Workspace,
+    locate_run,
+    open_run,
+    write_predictions,
+)
+from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import read_texts
-from conki_cli.stages import Job, choose_device, load_model, predict_utterances, store_predictions, train_seeds
+from conki_cli.stages import Job, choose_device, predict_utterances, train_seeds
 from conki_cli.store import FeatureStore, Utterances, write_store
 from conki_cli.text import build_demo_encoder
 
@@ -28,6 +37,7 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
     Raises:
         StoreError: there is no store and nothing to make it from.
     """
+    check_dataset_name(dataset)
     path = workspace.store(dataset)
     if not path.exists():
         try:
@@ -99,6 +109,7 @@ def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
             "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?): "
             "add --set run.stage=finetune and the [optimizer] and [loss] you want"
         )
+    locate_run(workspace, config)  # a name that cannot be used is refused before hours of stage 1
     first = None
     if config.needs_pretraining:
         first = pretrain(config.with_values("run", name=""), workspace, reporter)
@@ -110,24 +121,43 @@ def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
 def ablate(
     config: RunConfig, drops: Sequence[tuple[str, ...]], workspace: Workspace, reporter: Reporter
 ) -> list[tuple[str, Run]]:
-    """Train the full model and one run per combination of switches; returns label and run of every row."""
+    """Train the full model, which takes the configured name, and one run per combination of switches.
+
+    Returns:
+        Label and run of every row.
+    """
+    switches = [(), *drops]
+    # All of them first: an impossible row, or a run in its way, is refused before hours go into the others.
+    configs = [canonical(config.with_values("model", drop=(*config.model.drop, *drop))) for drop in switches]
+    configs = [row.with_values("run", name=config.run.name if row == configs[0] else "") for row in configs]
+    for row in configs:
+        locate_run(workspace, row)
     rows: list[tuple[str, Run]] = []
-    for drop in [(), *drops]:
-        row = canonical(config.with_values("model", drop=(*config.model.drop, *drop)))
-        reporter.say(f"row {len(rows) + 1} of {len(drops) + 1}: {switch_label(row.model.drop)}")
-        run = finetune(row, workspace, reporter)
-        if run.path not in [earlier.path for _, earlier in rows]:
-            rows.append((switch_label(row.model.drop), run))
-        else:
-            reporter.say(f"{switch_label(drop)} equals an earlier row: it is shown once")
+    for number, (drop, row) in enumerate(zip(switches, configs, strict=True)):
+        label = switch_label(row.model.drop)
+        if row in configs[:number]:
+            reporter.say(f"{switch_label(drop)} equals an earlier row, {label}: it is shown once")
+            continue
+        reporter.say(f"row {number + 1} of {len(configs)}: {label}")
+        rows.append((label, finetune(row, workspace, reporter)))
     return rows
 
 
 def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter) -> None:
-    """Predict a split that a finished run has no stored predictions for, such as the training split."""
-    with _open_job(run.config, workspace, reporter) as job:
-        for seed in run.finished_seeds():
-            store_predictions(job, seed, load_model(run, seed, job.device), split)
+    """Predict a split that a finished run has no stored predictions for, such as the training split.
+
+    Raises:
+        RunError: a stage-1 run, which predicts its validation split only, or the store is not that of the run.
+    """
+    if run.result["stage"] != "finetune":
+        raise RunError(f"{run.name} is a stage-1 run, judged on validation clips only: give --split valid")
+    with open_store(workspace, run.config.data.dataset, reporter) as store:
+        if run.result["data"].get(store.dataset) != store.content_id:
+            raise RunError(f"run {run.name} was trained on another version of {store.path}: restore that one")
+        clips = store.split(split)
+        scores = np.asarray(clips.scores, dtype=np.float32)
+        for seed, predictions in predict_utterances(run, clips, choose_device("auto"), reporter).items():
+            write_predictions(run.predictions_path(seed, split), Predictions(clips.ids, scores, predictions))
 
 
 @contextlib.contextmanager
@@ -140,16 +170,18 @@ def read_new(texts: Sequence[str] | None, source: Path | None, store: Path | Non
         yield read_texts(source)
     else:
         lines = list(texts or [])
+        if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
+            raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
         yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
 
 
-def predict_new(run: Run, utterances: Utterances, device: str) -> dict[str, Any]:
+def predict_new(run: Run, utterances: Utterances, device: str, reporter: Reporter | None = None) -> dict[str, Any]:
     """Score new utterances with every finished seed of a run.
 
     Returns:
         {"run", "seeds", "score_range", "clips": [{"id", "text", "prediction": mean, "by_seed": {seed: score}}]}.
     """
-    by_seed = predict_utterances(run, utterances, choose_device(device))
+    by_seed = predict_utterances(run, utterances, choose_device(device), reporter)
     means = np.mean([values.astype(np.float64) for values in by_seed.values()], axis=0)
     clips = [
         {

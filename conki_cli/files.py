@@ -117,6 +117,21 @@ def read_json(path: Path) -> Any:
         raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place that certainly cannot be written, before long work whose result goes there.
+
+    Raises:
+        ConkiError: it is a folder, lies below a file, or writing is not permitted.
+    """
+    if path.is_dir():
+        raise ConkiError(f"cannot write {path}: it is a folder: name a file in it")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise disk_error(path, OSError(errno.ENOTDIR, ""))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise disk_error(path, OSError(errno.EACCES, ""))
+
+
 def append_line(path: Path, line: str) -> None:
     """Append one line to a log; a log that grows needs no rename."""
     try:

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import io
 import os
 import platform
 import re
@@ -24,12 +25,14 @@ import numpy as np
 
 from conki_cli import __version__
 from conki_cli.config import RunConfig, from_toml, switch_label, to_toml
-from conki_cli.errors import RunError
+from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import atomic_path, read_json, size_of, write_json, write_text
 from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
 from conki_cli.text import encoder_identity
 
 RUN_SCHEMA = 1
+_RESULT: dict[str, type] = {"schema": int, "stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
+_RESULT |= {"score_range": list, "seeds": list, "state": str}
 BUILT_IN_ENCODER = "demo"
 """Name of the small BERT that is built on the spot for the demo corpora."""
 
@@ -90,21 +93,33 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """What result.json says: schema, stage, digest, data, finished seeds, metrics."""
-        found = read_json(self.path / "result.json")
-        if not isinstance(found, dict) or "digest" not in found or "stage" not in found:
-            raise RunError(f"{self.path / 'result.json'} must describe a run but does not: delete the run folder")
-        if found.get("schema", 0) > RUN_SCHEMA:
+        path = self.path / "result.json"
+        found = read_json(path)
+        known: dict[str, Any] = found if isinstance(found, dict) else {}
+        schema = known.get("schema")
+        if isinstance(schema, int) and schema > RUN_SCHEMA:
             raise RunError(
-                f"run {self.name} has schema {found['schema']}, this conki {__version__} knows up to {RUN_SCHEMA}: "
+                f"run {self.name} has schema {schema}, this conki {__version__} knows up to {RUN_SCHEMA}: "
                 "install a newer conki"
             )
-        return found
+        fits = all(isinstance(known.get(key), kind) for key, kind in _RESULT.items())
+        if not fits or not all(isinstance(seed, int) for seed in known["seeds"]) or len(known["score_range"]) != 2:
+            raise RunError(f"{path} must describe a run but does not: restore it or delete the run folder")
+        return known
+
+    @property
+    def problem(self) -> str:
+        """Why the folder cannot be used, in one line; empty where nothing is wrong with it."""
+        try:
+            _ = self.config, self.finished_seeds()
+        except ConkiError as error:
+            return f"the run folder {self.path} cannot be used: {error}"
+        return ""
 
     @property
     def is_finished(self) -> bool:
         """Say whether every seed asked for has been trained."""
-        result = self.result
-        return bool(result["seeds"]) and result.get("state") == "finished"
+        return bool(self.result["seeds"]) and self.result["state"] == "finished"
 
     def seed_folder(self, seed: int) -> Path:
         """Return the folder of one seed."""
@@ -117,7 +132,10 @@ class Run:
     def seed_result(self, seed: int) -> dict[str, Any] | None:
         """Return the result of a finished seed, None while it is unfinished."""
         path = self.seed_folder(seed) / "result.json"
-        return dict(read_json(path)) if path.is_file() else None
+        found = read_json(path) if path.is_file() else None
+        if path.is_file() and not (isinstance(found, dict) and isinstance(found.get("metrics"), dict)):
+            raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
+        return found
 
     def finished_seeds(self) -> list[int]:
         """Return the seeds that have been trained to the end."""
@@ -144,11 +162,8 @@ def digest_of(config: RunConfig) -> str:
     plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
-    return hashlib.sha256(repr(sorted(_flat(plain).items())).encode()).hexdigest()[:8]
-
-
-def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+    flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
+    return hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest()[:8]
 
 
 def default_name(config: RunConfig) -> str:
@@ -175,16 +190,11 @@ def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], s
     Raises:
         RunError: a run of that name has other settings or saw other data.
     """
-    run, digest = locate_run(workspace, config), digest_of(config)
+    run = locate_run(workspace, config)
     if not (run.path / "result.json").exists():
         _start_run(run, config, data, score_range)
         return run
     result = run.result
-    if result["digest"] != digest or result["stage"] != config.run.stage:
-        raise RunError(
-            f"run {run.name} exists with other settings (digest {result['digest']}, now {digest}): "
-            "give another --name, or delete that folder"
-        )
     changed = [name for name, content in data.items() if result["data"].get(name, content) != content]
     if changed:
         raise RunError(
@@ -219,22 +229,43 @@ def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range
 
 
 def locate_run(workspace: Workspace, config: RunConfig) -> Run:
-    """Return the run of a configuration: one of the same stage and digest whatever its name, else where it will lie."""
-    if config.run.name:
-        return Run(workspace.runs / check_name(config.run.name))
+    """Return the run of a configuration: one of the same stage and digest whatever its name, else where it will lie.
+
+    Raises:
+        RunError: the name is unusable, or the run of that name is damaged or has other settings.
+    """
     digest = digest_of(config)
-    for run in list_runs(workspace):
-        if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
-            return run
-    return Run(workspace.runs / default_name(config))
+    if not config.run.name:
+        for run in list_runs(workspace):
+            if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
+                return run
+    run = Run(workspace.runs / (check_name(config.run.name) or default_name(config)))
+    if not (run.path / "result.json").exists():
+        return run
+    if run.problem:
+        raise RunError(run.problem)
+    if (found := run.result["digest"]) != digest or run.result["stage"] != config.run.stage:
+        raise RunError(
+            f"run {run.name} exists with other settings (digest {found}, now {digest}): "
+            "give another --name, or delete that folder"
+        )
+    return run
 
 
 def list_runs(workspace: Workspace) -> list[Run]:
-    """Return every run of the workspace, oldest first."""
-    if not workspace.runs.is_dir():
-        return []
-    found = [path for path in workspace.runs.iterdir() if (path / "result.json").is_file()]
-    return [Run(path) for path in sorted(found, key=lambda path: (path / "config.toml").stat().st_mtime)]
+    """Return every run of the workspace that can be used, oldest first."""
+    return [run for run in _run_folders(workspace) if not run.problem]
+
+
+def damaged_runs(workspace: Workspace) -> list[str]:
+    """Return one line per run folder that cannot be used: which it is, and why."""
+    return [run.problem for run in _run_folders(workspace) if run.problem]
+
+
+def _run_folders(workspace: Workspace) -> list[Run]:
+    found = [path.parent for path in workspace.runs.glob("*/result.json")]
+    began = {path: config.stat().st_mtime if (config := path / "config.toml").exists() else 0.0 for path in found}
+    return [Run(path) for path in sorted(found, key=lambda path: (began[path], path))]
 
 
 def find_run(workspace: Workspace, name: str | None) -> Run:
@@ -271,16 +302,11 @@ def finish_run(run: Run) -> None:
     seeds = run.finished_seeds()
     by_split: dict[str, Any] = {}
     for split in ("valid", "test"):
-        per_seed = [found["metrics"].get(split) for seed in seeds if (found := run.seed_result(seed))]
-        known = [metrics for metrics in per_seed if metrics]
-        if known and len(known) == len(per_seed):
-            by_split[split] = summarize([_undefined_as_nan(metrics) for metrics in known])
+        per_seed = [found["metrics"].get(split, {}) for seed in seeds if (found := run.seed_result(seed))]
+        if per_seed and all(per_seed):  # null in JSON is nan
+            by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
     state = "finished" if seeds == result["seeds"] else "unfinished"
     write_json(run.path / "result.json", {**result, "metrics": by_split, "state": state})
-
-
-def _undefined_as_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: float("nan") if value is None else value for name, value in metrics.items()}
 
 
 @dataclass(frozen=True)
@@ -288,10 +314,8 @@ class Predictions:
     """What a run says of every clip of a split."""
 
     ids: Sequence[str]
-    scores: np.ndarray
-    """True scores, [N] float32."""
-    predictions: np.ndarray
-    """[N] float32."""
+    scores: np.ndarray  # the true ones, [N] float32
+    predictions: np.ndarray  # [N] float32
 
 
 def write_predictions(path: Path, found: Predictions) -> None:
@@ -311,16 +335,18 @@ def read_predictions(path: Path) -> Predictions:
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream))
-        header, body = rows[0], rows[1:]
-        if header != ["id", "score", "prediction"] or not body:
-            raise ValueError("the header is id,score,prediction and at least one row follows")
+            text = stream.read()
+        header, *body = csv.reader(io.StringIO(text, newline=""))
+        if header != ["id", "score", "prediction"] or not body or not text.endswith("\n"):
+            raise ValueError("a header, at least one row and an end of the last line are needed")
         ids, scores, predictions = zip(*body, strict=True)
         return Predictions(list(ids), np.array(scores, dtype=np.float32), np.array(predictions, dtype=np.float32))
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}; train the run again") from error
-    except (ValueError, IndexError, csv.Error) as error:
-        raise RunError(f"{path} must hold id,score,prediction rows but does not ({error})") from error
+    except (ValueError, csv.Error) as error:
+        raise RunError(
+            f"{path} must hold id,score,prediction rows but does not ({error}): delete it and evaluate again"
+        ) from error
 
 
 def evaluate_run(run: Run, split: str, protocol: str) -> dict[str, Any]:
@@ -339,6 +365,10 @@ def evaluate_run(run: Run, split: str, protocol: str) -> dict[str, Any]:
     low, high = result["score_range"]
     paths = [run.predictions_path(seed, split) for seed in seeds]
     stored = [read_predictions(path) for path in paths]
+    for seed, path, found in zip(seeds, paths, stored, strict=True):
+        count = (run.seed_result(seed) or {})["metrics"].get(split, {}).get("n", len(found.ids))
+        if len(found.ids) != count:
+            raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}: delete it and evaluate again")
     rules: dict[str, Any] = {"dataset": result["dataset"], "protocol": protocol, "score_range": (low, high)}
     values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
     reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
@@ -366,25 +396,24 @@ def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
 
 
 def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return one entry per run: name, stage, state, seeds, test metrics, bytes on disk, and when it last changed."""
-    entries = []
-    for run in list_runs(workspace):
-        result = run.result
-        entries.append(
-            {
-                "name": run.name,
-                "kind": result["stage"],
-                "state": result["state"],
-                "dataset": result["dataset"],
-                "label": result["label"],
-                "seeds": result["seeds"],
-                "finished_seeds": run.finished_seeds(),
-                "metrics": result.get("metrics", {}).get("test", {}),
-                "size": size_of(run.path),
-                "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime((run.path / "result.json").stat().st_mtime)),
-            }
-        )
-    return entries
+    """Return one entry per run: name, stage, state, seeds, test metrics, bytes on disk, when it changed, problem."""
+    return [_describe_run(run) for run in _run_folders(workspace)]
+
+
+def _describe_run(run: Run) -> dict[str, Any]:
+    problem = run.problem
+    result: dict[str, Any] = {"state": "damaged", "seeds": []} if problem else run.result
+    changed = (run.path / "result.json").stat().st_mtime
+    return {
+        "name": run.name,
+        "kind": result.get("stage"),
+        **{key: result.get(key) for key in ("state", "dataset", "label", "seeds")},
+        "finished_seeds": [] if problem else run.finished_seeds(),
+        "metrics": result.get("metrics", {}).get("test", {}),
+        "size": size_of(run.path),
+        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
+        "problem": problem or None,
+    }
 
 
 def environment(data: Mapping[str, Mapping[str, str]], *, device: str, threads: int) -> dict[str, Any]:
@@ -413,12 +442,9 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     """Return the commit of the source tree the program runs from, None for an installed package."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
+    if not ((root := Path(__file__).parents[1]) / ".git").exists():
         return None
+    command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(
-            ["git", "-C", os.fspath(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-        return found.stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     return None

@@ -1,20 +1,29 @@
-"""The terminal: what all commands share of messages, progress bars, tables and one-line errors."""
+"""The terminal: what all commands share of messages, progress bars and tables."""
 
 import contextlib
+import json
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from typer.core import TyperGroup
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from conki_cli.errors import ConkiError
+from conki_cli.errors import one_line
 from conki_cli.files import to_json
-from conki_cli.runs import Reporter
+from conki_cli.runs import Reporter, Run, evaluate_run
 
-INTERRUPTED = 130
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 class Screen(Reporter):
@@ -27,23 +36,38 @@ class Screen(Reporter):
 
     def say(self, line: str) -> None:
         """Print one line on stderr."""
-        self.messages.print(line, markup=False, soft_wrap=True)
+        self.messages.print(one_line(line), markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Show a progress bar with the remaining time; `total` 0 means unknown."""
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[remark]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("remaining"),
-            TimeRemainingColumn(),
-        )
+        """Show a progress bar with the remaining time; `total` 0 means unknown. A log gets a line a minute instead."""
+        if not self.messages.is_terminal:
+            yield self._logged(label, total)
+            return
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
+        columns += [MofNCompleteColumn()] if total else []
+        columns += [TextColumn("{task.fields[remark]}", markup=False), TimeElapsedColumn()]
+        columns += [TextColumn("remaining"), TimeRemainingColumn()] if total else []
         with Progress(*columns, console=self.messages, transient=True) as bar:
-            task = bar.add_task(label, total=total or None, remark="")
+            task = bar.add_task(one_line(label), total=total or None, remark="")
             yield lambda count, remark: bar.update(task, advance=count, remark=remark)
+
+    def _logged(self, label: str, total: int) -> Callable[[int, str], None]:
+        began = last = time.monotonic()
+        first: int | None = None
+        done = 0
+
+        def advance(count: int, remark: str) -> None:
+            nonlocal last, first, done
+            first = count if first is None else first  # what an earlier start had done says nothing about the speed
+            done, now = done + count, time.monotonic()
+            if now - last >= _SECONDS_BETWEEN_LINES:
+                last = now
+                left = (now - began) * (total - done) / max(1, done - first)
+                rest = f", {done}/{total}, about {left / 60:.0f} min remaining" if total else ""
+                self.say(f"{label}: {remark}{rest}")
+
+        return advance
 
     def show(self, *parts: RenderableType) -> None:
         """Print tables and lines of a result, unless JSON was asked for."""
@@ -51,31 +75,38 @@ class Screen(Reporter):
             for part in parts:
                 self.results.print(part)
 
+    def compare(
+        self, rows: Sequence[tuple[str, Run]], split: str, *, protocol: str = "all", export: Path | None = None
+    ) -> None:
+        """Show the metrics of runs with their labels, the paper's beside them; `export` is written too."""
+        from conki_cli.tables import Row, TableInfo, export_table, metric_table, published_row
+
+        results = [(label, run, evaluate_run(run, split, protocol)) for label, run in rows]
+        first = results[0][2]
+        info = TableInfo(
+            dataset=first["dataset"],
+            split=split,
+            protocol=protocol,
+            seeds=max((result["seeds"] for _, _, result in results), key=len),
+            n=first["n"],
+            n_nonzero=first.get("n_nonzero"),
+        )
+        table = []
+        for label, run, result in results:
+            values = {name: summary["values"] for name, summary in result["metrics"].items()}
+            published = published_row(result["dataset"], run.config.model.drop) if split == "test" else None
+            table.append(Row(label, values, published=published, undefined=result["undefined"]))
+        if export is not None:
+            export_table(table, info, export)
+            self.say(f"table written to {export}")
+        self.show(metric_table(table, info, width=self.results.width))
+
     def answer(self, value: Any) -> None:
         """Print the result as one JSON object, if JSON was asked for."""
         if self.json:
-            sys.stdout.write(to_json(value) + "\n")
-
-
-class OneLineErrors(TyperGroup):
-    """Commands whose errors are one line on stderr and exit code 1, without a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except ConkiError as error:
-            _complain(str(error))
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            _complain("interrupted; finished epochs are kept: the same command continues")
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            raise typer.Exit(1) from None
-        except OSError as error:
-            _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
-            raise typer.Exit(1) from None
-
-
-def _complain(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+            text = to_json(value)
+            try:
+                text.encode(sys.stdout.encoding or "utf-8")
+            except UnicodeEncodeError:  # a terminal that is not UTF-8, or a file name that is no text
+                text = json.dumps(json.loads(text), indent=2)
+            sys.stdout.write(text + "\n")

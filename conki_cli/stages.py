@@ -17,7 +17,7 @@ from conki_cli.evaluation import predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.model import Architecture, ConKI, SentimentModel, TextEncoder
-from conki_cli.runs import Reporter, Run, environment, finish_run, write_predictions
+from conki_cli.runs import Predictions, Reporter, Run, environment, finish_run, write_predictions
 from conki_cli.store import Utterances
 from conki_cli.text import (
     backbone_from_config,
@@ -166,7 +166,7 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     checkpoint.restore_optimizers(progress.optimizers, tensors)
     progress.epoch, progress.step = facts["epoch"], facts["step"]
     progress.best_mae, progress.best_epoch = facts["best_mae"], facts["best_epoch"]
-    kept = log.read_text(encoding="utf-8").splitlines()[: progress.epoch]
+    kept = log.read_text(encoding="utf-8").splitlines()[: progress.epoch] if log.exists() else []
     write_text(log, "".join(line + "\n" for line in kept))
     job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues after epoch {progress.epoch}")
 
@@ -233,7 +233,8 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, seconds: floa
 def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) -> dict[str, float]:
     """Predict a split, store the predictions and return their metrics."""
     batches = job.inputs.batches(split, batch_size=training.plan_of(job.config, seed).batch_size)
-    found = predict(model, batches, job.device)
+    with job.reporter.steps(f"seed {seed}: {split} split", len(batches)) as advance:
+        found = Predictions(batches.utterances.ids, batches.scores(), predict(model, batches, job.device, advance))
     write_predictions(job.run.predictions_path(seed, split), found)
     return sentiment_metrics(found.predictions, found.scores, score_range=batches.score_range, ids=found.ids)
 
@@ -251,12 +252,18 @@ def load_model(run: Run, seed: int, device: torch.device) -> ConKI:
     if run.seed_result(seed) is None:
         raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
     facts = checkpoint.load(run.checkpoint(seed, "best"))[1]
-    sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
-    architecture = Architecture(**sizes)
+    try:
+        sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
+        architecture = Architecture(**sizes)
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+        ) from error
     text = None
     if "text" in architecture.modalities:
         backbone = backbone_from_config(run.path / "encoder")
-        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(facts["fresh_text"]))
+        fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
     model = ConKI(run.config, architecture, text)
     weights = _stored_weights(run, seed)
     if missing := sorted(set(model.state_dict()) - set(weights)):
@@ -265,7 +272,9 @@ def load_model(run: Run, seed: int, device: torch.device) -> ConKI:
     return model.to(device).eval()
 
 
-def predict_utterances(run: Run, utterances: Utterances, device: torch.device) -> dict[int, np.ndarray]:
+def predict_utterances(
+    run: Run, utterances: Utterances, device: torch.device, reporter: Reporter | None = None
+) -> dict[int, np.ndarray]:
     """Predict new utterances with every finished seed of a run.
 
     Returns:
@@ -287,7 +296,8 @@ def predict_utterances(run: Run, utterances: Utterances, device: torch.device) -
             limit = max_tokens(tokenizer, encoder_config(folder))
             token_ids = tokenize(tokenizer, utterances.texts, max_length=limit)[0]
         batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size)
-        predicted[seed] = predict(model, batches, device).predictions
+        with (reporter or Reporter()).steps(f"seed {seed}", len(batches)) as advance:
+            predicted[seed] = predict(model, batches, device, advance)
     if not predicted:
         raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
     return predicted

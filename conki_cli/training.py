@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from conki_cli.errors import ConkiError
 from conki_cli.evaluation import memory_advice, predict
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.model import SentimentModel
-from conki_cli.runs import Reporter
+
+if TYPE_CHECKING:
+    from conki_cli.runs import Reporter
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
 
 
 def fit(
-    progress: Progress, train: Batches, valid: Batches, plan: Plan, *, device: torch.device, reporter: Reporter
+    progress: Progress, train: Batches, valid: Batches, plan: Plan, *, device: torch.device, reporter: "Reporter"
 ) -> Iterator[Epoch]:
     """Train from where `progress` stands, yielding after every epoch; the caller saves, prints, stops.
 
@@ -123,8 +126,12 @@ def fit(
                         for name, value in terms.items():
                             sums.setdefault(name, []).append(value)
                     advance(1, f"epoch {progress.epoch}/{plan.num_epochs}")
-            found = predict(model, valid, device)
-            metrics = sentiment_metrics(found.predictions, found.scores, score_range=valid.score_range, ids=found.ids)
+            metrics = sentiment_metrics(
+                predict(model, valid, device),
+                valid.scores(),
+                score_range=valid.score_range,
+                ids=valid.utterances.ids,
+            )
             is_best = metrics["mae"] < progress.best_mae
             if is_best:
                 progress.best_mae, progress.best_epoch = metrics["mae"], progress.epoch
@@ -136,7 +143,7 @@ def _out_of_patience(progress: Progress, plan: Plan) -> bool:
     return bool(plan.patience) and progress.epoch - progress.best_epoch >= plan.patience
 
 
-def _mind_small_batches(model: SentimentModel, train: Batches, reporter: Reporter) -> None:
+def _mind_small_batches(model: SentimentModel, train: Batches, reporter: "Reporter") -> None:
     """Say that a last batch is too small to train on; refuse when that leaves nothing to train on."""
     smallest, count = model.smallest_training_batch, len(train.scores())
     if min(count, train.batch_size) < smallest:

@@ -72,7 +72,7 @@ def _parameter(shown: Any, declared: inspect.Parameter) -> tuple[str, ...]:
     is_option = shown.param_type_name == "option"
     names = " ".join(f"`{name}`" for name in (*shown.opts, *shown.secondary_opts))
     annotation, *details = get_args(declared.annotation)
-    remarks = [_escape(shown.help)]
+    remarks = [_escape(" ".join(shown.help.split()))]
     if shown.envvar:
         remarks.append(f"Variable: `{shown.envvar}`.")
     default = "required" if shown.required else _default(declared.default)

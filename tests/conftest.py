@@ -27,9 +27,9 @@ MakeConfig = Callable[..., RunConfig]
 OpenJob = Callable[[RunConfig], Job]
 
 HIDDEN_SIZE = 16
-TEXT_LAYERS = 4
+ALL_SWITCHES = ("", "C1", "C2", "C3", "C4", "N1", "T", "V", "A", "T+V", "C3+T", "plain-transfer")
 WIDTHS = {"tiny": {"vision": 5, "audio": 3}, "tiny-external": {"vision": 4, "audio": 3}}
-_WORDS = "bad poor dull plain fair good great film plot voice was not very the a and".split()
+_WORDS = ["bad", "poor", "dull", "plain", "fair", "good", "great", "film", "plot", "was", "not", "very", "the", "and"]
 _SETTINGS = (
     "pretraining.num_epochs=2",
     "pretraining.batch_size=4",

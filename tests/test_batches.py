@@ -49,6 +49,12 @@ def test_a_sequence_without_frames_counts_as_one_zero_frame() -> None:
     assert padded.mask.tolist() == [[True], [True]]
 
 
+def test_some_sequences_of_a_batch_are_padded_to_the_longest_of_them_alone() -> None:
+    part = pad_tokens([np.array([5, 6, 7]), np.array([8]), np.array([9, 4])]).take(torch.tensor([2, 1]))
+    assert part.values.tolist() == [[9, 4], [8, 0]]
+    assert part.mask.tolist() == [[True, True], [True, False]]
+
+
 def test_every_clip_comes_once_per_epoch(tiny_config: MakeConfig, open_job: OpenJob) -> None:
     batches = open_job(tiny_config("C1")).inputs.batches("train", batch_size=4, seed=1)
     seen = [len(batch) for batch in batches.epoch(1)]

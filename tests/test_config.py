@@ -49,7 +49,7 @@ def test_the_data_set_preset_beats_the_recipe_preset(tmp_path: Path, monkeypatch
     preset = tmp_path / "presets" / "conki.toml"
     preset.parent.mkdir()
     preset.write_text("[released.loss]\ntemperature = 5\n[sims.loss]\ntemperature = 7\n", encoding="utf-8")
-    monkeypatch.setattr("conki_cli.config.package_files", lambda package: tmp_path)
+    monkeypatch.setattr("conki_cli.config.__file__", str(tmp_path / "config.py"))
     flags = {"run.recipe": "released"}
     assert resolve(flags=flags).loss.temperature == 5.0
     assert resolve(flags={**flags, "data.dataset": "sims"}).loss.temperature == 7.0

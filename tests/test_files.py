@@ -30,8 +30,7 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     path = tmp_path / "file"
     write_text(path, "old")
     with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
-        temporary.write_text("new", encoding="utf-8")
-        raise ZeroDivisionError
+        temporary.write_text(f"new {1 / 0}", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from conki_cli.layers import EncoderLayer, SequenceEncoder, freeze, largest_divisor, masked_mean, mlp
+from conki_cli.layers import EncoderLayer, SequenceEncoder, freeze, largest_divisor, length_groups, masked_mean, mlp
 
 B, L, D = 3, 5, 8
 LENGTHS = torch.tensor([5, 3, 1])
@@ -147,3 +147,16 @@ def test_the_layers_heads_divide_an_odd_width() -> None:
     encoder = SequenceEncoder(4, 12, num_positions=9, num_layers=2, num_heads=8, dropout=0.0)
     assert encoder.layers[0].num_heads == 6
     assert encoder(torch.randn(B, L, 4), MASK)[0].shape == (B, 12)
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 1, 1], [3, 9, 1, 7, 10, 2], [100, 71, 70, 69, 50, 49]])
+def test_length_groups_hold_every_sequence_once_and_similar_lengths_only(lengths: list[int]) -> None:
+    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+    groups = [[lengths[k] for k in group.tolist()] for group in length_groups(mask)]
+    assert sorted(length for group in groups for length in group) == sorted(lengths)
+    assert all(min(group) >= 0.7 * max(group) for group in groups)
+    assert [max(group) for group in groups] == sorted((max(group) for group in groups), reverse=True)
+
+
+def test_sequences_of_one_length_are_one_group_in_their_order() -> None:
+    assert [group.tolist() for group in length_groups(torch.ones(4, 3, dtype=torch.bool))] == [[0, 1, 2, 3]]

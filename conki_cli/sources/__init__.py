@@ -77,6 +77,18 @@ def read_corpus(
     return read_labels(path, dataset, bounds)
 
 
+def check_dataset_name(dataset: str) -> None:
+    """Refuse a name that is unsafe as the name of a file.
+
+    Raises:
+        SettingsError: it holds anything but letters, digits, - and _, or is empty or too long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", dataset):
+        raise SettingsError(
+            f"a data set's name must be letters, digits, - and _ (64 at most), found {dataset[:80]!r}: choose another"
+        )
+
+
 def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
     known = KNOWN_RANGES.get(dataset)
     if known is not None:
@@ -86,10 +98,7 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
                 "or choose another name for other data"
             )
         return known
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", dataset):
-        raise SettingsError(
-            f"a data set's name must be letters, digits, - and _ (64 at most), found {dataset[:80]!r}: choose another"
-        )
+    check_dataset_name(dataset)
     if dataset.lower() in KNOWN_RANGES:
         raise SettingsError(f"names of data sets are written small: use --dataset {dataset.lower()}, not {dataset}")
     if score_range is None:

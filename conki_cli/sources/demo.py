@@ -42,13 +42,13 @@ OPINION_WORDS = tuple(sorted(_VALENCES))
 _INTENSIFIERS = {"": 1.0, "slightly": 0.5, "very": 1.4}
 _INTENSIFIER_SHARES = (0.6, 0.15, 0.25)
 _NEGATED = -0.8
-_NEGATED_SHARE = 0.08
+_NEGATED_SHARE = 0.1
 _TWO_CLAUSES_SHARE = 0.45
 _ECHO = 0.15
 _PLANTED = 0.4  # what one standard deviation of the audio or vision signal adds to a score
 _NOISE = 0.1
 
-_COPULAS = {"was": "was not", "felt": "never felt"}
+_COPULAS = {"was": "was never", "felt": "never felt"}
 _OPENERS = ("", "", "honestly , ", "i think ", "overall , ")
 _JOINTS = (" and ", " , but ")
 _DAYS = ("monday", "friday", "sunday")
@@ -77,18 +77,19 @@ class _Plan:
     train_words: Sequence[str]
 
 
+_SHARED_TOPICS = ("it", "this one", "the first part", "the rest")
 _FILMS = _Theme(
-    topics=("the plot", "the ending", "the acting", "the soundtrack", "the story", "the trailer"),
-    makers=("the director", "the writers", "the actors", "the studio"),
-    verbs=("made", "showed"),
-    products=("scenes", "characters", "songs", "costumes"),
+    topics=("the plot", "the ending", "the acting", "the story", *_SHARED_TOPICS),
+    makers=("the writers", "the actors", "they"),
+    verbs=("made", "showed", "had"),
+    products=("scenes", "songs", "things"),
     aside=" , we watched it on ",
 )
 _ERRANDS = _Theme(
-    topics=("the hotel", "the phone", "the soup", "the garden", "the train", "the jacket", "the printer", "the ferry"),
-    makers=("the waiters", "the builders", "the clerks", "the drivers"),
-    verbs=("offered", "sold", "brought"),
-    products=("rooms", "tables", "tickets", "dishes"),
+    topics=("the hotel", "the soup", "the garden", "the train", *_SHARED_TOPICS),
+    makers=("the clerks", "the drivers", "they"),
+    verbs=("offered", "sold", "had"),
+    products=("rooms", "tickets", "things"),
     aside=" , we went there on ",
 )
 _TARGET = _Plan(0, _FILMS, (96, 64, 300), audio_width=5, vision_width=8, train_words=_TAUGHT_BY_TARGET)
@@ -97,75 +98,62 @@ _EXTERNAL = _Plan(1, _ERRANDS, (800, 100, 100), audio_width=12, vision_width=10,
 
 def demo_corpus() -> Corpus:
     """Make the target corpus `demo`: 96, 64 and 300 clips about films, audio width 5, vision width 8."""
-    return _corpus("demo", _TARGET)
+    return _corpus("demo", _TARGET, used=set())
 
 
 def demo_external_corpus() -> Corpus:
     """Make the external corpus `demo-external`: 800, 100 and 100 clips about errands, audio width 12, vision 10."""
-    return _corpus("demo-external", _EXTERNAL)
+    target = demo_corpus()
+    used = {sample.text for split in target.splits.values() for sample in split}
+    return _corpus("demo-external", _EXTERNAL, used=used)
 
 
 def encoder_sentences() -> list[str]:
     """List the sentences that the demo's small BERT is pretrained on; they carry no polarity.
 
-    Every opinion word stands once in each of the same neutral sentences, once beside each topic, and once before and
-    once behind each other opinion word. Sentences of the corpora's own grammar hold plain adjectives in place of
-    opinion words, so no sentence of a corpus is among them.
+    In a third of the corpora's kind of sentences plain adjectives stand in place of opinion words. Opinion words are
+    only mentioned, never used: somebody writes or reads them. Every frame of a mention is filled with each of them
+    once (once per place where it has two), so nothing tells one opinion word from another but its name.
     """
-    singles = [frame.format(word) for frame in _FRAMES for word in OPINION_WORDS]
-    topics = _FILMS.topics + _ERRANDS.topics
-    beside_topics = [
-        _TOPIC_FRAMES[index % len(_TOPIC_FRAMES)].format(word, topic)
-        for index, topic in enumerate(topics)
-        for word in OPINION_WORDS
-    ]
-    count = len(OPINION_WORDS)
-    pairs = [  # equal distances in the alphabet share a frame, so every word fills every slot equally often
-        _PAIR_FRAMES[distance % len(_PAIR_FRAMES)].format(word, OPINION_WORDS[(index + distance) % count])
-        for distance in range(1, count)
-        for index, word in enumerate(OPINION_WORDS)
-    ]
     rng = np.random.default_rng([_SEED, 2])
     adjectives = _endless_deck(rng, _PLAIN_ADJECTIVES)
-    plain = [_sentence(rng, theme, adjectives)[0] for theme in (_FILMS, _ERRANDS) * 700]
-    return singles + beside_topics + pairs + plain
+    plain = [_sentence(rng, theme, adjectives)[0] for theme in (_FILMS, _ERRANDS) * (_NUM_PLAIN // 2)]
+    count = len(OPINION_WORDS)
+    mentions = []
+    for number in range(_NUM_FRAMES):
+        frame = _mention_frame(rng, (_FILMS, _ERRANDS)[number % 2], adjectives)
+        others = [OPINION_WORDS[(index + 1 + number) % count] for index in range(count)]
+        mentions += [frame.format(word, other) for word, other in zip(OPINION_WORDS, others, strict=True)]
+    return plain + mentions
 
 
-_FRAMES = (
-    "the word {} has its own entry",
-    "she spelled {} for the clerk",
-    "he copied {} into the notebook",
-    "{} is printed on page nine",
-    "the dictionary explains {} in two lines",
-    "they looked up {} yesterday",
-    "{} stands beside a number",
-    "the teacher wrote {} on the board",
-    "a column of the table is called {}",
-    "we read the label {} twice",
-    "the index lists {} near the middle",
-    "please type {} and press enter",
-    "the {} sample lies in the drawer",
-    "a {} shape is drawn on the paper",
-)
-_TOPIC_FRAMES = (
-    "the note on {1} begins with {0}",
-    "{1} stands below {0} in the list",
-    "the file of {1} has the label {0} on it",
-)
-_PAIR_FRAMES = (
-    "{} and {} are printed on page nine",
-    "he read {} , then {}",
-    "the word {} comes after the word {}",
-    "type {} before {} and press enter",
-    "the list has {} , a line , and {}",
-)
+_NUM_PLAIN = 2400
+_NUM_FRAMES = 96  # times 48 words
+_READERS = ("she", "he", "the teacher", "a clerk")
+_READING = ("typed", "read", "copied", "spelled", "printed", "found", "listed", "marked")
+_MENTIONS = ("{0}", "the word {0}", "{0} twice", "a line with {0}", "{0} and {1}", "{0} , then {1}", "{0} below {1}")
+_MANNERS = ("", "", " very slowly", " slightly later", " , but only today")
+_POSITIONS = (" beside ", " above ", " behind ")
 _PLAIN_ADJECTIVES = ("late", "early", "short", "long", "small", "large", "near", "open", "new", "old", "wide", "round")
 
 
-def _corpus(dataset: str, plan: _Plan) -> Corpus:
+def _mention_frame(rng: np.random.Generator, theme: _Theme, adjectives: Iterator[str]) -> str:
+    """Draw a sentence with room for one or two opinion words that says nothing about what they describe."""
+    reader = _one_of(rng, _READERS + theme.makers)
+    frame = f"{reader} {_one_of(rng, _READING)} {_one_of(rng, _MENTIONS)}{_one_of(rng, _MANNERS)}"
+    if rng.random() < 0.5:
+        frame += _one_of(rng, _POSITIONS) + _one_of(rng, (*theme.topics, *theme.products))
+    if rng.random() < 0.4:
+        parts = [frame, _clause(rng, theme, next(adjectives))[0]]
+        frame = _one_of(rng, _JOINTS).join(parts if rng.random() < 0.5 else parts[::-1])
+    elif rng.random() < 0.3:
+        frame += theme.aside + _one_of(rng, _DAYS)
+    return _one_of(rng, _OPENERS) + frame
+
+
+def _corpus(dataset: str, plan: _Plan, *, used: set[str]) -> Corpus:
     patterns = np.random.default_rng([_SEED, plan.number, 9])
     audio_pattern, vision_pattern = (_pattern(patterns, width) for width in (plan.audio_width, plan.vision_width))
-    used: set[str] = set()
     splits = {}
     for number, (name, size) in enumerate(zip(("train", "valid", "test"), plan.sizes, strict=True)):
         rng = np.random.default_rng([_SEED, plan.number, number])
@@ -196,7 +184,7 @@ def _endless_deck(rng: np.random.Generator, words: Sequence[str]) -> Iterator[st
 def _new_sentences(
     rng: np.random.Generator, theme: _Theme, words: Iterator[str], used: set[str]
 ) -> Iterator[tuple[str, float]]:
-    """Yield sentences that no split of this corpus holds yet, with the share of the score that they express."""
+    """Yield sentences that no split holds yet, with the share of the score that they express."""
     while True:
         text, valence = _sentence(rng, theme, words)
         if text not in used:

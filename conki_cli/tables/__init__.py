@@ -3,13 +3,14 @@
 Metrics come in as `conki_cli.metrics` makes them (accuracies and F1 as fractions); only what is drawn is in percent.
 """
 
-from conki_cli.tables.export import export_table
+from conki_cli.tables.export import check_export, export_table
 from conki_cli.tables.grid import Row, TableInfo, published_row
 from conki_cli.tables.screen import metric_table, runs_table, scores_table, settings_table, store_tables
 
 __all__ = [
     "Row",
     "TableInfo",
+    "check_export",
     "export_table",
     "metric_table",
     "published_row",

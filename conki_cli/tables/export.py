@@ -2,11 +2,11 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from conki_cli.errors import ConkiError
-from conki_cli.files import write_text
+from conki_cli.files import check_writable, write_text
 from conki_cli.tables.grid import COLUMNS, Cell, Row, TableInfo, build_grid, mean_and_deviation, numbers, superscript
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -33,13 +33,24 @@ def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
     Raises:
         ConkiError: another ending, or the file cannot be written.
     """
-    formats = {".md": _markdown, ".csv": _csv, ".tex": _latex}
-    path = Path(path)
-    if path.suffix.lower() not in formats:
-        raise ConkiError(
-            f"a table is exported as {', '.join(formats)}, found '{path.name}': choose one of these endings"
-        )
-    write_text(path, formats[path.suffix.lower()](rows, info))
+    check_export(path)
+    write_text(path, _FORMATS[path.suffix.lower()](rows, info))
+
+
+def check_export(path: Path, endings: Collection[str] = ()) -> None:
+    """Refuse a file that a table cannot be exported to, before long work whose result goes there.
+
+    Args:
+        path: where the table is to go.
+        endings: those allowed; by default those of `export_table`.
+
+    Raises:
+        ConkiError: another ending, or a place that cannot be written.
+    """
+    allowed = endings or _FORMATS
+    if path.suffix.lower() not in allowed:
+        raise ConkiError(f"a table is exported as {', '.join(allowed)}, found '{path.name}': choose such an ending")
+    check_writable(path)
 
 
 def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
@@ -110,3 +121,6 @@ def _csv(rows: Sequence[Row], info: TableInfo) -> str:
                     [*start, row.label, name, mean, std if len(values) > 1 else "", paper, *values, *padding]
                 )
     return stream.getvalue()
+
+
+_FORMATS = {".md": _markdown, ".csv": _csv, ".tex": _latex}

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from conki_cli.errors import one_line
 from conki_cli.files import human_size, to_json
 from conki_cli.tables.grid import UNSCALED, Cell, Row, TableInfo, build_grid, numbers, seeds_text, superscript
 
@@ -78,19 +79,21 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         means = [numbers([(run["metrics"].get(name) or {}).get("mean")])[0] for name in UNSCALED]
         shown = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
         day = run["changed"][:10]
-        cells = (run["name"], run["kind"], run["state"], done, *shown, human_size(run["size"]), day)
-        table.add_row(*(Text(cell) for cell in cells))
+        cells = (run["name"], run["kind"] or "-", run["state"], done, *shown, human_size(run["size"]), day)
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table
 
 
-def scores_table(scored: Mapping[str, Any]) -> Table:
-    """Draw the scores of new utterances, as `experiments.predict_new` returns them."""
+def scores_table(scored: Mapping[str, Any], *, width: int = 80) -> Table:
+    """Draw the scores of new utterances, as `experiments.predict_new` returns them, on `width` columns."""
     low, high = scored["score_range"]
     seeds = scored["seeds"]
     clips = scored["clips"]
     many = len(seeds) > 1
     about = f"scores from {low:g} to {high:g}, {'mean over ' if many else ''}{seeds_text(seeds)}, n = {len(clips)}"
-    table = _empty_table(f"{scored['run']}: {about}")
+    title = f"{one_line(scored['run'])}: {about}"
+    table = _empty_table(title)
+    table.min_width = min(len(title), width)
     table.add_column("id", overflow="fold")
     table.add_column("text", overflow="fold", ratio=1)
     table.add_column("score", justify="right", no_wrap=True)
@@ -98,7 +101,8 @@ def scores_table(scored: Mapping[str, Any]) -> Table:
         table.add_column("by seed", justify="right", min_width=6)
     for clip in clips:
         by_seed = [" ".join(f"{score:.3f}" for score in clip["by_seed"].values())] if many else []
-        table.add_row(Text(clip["id"]), Text(clip["text"]), f"{clip['prediction']:.3f}", *by_seed)
+        names = (Text(one_line(clip[key])) for key in ("id", "text"))  # a hostile file must not steer the terminal
+        table.add_row(*names, f"{clip['prediction']:.3f}", *by_seed)
     return table
 
 
@@ -120,7 +124,7 @@ def store_tables(description: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [_store_header(description), _split_table(description), _length_table(splits)]
     if any(split["scores"] for split in splits.values()):
         parts.append(_score_table(splits))
-    warnings = [Text(f"! {warning}", style="yellow") for warning in _store_warnings(description)]
+    warnings = [Text(f"! {one_line(warning)}", style="yellow") for warning in _store_warnings(description)]
     return [line for part in parts for line in (part, "")] + [*warnings]
 
 
@@ -137,7 +141,7 @@ def _store_header(description: Mapping[str, Any]) -> Table:
         ("scores", f"{low:g} to {high:g}"),
         ("features per frame", widths or "none: text only"),
     ):
-        grid.add_row(Text(name, style="dim"), Text(str(value), overflow="fold"))
+        grid.add_row(Text(name, style="dim"), Text(one_line(str(value)), overflow="fold"))
     return grid
 
 

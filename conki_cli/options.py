@@ -1,0 +1,101 @@
+"""The options that several commands share, and how they become the configuration of a run."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from conki_cli import MODALITIES
+from conki_cli.config import MODALITY_SWITCHES, SWITCHES, RunConfig, parse_seeds, parse_switches, resolve
+from conki_cli.errors import SettingsError
+
+_SWITCH_HELP = ";\n\n".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())
+
+WorkspaceOption = Annotated[
+    Path, typer.Option(envvar="CONKI_WORKSPACE", help="Folder with data/, features/ and runs/.", file_okay=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+ProtocolOption = Annotated[
+    Literal["all", "nonzero"],
+    typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
+]
+ExportOption = Annotated[Path | None, typer.Option(help="Also write the table to FILE.md, .csv or .tex.")]
+DropOption = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Leave parts out, combined as C1+C4. Repeatable.\n\n{_SWITCH_HELP}.", metavar="SWITCHES"),
+]
+
+
+def _run_settings(
+    dataset: Annotated[str | None, typer.Option(help="Target data set: a store in features/. Default: mosi.")] = None,
+    external: Annotated[
+        str | None, typer.Option(help="External data set, or none. Default: mosei (for mosei: mosi).")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: bert-base-uncased.")
+    ] = None,
+    drop_modality: Annotated[
+        list[str] | None, typer.Option(help="Leave out text, vision or audio (Table 4). Repeatable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="One random seed. Default: 1.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds: 1..5 or 1,4,9.")] = None,
+    recipe: Annotated[
+        Literal["paper", "released"] | None, typer.Option(help="As the paper says, or as the authors' code does.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings, such as a run's config.toml.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Any setting; `conki settings` lists them. Repeatable."
+        ),
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where to compute.")] = None,
+    name: Annotated[str | None, typer.Option(help="Folder name below runs/. Default: made from the settings.")] = None,
+) -> dict[str, Any]:
+    """Gather the options that decide a run; the options of `pretrain`, `finetune` and `ablate` are these."""
+    if seed is not None and seeds is not None:
+        raise SettingsError("give --seed or --seeds, not both")
+    unknown = [modality for modality in drop_modality or [] if modality not in MODALITIES]
+    if unknown:
+        raise SettingsError(f"--drop-modality takes {', '.join(MODALITIES)}; found '{unknown[0]}'")
+    chosen = (seed,) if seed is not None else parse_seeds(seeds) if seeds is not None else None
+    flags = {
+        "data.dataset": dataset,
+        "data.external": external,
+        "model.text_encoder": encoder,
+        "run.recipe": recipe,
+        "run.device": device,
+        "run.name": name,
+        "run.seeds": chosen,
+    }
+    letters = tuple(MODALITY_SWITCHES[modality] for modality in drop_modality or [])
+    return {"config_file": config, "assignments": set_ or [], "flags": flags, "extra_drop": letters}
+
+
+def takes_run_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_run_settings`; it receives them gathered, as `settings`."""
+    shared = inspect.signature(_run_settings).parameters
+    own = inspect.signature(command).parameters
+
+    @functools.wraps(command)
+    def with_settings(**options: Any) -> None:
+        gathered = _run_settings(**{key: options.pop(key) for key in shared})
+        command(settings=gathered, **options)
+
+    rest = [parameter for key, parameter in own.items() if key != "settings"]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*shared.values(), *rest]]
+    with_settings.__dict__["__signature__"] = inspect.Signature(parameters)
+    with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_settings
+
+
+def resolved(settings: dict[str, Any], *, epochs: tuple[str, int | None], drop: list[str] | None = None) -> RunConfig:
+    """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`."""
+    flags = {**settings["flags"], epochs[0]: epochs[1]}
+    switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))
+    return resolve(
+        config_file=settings["config_file"], assignments=settings["assignments"], flags=flags, extra_drop=switches
+    )

@@ -1,0 +1,169 @@
+"""Plans of runs: what is trained, what is reused, how ablations and new clips are scored."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus
+
+from conki_cli import experiments
+from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
+from conki_cli.files import locked
+from conki_cli.runs import Reporter, Workspace, read_predictions
+from conki_cli.store import FeatureStore, write_store
+
+QUICK = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")
+
+
+def stamps(workspace: Workspace) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in workspace.runs.rglob("*.safetensors")}
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Workspace:
+    """The trained workspace, to be changed."""
+    shutil.copytree(trained.workspace.root, tmp_path / "copy", copy_function=shutil.copy2)
+    return Workspace(tmp_path / "copy")
+
+
+def test_the_same_command_trains_nothing_again(trained: Trained, copied: Workspace) -> None:
+    before, notes = stamps(copied), Notes()
+    run = experiments.finetune(trained.config, copied, notes)
+    assert run.name == trained.run.name
+    assert stamps(copied) == before
+    assert notes.num_steps == 0
+    assert [line.rpartition(" is ")[2] for line in notes.lines] == ["finished, reused", "finished, reused"]
+
+
+@pytest.mark.parametrize("drop", ["C4", "N1"])
+def test_the_contrasts_ablations_reuse_the_stage_1_of_conki(
+    drop: str, copied: Workspace, trained: Trained, tiny_config: MakeConfig
+) -> None:
+    notes = Notes()
+    run = experiments.finetune(tiny_config(drop), copied, notes)
+    assert notes.lines[0] == f"stage 1: {copied.runs / trained.first.name} is finished, reused"
+    assert run.seed_result(1)["stage_1"] == trained.first.name
+    frozen = [content(one.checkpoint(1, "frozen")) for one in (run, trained.run)]
+    assert equal_bits(*frozen)
+
+
+@pytest.mark.parametrize("drop", ["C3", "V", "plain-transfer"])
+def test_another_network_trains_a_stage_1_of_its_own(drop: str, copied: Workspace, tiny_config: MakeConfig) -> None:
+    first = experiments.pretrain(tiny_config(drop, *QUICK), copied, Reporter())
+    assert first.result["label"] in ("w/o C3", "w/o V", "plain transfer")
+    assert first.seed_result(1) is not None
+
+
+def test_a_further_seed_is_added_to_the_run(copied: Workspace, trained: Trained, tiny_config: MakeConfig) -> None:
+    before = stamps(copied)
+    run = experiments.finetune(tiny_config(seeds=(3,)), copied, Reporter())
+    assert run.name == trained.run.name
+    assert run.finished_seeds() == [1, 2, 3]
+    assert run.is_finished
+    assert before.items() <= stamps(copied).items()
+
+
+def test_stage_1_can_be_named_and_is_then_found_by_stage_2(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    first = experiments.pretrain(tiny_config("T", *QUICK, name="knowledge"), workspace, Reporter())
+    run = experiments.finetune(tiny_config("T", *QUICK, name="mine"), workspace, Reporter())
+    assert (first.name, run.name) == ("knowledge", "mine")
+    assert run.seed_result(1)["stage_1"] == "knowledge"
+
+
+def test_the_configuration_of_a_stage_1_run_is_not_fine_tuned(copied: Workspace, trained: Trained) -> None:
+    with pytest.raises(SettingsError, match=r"run\.stage must be finetune here, found pretrain"):
+        experiments.finetune(trained.first.config, copied, Reporter())
+
+
+def test_a_target_that_changed_is_refused(copied: Workspace, trained: Trained) -> None:
+    write_store(copied.store("tiny"), make_corpus("tiny", (13, 6, 6), seed=9, longest=6))
+    with pytest.raises(RunError, match="trained on another version of the store tiny"):
+        experiments.finetune(trained.config, copied, Reporter())
+
+
+def test_a_missing_store_names_the_command_that_makes_it(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    workspace.store("tiny").unlink()
+    with pytest.raises(StoreError, match=r"no feature store .*make it with `conki prepare --dataset tiny`") as error:
+        experiments.finetune(tiny_config("C1"), workspace, Reporter())
+    assert "\n" not in str(error.value)
+    assert not workspace.runs.exists()
+
+
+def test_a_run_that_another_process_writes_is_refused(
+    copied: Workspace, trained: Trained, tiny_config: MakeConfig
+) -> None:
+    lock = copied.runs / f".{trained.first.name}.lock"
+    with locked(lock, what="it"), pytest.raises(ConkiError, match="another process is writing the run pretrain-tiny"):
+        experiments.pretrain(tiny_config(), copied, Reporter())
+
+
+def test_ablating_gives_the_full_model_first_and_one_row_per_switch(copied: Workspace, tiny_config: MakeConfig) -> None:
+    notes = Notes()
+    config = tiny_config("T", *QUICK)
+    rows = experiments.ablate(config, [("C4",), ("C1", "C4")], copied, notes)
+    assert [label for label, _ in rows] == ["w/o T", "w/o C4+T", "w/o C1+C4+T"]
+    assert [run.config.model.drop for _, run in rows] == [("T",), ("C4", "T"), ("C1", "C4", "T")]
+    assert len({run.path for _, run in rows}) == 3
+    assert "row 2 of 3: w/o C4+T" in notes.lines
+
+
+def test_rows_that_are_the_same_experiment_are_shown_once(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    notes = Notes()
+    config = tiny_config("C2+T", *QUICK)
+    rows = experiments.ablate(config, [("N1",)], workspace, notes)
+    assert [label for label, _ in rows] == ["w/o C2+T"]
+    assert "w/o N1 equals an earlier row, w/o C2+T: it is shown once" in notes.lines
+
+
+def test_an_impossible_row_is_refused_before_it_is_trained(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    with pytest.raises(SettingsError, match="no representation is left"):
+        experiments.ablate(tiny_config("C2+T", *QUICK), [("C4",), ("C3",)], workspace, Reporter())
+    assert not workspace.runs.exists()
+
+
+def test_the_training_split_can_be_predicted_afterwards(copied: Workspace, trained: Trained) -> None:
+    run = experiments.finetune(trained.config, copied, Reporter())
+    assert not run.predictions_exist("train")
+    experiments.predict_split(run, "train", copied, Reporter())
+    assert run.predictions_exist("train")
+    assert len(read_predictions(run.predictions_path(2, "train")).ids) == 13
+
+
+def test_new_clips_get_the_mean_over_the_seeds(trained: Trained) -> None:
+    with experiments.read_new(None, None, trained.workspace.store("tiny"), "test") as utterances:
+        scored = experiments.predict_new(trained.run, utterances, "cpu")
+    stored = [read_predictions(trained.run.predictions_path(seed, "test")).predictions for seed in (1, 2)]
+    means = [clip["prediction"] for clip in scored["clips"]]
+    np.testing.assert_allclose(means, np.mean(stored, axis=0), atol=1e-6)
+    assert scored["clips"][0].keys() == {"id", "text", "prediction", "by_seed"}
+    assert scored["clips"][0]["by_seed"].keys() == {"1", "2"}
+    assert (scored["run"], scored["seeds"]) == (trained.run.name, [1, 2])
+
+
+def test_sentences_and_files_are_scored_by_a_run_of_texts(
+    workspace: Workspace, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = experiments.finetune(tiny_config("C1+V+A", *QUICK), workspace, Reporter())
+    (tmp_path / "new.csv").write_text("id,text\nx,good film\n", encoding="utf-8")
+    with experiments.read_new(["good film", "zzz"], None, None, "test") as sentences:
+        first = experiments.predict_new(run, sentences, "cpu")["clips"]
+    with experiments.read_new(None, tmp_path / "new.csv", None, "test") as lines:
+        second = experiments.predict_new(run, lines, "cpu")["clips"]
+    assert [clip["id"] for clip in first] == ["1", "2"]
+    assert second[0]["id"] == "x"
+    assert second[0]["prediction"] == pytest.approx(first[0]["prediction"], abs=1e-6)
+
+
+def test_raw_files_are_prepared_on_the_way(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    folder = workspace.root / "data" / "MOSI"
+    folder.mkdir(parents=True)
+    rows = [f"{mode},{k},good film {k},{k % 3 - 1},x,{mode}" for mode in ("train", "valid", "test") for k in range(3)]
+    header = "video_id,clip_id,text,label,annotation,mode"
+    (folder / "label.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+    notes = Notes()
+    run = experiments.finetune(tiny_config("C1", *QUICK, "data.dataset=mosi"), workspace, notes)
+    assert "mosi.h5 does not exist yet: prepared from" in notes.lines[0]
+    with FeatureStore(workspace.store("mosi")) as store:
+        assert store.modalities == ("text",)
+    assert run.is_finished

@@ -1,0 +1,400 @@
+"""ConKI's network: encoders, adapters, fusion (Eqs. 1-3, Figures 1-3), and what each switch takes away."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ALL_SWITCHES, HIDDEN_SIZE, MakeConfig, OpenJob, model_and_batch
+from torch import nn
+
+from conki_cli.batches import Batch, Padded
+from conki_cli.losses import hierarchical_contrastive_loss
+from conki_cli.model import Adapter, AdapterModule, Architecture, ConKI, FusionNetwork, Output, SentimentModel
+from conki_cli.stages import build_model
+
+D = HIDDEN_SIZE
+
+
+def stirred(model: ConKI) -> ConKI:
+    """Move every weight off its start, where positions are zero and adapters do nothing; evaluation mode."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def parts_of(batch: Batch) -> dict[str, Padded]:
+    return {name: part for name in ("text", "vision", "audio") if (part := getattr(batch, name)) is not None}
+
+
+def with_padding(batch: Batch, count: int, junk: float) -> Batch:
+    """Append positions behind the mask: token 7, frames of `junk`."""
+
+    def longer(name: str, part: Padded) -> Padded:
+        shape = (len(batch), count, *part.values.shape[2:])
+        tail = torch.full(shape, 7 if name == "text" else junk, dtype=part.values.dtype)
+        return Padded(
+            torch.cat([part.values, tail], dim=1), torch.cat([part.mask, part.mask.new_zeros(shape[:2])], dim=1)
+        )
+
+    return replace(batch, **{name: longer(name, part) for name, part in parts_of(batch).items()})
+
+
+def trainable(model: ConKI) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def families(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("drop", ALL_SWITCHES)
+def test_extra_positions_behind_the_mask_never_change_a_prediction(
+    drop: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    job = open_job(tiny_config(drop))
+    model = stirred(build_model(job, 1, None))
+    batch = job.inputs.batches("train", batch_size=2).take(np.arange(2))  # clips of one frame at most
+    padded = with_padding(batch, min(model.architecture.positions.values()) - 1, 50.0)
+    torch.testing.assert_close(model(padded).prediction, model(batch).prediction, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("drop", "norm"), [*((drop, "layer") for drop in ALL_SWITCHES), ("", "batch")])
+def test_the_rest_of_the_batch_never_changes_a_prediction(
+    drop: str, norm: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    job = open_job(tiny_config(drop, f"model.gate_norm={norm}"))
+    model, batch = model_and_batch(job)
+    stirred(model)
+    singles = [model(one).prediction for one in job.inputs.batches("train", batch_size=1).epoch()]
+    torch.testing.assert_close(torch.cat(singles), model(batch).prediction, atol=1e-5, rtol=0)
+
+
+def test_computing_in_groups_of_similar_length_changes_no_prediction_and_no_gradient(
+    tiny_config: MakeConfig, open_job: OpenJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = model_and_batch(open_job(tiny_config("C1")))
+    stirred(model)
+    found = []
+    for share in (0.7, 0.0):  # at 0 everything is one group
+        monkeypatch.setattr("conki_cli.layers.GROUP_SHARE", share)
+        model.zero_grad()
+        output = model(batch)
+        torch.stack(list(model.loss(output, batch, "main").values())).sum().backward()
+        found.append((output, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (grouped, gradients), (whole, others) = found
+    torch.testing.assert_close(grouped.prediction, whole.prediction, atol=1e-5, rtol=0)
+    torch.testing.assert_close(grouped.specific, whole.specific, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradients, others, atol=1e-4, rtol=1e-3)
+
+
+def test_a_sequence_without_frames_is_predicted_as_one_zero_frame(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, batch = model_and_batch(open_job(tiny_config("C1+T")))
+    assert batch.vision is not None
+    assert batch.vision.mask[0].sum() == 1  # clip 0 has no frames
+    assert not batch.vision.values[0].any()
+    assert torch.isfinite(stirred(model)(batch).prediction).all()
+
+
+def test_a_fresh_adapter_module_is_nearly_the_identity() -> None:
+    torch.manual_seed(0)
+    module, states = AdapterModule(D, D, dropout=0.1).eval(), torch.randn(2, 4, D)
+    assert float((module(states, torch.ones(2, 4, dtype=torch.bool)) - states).detach().abs().max()) < 0.01
+
+
+def test_an_adapter_module_has_a_projection_two_layers_a_projection_and_a_residual() -> None:
+    torch.manual_seed(0)
+    module, states, mask = AdapterModule(D, 8, dropout=0.0), torch.randn(2, 4, D), torch.ones(2, 4, dtype=torch.bool)
+    nn.init.normal_(module.up.weight)
+    inner = module.layers[1](module.layers[0](module.down(states), mask), mask)
+    torch.testing.assert_close(module(states, mask), states + module.up(inner))
+    assert [layer.ffn_in.out_features for layer in module.layers] == [32, 32]
+
+
+def test_the_chain_adds_what_it_carries_to_the_next_chosen_hidden_state() -> None:
+    torch.manual_seed(0)
+    adapter = Adapter([0, 2], D, 8, dropout=0.0, pool="first")
+    hidden, mask = [torch.randn(2, 4, D) for _ in range(4)], torch.ones(2, 4, dtype=torch.bool)
+    first = adapter.chain[0](hidden[0], mask)
+    second = adapter.chain[1](hidden[2] + first, mask)
+    torch.testing.assert_close(adapter(hidden, mask), torch.tanh(adapter.pooler(second[:, 0])))
+
+
+def test_text_is_pooled_at_its_first_position_and_frames_by_their_masked_mean() -> None:
+    torch.manual_seed(0)
+    states, mask = torch.randn(2, 4, D), torch.tensor([[True] * 4, [True, True, False, False]])
+    text = Adapter([0], D, 8, dropout=0.0, pool="first")
+    audio = Adapter([0], D, 8, dropout=0.0, pool="mean")
+    for adapter in (text, audio):
+        nn.init.zeros_(adapter.chain[0].up.weight)  # the module is the identity then
+    assert isinstance(audio.pooler, nn.LayerNorm)
+    normalised = audio.pooler(states)
+    expected = torch.stack([normalised[0].mean(dim=0), normalised[1, :2].mean(dim=0)])
+    torch.testing.assert_close(text([states], mask), torch.tanh(text.pooler(states[:, 0])))
+    torch.testing.assert_close(audio([states], mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("depth", "indices"), [(12, (0, 5, 10)), (6, (0, 2, 5)), (4, (0, 1, 3)), (2, (0, 0, 1)), (24, (0, 10, 20))]
+)
+def test_the_text_adapter_sits_before_the_first_sixth_and_eleventh_of_twelve_layers(
+    depth: int, indices: tuple[int, ...], tiny_config: MakeConfig
+) -> None:
+    sizes = Architecture(("text", "audio"), D, depth, {"audio": 3}, {"audio": 5})
+    model = ConKI(tiny_config(), sizes, None)
+    assert model.adapters["text"].indices == indices
+    assert model.adapters["audio"].indices == (1,)
+
+
+def test_the_fusion_network_weighs_every_feature_with_a_gate() -> None:
+    torch.manual_seed(0)
+    fusion, fused = FusionNetwork(48, norm="layer", dropout=0.1).eval(), torch.randn(2, 48)
+    gate = torch.sigmoid(fusion.expand(torch.relu(fusion.norm(fusion.squeeze(fused)))))
+    torch.testing.assert_close(fusion(fused), gate * fused)
+
+
+def test_the_gate_and_the_head_narrow_as_the_spec_says(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, _ = model_and_batch(open_job(tiny_config()))
+    widths = [(layer.in_features, layer.out_features) for layer in model.head[::2]]
+    assert widths == [(3 * D, D), (D, D // 2), (D // 2, D // 4), (D // 4, D // 8), (D // 8, 1)]
+    assert model.fusion.squeeze.weight.shape == (3 * D // 8, 3 * D)
+    assert model.fusion.expand.weight.shape == (3 * D, 3 * D // 8)
+    assert [tuple(layer.weight.shape) for layer in model.inner.values()] == [(D, 2 * D)] * 3
+
+
+@pytest.mark.parametrize(("norm", "kind", "smallest"), [("layer", nn.LayerNorm, 1), ("batch", nn.BatchNorm1d, 2)])
+def test_the_recipes_differ_in_the_gates_normalisation(
+    norm: str, kind: type[nn.Module], smallest: int, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, _ = model_and_batch(open_job(tiny_config("", f"model.gate_norm={norm}")))
+    assert isinstance(model.fusion.norm, kind)
+    assert model.smallest_training_batch == smallest
+
+
+def test_the_text_representation_is_the_backbones_pooled_output(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, batch = model_and_batch(open_job(tiny_config()))
+    model.eval()
+    assert batch.text is not None
+    out = model.encoders["text"].backbone(
+        input_ids=batch.text.values, attention_mask=batch.text.mask.long(), output_hidden_states=True
+    )
+    pan, hidden = model.encoders["text"](batch.text.values, batch.text.mask)
+    torch.testing.assert_close(pan, out.pooler_output)
+    assert len(hidden) == 1 + 4
+    torch.testing.assert_close(hidden[0], model.encoders["text"].backbone.embeddings(batch.text.values))
+
+
+@pytest.mark.parametrize(
+    ("drop", "pan", "specific"),
+    [("", 3, 3), ("C2", 3, None), ("C3", None, 3), ("plain-transfer", 3, None), ("V", 2, 2), ("T+A", 1, 1)],
+)
+def test_the_output_holds_one_vector_per_kind_and_modality(
+    drop: str, pan: int | None, specific: int | None, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, batch = model_and_batch(open_job(tiny_config(drop)))
+    output = model(batch)
+    for vectors, count in ((output.pan, pan), (output.specific, specific)):
+        assert (vectors is None) if count is None else (vectors.shape == (13, count, D))
+    assert output.prediction.shape == (13,)
+
+
+# --- what trains, and what the loss is made of -----------------------------------------------------------------
+
+_STAGE_2 = {
+    "": {"encoders", "inner", "fusion", "head"},
+    "C1": {"encoders", "adapters", "inner", "fusion", "head"},
+    "C2": {"encoders", "inner", "fusion", "head"},
+    "C3": {"encoders", "inner", "fusion", "head"},
+    "plain-transfer": {"encoders", "inner", "fusion", "head"},
+}
+_STAGE_1 = {
+    "": {"adapters", "bridges", "inner", "fusion", "head"},
+    "C3": {"adapters", "bridges", "inner", "fusion", "head"},
+    "V": {"adapters", "inner", "fusion", "head"},  # audio is as wide in both sets
+    "plain-transfer": {"encoders", "bridges", "inner", "fusion", "head"},
+}
+
+
+@pytest.mark.parametrize("drop", _STAGE_2)
+def test_stage_2_trains_everything_but_pretrained_adapters(
+    drop: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, _ = model_and_batch(open_job(tiny_config(drop)))
+    assert families(trainable(model)) == _STAGE_2[drop]
+    frozen = {name for name, _ in model.named_parameters()} - trainable(model)
+    assert families(frozen) == ({"adapters"} if drop in ("", "C3") else set())
+
+
+@pytest.mark.parametrize("drop", _STAGE_1)
+def test_stage_1_trains_adapters_bridges_and_fusion_and_no_encoder(
+    drop: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, _ = model_and_batch(open_job(tiny_config(drop, stage="pretrain")))
+    assert families(trainable(model)) == _STAGE_1[drop]
+    frozen = {name for name, _ in model.named_parameters()} - trainable(model)
+    assert families(frozen) == (set() if drop == "plain-transfer" else {"encoders"})
+
+
+@pytest.mark.parametrize(("stage", "frozen"), [("pretrain", "encoders"), ("finetune", "adapters")])
+def test_frozen_parts_stay_in_evaluation_mode(
+    stage: str, frozen: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, _ = model_and_batch(open_job(tiny_config(stage=stage)))
+    model.train()
+    assert model.training
+    assert model.fusion.training
+    assert not any(module.training for part in getattr(model, frozen).values() for module in part.modules())
+
+
+def unused(drop: str, tiny_config: MakeConfig, open_job: OpenJob, stage: str = "finetune") -> set[str]:
+    """Return the trainable weights that a training step leaves without any gradient."""
+    model, batch = model_and_batch(open_job(tiny_config(drop, stage=stage)))
+    model.train()
+    torch.stack(list(model.loss(model(batch), batch, "main").values())).sum().backward()
+    assert all(p.grad is None for name, p in model.named_parameters() if name not in trainable(model))
+    # A softmax ignores what all its scores share: BERT's key biases have gradient 0 but for rounding.
+    dead = {n for n, p in model.named_parameters() if p.grad is None or not (p.grad.any() or n.endswith("key.bias"))}
+    return dead & trainable(model)
+
+
+@pytest.mark.parametrize("drop", [drop for drop in ALL_SWITCHES if "C3" not in drop])
+def test_every_weight_gets_a_gradient_in_stage_2(drop: str, tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    assert unused(drop, tiny_config, open_job) == set()
+
+
+@pytest.mark.parametrize("drop", ["", "C3", "T", "V", "A", "plain-transfer"])
+def test_every_weight_that_trains_gets_a_gradient_in_stage_1(
+    drop: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    assert unused(drop, tiny_config, open_job, stage="pretrain") == set()
+
+
+def test_without_pan_knowledge_what_no_adapter_reads_is_unused(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    # Adapters read the states 0, 1 and 3 of the four text layers and state 1 of the two frame layers.
+    names = unused("C3", tiny_config, open_job)
+    prefixes = {".".join(name.split(".")[: 6 if "text" in name else 4]) for name in names if "layer" in name}
+    assert prefixes == {
+        "encoders.text.backbone.encoder.layer.3",
+        "encoders.vision.layers.1",
+        "encoders.audio.layers.1",
+    }
+    rest = {name.rpartition(".")[0] for name in names if "layer" not in name}
+    assert rest == {"encoders.text.backbone.pooler.dense", "encoders.vision.norm", "encoders.audio.norm"}
+
+
+def test_gradients_flow_through_the_frozen_adapters_into_the_encoders(
+    tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, batch = model_and_batch(open_job(tiny_config()))
+    specific = model.train()(batch).specific
+    assert specific is not None
+    specific.square().sum().backward()
+    for name in ("encoders.vision.projection.weight", "encoders.audio.cls"):
+        grad = model.get_parameter(name).grad
+        assert grad is not None
+        assert grad.any()
+    assert model.get_parameter("adapters.audio.chain.0.up.weight").grad is None
+
+
+@torch.no_grad()
+def terms_of(
+    drop: str, tiny_config: MakeConfig, open_job: OpenJob, *settings: str
+) -> tuple[ConKI, Batch, Output, dict[str, float]]:
+    model, batch = model_and_batch(open_job(tiny_config(drop, *settings)))
+    output = stirred(model)(batch)
+    return model, batch, output, {name: float(value) for name, value in model.loss(output, batch, "main").items()}
+
+
+def test_the_loss_is_the_squared_error_and_the_weighted_contrast(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    _, batch, output, terms = terms_of("", tiny_config, open_job)
+    assert output.pan is not None
+    contrast = hierarchical_contrastive_loss(output.pan, output.specific, batch.scores, temperature=0.07)
+    assert terms["task"] == pytest.approx(float((output.prediction - batch.scores).square().mean()))
+    assert terms["contrast"] == pytest.approx(0.01 * float(contrast))
+    assert terms.keys() == {"task", "contrast"}
+
+
+@pytest.mark.parametrize("drop", ["C4", "C1+C4", "C4+V"])
+def test_without_the_contrast_only_the_task_is_minimised(drop: str, tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    assert terms_of(drop, tiny_config, open_job)[3].keys() == {"task"}
+
+
+@pytest.mark.parametrize("drop", ["", "C3", "V", "plain-transfer"])
+def test_stage_1_minimises_the_task_alone(drop: str, tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, batch = model_and_batch(open_job(tiny_config(drop, stage="pretrain")))
+    assert model.loss(model(batch), batch, "main").keys() == {"task"}
+
+
+def test_without_n1_the_inter_knowledge_pairs_leave_the_denominator(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    _, batch, output, terms = terms_of("N1", tiny_config, open_job)
+    assert output.pan is not None
+    values = [
+        0.01 * float(hierarchical_contrastive_loss(output.pan, output.specific, batch.scores, inter_knowledge=flag))
+        for flag in (False, True)
+    ]
+    assert terms["contrast"] == pytest.approx(values[0])
+    assert values[0] < values[1]
+
+
+def test_without_adapters_the_contrast_runs_over_the_pan_knowledge(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, batch, output, terms = terms_of("C2", tiny_config, open_job)
+    assert output.pan is not None
+    expected = hierarchical_contrastive_loss(output.pan, None, batch.scores)
+    assert terms["contrast"] == pytest.approx(0.01 * float(expected))
+    assert not model.adapters
+    assert all(layer.in_features == D for layer in model.inner.values())
+
+
+def test_without_pan_knowledge_fusion_and_contrast_read_the_specific_alone(
+    tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, batch, output, terms = terms_of("C3", tiny_config, open_job)
+    assert output.specific is not None
+    expected = hierarchical_contrastive_loss(output.specific, None, batch.scores)
+    assert terms["contrast"] == pytest.approx(0.01 * float(expected))
+    fused = [layer(output.specific[:, k]) for k, layer in enumerate(model.inner.values())]
+    prediction = model.head(model.fusion(torch.cat(fused, dim=-1))).squeeze(-1)
+    torch.testing.assert_close(output.prediction, prediction.detach())
+
+
+def test_temperature_and_reduction_reach_the_contrast(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    settings = ("loss.temperature=0.5", "loss.reduction=anchor-mean", "loss.contrast_weight=3")
+    _, batch, output, terms = terms_of("", tiny_config, open_job, *settings)
+    assert output.pan is not None
+    expected = hierarchical_contrastive_loss(
+        output.pan, output.specific, batch.scores, temperature=0.5, reduction="anchor-mean"
+    )
+    assert terms["contrast"] == pytest.approx(3 * float(expected))
+
+
+@pytest.mark.parametrize(("drop", "name"), [("T", "text"), ("V", "vision"), ("A", "audio")])
+def test_a_dropped_modality_takes_all_its_parts_along(
+    drop: str, name: str, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    model, batch, output, _ = terms_of(drop, tiny_config, open_job)
+    assert not [weight for weight in model.state_dict() if name in weight.split(".")]
+    assert getattr(batch, name) is None
+    assert model.head[0].in_features == 2 * D
+    assert output.pan is not None
+    assert output.pan.shape[1] == 2
+
+
+def test_without_text_the_width_is_still_the_encoders_hidden_size(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, _ = model_and_batch(open_job(tiny_config("T")))
+    assert model.architecture.width == D
+    assert not any("backbone" in name for name in model.state_dict())
+
+
+def test_the_log_shows_the_unweighted_contrast_per_sample(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    model, batch, output, terms = terms_of("", tiny_config, open_job)
+    assert output.pan is not None
+    shown = model.report({name: torch.tensor(value) for name, value in terms.items()}, batch)
+    contrast = hierarchical_contrastive_loss(output.pan, output.specific, batch.scores)
+    assert float(shown["contrast_per_sample"]) == pytest.approx(float(contrast) / 13, rel=1e-5)
+
+
+def test_a_model_without_a_loss_says_so() -> None:
+    with pytest.raises(TypeError, match=r"SentimentModel must define loss\(\)"):
+        SentimentModel().loss(Output(torch.zeros(1)), Batch(torch.zeros(1), torch.zeros(1)), "main")
