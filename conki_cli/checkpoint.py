@@ -6,6 +6,7 @@ is unfinished `last` also holds the optimiser's state, so training continues whe
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         try:
             save_file(plain, temporary, metadata=header)
         except SafetensorError as error:  # it reports a full disk as its own kind of error
-            raise disk_error(path, OSError(0, str(error))) from error
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            raise disk_error(path, OSError(int(found[1]) if found else 0, str(error))) from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -50,7 +52,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise RunError(f"checkpoint {path} is missing: train that seed again")
+        raise RunError(f"checkpoint {path} is missing: delete its seed folder and train again")
     try:
         with safe_open(path, framework="pt") as stored:
             header = stored.metadata() or {}

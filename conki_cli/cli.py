@@ -22,7 +22,7 @@ from conki_cli.options import (
     ProtocolOption,
     WorkspaceOption,
     resolved,
-    takes_run_settings,
+    run_options,
 )
 
 if TYPE_CHECKING:
@@ -92,9 +92,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help=(
         "Multimodal sentiment analysis with ConKI (Contrastive Knowledge Injection, ACL Findings 2023).\n\n"
-        "A usual day: `conki prepare --dataset mosi`, `conki prepare --dataset mosei`, "
-        "`conki finetune --external mosei --seeds 1..5`, `conki evaluate`, `conki ablate --drop C4`. "
-        "To see all of it in a few minutes without any data: `conki demo`."
+        "conki demo                                    everything, in minutes\n"
+        "conki prepare --dataset mosi                  make a feature store\n"
+        "conki finetune --external mosei --seeds 1..5  train, both stages\n"
+        "conki evaluate                                show the metrics\n"
+        "conki ablate --drop C4                        train without a part, compare"
     ),
 )
 
@@ -197,7 +199,7 @@ def _store_path(store: Path, workspace: Path) -> Path:
 
 
 @app.command()
-@takes_run_settings
+@run_options
 def pretrain(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -222,7 +224,7 @@ def pretrain(
 
 
 @app.command()
-@takes_run_settings
+@run_options
 def finetune(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -281,7 +283,7 @@ def evaluate(
     conki evaluate
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
-    from conki_cli.runs import evaluate_run, find_run
+    from conki_cli.runs import find_run
 
     screen = _screen(json)
     _check_export(export)
@@ -294,8 +296,8 @@ def evaluate(
         from conki_cli.experiments import predict_split
 
         predict_split(found, split, _workspace(workspace), screen)
-    screen.compare([(found.result["label"], found)], split, protocol=protocol, export=export)
-    screen.answer(evaluate_run(found, split, protocol))
+    rows = [(found.result["label"], found)]
+    screen.answer(*screen.compare(rows, split, protocol=protocol, export=export))
 
 
 @app.command()
@@ -307,16 +309,20 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
     screen = _screen(json)
     entries = describe_runs(_workspace(workspace))
     _mention_damage(screen, workspace)
+    if not entries:
+        screen.say(f"no runs below {_workspace(workspace).runs} yet: train one with `conki finetune`")
     screen.show(runs_table(entries))
     screen.answer({"runs": entries})
 
 
 @app.command()
-@takes_run_settings
+@run_options
 def ablate(
     settings: dict[str, Any],
     drop: DropOption = None,
-    table: Annotated[int | None, typer.Option(help="All rows of the paper's Table 4 or 5.", min=4, max=5)] = None,
+    table: Annotated[
+        int | None, typer.Option(help="All rows of the paper's Table 4 or 5.", min=4, max=5, metavar="NUMBER")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
@@ -341,17 +347,7 @@ def ablate(
     _check_export(export)
     _mention_damage(screen, workspace)
     rows = work(config, drops, _workspace(workspace), screen)
-    _show_comparison(screen, rows, protocol=protocol, export=export)
-
-
-def _show_comparison(
-    screen: "Screen", rows: "list[tuple[str, Run]]", *, protocol: str, export: Path | None, **more: Any
-) -> None:
-    from conki_cli.runs import evaluate_run
-
-    screen.compare(rows, "test", protocol=protocol, export=export)
-    results = [{"label": label, **evaluate_run(run, "test", protocol)} for label, run in rows]
-    screen.answer({"rows": results, **more})
+    screen.answer({"rows": screen.compare(rows, "test", protocol=protocol, export=export)})
 
 
 @app.command()
@@ -432,10 +428,11 @@ def demo(
     config = resolve(flags={**flags, "run.device": device})
     place = _workspace(workspace)
     rows = work(config, list(DEMO_ROWS), place, screen)
-    _show_comparison(screen, rows, protocol="all", export=None, workspace=place.root.resolve())
+    shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:
         screen.say(f"run: {run.path.resolve()}")
+    screen.answer({"rows": shown, "workspace": place.root.resolve()})
     screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")
 
 

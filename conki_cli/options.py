@@ -75,7 +75,7 @@ def _run_settings(
     return {"config_file": config, "assignments": set_ or [], "flags": flags, "extra_drop": letters}
 
 
-def takes_run_settings(command: Callable[..., None]) -> Callable[..., None]:
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `_run_settings`; it receives them gathered, as `settings`."""
     shared = inspect.signature(_run_settings).parameters
     own = inspect.signature(command).parameters

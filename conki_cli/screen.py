@@ -77,8 +77,8 @@ class Screen(Reporter):
 
     def compare(
         self, rows: Sequence[tuple[str, Run]], split: str, *, protocol: str = "all", export: Path | None = None
-    ) -> None:
-        """Show the metrics of runs with their labels, the paper's beside them; `export` is written too."""
+    ) -> list[dict[str, Any]]:
+        """Show the metrics of labelled runs, the paper's beside them; write them to `export`; return them."""
         from conki_cli.tables import Row, TableInfo, export_table, metric_table, published_row
 
         results = [(label, run, evaluate_run(run, split, protocol)) for label, run in rows]
@@ -100,6 +100,7 @@ class Screen(Reporter):
             export_table(table, info, export)
             self.say(f"table written to {export}")
         self.show(metric_table(table, info, width=self.results.width))
+        return [{"label": label, **result} for label, _, result in results]
 
     def answer(self, value: Any) -> None:
         """Print the result as one JSON object, if JSON was asked for."""

@@ -261,6 +261,8 @@ def load_model(run: Run, seed: int, device: torch.device) -> ConKI:
         ) from error
     text = None
     if "text" in architecture.modalities:
+        if not (run.path / "encoder" / "config.json").is_file():
+            raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
         backbone = backbone_from_config(run.path / "encoder")
         fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
         text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))

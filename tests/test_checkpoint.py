@@ -50,7 +50,9 @@ def test_views_and_shared_tensors_can_be_saved(path: Path) -> None:
 
 
 def test_a_missing_checkpoint_is_one_line(path: Path) -> None:
-    with pytest.raises(RunError, match=r"checkpoint .*best\.safetensors is missing: train that seed again"):
+    with pytest.raises(
+        RunError, match=r"checkpoint .*best\.safetensors is missing: delete its seed folder and train again"
+    ):
         checkpoint.load(path)
 
 

@@ -55,7 +55,7 @@ def frame_means(samples: list[Sample], modality: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("corpus", "sizes", "widths"),
-    [(TARGET, [96, 64, 300], (5, 8)), (EXTERNAL, [800, 100, 100], (12, 10))],
+    [(TARGET, [160, 100, 300], (5, 8)), (EXTERNAL, [1200, 100, 100], (12, 10))],
     ids=["demo", "demo-external"],
 )
 def test_the_corpora_have_their_sizes_and_widths(corpus, sizes, widths):

@@ -1,0 +1,99 @@
+"""What version 1 wrote stays readable, and the losses stay the same: see tests/fixtures/make_version_1.py."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conki_cli import training
+from conki_cli.batches import open_inputs
+from conki_cli.config import RunConfig, resolve, stage_one
+from conki_cli.experiments import predict_new
+from conki_cli.runs import Reporter, Run, Workspace, describe_runs, evaluate_run
+from conki_cli.stages import Job, build_model, choose_device
+from conki_cli.store import FeatureStore, describe
+
+VERSION_1 = Path(__file__).parent / "fixtures" / "version_1"
+
+
+def tiny_config(encoder: Path, recipe: str) -> RunConfig:
+    settings = ["pretraining.num_epochs=2", "pretraining.batch_size=4", "pretraining.learning_rate=1e-3"]
+    settings += ["optimizer.num_epochs=2", "optimizer.batch_size=4", "optimizer.lr_encoders=1e-3"]
+    flags = {
+        "data.dataset": "tiny",
+        "data.external": "tiny-external",
+        "model.text_encoder": str(encoder),
+        "run.recipe": recipe,
+        "run.device": "cpu",
+    }
+    return resolve(assignments=[*settings, "optimizer.lr_others=2e-3"], flags=flags)
+
+
+def losses_of(root: Path, recipe: str) -> list[dict[str, float]]:
+    """Train both stages of a recipe on the fixture's stores, each from its own start; every term of every epoch."""
+    config = tiny_config(root / "encoder", recipe)
+    found = []
+    for stage in (stage_one(config), config):
+        with (
+            FeatureStore(root / "features" / "tiny.h5") as target,
+            FeatureStore(root / "features" / "tiny-external.h5") as external,
+        ):
+            inputs = open_inputs(stage, target, external, str(root / "encoder"))
+            job = Job(stage, Run(root), inputs, str(root / "encoder"), choose_device("cpu"), Reporter())
+            progress, plan = training.start(build_model(job, 1, None), stage), training.plan_of(stage, 1)
+            train = inputs.batches("train", batch_size=plan.batch_size, seed=1)
+            valid = inputs.batches("valid", batch_size=plan.batch_size)
+            for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=Reporter()):
+                found.append({**epoch.losses, "mae": epoch.metrics["mae"]})
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    return dict(json.loads((VERSION_1 / "expected.json").read_text()))
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Workspace:
+    return Workspace(Path(shutil.copytree(VERSION_1, tmp_path / "version_1")))
+
+
+def test_a_store_of_version_1_reads_as_it_was_written(copied: Workspace, expected: dict[str, Any]) -> None:
+    with FeatureStore(copied.store("tiny")) as store:
+        found = describe(store)
+    assert {key: found[key] for key in expected["store"]} == expected["store"]
+
+
+def test_a_run_of_version_1_is_listed_and_evaluated(copied: Workspace, expected: dict[str, Any]) -> None:
+    states = {entry["kind"]: entry["state"] for entry in describe_runs(copied)}
+    assert states == {"pretrain": "finished", "finetune": "finished"}
+    metrics = evaluate_run(fine_tuned(copied), "test", "all")["metrics"]
+    assert metrics["mae"]["values"] == pytest.approx(expected["metrics"]["mae"]["values"], abs=1e-9)
+
+
+def test_a_run_of_version_1_predicts_what_it_predicted_then(copied: Workspace, expected: dict[str, Any]) -> None:
+    with FeatureStore(copied.store("tiny")) as store:
+        found = predict_new(fine_tuned(copied), store.split("test"), "cpu")
+    assert [clip["prediction"] for clip in found["clips"]] == pytest.approx(expected["predictions"], abs=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_the_losses_are_those_of_version_1(copied: Workspace, expected: dict[str, Any], recipe: str) -> None:
+    found = losses_of(copied.root, recipe)
+    assert len(found) == len(expected["losses"][recipe]) == 4
+    for ours, theirs in zip(found, expected["losses"][recipe], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_configuration_of_version_1_is_still_complete(copied: Workspace) -> None:
+    config = fine_tuned(copied).config
+    assert dataclasses.replace(config, run=tiny_config(Path(), "paper").run) == dataclasses.replace(
+        tiny_config(Path(config.model.text_encoder), "paper"), run=tiny_config(Path(), "paper").run
+    )
+
+
+def fine_tuned(workspace: Workspace) -> Run:
+    return next(run for run in map(Run, workspace.runs.iterdir()) if run.result["stage"] == "finetune")

@@ -1,0 +1,100 @@
+"""What only a process of its own shows: the installed program, import times, full disks, pipes, signals."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conki_cli import __version__
+from conki_cli.runs import Workspace
+
+
+def start(space: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    env = {**os.environ, "CONKI_WORKSPACE": str(space), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "conki_cli", *arguments]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_the_installed_program_tells_its_version() -> None:
+    program = shutil.which("conki", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("conki is not installed beside this Python")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"conki {__version__}\n", "")
+
+
+def test_help_imports_nothing_that_a_help_page_does_not_need() -> None:
+    code = "import sys\nfrom conki_cli.cli import main\nsys.argv = ['conki', '--help']\n"
+    code += "try: main()\nexcept SystemExit: print('\\n', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "conki_cli.cli" in loaded
+    assert not loaded & {"numpy", "torch", "rich.progress", "conki_cli.runs", "conki_cli.screen"}
+
+
+def test_a_full_disk_leaves_no_half_written_store(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    process = start(tmp_path, "prepare", "--dataset", "demo", preexec_fn=limit)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"error: cannot write {tmp_path / 'features' / 'demo.h5'}: a file may not grow that large")
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [".demo.h5.lock"]
+
+
+@pytest.mark.parametrize("line", ["settings", "settings --json", "--help", "--version"])
+def test_a_result_that_cannot_be_written_is_one_line(line: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "conki_cli", *line.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the output: No space left on device\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    process = start(tmp_path, "settings")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert (process.wait(timeout=60), said) == (1, "")
+    process.stderr.close()
+
+
+def wait_for_epochs(log: Path, count: int, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        assert process.poll() is None, process.communicate()
+        if log.is_file() and len(log.read_text(encoding="utf-8").splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail("no epoch was finished within a minute")
+
+
+def test_an_interrupted_training_continues_with_the_same_command(workspace: Workspace, encoder: Path) -> None:
+    stores = ["--dataset", "tiny", "--external", "none", "--drop", "V+A", "--encoder", str(encoder)]
+    command = ["finetune", *stores, "--epochs", "4000", "--name", "long"]
+    log, said, done = workspace.runs / "long" / "seed-1" / "metrics.jsonl", "", 0
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = start(workspace.root, *command)
+        wait_for_epochs(log, done + 2, process)
+        process.send_signal(number)
+        out, said = process.communicate(timeout=60)
+        assert (process.returncode, out) == (code, "")
+        assert said.splitlines()[-1] == "interrupted: what was finished is kept, and the same command continues"
+        assert "\x1b" not in said  # no terminal, no bar
+        done = len(log.read_text(encoding="utf-8").splitlines())
+    assert re.search(r"runs/long is unfinished: seed 1 continues after epoch [1-9]", said)
+    epochs = [json.loads(line)["epoch"] for line in log.read_text(encoding="utf-8").splitlines()]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert not list(workspace.root.rglob("*.part"))
