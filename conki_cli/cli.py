@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from conki_cli import __version__
-from conki_cli.config import parse_seeds, parse_switches, resolve, setting_fields, setting_type
+from conki_cli.config import parse_seeds, parse_switches, setting_fields, setting_type
 from conki_cli.errors import ConkiError, SettingsError, one_line
 from conki_cli.options import (
     DropOption,
@@ -68,7 +68,8 @@ def _one_line_errors() -> Iterator[None]:
         if error.filename is None:
             _abandon_stdout()
         is_unread = isinstance(error, BrokenPipeError)  # `conki runs | head -1` wants no more, and no complaint
-        _end(1, "" if is_unread else f"error: {error.filename or 'the output'}: {error.strerror or error}")
+        where = f"{error.filename or 'the output'}: " if error.errno else ""
+        _end(1, "" if is_unread else f"error: {where}{error.strerror or error}")
 
 
 def _abandon_stdout() -> None:
@@ -420,12 +421,11 @@ def demo(
     conki demo
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
     """
-    from conki_cli.experiments import DEMO_ROWS
+    from conki_cli.experiments import DEMO_ROWS, demo_config
     from conki_cli.experiments import ablate as work
 
     screen = _screen(json)
-    flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": parse_seeds(seeds)}
-    config = resolve(flags={**flags, "run.device": device})
+    config = demo_config(encoder, parse_seeds(seeds), device)
     place = _workspace(workspace)
     rows = work(config, list(DEMO_ROWS), place, screen)
     shown = screen.compare(rows, "test")

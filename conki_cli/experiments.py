@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config import RunConfig, canonical, stage_one, switch_label
+from conki_cli.config import RunConfig, canonical, resolve, stage_one, switch_label
 from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.files import locked
 from conki_cli.runs import (
@@ -29,6 +29,15 @@ from conki_cli.text import build_demo_encoder
 
 DEMO_ROWS: tuple[tuple[str, ...], ...] = (("C1",), ("C2",), ("plain-transfer",))
 """What the demo compares ConKI with."""
+REAL_ENCODER_RATES = {"pretraining.learning_rate": 2e-4, "optimizer.lr_encoders": 5e-5}
+"""The demo's own rates suit its small BERT; a large pretrained encoder would forget everything."""
+
+
+def demo_config(encoder: str | None, seeds: tuple[int, ...], device: str) -> RunConfig:
+    """Return the demo's configuration: its own small text encoder, or a real one."""
+    rates = REAL_ENCODER_RATES if encoder is not None else {}
+    flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device, **rates}
+    return resolve(flags=flags)
 
 
 def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> FeatureStore:

@@ -90,6 +90,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Path:
         "empty": b"",
         "cut.h5": whole[:3000],
         "newer.h5": whole,
+        "heap.h5": whole.replace(b"GCOL", b"gcol"),
         "open.toml": b"[loss\n",
         "binary.toml": b"\x89HDF",
         "unknown.toml": b"[loss]\ntemprature = 1\n",
@@ -148,6 +149,7 @@ WRONG = {
     "inspect {bad}/empty": "must be a conki feature store (HDF5) but is not",
     "inspect {bad}/cut.h5": "cannot be opened",
     "inspect {bad}/newer.h5": "has store schema 9, this conki reads 1",
+    "inspect {bad}/heap.h5": "is damaged (",
     "inspect {bad}/foreign.h5": "is HDF5 but no conki feature store",
     # settings of a run
     f"{TRAIN} --seed 1 --seeds 1..2": "give --seed or --seeds, not both",

@@ -167,3 +167,11 @@ def test_raw_files_are_prepared_on_the_way(workspace: Workspace, tiny_config: Ma
     with FeatureStore(workspace.store("mosi")) as store:
         assert store.modalities == ("text",)
     assert run.is_finished
+
+
+def test_the_demo_trains_a_real_encoder_slower_than_its_own() -> None:
+    own, real = (
+        experiments.demo_config(encoder, (1,), "cpu").optimizer.lr_encoders for encoder in (None, "some-encoder")
+    )
+    assert own == 3e-4
+    assert real == 5e-5

@@ -141,7 +141,12 @@ def _open(path: Path) -> Any:
         file = h5py.File(path, "r")
     except OSError as error:
         raise StoreError(f"{path} cannot be opened ({_short(error)}): make it again with `conki prepare`") from error
-    found = file.attrs.get("schema_version") if file.attrs.get("format") == FORMAT else None
+    try:
+        with damage_in(path):
+            found = file.attrs.get("schema_version") if file.attrs.get("format") == FORMAT else None
+    except StoreError:
+        file.close()
+        raise
     if found == SCHEMA_VERSION:
         return file
     file.close()
