@@ -96,6 +96,9 @@ def resolved(settings: dict[str, Any], *, epochs: tuple[str, int | None], drop: 
     """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`."""
     flags = {**settings["flags"], epochs[0]: epochs[1]}
     switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))
-    return resolve(
+    config = resolve(
         config_file=settings["config_file"], assignments=settings["assignments"], flags=flags, extra_drop=switches
     )
+    if "N1" in switches and not config.dropped("N1"):
+        typer.echo("without adapters there are no inter-knowledge pairs: N1 changes nothing here", err=True)
+    return config

@@ -251,6 +251,12 @@ def test_a_workspace_that_is_a_file_is_refused(bad: Path) -> None:
     assert "is a file" in result.stderr
 
 
+def test_a_switch_that_changes_nothing_says_so(own: Path, encoder: Path) -> None:
+    result = conki(own, "finetune", *train("tiny", "tiny-external", encoder), "--drop", "C2+N1", "--epochs", "1")
+    assert result.exit_code == 0
+    assert "N1 changes nothing here" in result.stderr
+
+
 def test_an_encoder_that_cannot_be_fetched_says_how_to_get_it(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     began = time.monotonic()
