@@ -218,7 +218,7 @@ def pretrain(
     from conki_cli.experiments import pretrain as work
 
     screen = _screen(json)
-    config = resolved(settings, epochs=("pretraining.num_epochs", epochs), drop=drop)
+    config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
     _mention_damage(screen, workspace)
     run = work(config, _workspace(workspace), screen)
     _show_finished(screen, run, split="valid")
@@ -244,7 +244,7 @@ def finetune(
     from conki_cli.experiments import finetune as work
 
     screen = _screen(json)
-    config = resolved(settings, epochs=("optimizer.num_epochs", epochs), drop=drop)
+    config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     _mention_damage(screen, workspace)
     run = work(config, _workspace(workspace), screen)
     _show_finished(screen, run, split="test")
@@ -344,7 +344,7 @@ def ablate(
     screen = _screen(json)
     paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
     drops = [*paper_rows, *(parse_switches(words) for words in drop or [])]
-    config = resolved(settings, epochs=("optimizer.num_epochs", epochs))
+    config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs))
     _check_export(export)
     _mention_damage(screen, workspace)
     rows = work(config, drops, _workspace(workspace), screen)

@@ -92,7 +92,13 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
-def resolved(settings: dict[str, Any], *, epochs: tuple[str, int | None], drop: list[str] | None = None) -> RunConfig:
+def resolved(
+    settings: dict[str, Any],
+    say: Callable[[str], None],
+    *,
+    epochs: tuple[str, int | None],
+    drop: list[str] | None = None,
+) -> RunConfig:
     """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`."""
     flags = {**settings["flags"], epochs[0]: epochs[1]}
     switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))
@@ -100,5 +106,5 @@ def resolved(settings: dict[str, Any], *, epochs: tuple[str, int | None], drop: 
         config_file=settings["config_file"], assignments=settings["assignments"], flags=flags, extra_drop=switches
     )
     if "N1" in switches and not config.dropped("N1"):
-        typer.echo("without adapters there are no inter-knowledge pairs: N1 changes nothing here", err=True)
+        say("without adapters there are no inter-knowledge pairs: N1 changes nothing here")
     return config

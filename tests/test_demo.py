@@ -229,7 +229,7 @@ def test_the_encoders_sentences_are_the_same_every_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("draw", "seeds"), [(2023, (1, 2, 3)), (7, (1, 2))])
+@pytest.mark.parametrize(("draw", "seeds"), [(2023, (1, 2, 3)), (7, (1,))])
 def test_conki_is_better_than_without_external_data_and_than_without_adapters(
     tmp_path: Path, draw: int, seeds: tuple[int, ...]
 ) -> None:
