@@ -128,13 +128,13 @@ class Batches:
         for name, limit in self.limits.items():
             sequences = self.utterances.frames[name]
             parts[name] = pad_frames([sequences[int(i)][:limit] for i in indices])
-        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores()[indices]), **parts)
+        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), **parts)
 
-    def scores(self) -> np.ndarray:
-        """Return the scores of the whole split as given out, [N] float32; nan where they are unknown."""
-        known = self.utterances.scores
-        if known is None:
-            return np.full(len(self.utterances.ids), np.nan, dtype=np.float32)
+    def scores(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return the scores of the split, or of some of its clips, as given out, float32; nan where unknown."""
+        if self.utterances.scores is None:
+            return np.full(len(self.utterances.ids), np.nan, dtype=np.float32)[indices]
+        known: np.ndarray = self.utterances.scores[indices]
         if self.rescale == (1.0, 0.0):
             return known
         return (known * self.rescale[0] + self.rescale[1]).astype(np.float32)
@@ -199,12 +199,6 @@ class Inputs:
         """Count the sequences of a split, by modality, that are longer than their limit."""
         frames = self.learnt.split(split).frames
         return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
-
-    def close(self) -> None:
-        """Close the stores."""
-        self.target.close()
-        if self.external is not None:
-            self.external.close()
 
 
 def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:

@@ -98,7 +98,7 @@ def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     model = build_model(job, seed, first)
     trained, kept = model.stored_names()
-    _announce(job, model, seed)
+    _announce(job, model, seed, checkpoint.size_while_training(model, trained, kept))
     facts = {
         "config": to_toml(job.config),
         "architecture": dataclasses.asdict(model.architecture),
@@ -120,10 +120,9 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     _finish_seed(job, seed, progress, seconds, first)
 
 
-def _announce(job: Job, model: ConKI, seed: int) -> None:
-    """Say what is trained and what it takes on disk, before anything is written."""
-    trained, kept = model.stored_names()
-    during, after = checkpoint.size_while_training(model, trained, kept)
+def _announce(job: Job, model: ConKI, seed: int, sizes: tuple[int, int]) -> None:
+    """Say what is trained and the bytes it takes on disk, while training and afterwards, before any is written."""
+    during, after = sizes
     free = shutil.disk_usage(job.run.path).free
     count = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
