@@ -9,8 +9,9 @@ import numpy as np
 
 from conki_cli.batches import open_inputs
 from conki_cli.config import RunConfig, canonical, resolve, stage_one, switch_label
-from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
+from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import locked
+from conki_cli.preparation import Preparation, prepare
 from conki_cli.runs import (
     BUILT_IN_ENCODER,
     Predictions,
@@ -21,10 +22,10 @@ from conki_cli.runs import (
     open_run,
     write_predictions,
 )
-from conki_cli.sources import check_dataset_name, read_corpus
+from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import Job, choose_device, predict_utterances, train_seeds
-from conki_cli.store import FeatureStore, Utterances, write_store
+from conki_cli.store import FeatureStore, Utterances
 from conki_cli.text import build_demo_encoder
 
 DEMO_ROWS: tuple[tuple[str, ...], ...] = (("C1",), ("C2",), ("plain-transfer",))
@@ -50,13 +51,13 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
     path = workspace.store(dataset)
     if not path.exists():
         try:
-            corpus = read_corpus(dataset, workspace=workspace.root, source=None, score_range=None)
-        except ConkiError as error:
+            prepare(Preparation(dataset, workspace), reporter)
+        except (SettingsError, SourceError) as error:
             raise StoreError(
                 f"no feature store {path}: make it with `conki prepare --dataset {dataset}` ({error})"
             ) from error
-        reporter.say(f"{path} does not exist yet: prepared from {corpus.source}")
-        write_store(path, corpus)
+        with FeatureStore(path) as made:
+            reporter.say(f"{path} did not exist yet: prepared from {made.source['name']}")
     return FeatureStore(path)
 
 

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
-TORCH_FREE_LEFT = ("errors", "files", "config", "metrics", "store", "sources", "text", "runs")
+TORCH_FREE_LEFT = ("errors", "files", "config", "metrics", "store", "sources", "text", "runs", "preparation")
 MAY_IMPORT_TORCH = (
     "batches",
     "layers",
@@ -27,7 +27,7 @@ MAY_IMPORT_TORCH = (
     "stages",
     "experiments",
 )
-TORCH_FREE_RIGHT = ("tables", "screen", "options", "cli")
+TORCH_FREE_RIGHT = ("tables", "screen", "cli")
 ORDER = (*TORCH_FREE_LEFT, *MAY_IMPORT_TORCH, *TORCH_FREE_RIGHT, "__main__")
 """A module imports only from the left; a sub-package counts as one module."""
 
@@ -145,22 +145,38 @@ def test_only_the_command_line_prints(path: Path) -> None:
     assert not found or module_of(path) in ("cli", "screen")
 
 
+def file_of(name: str) -> Path | None:
+    """Return the file of a module by its full name; None if it names no module of ours."""
+    place = ROOT.parent.joinpath(*name.split("."))
+    return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
+
+
 def closure(module: str) -> set[Path]:
     """Return the files that importing a module loads from this package."""
     found: set[Path] = set()
-    waiting = [module]
+    waiting = [f"conki_cli.{module}"]
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in seen:
+        if name in seen or name.split(".")[0] != "conki_cli":
             continue
         seen.add(name)
-        folder = ROOT / name
-        files = sorted(folder.glob("*.py")) if folder.is_dir() else [ROOT / f"{name}.py"]
-        found.update(files)
-        for path in files:
-            waiting.extend(own_modules(at_import(parsed(path))))
-    return found | {ROOT / "__init__.py"}
+        waiting.append(name.rpartition(".")[0])  # a package is loaded before what lies in it
+        path = file_of(name)
+        if path is not None:
+            found.add(path)
+            waiting.extend(imported(at_import(parsed(path))))
+    return found
+
+
+@pytest.mark.parametrize("module", ["training", "sources.mmsa", "cli"])
+def test_the_files_counted_as_loaded_are_those_that_python_loads(module: str) -> None:
+    program = (
+        f"import sys, conki_cli.{module}\n"
+        "print(*(sys.modules[name].__file__ for name in sys.modules if name.split('.')[0] == 'conki_cli'), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {Path(line) for line in done.stdout.splitlines()} == closure(module)
 
 
 def test_one_training_step_can_be_read_in_3500_lines() -> None:

@@ -109,7 +109,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Path:
     whole_file = labels(folder / "labels.csv").read_text(encoding="utf-8").removeprefix(LABELS)
     labels(folder / "range.csv", whole_file.replace("-2", "-7"))
     labels(folder / "split.csv", ROWS.format("train"))
-    labels(folder / "twice.csv", whole_file + ROWS.format("train").replace("a,1", "traina,1"))
+    labels(folder / "twice.csv", whole_file + ROWS.format("train").replace("a,1,good", "traina,1,well"))
     labels(folder / "number.csv", "a,1,good,much,x,train\n")
     labels(folder / "odd.csv", "a\x1b[2J,1,good,1,x,tr\x1b[2Jain\n")
     return folder
@@ -123,14 +123,14 @@ CONFIG = "finetune --dataset tiny --external none --config {bad}/"
 
 WRONG = {
     # prepare
-    "prepare --dataset mosi": "looked for {space}/data/MOSI/Processed/unaligned_50.pkl",
+    "prepare --dataset mosi": "looked in {space}/data/MOSI for Processed/unaligned_50.pkl",
     "prepare --dataset new": "give the range of its scores",
     "prepare --dataset ../new --score-range -3..3": "a data set's name must be letters",
     "prepare --dataset new --score-range 3..1": "must be two numbers, the lower first",
     "prepare --dataset mosi --score-range -1..1": "mosi has scores from -3 to 3",
     "prepare --dataset mosi --source {bad}/nothing": "there is no file",
     "prepare --dataset mosi --source {bad}/empty": "is empty",
-    "prepare --dataset mosi --source {bad}/newer.h5": "is HDF5, which `conki prepare` does not read",
+    "prepare --dataset mosi --source {bad}/newer.h5": "is HDF5 with test, train, valid, of no format that is read",
     "prepare --dataset demo --source x": "is generated",
     "prepare --dataset demo --out {bad}": "it is a folder: name a file in it",
     "prepare --dataset demo --out {bad}/empty/x.h5": "a part of that path is a file",
@@ -393,9 +393,9 @@ def test_the_usual_day_works_as_typed(tmp_path: Path, encoder: Path) -> None:
         labels(tmp_path / "data" / name / "label.csv")
     quick = ["--encoder", str(encoder), *QUICK]
     prepared = conki(tmp_path, "prepare", "--dataset", "mosi")
-    assert "the split sizes differ from the published ones" in prepared.stdout
+    assert "published are 1284/229/686" in " ".join(prepared.stdout.split())
     trained = conki(tmp_path, "finetune", "--external", "mosei", *quick)
-    assert "mosei.h5 does not exist yet: prepared from label.csv" in trained.stderr
+    assert "mosei.h5 did not exist yet: prepared from label.csv" in trained.stderr
     assert "ConKI, stage 1 on mosei, for mosi (text), seed 1" in trained.stderr
     assert "paper" in trained.stdout
     table = tmp_path / "tables" / "c4.md"

@@ -163,7 +163,7 @@ def test_raw_files_are_prepared_on_the_way(workspace: Workspace, tiny_config: Ma
     (folder / "label.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
     notes = Notes()
     run = experiments.finetune(tiny_config("C1", *QUICK, "data.dataset=mosi"), workspace, notes)
-    assert "mosi.h5 does not exist yet: prepared from" in notes.lines[0]
+    assert "mosi.h5 did not exist yet: prepared from" in notes.lines[0]
     with FeatureStore(workspace.store("mosi")) as store:
         assert store.modalities == ("text",)
     assert run.is_finished

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import io
 import os
 import pickle
 import struct
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conki_cli.errors import SourceError
-from conki_cli.sources import read_corpus
-from conki_cli.sources.pickles import read_pickle
+from conki_cli.sources.raw.arrays import FileArray
+from conki_cli.sources.raw.pickles import read_pickle, read_pickle_bytes
 
 
 @pytest.fixture
@@ -28,11 +30,16 @@ def saved(path: Path, value: object, protocol: int = 4) -> Path:
     return path
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", range(6))
 def test_arrays_and_plain_containers_come_back(path: Path, protocol: int) -> None:
-    value = {
-        "big": np.arange(6000, dtype=np.float64).reshape(20, 300),
+    value: dict[str, Any] = {
+        "small": np.arange(600, dtype=np.float64).reshape(2, 300),
+        "large": np.arange(20000, dtype=np.float64).reshape(20, 10, 100),
         "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "large fortran": np.asfortranarray(np.arange(20000.0).reshape(20, 1000)),
+        "exchanged": np.arange(20000.0).reshape(20, 10, 100).transpose(2, 0, 1),
+        "large big endian": np.arange(20000, dtype=">i4"),
+        "many words": np.array(["word" * 8] * 900),
         "big endian": np.arange(3, dtype=">i4"),
         "words": np.array(["a", "bcé", ""]),
         "empty": np.zeros((0, 3), dtype=np.float32),
@@ -42,6 +49,149 @@ def test_arrays_and_plain_containers_come_back(path: Path, protocol: int) -> Non
     for key, expected in value.items():
         np.testing.assert_array_equal(found[key], expected)
         assert found[key].shape == expected.shape
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_large_arrays_stay_in_the_file_and_small_ones_do_not(path: Path, protocol: int) -> None:
+    large, small = np.arange(20000.0).reshape(20, 1000), np.arange(8000.0)
+    found = read_pickle(saved(path, [large, small], protocol))
+    assert isinstance(found[0], FileArray)
+    assert isinstance(found[1], np.ndarray)
+    np.testing.assert_array_equal(found[0][3:5], large[3:5])
+
+
+def test_small_arrays_can_be_written_to(path: Path) -> None:
+    found = read_pickle(saved(path, np.arange(3000.0)))
+    found[:] = 1
+    assert found.sum() == 3000
+
+
+def test_an_array_larger_than_memory_is_read_in_slices(path: Path) -> None:
+    rows = 2**38 // 8000  # 256 GiB, a hole in the file
+    begin, end = pickle.dumps(np.zeros((3, 1000)), protocol=4).split(b"B" + struct.pack("<I", 24000) + bytes(24000))
+    with path.open("wb") as stream:
+        stream.write(begin.replace(b"K\x03M\xe8\x03\x86", b"J" + struct.pack("<i", rows) + b"M\xe8\x03\x86"))
+        stream.write(b"\x8e" + struct.pack("<Q", rows * 8000))
+        stream.seek(rows * 8000, io.SEEK_CUR)
+        stream.write(end)
+    found = read_pickle(path)
+    assert found.shape == (rows, 1000)
+    assert not found[rows // 2 : rows // 2 + 2].any()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_long_texts_and_bytes_come_back(path: Path, protocol: int) -> None:
+    value = {"text": "aé\u4e2d\n" * 40_000, "nested": ("b" * 70_000, [b"\x00\xff" * 40_000]), "number": 10**30}
+    assert read_pickle(saved(path, value, protocol)) == value
+
+
+@pytest.mark.parametrize("place", [lambda text: [text], lambda text: {"a": text}, lambda text: (1, (text,)), str])
+def test_a_text_of_more_than_16_mib_is_refused(path: Path, place: Any) -> None:
+    with pytest.raises(SourceError, match="a string of 17 MiB stands outside an array, where at most 16 MiB may"):
+        read_pickle(saved(path, place("a" * 17 * 2**20)))
+
+
+PYTHON_2 = (  # cPickle of python 2.7 and numpy 1.16, protocol 2
+    b"\x80\x02}q\x01U\x05trainq\x02}q\x03(U\x07covarepq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\n"
+    b"q\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x03K\x02\x86cnumpy\ndtype\nq\x08U\x02f8K\x00K\x01\x87Rq\t(K\x03U\x01<NNNJ"
+    b"\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U0" + struct.pack("<6d", *range(6)) + b"tbU\x02idq\n]q\x0b(U\x02a1q"
+    b"\x0cX\x02\x00\x00\x00b2q\reus."
+)
+
+
+def test_a_pickle_of_python_2_has_keys_of_bytes(path: Path) -> None:
+    path.write_bytes(PYTHON_2)
+    found = read_pickle(path)[b"train"]
+    assert found[b"covarep"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert found[b"id"] == [b"a1", "b2"]
+
+
+def test_a_large_array_of_python_2_stays_in_the_file(path: Path) -> None:
+    values = np.arange(30_000.0)
+    large = PYTHON_2.replace(b"K\x03K\x02\x86", b"M" + struct.pack("<H", 15_000) + b"K\x02\x86")
+    raw = b"T" + struct.pack("<I", values.nbytes) + values.tobytes()
+    path.write_bytes(large.replace(b"U0" + struct.pack("<6d", *range(6)), raw))
+    found = read_pickle(path)[b"train"][b"covarep"]
+    assert isinstance(found, FileArray)
+    np.testing.assert_array_equal(np.asarray(found), values.reshape(15_000, 2))
+
+
+def test_strings_of_python_2_in_protocol_0_are_unescaped_bytes(path: Path) -> None:
+    path.write_bytes(b"(S'a\\x00\\'b'\nS\"c\"\nS'" + b"d" * 70_000 + b"'\nt.")
+    assert read_pickle(path) == (b"a\x00'b", b"c", b"d" * 70_000)
+
+
+def test_a_pickle_in_memory_is_read_by_the_same_rules() -> None:
+    words = np.array(["a", "b"], dtype=object)
+    assert read_pickle_bytes(pickle.dumps(words), "words.npy")[1] == "b"
+    assert read_pickle_bytes(pickle.dumps(np.arange(20000.0)), "x")[19999] == 19999
+    with pytest.raises(SourceError, match=r"words\.npy was refused: it asks for (posix|nt)\.system"):
+        read_pickle_bytes(pickle.dumps(Hostile("true")), "words.npy")
+
+
+# ---- torch ----
+
+
+TORCH_TYPES = [
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+]
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    plain = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+    return plain.numpy()
+
+
+@pytest.mark.parametrize("dtype", TORCH_TYPES, ids=str)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_tensors_come_back_as_arrays(path: Path, dtype: torch.dtype, protocol: int) -> None:
+    small = (torch.arange(24) % 7).reshape(2, 3, 4).to(dtype)
+    large = (torch.arange(80_000) % 7).reshape(40, 2000).to(dtype)
+    scalar = torch.tensor(1, dtype=dtype)
+    values = [
+        small,
+        large,
+        large.t(),
+        large[3:5],
+        large[:, ::3],
+        large[:, :1],
+        scalar,
+        small[:0],
+        small.transpose(0, 2),
+    ]
+    for found, tensor in zip(read_pickle(saved(path, values, protocol)), values, strict=True):
+        expected = as_array(tensor)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_large_contiguous_tensors_stay_in_the_file(path: Path) -> None:
+    tensor = torch.arange(90_000.0).reshape(300, 300)
+    whole, part, turned = read_pickle(saved(path, [tensor, tensor[20:280], tensor.t()]))
+    assert isinstance(whole, FileArray)
+    assert isinstance(part, FileArray)
+    assert isinstance(turned, np.ndarray)
+    np.testing.assert_array_equal(part[5:6], tensor[25:26].numpy())
+
+
+def test_parameters_are_their_tensors(path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    assert read_pickle(saved(path, {"w": parameter}))["w"].tolist() == [1, 1, 1]
+
+
+def test_a_tensor_that_repeats_its_values_is_refused(path: Path) -> None:
+    with pytest.raises(SourceError, match="a tensor must lie inside its storage, every value once"):
+        read_pickle(saved(path, torch.ones(1).expand(10**9)))
+
+
+def test_a_bare_storage_is_refused(path: Path) -> None:
+    saved(path, [torch.ones(3).untyped_storage()])
+    with pytest.raises(SourceError, match="stands where a value should"):
+        read_pickle(path)
+
+
+# ---- what is refused ----
 
 
 def test_object_arrays_of_text_come_back(path: Path) -> None:
@@ -76,7 +226,7 @@ def test_a_hostile_pickle_is_refused_by_name_and_nothing_runs(tmp_path: Path, pa
     canary = tmp_path / "ran"
     saved(path, {"train": Hostile(f"touch {canary}")}, protocol)
     with pytest.raises(SourceError, match=r"refused: it asks for (posix|nt)\.system") as error:
-        read_corpus("mosi", workspace=tmp_path, source=path, score_range=None)
+        read_pickle(path)
     assert "\n" not in str(error.value)
     assert not canary.exists()
 
@@ -90,8 +240,9 @@ def test_a_hostile_pickle_is_refused_by_name_and_nothing_runs(tmp_path: Path, pa
         (b"\x80\x04\x8c\x05numpy\x8c\x0cndarray.view\x93.", "numpy.ndarray.view"),
         (b"\x80\x02cnumpy.core.multiarray\n_reconstruct.__globals__\n.", "_reconstruct.__globals__"),
         (b"\x80\x02ccollections\ndefaultdict\n.", "collections.defaultdict"),
-        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n.", "torch._utils._rebuild_tensor_v2"),
-        (b"\x80\x02c_codecs\nencode\n.", "_codecs.encode"),
+        (b"\x80\x02ctorch\nload\n.", "torch.load"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v3\n.", "torch._utils._rebuild_tensor_v3"),
+        (b"\x80\x02c_codecs\nlookup\n.", "_codecs.lookup"),
         (b"\x80\x04\x8c\x03a\n\x1b\x8c\x01b\x93.", r"a\n\x1b.b"),
     ],
 )

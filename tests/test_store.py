@@ -147,7 +147,7 @@ def test_what_the_reader_repaired_is_kept(path: Path) -> None:
     write_store(path, corpus(repaired={"audio": {"junk_frames": 7}}, notes=("careful",)))
     with FeatureStore(path) as store:
         assert store.repaired["audio"] == {"nan": 0, "inf": 0, "junk_frames": 7}
-        assert store.notes == ("careful",)
+        assert store.notes[0] == "careful"
 
 
 def test_equal_clips_have_an_equal_content_id_whatever_their_source(path: Path) -> None:
@@ -174,15 +174,16 @@ def test_the_video_stands_before_the_last_separator() -> None:
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (clip(1, video="a"), "unique, 'a$_$1'"),
+        (clip(1, video="a", text="other"), "unique, 'a$_$1' occurs twice (in train, with two texts)"),
+        (clip(1, video="a", score=0.5), "'a$_$1' occurs twice (in train, with the scores 0.5 and -2)"),
+        (clip(1, video="c"), "'c$_$1' occurs twice (in train and in test)"),
         (clip(0, id=""), "must have an id, clip 1"),
         (clip(0, score=3.1), "from -3 to 3, 'vid_1$_$0' has 3.1"),
         (clip(0, score=float("nan")), "'vid_1$_$0' has nan"),
-        (clip(0, vision=None), "all clips or none must have vision"),
         (clip(0, vision=np.zeros(2)), r"must be numbers [frames, features]"),
         (clip(0, vision=np.zeros((2, 0))), r"must be numbers [frames, features]"),
         (clip(0, vision=np.zeros((2, 3))), "must have 3 features per frame everywhere"),
-        (clip(0, unimodal={"text": 1.0}), "same unimodal scores"),
+        (clip(0, unimodal={"smell": 1.0}), "unimodal scores must be of text, vision, audio"),
         (clip(0, text="a\0b"), "the text of 'vid_1$_$0' holds characters"),
         (clip(0, text="\ud800"), "the text of 'vid_1$_$0' holds characters"),
     ],

@@ -308,12 +308,19 @@ def test_all_that_is_odd_about_a_store_is_warned_of(description: dict[str, Any])
     text = words(drawn(*store_tables(description)))
     assert "! mind the [gap]" in text
     assert "! vision: repaired when prepared: 3 nan" in text
+    assert "! train and test share 3 videos" in text
+    assert "! 30/5/9 clips in train/valid/test, published are 1284/229/686" in text
+
+
+def test_a_store_from_before_reports_is_warned_of_as_it_was(description: dict[str, Any]) -> None:
+    text = words(drawn(*store_tables({**description, "report": {}, "notes": ["mind the [gap]"]})))
+    assert "! mind the [gap]" in text
     assert "! train/test share 3 videos" in text
     assert "! the split sizes differ from the published ones" in text
 
 
 def test_a_store_of_an_own_data_set_has_no_published_sizes(description: dict[str, Any]) -> None:
-    text = drawn(*store_tables({**description, "published_sizes": None}))
+    text = drawn(*store_tables({**description, "published_sizes": None, "notes": []}))
     assert "published" not in text
 
 

@@ -1,33 +1,86 @@
-"""Raw data sets -> `Corpus`: finds the file, recognises its format from its content, and calls the reader."""
+"""Raw data sets -> `Corpus`: finds the file, recognises its format from its content, and calls the reader.
 
+To add a format, write a module with `FORMATS`, `recognise` and `read` beside this one, and name it in `_FAMILIES`.
+"""
+
+import importlib
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, cast
 
 from conki_cli.errors import SettingsError, SourceError
+from conki_cli.sources.request import Options, Progress, Raw, Request, no_progress
 from conki_cli.store import Corpus
 
 KNOWN_RANGES: dict[str, tuple[float, float]] = {
     "mosi": (-3, 3),
     "mosei": (-3, 3),
     "sims": (-1, 1),
+    "simsv2": (-1, 1),
     "demo": (-3, 3),
     "demo-external": (-3, 3),
 }
 """Lowest and highest score of the data sets that conki knows by name."""
 
-_PUBLISHED_FILES = {  # below data/<NAME>/ in the folder layout of MMSA; frames before texts alone
-    "mosi": ("Processed/unaligned_50.pkl", "Processed/aligned_50.pkl", "label.csv"),
-    "mosei": ("Processed/unaligned_50.pkl", "Processed/aligned_50.pkl", "label.csv"),
-    "sims": ("Processed/unaligned_39.pkl", "label.csv"),
-}
-_OWN_FILES = ("Processed/unaligned*.pkl", "Processed/aligned*.pkl", "Processed/*.pkl", "label.csv")
+_FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
+"""The modules with readers; the first that recognises a file reads it."""
 
-_ACCEPTED = "MMSA feature pickles and label.csv"
-_ADVICE = (
-    f"{_ACCEPTED} are read; the files are linked from github.com/thuiar/MMSA (section Datasets), raw MOSI and MOSEI "
-    "from github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; put them there or name a file with --source"
+_FOLDERS = {"mosi": "MOSI", "mosei": "MOSEI", "sims": "SIMS", "simsv2": "SIMSv2"}
+"""Names below data/, as in the folder layout of MMSA; any other data set has its own name there."""
+
+_PATTERNS = (  # frames before texts alone
+    "Processed/unaligned_50.pkl",
+    "Processed/unaligned_39.pkl",
+    "Processed/*unaligned*.pkl",
+    "Processed/aligned_50.pkl",
+    "Processed/*.pkl",
+    "train.pkl",  # with dev.pkl and test.pkl: the folder is read
+    "*.csd",  # the folder is read
+    "*.pkl",
+    "*.hdf5",
+    "*.npz",
+    "label.csv",
+    "meta.csv",
 )
+_READ_AS_FOLDERS = ("train.pkl", "*.csd")
+
+_OFFICIAL = {  # first hex digits of the SHA-256 that MMSA's README publishes
+    "78e0f8b5": ("mosi", "unaligned_50.pkl"),
+    "d3994fd2": ("mosi", "aligned_50.pkl"),
+    "ad8b23d5": ("mosei", "unaligned_50.pkl"),
+    "45eccfb7": ("mosei", "aligned_50.pkl"),
+    "c9e20c13": ("sims", "unaligned_39.pkl"),
+}
+
+_ADVICE = (
+    "MMSA's feature files are linked from github.com/thuiar/MMSA (section Datasets), raw MOSI and MOSEI from "
+    "github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; put them there or name a file with --source; "
+    "`conki prepare --list-formats` explains what is read"
+)
+
+
+class Family(Protocol):
+    """A module that reads one family of formats; its docstring describes them to users."""
+
+    __doc__: str | None
+    FORMATS: dict[str, str]
+
+    def recognise(self, raw: Raw) -> str | None:
+        """Return the name of the format, or None."""
+        ...
+
+    def read(self, raw: Raw, request: Request, name: str) -> Corpus:
+        """Read a corpus."""
+        ...
+
+
+def families() -> Iterator[Family]:
+    """Yield the modules that read raw data, in the order in which they are asked."""
+    for name in _FAMILIES:
+        yield cast(Family, importlib.import_module(f"conki_cli.sources.{name}"))
 
 
 def parse_score_range(text: str) -> tuple[float, float]:
@@ -46,35 +99,106 @@ def parse_score_range(text: str) -> tuple[float, float]:
 
 
 def read_corpus(
-    dataset: str, *, workspace: Path, source: Path | None, score_range: tuple[float, float] | None
+    dataset: str,
+    *,
+    workspace: Path,
+    source: Path | None,
+    score_range: tuple[float, float] | None,
+    options: Options | None = None,
+    progress: Progress = no_progress,
 ) -> Corpus:
     """Read a data set, recognising the format of its file from the content.
 
     Args:
         dataset: a known name, or any other for a user's own data.
         workspace: the folder with `data/`, searched when no source is given.
-        source: a file, or a folder in the MMSA layout.
+        source: a file, or a folder: one that is a source itself, or one in the MMSA layout.
         score_range: lowest and highest possible score; needed for a user's own data only.
+        options: what else the user says about the source.
+        progress: told what was read.
+
+    Returns:
+        The corpus; big arrays stay in their files until they are asked for.
 
     Raises:
-        SettingsError: the name or the range cannot be used.
+        SettingsError: the name, the range or an option cannot be used.
         SourceError: nothing was found, or the file cannot be read.
     """
+    options = options or Options()
     bounds = _range_of(dataset, score_range)
     if dataset in ("demo", "demo-external"):
-        if source is not None:
+        if source is not None or options != Options():
             raise SettingsError(f"--dataset {dataset} is generated: leave --source out, or choose another name")
         from conki_cli.sources import demo
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
-    path = _find(dataset, workspace, source)
-    if _format_of(path) == "pickle":
-        from conki_cli.sources.mmsa import read_mmsa
+    request = Request(
+        dataset,
+        bounds,
+        labels=options.labels,
+        text_column=options.text_column,
+        align_words=options.align_words,
+        replaced=frozenset(options.overrides),
+        progress=progress,
+    )
+    path = find_source(dataset, workspace, source)
+    corpus = with_official_name(_read(path, request, options.format))
+    if options.overrides:
+        from conki_cli.sources.overrides import override
 
-        return read_mmsa(path, dataset, bounds)
-    from conki_cli.sources.labels import read_labels
+        corpus = override(corpus, options.overrides, request, _read_raw, source=path)
+    return corpus
 
-    return read_labels(path, dataset, bounds)
+
+def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
+    from conki_cli.sources.raw.opening import open_raw
+
+    if format_name is None:
+        return _read_raw(open_raw(path), request)
+    known = {name: family for family in families() for name in family.FORMATS}
+    if format_name not in known:
+        raise SettingsError(f"--format must be one of {', '.join(known)}; found {format_name[:40]!r}")
+    return known[format_name].read(open_raw(path), request, format_name)
+
+
+def _read_raw(raw: Raw, request: Request) -> Corpus:
+    for family in families():
+        name = family.recognise(raw)
+        if name is not None:
+            return family.read(raw, request, name)
+    from conki_cli.sources.unsupported import refusal
+
+    if raw.kind == "table" and not refusal(raw):
+        from conki_cli.sources import labels
+
+        return labels.read(raw, request)  # which says what columns are missing
+    known = ", ".join(name for family in families() for name in family.FORMATS)
+    raise SourceError(
+        refusal(raw)
+        or f"{raw.path} is {_described(raw)}, of no format that is read: {known} are; "
+        "`conki prepare --list-formats` explains them"
+    )
+
+
+def _described(raw: Raw) -> str:
+    from conki_cli.sources.columns import names_of
+
+    if raw.kind == "pickle" and not isinstance(raw.content, dict):
+        return f"a pickle of a {type(raw.content).__name__}"
+    kinds = {"pickle": "a pickled dictionary", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder"}
+    return f"{kinds.get(raw.kind, 'text')} with {names_of(raw.content)}"
+
+
+def with_official_name(corpus: Corpus) -> Corpus:
+    """Say so when a file is one that MMSA publishes, by its SHA-256; warn when it is that of another data set."""
+    official = _OFFICIAL.get(corpus.source_sha256[:8])
+    if official is None:
+        return corpus
+    dataset, name = official
+    said = f"probably MMSA's {name} of {_FOLDERS[dataset]}: its SHA-256 begins with {corpus.source_sha256[:8]}"
+    if dataset == corpus.dataset:
+        return replace(corpus, remarks=(said, *corpus.remarks))
+    return replace(corpus, notes=(f"{said}, but it is prepared as {corpus.dataset}", *corpus.notes))
 
 
 def check_dataset_name(dataset: str) -> None:
@@ -109,36 +233,20 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
     return score_range
 
 
-def _find(dataset: str, workspace: Path, source: Path | None) -> Path:
+def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
+    """Return the file or folder to read: the source itself, or the first that is found in it or below data/.
+
+    Raises:
+        SourceError: there is nothing.
+    """
     if source is not None and not source.is_dir():
         if not source.exists():
             raise SourceError(f"there is no file {source}: check --source")
         return source
-    folder_name = dataset.upper() if dataset in _PUBLISHED_FILES else dataset
-    folder = source if source is not None else workspace / "data" / folder_name
-    patterns = _PUBLISHED_FILES.get(dataset, _OWN_FILES)
-    for pattern in patterns:
+    folder = source if source is not None else workspace / "data" / _FOLDERS.get(dataset, dataset)
+    for pattern in _PATTERNS:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if found:
-            return found[0]
-    looked = ", ".join(str(folder / pattern) for pattern in patterns)
-    raise SourceError(f"no data of {dataset} found; looked for {looked}; {_ADVICE}")
-
-
-def _format_of(path: Path) -> str:
-    """Return "pickle" or "csv" from the first and last bytes of a file."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(4096)
-            stream.seek(-min(len(head), 1), 2)
-            last = stream.read(1)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    if not head:
-        raise SourceError(f"{path} is empty: get the file again, whole")
-    for magic, what in ((b"\x89HDF", "HDF5"), (b"PK\x03\x04", "a zip archive"), (b"\x1f\x8b", "gzip-compressed")):
-        if head.startswith(magic):
-            raise SourceError(f"{path} is {what}, which `conki prepare` does not read: {_ACCEPTED} are read")
-    is_table = b"," in head.splitlines()[0] and b"\0" not in head
-    # Pickles since protocol 2 start with 0x80, all end with a full stop, and older ones have no line of columns.
-    return "pickle" if head[0] == 0x80 or (last == b"." and not is_table) else "csv"
+            return folder if pattern in _READ_AS_FOLDERS else found[0]
+    looked = ", ".join(_PATTERNS)
+    raise SourceError(f"no data of {dataset} found; looked in {folder} for {looked}; {_ADVICE}")

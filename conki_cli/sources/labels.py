@@ -1,70 +1,193 @@
-"""`label.csv`: the texts, scores and splits of a data set, without audio and vision.
+"""label.csv: texts, scores and splits, one row per clip, without audio and vision.
 
-Both published layouts are read, the old one with 7 columns (video_id, clip_id, text, label, annotation, mode,
-label_by) and the new one with label_T, label_A, label_V; further columns may stand anywhere. Polarity is never taken
-from `annotation`, which contradicts the score in some rows.
+Read: tables separated by commas or tabs, in UTF-8, or in UTF-16 with a byte order mark. They must
+have the columns video_id, clip_id, text, label and mode (train, valid or test; dev and val mean
+valid); further ones may stand anywhere. So all of these are read: the 7 columns of MMSA's old
+label.csv (with annotation and label_by), the 9 of its new one (label_T, label_A and label_V become
+the scores of single modalities), 8 or 10 with start and stop or text_en, and the meta.csv of
+CH-SIMS v2. Copies of 7 or 9 columns that lost their header are read by the order of the columns.
+The texts are the column text; of SIMS the English text_en where there is one; or --text-column.
+Not read: annotation, which contradicts the score in some rows; label_by; polarity of any kind.
+Beside it: --audio and --vision add features per clip. Other formats take this file as --labels.
 """
 
+import csv
 import io
 import math
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from conki_cli.errors import SourceError
-from conki_cli.files import sha256_of
-from conki_cli.sources.mmsa import CHINESE_TEXT_NOTE, SPLIT_NAMES, note_of_empty_texts
+from conki_cli.errors import SourceError, one_line
+from conki_cli.files import human_size
+from conki_cli.sources.columns import SPLIT_NAMES, fingerprint, names_of
+from conki_cli.sources.request import Raw, Request
 from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
+from conki_cli.store.records import Frames
+
+FORMATS = {"labels": "label.csv or meta.csv: texts, scores and splits, without audio and vision"}
+CHINESE_TEXT_NOTE = "the texts are Chinese (no text_en in the file): choose a Chinese text encoder with --encoder"
 
 _REQUIRED = ("video_id", "clip_id", "text", "label", "mode")
 _UNIMODAL_COLUMNS = {"text": "label_T", "vision": "label_V", "audio": "label_A"}
+_KNOWN_COLUMNS = {*_REQUIRED, *_UNIMODAL_COLUMNS.values(), "annotation", "label_by", "start", "stop", "text_en", "id"}
+_HEADERLESS = {
+    7: ("video_id", "clip_id", "text", "label"),
+    9: ("video_id", "clip_id", "text", "label", "label_T", "label_A", "label_V"),
+}
+"""First columns of the published layouts by their number of columns; annotation, label_by and mode follow."""
+_MAX_BYTES = 512 * 2**20
+"""No label file is larger; MOSEI's has 4 MB."""
 
 Row = dict[str, str]
 
 
-def read_labels(path: Path, dataset: str, score_range: tuple[float, float]) -> Corpus:
-    """Read a label file as a corpus of texts.
+@dataclass(frozen=True)
+class LabelRow:
+    """One row of a label file; what its table does not have, or leaves empty, is None.
 
-    Args:
-        path: a CSV file in UTF-8 with a header, of either layout.
-        dataset: its name; "sims" prefers the English texts of a column `text_en`.
-        score_range: lowest and highest possible score.
+    Attributes:
+        video: name of the video, as written.
+        clip: name of the clip in it, as written, with its leading zeros.
+        text: what was said.
+        score: the label.
+        split: train, valid or test.
+        start: where the clip begins in the video, in seconds.
+        stop: where it ends.
+        unimodal: scores of single modalities, by modality.
+    """
+
+    video: str
+    clip: str
+    text: str | None = None
+    score: float | None = None
+    split: str | None = None
+    start: float | None = None
+    stop: float | None = None
+    unimodal: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The clip's id, 'video$_$clip'."""
+        return self.video + ID_SEPARATOR + self.clip
+
+
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    columns: list[str]
+    rows: list[Row]
+    has_header: bool = True
+
+    def where(self, number: int) -> str:
+        row = self.rows[number]
+        return f"{self.path}, row {number + 1} ({row.get('video_id', '')[:40]!r}, {row.get('clip_id', '')[:40]!r})"
+
+
+def recognise(raw: Raw) -> str | None:
+    """Return "labels" for a table whose first row names video_id and clip_id, or fits a published layout."""
+    if raw.kind != "table":
+        return None
+    cells = [str(cell).strip() for cell in raw.content]
+    return "labels" if {"video_id", "clip_id"} <= set(cells) or _lacks_header(cells) else None
+
+
+def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
+    """Read a label file as a corpus of texts.
 
     Raises:
         SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
     """
-    rows = _read_rows(path, _REQUIRED)
-    has_english = dataset == "sims" and "text_en" in rows[0]
-    unimodal = {m: column for m, column in _UNIMODAL_COLUMNS.items() if all(row.get(column) for row in rows)}
-    splits: dict[str, list[Sample]] = {name: [] for name in SPLITS}
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}, row {number} ({row['video_id'][:40]!r}, {row['clip_id'][:40]!r})"
-        splits[_split_of(where, row)].append(_sample(where, row, "text_en" if has_english else "text", unimodal))
+    table = _read_table(raw.path)
+    text_column = _text_column(table, request.text_column, request.dataset) or "text"
+    rows = _label_rows(table, (*_REQUIRED[:2], text_column, *_REQUIRED[3:]), text_column)
     partly = [
-        column for m, column in _UNIMODAL_COLUMNS.items() if m not in unimodal and any(row.get(column) for row in rows)
+        column
+        for modality, column in _UNIMODAL_COLUMNS.items()
+        if 0 < sum(modality in row.unimodal for row in rows) < len(rows)
     ]
     notes = [f"{', '.join(partly)} left out: some rows are empty there"] if partly else []
-    notes += [CHINESE_TEXT_NOTE] if dataset == "sims" and not has_english else []
+    if is_chinese(request.dataset) and text_column == "text" and request.text_column is None:
+        notes.append(CHINESE_TEXT_NOTE)
+    remarks = [] if table.has_header else ["no header: the columns were taken in the order of the published files"]
+    remarks += [f"the texts are those of the column {one_line(text_column)}"] if text_column != "text" else []
+    remarks += ["--labels was not needed: the source is a label file itself"] if request.labels is not None else []
+    sha256, size = fingerprint([raw.path])
     return Corpus(
-        dataset=dataset,
-        score_range=score_range,
-        splits=splits,
-        source=path.name,
+        dataset=request.dataset,
+        score_range=request.score_range,
+        splits=samples_of(rows),
+        source=raw.path.name,
         source_format="label.csv",
-        source_sha256=sha256_of(path),
-        notes=(*notes, *note_of_empty_texts(splits)),
+        source_sha256=sha256,
+        source_bytes=size,
+        notes=tuple(notes),
+        remarks=tuple(remarks),
     )
 
 
+def is_chinese(dataset: str) -> bool:
+    """Tell whether a data set is CH-SIMS or CH-SIMS v2, by its name."""
+    return dataset.startswith("sims")
+
+
+def samples_of(
+    rows: Sequence[LabelRow], frames: Mapping[str, Sequence[Frames | None]] | None = None
+) -> dict[str, list[Sample]]:
+    """Return rows as clips, by split; scores of a modality are kept where every row has one.
+
+    Args:
+        rows: rows with a split.
+        frames: by modality, the frames of every row.
+    """
+    complete = [m for m in _UNIMODAL_COLUMNS if all(m in row.unimodal for row in rows)]
+    splits: dict[str, list[Sample]] = {name: [] for name in SPLITS}
+    for i, row in enumerate(rows):
+        score = math.nan if row.score is None else row.score
+        unimodal = {m: row.unimodal[m] for m in complete}
+        clips = {m: column[i] for m, column in (frames or {}).items()}
+        splits[row.split or ""].append(Sample(row.id, row.text or "", score, unimodal=unimodal, **clips))
+    return splits
+
+
+def read_label_rows(
+    path: Path,
+    *,
+    needed: Sequence[str] = ("video_id", "clip_id"),
+    text_column: str | None = None,
+    dataset: str = "",
+) -> list[LabelRow]:
+    """Read a label file to be joined with a source.
+
+    Args:
+        path: a file as this module's format description says.
+        needed: columns that must be there; all of them but texts must be filled in every row.
+        text_column: the column with the texts; None: `text`, or `text_en` of a Chinese data set.
+        dataset: name of the data set.
+
+    Returns:
+        One item per row, in the file's order.
+
+    Raises:
+        SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
+    """
+    table = _read_table(path)
+    column = _text_column(table, text_column, dataset)
+    return _label_rows(table, [column or name if name == "text" else name for name in needed], column)
+
+
 def read_texts(path: Path) -> Utterances:
-    """Read new utterances to score from CSV: a column `text`, and `id` (or `video_id` and `clip_id`) if there is one.
+    """Read new utterances to score from a table with a column `text`, and with `id` or `video_id` and `clip_id` if any.
 
     Raises:
         SourceError: the file is missing, empty, not CSV or has no column `text`.
     """
-    rows = _read_rows(path, ("text",))
-    return Utterances(
-        [_name_of(row, number) for number, row in enumerate(rows, 1)], [row["text"] for row in rows], None, {}, {}
-    )
+    table = _read_table(path, may_lack_header=False)
+    _check_columns(table, ("text",))
+    names = [_name_of(row, number) for number, row in enumerate(table.rows, 1)]
+    return Utterances(names, [row["text"] for row in table.rows], None, {}, {})
 
 
 def _name_of(row: Row, number: int) -> str:
@@ -73,33 +196,175 @@ def _name_of(row: Row, number: int) -> str:
     return row.get("id") or str(number)
 
 
-def _read_rows(path: Path, required: Sequence[str]) -> list[Row]:
-    """Return the rows under a header with the `required` columns; 'None' in a cell is a word, not a missing value."""
+def _text_column(table: _Table, asked: str | None, dataset: str) -> str | None:
+    if asked is not None:
+        if table.columns.count(asked) != 1:
+            raise SourceError(
+                f"{table.path} has no column {one_line(asked)[:40]!r} for --text-column: "
+                f"its columns are {names_of(table.columns)}"
+            )
+        return asked
+    if is_chinese(dataset) and "text_en" in table.columns:
+        return "text_en"
+    return "text" if "text" in table.columns else None
+
+
+# ---- rows ----
+
+
+def _label_rows(table: _Table, needed: Sequence[str], text_column: str | None) -> list[LabelRow]:
+    _check_columns(table, needed)
+    return [_label_row(table, number, needed, text_column) for number in range(len(table.rows))]
+
+
+def _label_row(table: _Table, number: int, needed: Sequence[str], text_column: str | None) -> LabelRow:
+    row = table.rows[number]
+    if any(name in needed and not row[name] for name in ("video_id", "clip_id")):
+        raise SourceError(f"{table.where(number)}: video_id and clip_id must not be empty")
+
+    def cell(column: str) -> float | None:
+        if column not in needed and not row.get(column):
+            return None
+        return _number(table, number, column)
+
+    unimodal = {modality: cell(column) for modality, column in _UNIMODAL_COLUMNS.items()}
+    return LabelRow(
+        video=row.get("video_id", ""),
+        clip=row.get("clip_id", ""),
+        text=row.get(text_column) if text_column is not None else None,
+        score=cell("label"),
+        split=_split_of(table, number) if "mode" in needed or row.get("mode") else None,
+        start=cell("start") if "start" in needed or _is_number(row.get("start", "")) else None,
+        stop=cell("stop") if "stop" in needed or _is_number(row.get("stop", "")) else None,
+        unimodal={modality: score for modality, score in unimodal.items() if score is not None},
+    )
+
+
+def _split_of(table: _Table, number: int) -> str:
+    mode = table.rows[number]["mode"]
+    try:
+        return SPLIT_NAMES[mode.lower()]
+    except KeyError:
+        raise SourceError(
+            f"{table.where(number)}: mode must be train, valid or test, found {mode[:40]!r}: mend the row"
+        ) from None
+
+
+def _number(table: _Table, number: int, column: str) -> float:
+    cell = table.rows[number][column]
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SourceError(f"{table.where(number)}: {column} must be a number, found {cell[:40]!r}: mend the row")
+    return value
+
+
+# ---- tables ----
+
+
+def _check_columns(table: _Table, required: Sequence[str]) -> None:
+    missing = [name for name in required if table.columns.count(name) != 1]
+    if missing == ["mode"] and "mode" not in table.columns:
+        raise SourceError(
+            f"{table.path} has no column 'mode': every row must say train, valid or test there; add the column"
+        )
+    if missing:
+        raise SourceError(
+            f"{table.path} must have each of the columns {', '.join(required)} once, separated by commas or tabs; "
+            f"not so {', '.join(missing)} in the header {ascii(table.columns)[:200]}"
+        )
+    if not table.rows:
+        raise SourceError(f"{table.path} has a header but no rows: it must have one row per clip")
+
+
+def _read_table(path: Path, *, may_lack_header: bool = True) -> _Table:
+    """Return the rows of a table; 'None' in a cell is a word, not a missing value."""
+    text = _decode(path)
+    first_line = text.lstrip().partition("\n")[0]
+    # A header never has commas in its names, so tabs there and no commas say which of the two separates.
+    cells = _parse_tabs(path, text) if "\t" in first_line and "," not in first_line else _parse(path, text)
+    stripped = [[cell.strip() for cell in row] for row in cells]
+    if may_lack_header and _lacks_header(stripped[0]):
+        columns = _columns_by_content(stripped)
+        if columns is not None:
+            return _Table(path, columns, [dict(zip(columns, row, strict=True)) for row in stripped], has_header=False)
+    columns, *rest = stripped
+    return _Table(path, columns, [dict(zip(columns, row, strict=True)) for row in rest])
+
+
+def _lacks_header(first: Sequence[str]) -> bool:
+    """Tell whether a table's first row is a clip of one of the published layouts, not the names of columns."""
+    return (
+        len(first) in _HEADERLESS
+        and not _KNOWN_COLUMNS & set(first)
+        and _is_number(first[3])
+        and any(cell.lower() in SPLIT_NAMES for cell in first[4:])
+    )
+
+
+def _columns_by_content(cells: Sequence[Sequence[str]]) -> list[str] | None:
+    """Name the columns of a table without a header; unneeded ones get no name."""
+    known = _HEADERLESS[len(cells[0])]
+    columns = [known[k] if k < len(known) else "" for k in range(len(cells[0]))]
+    modes = [k for k in range(4, len(columns)) if all(row[k].lower() in SPLIT_NAMES for row in cells)]
+    if len(modes) != 1:
+        return None
+    columns[modes[0]] = "mode"
+    return columns
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def _parse_tabs(path: Path, text: str) -> list[list[str]]:
+    """Split a table at its tabs, taking quotes for text where they are: most such files quote nothing."""
+    num_tabs = {line.count("\t") for line in text.split("\n") if line.strip()}
+    if len(num_tabs) == 1:
+        cells = _parse(path, text, sep="\t", quoting=csv.QUOTE_NONE)
+        if not all(_is_quoted(cell) for row in cells for cell in row if '"' in cell):
+            return cells
+    try:
+        return _parse(path, text, sep="\t")
+    except SourceError:
+        return _parse(path, text, sep="\t", quoting=csv.QUOTE_NONE)
+
+
+def _is_quoted(cell: str) -> bool:
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
+
+
+def _parse(path: Path, text: str, **options: Any) -> list[list[str]]:
     import pandas as pd
 
-    text = _decode(path)
     try:
         # The header is read as a row: pandas would take the first column as an index where rows are longer than it.
-        table = pd.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False, na_filter=False)
+        table = pd.read_csv(
+            io.StringIO(text), header=None, dtype=str, keep_default_na=False, na_filter=False, **options
+        )
     except pd.errors.EmptyDataError:
         raise SourceError(f"{path} is empty: it must have a header and one row per clip") from None
     except pd.errors.ParserError as error:
-        raise SourceError(f"{path} must be CSV but is not ({' '.join(str(error).split())})") from error
-    header, *cells = ([cell.strip() for cell in row] for row in table.to_numpy().tolist())
-    missing = [name for name in required if header.count(name) != 1]
-    if missing:
-        raise SourceError(
-            f"{path} must have each of the columns {', '.join(required)} once, separated by commas; "
-            f"not so {', '.join(missing)} in the header {str(header)[:200]}"
-        )
-    if not cells:
-        raise SourceError(f"{path} has a header but no rows: it must have one row per clip")
-    return [dict(zip(header, row, strict=True)) for row in cells]
+        raise SourceError(f"{path} must be CSV but is not ({one_line(str(error))[:200]})") from error
+    cells: list[list[str]] = table.to_numpy().tolist()
+    return cells
 
 
 def _decode(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+            raise SourceError(f"{path} must be a file: name a label.csv")
+        if status.st_size > _MAX_BYTES:
+            raise SourceError(f"{path} has {human_size(status.st_size)}: label files of up to 512 MiB are read")
+        data = path.read_bytes()
+        has_utf16_mark = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = data.decode("utf-16" if has_utf16_mark else "utf-8-sig")
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -107,31 +372,3 @@ def _decode(path: Path) -> str:
     if "\0" in text:
         raise SourceError(f"{path} must be text but holds NUL characters: save it as CSV in UTF-8")
     return text
-
-
-def _split_of(where: str, row: Row) -> str:
-    try:
-        return SPLIT_NAMES[row["mode"].lower()]
-    except KeyError:
-        raise SourceError(f"{where}: mode must be train, valid or test, found {row['mode'][:40]!r}") from None
-
-
-def _sample(where: str, row: Row, text_column: str, unimodal: dict[str, str]) -> Sample:
-    if not row["video_id"] or not row["clip_id"]:
-        raise SourceError(f"{where}: video_id and clip_id must not be empty")
-    return Sample(
-        id=row["video_id"] + ID_SEPARATOR + row["clip_id"],
-        text=row[text_column],
-        score=_number(where, row, "label"),
-        unimodal={m: _number(where, row, column) for m, column in unimodal.items()},
-    )
-
-
-def _number(where: str, row: Row, column: str) -> float:
-    try:
-        number = float(row[column])
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise SourceError(f"{where}: {column} must be a number, found {row[column][:40]!r}")
-    return number

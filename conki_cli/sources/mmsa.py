@@ -1,16 +1,29 @@
-"""MMSA feature pickles: one dictionary per split, arrays padded at the end.
+"""MMSA feature pickles, and what MMSA-FET writes.
 
-Both published layouts are read, "aligned" without lengths and "unaligned" with them, and the files that MMSA-FET
-writes. The keys are those of thuiar/MMSA, README section 2. Lengths are authoritative: what stands behind them is
-padding, counted when it is not zero, and dropped. Where a file has none, trailing frames of zeros are padding.
+One dictionary with the splits train, valid (or dev) and test; each is a dictionary of columns with one entry per clip:
+
+    id                  'video$_$clip', as text or bytes; needed
+    raw_text            the spoken words; needed, or --labels. --text-column names
+                        another key; sims and simsv2: text_en if it is there
+    regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1); needed, or
+                        --labels; with _T, _V, _A: scores of one modality alone
+    vision, audio       numbers [clips, frames, features], padded at the end
+    *_lengths           real frames of vision or audio per clip, list or array
+
+"Unaligned" files have lengths: they are authoritative, what stands behind them is dropped, and counted where it is not
+zero. "Aligned" files have none: a clip ends with its last frame that is not all zeros. text and text_bert are not read
+(the text encoder of the model reads raw_text), neither are annotations and classification_labels, which contradict the
+score of some clips. MMSA-FET adds a top-level `config`, may leave any modality out, may hold torch tensors, and writes
+clips in any order. Splits of other names, such as train_mix of SIMS v2, are ignored. --audio FILE, --vision FILE and
+--text FILE take one modality from another file of this layout, matched by id, as MMSA's feature_A, feature_V and
+feature_T do.
 
 Axes: N clips of a split, P padded frames, d features per frame.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +31,29 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError
-from conki_cli.files import sha256_of
-from conki_cli.sources.pickles import read_pickle
+from conki_cli.sources.columns import (
+    SPLIT_NAMES,
+    edges_of,
+    filled_frames,
+    fingerprint,
+    frames_of,
+    names_of,
+    normal_ids,
+    numbers_of,
+    splits_of,
+    strings_of,
+)
+from conki_cli.sources.features import FeatureTable
+from conki_cli.sources.joining import Clip, join
+from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LabelRow, read_label_rows
+from conki_cli.sources.raw.arrays import Array, part_of_row
+from conki_cli.sources.request import Progress, Raw, Request
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
 
-CHINESE_TEXT_NOTE = "the texts are Chinese (no text_en in the file): choose a Chinese text encoder with --encoder"
-
-SPLIT_NAMES = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
-"""The names of splits that are read, and ours for them."""
+FORMATS = {
+    "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",
+}
+_TELLTALE = {"raw_text", "regression_labels", "annotations", "text_bert", "audio_lengths", "vision_lengths"}
 _UNIMODAL_KEYS = {
     "text": "regression_labels_T",
     "vision": "regression_labels_V",
@@ -35,190 +63,251 @@ _UNIMODAL_KEYS = {
 
 @dataclass(frozen=True)
 class _Reader:
-    """What the whole file shares: its name for messages, and what was mended so far."""
+    """What the whole file shares, and what was seen in it so far."""
 
     path: Path
     text_key: str
+    progress: Progress
     repaired: Mapping[str, Counter[str]] = field(default_factory=lambda: {m: Counter() for m in FRAME_MODALITIES})
-    inferred: set[str] = field(default_factory=set)  # modalities whose lengths the file does not give
+    padding: dict[str, str] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
+    rewritten: list[str] = field(default_factory=list)
 
 
-def read_mmsa(path: Path, dataset: str, score_range: tuple[float, float]) -> Corpus:
-    """Read an MMSA feature pickle.
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """The columns of one split, [N] each; None: the file has none."""
 
-    Args:
-        path: the pickle, aligned or unaligned.
-        dataset: its name; "sims" prefers the English texts of a key `text_en`.
-        score_range: lowest and highest possible score.
+    ids: list[str]
+    texts: list[str] | None
+    scores: npt.NDArray[np.float64] | None
+    unimodal: Mapping[str, npt.NDArray[np.float64]]
+    frames: Mapping[str, list[Array]]
 
-    Returns:
-        The corpus; frames are views on the padded arrays.
+
+def recognise(raw: Raw) -> str | None:
+    """Tell whether a file is in this layout."""
+    if raw.kind != "pickle" or not isinstance(raw.content, dict):
+        return None
+    parts = [raw.content[key] for key in SPLIT_NAMES if key in raw.content]
+    return "mmsa" if any(isinstance(part, dict) and _TELLTALE & part.keys() for part in parts) else None
+
+
+def read(raw: Raw, request: Request, name: str) -> Corpus:
+    """Read a feature file; frames stay in it until they are asked for.
 
     Raises:
-        SourceError: the file is refused, damaged, or lacks or contradicts something.
+        SourceError: the file lacks or contradicts something.
     """
-    data = read_pickle(path)
-    if not isinstance(data, dict):
-        raise SourceError(f"{path} must be a dictionary of splits as MMSA writes it, found a {type(data).__name__}")
-    parts = _splits_of(path, data)
-    has_english = dataset == "sims" and all("text_en" in part for part in parts.values())
-    reader = _Reader(path, "text_en" if has_english else "raw_text")
-    splits = {name: _read_split(reader, name, parts[name]) for name in SPLITS}
+    parts = _splits_of(raw)
+    reader = _Reader(raw.path, _text_key(request, parts), request.progress)
+    columns = {split: _read_split(reader, split, parts[split]) for split in SPLITS}
+    joined = _joined(reader, columns, request)
+    sha256, size = fingerprint([raw.path])
     return Corpus(
-        dataset=dataset,
-        score_range=score_range,
-        splits=splits,
-        source=path.name,
-        source_format="MMSA pickle",
-        source_sha256=sha256_of(path),
+        dataset=request.dataset,
+        score_range=request.score_range,
+        splits={split: _samples(reader, split, columns[split], joined.get(split)) for split in SPLITS},
+        source=raw.path.name,
+        source_format="MMSA-FET pickle" if "config" in raw.content else "MMSA pickle",
+        source_sha256=sha256,
+        source_bytes=size,
         repaired={m: dict(counts) for m, counts in reader.repaired.items() if counts},
-        notes=tuple(_notes(reader, data, dataset, splits)),
+        notes=_notes(reader, request),
+        remarks=_remarks(reader, raw.content),
+        padding=reader.padding,
     )
 
 
-def _splits_of(path: Path, data: dict[Any, Any]) -> dict[str, dict[str, Any]]:
-    parts: dict[str, dict[str, Any]] = {}
-    for key, name in SPLIT_NAMES.items():
-        if key not in data:
-            continue
-        if name in parts:
-            raise SourceError(f"{path} must have one split {name!r}, found it under two names: remove one")
-        if not isinstance(data[key], dict):
-            raise SourceError(f"{path}: {key!r} must be a dictionary of arrays, found a {type(data[key]).__name__}")
-        parts[name] = data[key]
-    missing = [name for name in SPLITS if name not in parts]
-    if missing:
-        found = _names(data)
-        raise SourceError(f"{path} must have the splits {', '.join(SPLITS)}; {', '.join(missing)} missing in: {found}")
+def is_layout(raw: Raw) -> bool:
+    """Tell whether a file has splits that are dictionaries of columns by id, whatever columns these are."""
+    data = raw.content
+    if raw.kind != "pickle" or not isinstance(data, dict):
+        return False
+    return any(isinstance(data[key], dict) and "id" in data[key] for key in SPLIT_NAMES if key in data)
+
+
+def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
+    """Read one modality of every clip by its id, whatever else the file lacks.
+
+    Raises:
+        SourceError: a split has no ids or not that modality.
+    """
+    reader = _Reader(raw.path, "raw_text", request.progress)
+    found: dict[str, Array] = {}
+    for split, part in _splits_of(raw, needed=()).items():
+        where = f"{raw.path}, split {split!r}"
+        ids = _ids(reader, where, part)
+        _value(where, part, modality)
+        clips = _frames(reader, where, part, modality)
+        _check_counts(where, {"id": len(ids), modality: len(clips)})
+        found.update(zip(ids, clips, strict=True))
+    sha256, size = fingerprint([raw.path])
+    return FeatureTable(
+        raw.path,
+        modality,
+        found,
+        padding=reader.padding[modality],
+        repaired=dict(reader.repaired[modality]),
+        sha256=sha256,
+        bytes=size,
+    )
+
+
+def read_texts(raw: Raw, request: Request) -> dict[str, str]:
+    """Read the texts of every clip by its id, whatever else the file lacks.
+
+    Raises:
+        SourceError: a split has no ids or no texts.
+    """
+    parts = _splits_of(raw, needed=())
+    key = _text_key(request, parts)
+    reader = _Reader(raw.path, key, request.progress)
+    found: dict[str, str] = {}
+    for split, part in parts.items():
+        where = f"{raw.path}, split {split!r}"
+        ids, texts = _ids(reader, where, part), strings_of(where, key, _value(where, part, key))
+        _check_counts(where, {"id": len(ids), key: len(texts)})
+        found.update(zip(ids, texts, strict=True))
+    return found
+
+
+def _splits_of(raw: Raw, needed: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
+    if not isinstance(raw.content, dict):
+        kind = type(raw.content).__name__
+        raise SourceError(f"{raw.path} must be a dictionary of splits as MMSA writes it, found a {kind}")
+    parts = splits_of(raw.path, raw.content, needed)
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            raise SourceError(f"{raw.path}: {key!r} must be a dictionary of arrays, found a {type(part).__name__}")
     return parts
 
 
-def _names(keys: Iterable[Any]) -> str:
-    """Render keys for a message; what a file calls its keys must not break the line or steer the terminal."""
-    shown = [key[:40] if isinstance(key, str) and key.isprintable() else "?" for key in islice(keys, 20)]
-    return ", ".join(shown) or "nothing"
+def _text_key(request: Request, parts: Mapping[str, dict[str, Any]]) -> str:
+    if request.text_column is not None:
+        return request.text_column
+    has_english = request.dataset.startswith("sims") and all("text_en" in part for part in parts.values())
+    return "text_en" if has_english else "raw_text"
 
 
-def _notes(reader: _Reader, data: dict[Any, Any], dataset: str, splits: Mapping[str, Sequence[Sample]]) -> list[str]:
-    notes = []
-    ignored = [key for key in data if key not in SPLIT_NAMES]
-    if ignored:
-        notes.append(f"ignored beside the splits: {_names(ignored)}")
-    if dataset == "sims" and reader.text_key == "raw_text":
-        notes.append(CHINESE_TEXT_NOTE)
-    if reader.inferred:
-        names = " and ".join(m for m in FRAME_MODALITIES if m in reader.inferred)
-        notes.append(f"no lengths of {names} in the file: trailing frames of zeros were taken as padding")
-    return notes + note_of_empty_texts(splits)
+def _notes(reader: _Reader, request: Request) -> tuple[str, ...]:
+    return (CHINESE_TEXT_NOTE,) if request.dataset.startswith("sims") and reader.text_key == "raw_text" else ()
 
 
-def note_of_empty_texts(splits: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """Return a note that counts the clips without text, or nothing."""
-    empty = sum(not sample.text for samples in splits.values() for sample in samples)
-    return [f"{empty} clips have an empty text; they were kept"] if empty else []
+def _remarks(reader: _Reader, data: Mapping[Any, Any]) -> tuple[str, ...]:
+    remarks = list(reader.rewritten)
+    if others := [key for key in data if key not in SPLIT_NAMES]:
+        remarks.append(f"ignored beside the splits: {names_of(others)}")
+    if reader.ignored:
+        remarks.append(f"not read: {names_of(sorted(reader.ignored))}")
+    return tuple(remarks)
 
 
-def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> list[Sample]:
+def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> _Split:
     where = f"{reader.path}, split {name!r}"
-    ids = _strings(where, part, "id")
-    texts = _strings(where, part, reader.text_key)
-    scores = _numbers(where, part, "regression_labels")
-    columns = {m: _numbers(where, part, key) for m, key in _UNIMODAL_KEYS.items() if key in part}
+    ids = _ids(reader, where, part)
+    texts = strings_of(where, reader.text_key, part[reader.text_key]) if reader.text_key in part else None
+    scores = numbers_of(where, "regression_labels", part["regression_labels"]) if "regression_labels" in part else None
+    unimodal = {m: numbers_of(where, key, part[key]) for m, key in _UNIMODAL_KEYS.items() if key in part}
     frames = {m: _frames(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
-    found = {"id": len(ids), reader.text_key: len(texts), "regression_labels": len(scores)}
-    found |= {_UNIMODAL_KEYS[m]: len(column) for m, column in columns.items()}
-    found |= {m: len(clips) for m, clips in frames.items()}
+    counts: dict[str, int] = {"id": len(ids)}
+    counts |= {reader.text_key: len(texts)} if texts is not None else {}
+    counts |= {"regression_labels": len(scores)} if scores is not None else {}
+    counts |= {_UNIMODAL_KEYS[m]: len(column) for m, column in unimodal.items()}
+    counts |= {m: len(clips) for m, clips in frames.items()}
+    _check_counts(where, counts)
+    read_keys = {*counts, *(f"{m}_lengths" for m in frames)}
+    reader.ignored.update(key for key in part if isinstance(key, str) and key not in read_keys)
+    return _Split(ids, texts, scores, unimodal, frames)
+
+
+def _check_counts(where: str, found: Mapping[str, int]) -> None:
     if len(set(found.values())) != 1:
         counts = ", ".join(f"{key} {count}" for key, count in found.items())
         raise SourceError(f"{where}: all keys must hold the same clips, found {counts}")
-    return [
-        Sample(
-            id=ids[i],
-            text=texts[i].strip(),
-            score=float(scores[i]),
-            vision=frames["vision"][i] if "vision" in frames else None,
-            audio=frames["audio"][i] if "audio" in frames else None,
-            unimodal={m: float(column[i]) for m, column in columns.items()},
-        )
-        for i in range(len(ids))
-    ]
 
 
-def _value(where: str, part: dict[str, Any], key: str) -> Any:
+def _value(where: str, part: Mapping[str, Any], key: str) -> Any:
     if key not in part:
-        found = _names(part)
-        raise SourceError(f"{where} must have {key!r}, found only {found}: is this an MMSA feature file?")
+        raise SourceError(f"{where} must have {key!r}, found only {names_of(part)}: is this an MMSA feature file?")
     return part[key]
 
 
-def _strings(where: str, part: dict[str, Any], key: str) -> list[str]:
-    value = _value(where, part, key)
-    items = value.ravel().tolist() if isinstance(value, np.ndarray) and value.size == len(value) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str | bytes) for item in items):
-        raise SourceError(f"{where}: {key!r} must be a list of texts, one per clip")
-    try:
-        return [item.decode() if isinstance(item, bytes) else str(item) for item in items]
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{where}: {key!r} must be UTF-8 ({error.reason})") from None
+def _ids(reader: _Reader, where: str, part: Mapping[str, Any]) -> list[str]:
+    ids, remarks = normal_ids(strings_of(where, "id", _value(where, part, "id")))
+    reader.rewritten.extend(remarks)
+    return ids
 
 
-def _numbers(where: str, part: dict[str, Any], key: str) -> npt.NDArray[np.float64]:
-    """Return one number per clip, [N], from shapes such as (N,), (N, 1) and (N, 1, 1)."""
-    value = _array(where, key, _value(where, part, key))
-    if not value.ndim or value.size != len(value):
-        raise SourceError(f"{where}: {key!r} must hold one number per clip, found the shape {value.shape}")
-    return value.reshape(-1).astype(np.float64)
+def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) -> dict[str, list[LabelRow]]:
+    """Return the rows of the label file for every split, if there is one and something to take from it."""
+    lacking = [key for key, missing in (
+        (reader.text_key, any(part.texts is None for part in columns.values())),
+        ("regression_labels", any(part.scores is None for part in columns.values())),
+    ) if missing]  # fmt: skip
+    if not lacking:
+        return {}
+    if request.labels is None:
+        raise SourceError(
+            f"{reader.path} must have {lacking[0]!r} in every split and has not: give the texts and scores with "
+            "--labels label.csv, or another key with --text-column"
+        )
+    clips = [
+        Clip(id=clip, score=None if part.scores is None else float(part.scores[i]))
+        for part in columns.values()
+        for i, clip in enumerate(part.ids)
+    ]
+    rows = read_label_rows(request.labels, text_column=None, dataset=request.dataset)
+    rows, remarks = join(str(reader.path), clips, rows, labels=request.labels)
+    reader.rewritten.extend(remarks)
+    ends = np.cumsum([len(part.ids) for part in columns.values()])
+    return {split: rows[end - len(columns[split].ids) : end] for split, end in zip(columns, ends, strict=True)}
 
 
-def _array(where: str, key: str, value: Any) -> npt.NDArray[Any]:
-    """Return an array of numbers from an array or a list of numbers or of equal arrays."""
-    try:
-        array = value if isinstance(value, np.ndarray) else np.asarray(_plain_rows(value))
-    except MemoryError:
-        raise SourceError(f"{where}: {key!r} needs more memory than this machine has") from None
-    except (ValueError, TypeError):
-        array = np.empty(0, dtype=object)
-    if array.dtype.kind not in "biuf":
-        raise SourceError(f"{where}: {key!r} must be an array of numbers")
-    return array
+def _samples(reader: _Reader, split: str, part: _Split, rows: Sequence[LabelRow] | None) -> list[Sample]:
+    samples = []
+    for i, clip in enumerate(part.ids):
+        text = part.texts[i] if part.texts is not None else rows[i].text if rows else None
+        score = float(part.scores[i]) if part.scores is not None else rows[i].score if rows else None
+        if text is None or score is None:
+            what = "text" if text is None else "score"
+            raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")
+        frames = {m: clips[i] for m, clips in part.frames.items()}
+        unimodal = {m: float(column[i]) for m, column in part.unimodal.items()}
+        samples.append(Sample(id=clip, text=text.strip(), score=score, unimodal=unimodal, **frames))
+    return samples
 
 
-def _plain_rows(value: Any) -> list[Any]:
-    # One level is looked into and no deeper: nested lists from a hostile pickle could be endless.
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(row, int | float | np.generic | np.ndarray) for row in value
-    ):
-        raise TypeError
-    return list(value)
-
-
-def _frames(reader: _Reader, where: str, part: dict[str, Any], modality: str) -> list[npt.NDArray[Any]]:
-    """Return every clip's frames, [L, d] each, as views on the padded array [N, P, d]."""
-    padded = _array(where, modality, part[modality])
-    if padded.ndim != 3 or not padded.shape[2]:
-        raise SourceError(f"{where}: {modality!r} must be [clips, frames, features], found the shape {padded.shape}")
-    if padded.dtype not in (np.float32, np.float64):
-        padded = padded.astype(np.float32)
+def _frames(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> list[Array]:
+    """Return every clip's frames, [L, d] each, as parts of the padded array [N, P, d]."""
+    padded = frames_of(where, modality, part[modality])
     key = f"{modality}_lengths"
-    if key not in part:
-        reader.inferred.add(modality)
-        return [clip[: _end_of(clip)] for clip in padded]
-    lengths = _numbers(where, part, key)
-    if len(lengths) != len(padded):
-        raise SourceError(f"{where}: {key!r} must have one number for each of {len(padded)} clips, has {len(lengths)}")
+    lengths = _lengths(where, key, part[key], len(padded)) if key in part else None
+    ends = np.empty(len(padded), dtype=np.int64)
+    done = 0
+    for filled in filled_frames(padded):
+        rows = slice(done, done + len(filled))
+        ends[rows] = edges_of(filled)[1] if lengths is None else np.minimum(lengths[rows], padded.shape[1])
+        if lengths is not None:
+            _count_junk(reader.repaired[modality], filled, ends[rows])
+        done = rows.stop
+        reader.progress(filled.size * padded.shape[2] * padded.dtype.itemsize, f"{modality} of {where}")
+    if lengths is not None:
+        reader.repaired[modality]["lengths_clamped"] += int((lengths > padded.shape[1]).sum())
+    reader.padding[modality] = "end, trailing frames of zeros" if lengths is None else "end, by the file's lengths"
+    return [part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)]
+
+
+def _lengths(where: str, key: str, value: Any, count: int) -> npt.NDArray[np.float64]:
+    lengths = numbers_of(where, key, value)
+    if len(lengths) != count:
+        raise SourceError(f"{where}: {key!r} must have one number for each of {count} clips, has {len(lengths)}")
     if not (np.isfinite(lengths) & (lengths >= 0) & (lengths == np.floor(lengths))).all():
         raise SourceError(f"{where}: {key!r} must be whole numbers from 0")
-    counts = reader.repaired[modality]
-    counts["lengths_clamped"] += int((lengths > padded.shape[1]).sum())
-    ends = np.minimum(lengths, padded.shape[1]).astype(np.int64)
-    for clip, end in zip(padded, ends, strict=True):
-        junk = int((clip[end:] != 0).any(axis=1).sum())
-        counts["clips_with_junk"] += bool(junk)
-        counts["junk_frames"] += junk
-    return [clip[:end] for clip, end in zip(padded, ends, strict=True)]
+    return lengths
 
 
-def _end_of(clip: npt.NDArray[Any]) -> int:
-    """Return how many frames of [P, d] there are up to the last that is not all zeros."""
-    filled = np.flatnonzero((clip != 0).any(axis=1))
-    return int(filled[-1]) + 1 if len(filled) else 0
+def _count_junk(counts: Counter[str], filled: npt.NDArray[np.bool_], ends: npt.NDArray[np.int64]) -> None:
+    junk = (filled & (np.arange(filled.shape[1]) >= ends[:, None])).sum(axis=1)
+    counts["clips_with_junk"] += int((junk > 0).sum())
+    counts["junk_frames"] += int(junk.sum())

@@ -4,13 +4,17 @@ Layout of schema 1, for each split `train`, `valid`, `test`:
     ids, texts          [N] variable-length UTF-8
     scores              [N] float32; `scores_text`, `scores_vision`, `scores_audio` likewise where the data set has them
     vision, audio       groups with `frames` [T, d] float32 (all clips behind each other) and `offsets` [N + 1] int64
-The root's attributes hold the schema version, data set, score range, widths, source, what was repaired, notes, and
-`content_id`, the SHA-256 over every column and frame: equal clips have an equal id, whatever file they came from.
+The root's attributes hold the schema version, data set, score range, widths, source, what was repaired, notes (the
+warnings), `report` (all that `conki prepare` said), `normalization` and `content_id`, the SHA-256 over every column and
+frame: equal clips have an equal id, whatever file they came from. Of z-scores, `normalization/<modality>/mean` and `sd`
+[d] float64 are kept. Stores from before 0.2 have neither `report` nor `normalization`.
 
 Axes: N clips of a split, L frames of a clip, T frames of all clips, d features per frame.
 """
 
-from conki_cli.store.describing import describe
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from conki_cli.store.reading import FeatureStore
 from conki_cli.store.records import (
     FRAME_MODALITIES,
@@ -24,7 +28,10 @@ from conki_cli.store.records import (
     Utterances,
     video_of,
 )
-from conki_cli.store.writing import write_store
+
+if TYPE_CHECKING:
+    from conki_cli.store.describing import describe
+    from conki_cli.store.writing import Normalization, num_values, store_lock, write_store
 
 __all__ = [
     "FRAME_MODALITIES",
@@ -34,10 +41,28 @@ __all__ = [
     "SPLITS",
     "Corpus",
     "FeatureStore",
+    "Normalization",
     "Ragged",
     "Sample",
     "Utterances",
     "describe",
+    "num_values",
+    "store_lock",
     "video_of",
     "write_store",
 ]
+
+_LATER = {
+    "describe": "describing",
+    "Normalization": "writing",
+    "num_values": "writing",
+    "store_lock": "writing",
+    "write_store": "writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what makes and describes stores when it is first asked for: training reads them and nothing else."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"conki_cli.store.{_LATER[name]}"), name)

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +39,10 @@ class FeatureStore:
         splits: names of the splits.
         source: `name`, `format` and `sha256` of the file the store was made from.
         repaired: counts of what was mended, per modality.
-        notes: warnings of the reader.
+        notes: warnings from when it was made.
+        report: what `conki prepare` said when it made the store; empty for stores from before 0.2.
+        normalization: `method`, "none" or "zscore"; for the latter also `epsilon` and `constant_columns`.
+        moments: mean and standard deviation [d] that z-scores were made with, per modality.
         content_id: SHA-256 over every column and frame.
         schema_version: the schema of the file.
         conki_version: the program that wrote it.
@@ -49,6 +54,7 @@ class FeatureStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
+        self._bytes = _OpenBytes(self.path, self._file)
         try:
             with damage_in(self.path):
                 self._read_attributes()
@@ -74,6 +80,16 @@ class FeatureStore:
         self.repaired: dict[str, dict[str, int]] = {m: dict(n) for m, n in json.loads(attributes["repaired"]).items()}
         self.notes: tuple[str, ...] = tuple(json.loads(attributes["notes"]))
         self.content_id = str(attributes["content_id"])
+        self.report = _report(json.loads(attributes.get("report", "{}")))
+        self.normalization = _normalization(json.loads(attributes.get("normalization", '{"method": "none"}')))
+        self.moments = {m: self._read_moments(m) for m in widths if self.normalization["method"] != "none"}
+
+    def _read_moments(self, modality: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        import h5py
+
+        group = _child(_child(self._file, "normalization", h5py.Group), modality, h5py.Group)
+        mean, sd = (_dataset(group, name, "<f8", (self.widths[modality],))[:] for name in ("mean", "sd"))
+        return mean, sd
 
     def _read_split(self, split: str) -> Utterances:
         import h5py
@@ -88,9 +104,16 @@ class FeatureStore:
             ids=ids,
             texts=_strings(group, "texts", len(ids)),
             scores=scores,
-            frames={m: _ragged(_child(group, m, h5py.Group), len(ids), width) for m, width in self.widths.items()},
+            frames={m: self._ragged(_child(group, m, h5py.Group), len(ids)) for m in self.widths},
             unimodal={m: self._scores(group, column, len(ids)) for m, column in columns.items()},
         )
+
+    def _ragged(self, group: Any, count: int) -> Ragged:
+        offsets: npt.NDArray[np.int64] = _dataset(group, "offsets", "<i8", (count + 1,))[:]
+        frames = _dataset(group, "frames", "<f4", (None, self.widths[group.name.rpartition("/")[2]]))
+        if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(frames):
+            raise ValueError(f"{group.name}/offsets do not cover the frames")
+        return Ragged(values=_direct(frames, self._bytes), offsets=offsets)
 
     def _scores(self, group: Any, name: str, count: int) -> Float32Array:
         scores: Float32Array = _dataset(group, name, "<f4", (count,))[:]
@@ -119,6 +142,7 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the file; frames cannot be read afterwards."""
+        self._bytes.close()
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -128,6 +152,93 @@ class FeatureStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _OpenBytes:
+    """The open file below HDF5, for reading frames where they lie, in less than half of h5py's time for a clip."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path = path
+        self._handle = -1
+        # Another handle on the same file, even if another store has taken its name by now.
+        self._handle = os.dup(file.id.get_vfd_handle())
+        self.size = os.fstat(self._handle).st_size
+
+    def fill(self, frames: Float32Array, offset: int) -> None:
+        """Fill `frames` [L, d] with the bytes from `offset` on."""
+        if self._handle < 0:
+            raise StoreError(f"{self.path} is closed: read its frames before")
+        done = self._read(frames, offset)
+        while 0 < done < frames.nbytes:  # a read of more than 2 GiB, or a network's file system
+            count = self._read(frames.reshape(-1).view(np.uint8)[done:], offset + done)
+            done = done + count if count else 0
+        if not done:
+            raise StoreError(
+                f"{self.path} ends too early: a store must not change while it is read; "
+                "make it again with `conki prepare`"
+            )
+
+    def _read(self, buffer: npt.NDArray[Any], offset: int) -> int:
+        try:
+            return os.preadv(self._handle, [buffer], offset)  # type: ignore[list-item] # arrays are buffers
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read ({error.strerror or error}): check the disk") from error
+
+    def close(self) -> None:
+        """Close this handle."""
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _DirectFrames:
+    """Frames [T, d] float32 that lie in one piece in the file, from `offset` on; slices of neighbours are read."""
+
+    def __init__(self, file: _OpenBytes, offset: int, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self._file = file
+        self._offset = offset
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Float32Array:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("neighbouring frames are read, no others")
+        frames = np.empty((max(0, stop - start), self.shape[1]), dtype="<f4")
+        if frames.size:
+            self._file.fill(frames, self._offset + 4 * start * self.shape[1])
+        return frames
+
+
+def _direct(frames: Any, file: _OpenBytes) -> Any:
+    """Return frames that are read without HDF5 where they lie plainly in the file, the HDF5 data set where not."""
+    offset = frames.id.get_offset()
+    inside = offset is not None and offset + 4 * math.prod(frames.shape) <= file.size
+    return _DirectFrames(file, offset, frames.shape) if inside and not frames.file.userblock_size else frames
+
+
+def _report(found: Any) -> dict[str, Any]:
+    """Return a report as it was written; that of a damaged or hostile file raises, or holds nothing that could."""
+    report = dict(found)
+    for name in ("padding", "padding_share"):
+        report[name] = dict(report.get(name, {}))
+    report["padding_share"] = {str(m): float(share) for m, share in report["padding_share"].items()}
+    report["remarks"] = [str(remark) for remark in report.get("remarks", [])]
+    return report if found else {}
+
+
+def _normalization(found: Any) -> dict[str, Any]:
+    if found["method"] == "none":
+        return {"method": "none"}
+    if found["method"] != "zscore":
+        raise ValueError("the frames are normalised in an unknown way")
+    constant = {str(m): [int(column) for column in columns] for m, columns in found["constant_columns"].items()}
+    return {"method": "zscore", "epsilon": float(found["epsilon"]), "constant_columns": constant}
 
 
 def _open(path: Path) -> Any:
@@ -201,11 +312,3 @@ def _dataset(group: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -
 
 def _strings(group: Any, name: str, count: int | None) -> list[str]:
     return list(_dataset(group, name, "text", (count,)).asstr()[:])
-
-
-def _ragged(group: Any, count: int, width: int) -> Ragged:
-    offsets: npt.NDArray[np.int64] = _dataset(group, "offsets", "<i8", (count + 1,))[:]
-    frames = _dataset(group, "frames", "<f4", (None, width))
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(frames):
-        raise ValueError(f"{group.name}/offsets do not cover the frames")
-    return Ragged(values=frames, offsets=offsets)

@@ -6,7 +6,7 @@ Axes: N clips of a split, L frames of a clip, T frames of all clips, d features 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +28,31 @@ SLICE_VALUES = 4 * 2**20
 """Frames are moved this many values, 16 MiB, at a time."""
 
 Float32Array = npt.NDArray[np.float32]
-SourceArray = npt.NDArray[np.float32 | np.float64]
+SourceArray = npt.NDArray[Any]  # of any kind of number; the store keeps float32
+
+
+class Frames(Protocol):
+    """The frames of one clip, [L, d]: an array, or something that reads them from a file when it is asked for one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of frames L, and of features d."""
+        ...
+
+    def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> SourceArray:
+        """Read the frames."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One utterance as read. Frames are [L, d] and may be views on a larger array; None: the source has none."""
+    """One utterance as read. None or no frames at all: the clip has nothing of that modality."""
 
     id: str
     text: str
     score: float
-    vision: SourceArray | None = None
-    audio: SourceArray | None = None
+    vision: Frames | None = None
+    audio: Frames | None = None
     unimodal: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -47,7 +60,18 @@ class Sample:
 class Corpus:
     """A data set as read: its clips by split, and where they came from.
 
-    `repaired` counts per modality what the reader mended; `notes` are warnings for the user.
+    Attributes:
+        dataset: its name.
+        score_range: lowest and highest possible score.
+        splits: clips of train, valid and test.
+        source: name of the file or folder.
+        source_format: name of its format.
+        source_sha256: SHA-256 of the file; of a folder, over the names and contents of the files that were read.
+        source_bytes: size of the files that were read; bounds what they may declare. 0: not bounded.
+        repaired: counts per modality of what the reader mended.
+        notes: warnings; `--strict` makes errors of them.
+        remarks: what the reader did, understood or left out that is no reason to worry.
+        padding: per modality the side that padding was removed from, such as "end, by the lengths in the file".
     """
 
     dataset: str
@@ -56,8 +80,11 @@ class Corpus:
     source: str
     source_format: str
     source_sha256: str
+    source_bytes: int = 0
     repaired: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    padding: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,17 +4,20 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli import MODALITIES, __version__
+from conki_cli import __version__
 from conki_cli.errors import SourceError
-from conki_cli.files import atomic_path, locked
+from conki_cli.files import atomic_path
+from conki_cli.store.checking import Checked, check
+from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments
 from conki_cli.store.records import (
     FORMAT,
     FRAME_MODALITIES,
@@ -25,42 +28,75 @@ from conki_cli.store.records import (
     Float32Array,
     Sample,
     SourceArray,
-    in_range,
 )
 
+Normalization = Literal["none", "zscore"]
+Progress = Callable[[int, str], None]
+"""Takes the number of values finished since the last call, and a remark."""
 
-def write_store(path: Path, corpus: Corpus) -> None:
-    """Write a corpus as a feature store; the file appears complete or not at all.
 
-    NaN and infinite frame values become 0 and are counted.
+def store_lock(path: Path) -> Path:
+    """Return the lock file that whoever makes the store `path` must hold meanwhile."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def num_values(corpus: Corpus, normalize: Normalization = "none") -> int:
+    """Count the values that `write_store` reports to its `progress`: those of the training split twice for z-scores."""
+    splits = [*SPLITS, "train"] if normalize == "zscore" else SPLITS
+    frames = (getattr(sample, m) for split in splits for sample in corpus.splits[split] for m in FRAME_MODALITIES)
+    return sum(math.prod(part.shape) for part in frames if part is not None)
+
+
+def write_store(
+    path: Path,
+    corpus: Corpus,
+    *,
+    normalize: Normalization = "none",
+    strict: bool = False,
+    progress: Progress = lambda count, remark: None,
+) -> None:
+    """Check a corpus and write it as a feature store; the file appears complete or not at all.
+
+    NaN and infinite frame values become 0 and are counted. Two processes must not write one store: hold `store_lock`.
+
+    Args:
+        path: the store.
+        corpus: the data set.
+        normalize: "zscore" subtracts the mean of every feature over the frames of the training split and divides by
+            its standard deviation (ddof 0), in all splits; constant features (`moments.CONSTANT_BELOW`) are only
+            centred. Means and deviations are kept in the store.
+        strict: refuse to write a corpus with warnings or repaired values.
+        progress: told what was written.
 
     Raises:
-        SourceError: the corpus contradicts itself (names the first clip that does).
-        ConkiError: the disk is full, the place is not writable, or another process writes the same store.
+        SourceError: the corpus contradicts itself (names the first clip that does), or `strict` found a warning.
+        ConkiError: the disk is full, or the place is not writable.
     """
-    widths = _check_corpus(corpus)
+    checked = check(corpus)
+    if strict:
+        _refuse(corpus, checked.warnings)
     path = Path(path)
-    with locked(path.with_name(f".{path.name}.lock"), what=str(path)), atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         import h5py
 
         with _Sink(temporary) as sink, h5py.File(sink, "w") as file:
-            writer = _Writer(file, sink)
+            writer = _Writer(file, sink, checked, progress)
+            if normalize == "zscore":
+                writer.learn_moments()
             for split in SPLITS:
-                writer.write_split(split, corpus.splits[split], widths)
-            repaired = {m: {**writer.repaired[m], **corpus.repaired.get(m, {})} for m in widths}
-            source = {"name": corpus.source, "format": corpus.source_format, "sha256": corpus.source_sha256}
-            file.attrs.update(
-                format=FORMAT,
-                schema_version=SCHEMA_VERSION,
-                conki_version=__version__,
-                dataset=corpus.dataset,
-                score_range=np.asarray(corpus.score_range, dtype="<f8"),
-                widths=json.dumps(widths),
-                source=json.dumps(source),
-                repaired=json.dumps(repaired),
-                notes=json.dumps(list(corpus.notes)),
-                content_id=writer.hash.hexdigest(),
-            )
+                writer.write_split(split)
+            writer.write_attributes()
+        if strict:
+            _refuse(corpus, writer.repairs())
+
+
+def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
+    if warnings:
+        first = "; ".join(warning[:200] for warning in warnings[:3])
+        raise SourceError(
+            f"{corpus.source}: --strict allows no warning, found {len(warnings)}: {first}"
+            f"{'; ...' if len(warnings) > 3 else ''}: mend the file, or prepare it without --strict"
+        )
 
 
 class _Sink(io.RawIOBase):
@@ -137,15 +173,39 @@ class _Sink(io.RawIOBase):
 
 
 class _Writer:
-    """Writes columns and frames in a fixed order, hashing and repairing on the way."""
+    """Writes columns and frames in a fixed order, hashing, repairing and normalising on the way."""
 
-    def __init__(self, file: Any, sink: _Sink) -> None:
+    def __init__(self, file: Any, sink: _Sink, checked: Checked, progress: Progress) -> None:
         self.file = file
         self.sink = sink
+        self.corpus = checked.corpus
+        self.checked = checked
+        self.progress = progress
         self.hash = hashlib.sha256()
-        self.repaired: dict[str, dict[str, int]] = {m: {"nan": 0, "inf": 0} for m in FRAME_MODALITIES}
+        self.moments: dict[str, Moments] = {}  # of the training split, by modality; empty: frames stay as they are
+        self.repaired = {modality: {"nan": 0, "inf": 0} for modality in checked.widths}
 
-    def write_split(self, split: str, samples: Sequence[Sample], widths: Mapping[str, int]) -> None:
+    def learn_moments(self) -> None:
+        """Take mean and deviation of every column of the training split, and keep them in the file."""
+        group = self.file.create_group("normalization")
+        for modality, width in self.checked.widths.items():
+            moments = no_moments(width)
+            for block in self._blocks("train", modality):
+                _repair(block)
+                moments = moments.joined(block)
+                self.progress(block.size, f"mean and deviation of {modality}")
+            if not moments.count:
+                raise SourceError(
+                    f"{self.corpus.source}: z-scores need frames in the training split, no clip of it has {modality}: "
+                    "prepare without --normalize zscore"
+                )
+            self.moments[modality] = moments
+            group.create_dataset(f"{modality}/mean", data=moments.mean.astype("<f8"))
+            group.create_dataset(f"{modality}/sd", data=moments.sd.astype("<f8"))
+
+    def write_split(self, split: str) -> None:
+        """Write the columns and frames of a split."""
+        samples = self.corpus.splits[split]
         group = self.file.create_group(split)
         self._column(group, "ids", [sample.id for sample in samples])
         self._column(group, "texts", [sample.text for sample in samples])
@@ -153,8 +213,41 @@ class _Writer:
         for modality in sorted(samples[0].unimodal):
             scores = np.array([sample.unimodal[modality] for sample in samples], dtype="<f4")
             self._column(group, f"scores_{modality}", scores)
-        for modality, width in widths.items():
-            self._frames(group.create_group(modality), modality, samples, width)
+        for modality in self.checked.widths:
+            self._frames(group.create_group(modality), split, modality)
+
+    def write_attributes(self) -> None:
+        """Write what the file says about itself."""
+        corpus = self.corpus
+        repaired = {m: {**counts, **corpus.repaired.get(m, {})} for m, counts in self.repaired.items()}
+        constant = {m: np.flatnonzero(moments.is_constant).tolist() for m, moments in self.moments.items()}
+        normalization: dict[str, Any] = {"method": "none"}
+        if self.moments:
+            normalization |= {"method": "zscore", "epsilon": CONSTANT_BELOW, "constant_columns": constant}
+        warnings = list(self.checked.warnings)
+        source = {"name": corpus.source, "format": corpus.source_format, "sha256": corpus.source_sha256}
+        self.file.attrs.update(
+            format=FORMAT,
+            schema_version=SCHEMA_VERSION,
+            conki_version=__version__,
+            dataset=corpus.dataset,
+            score_range=np.asarray(corpus.score_range, dtype="<f8"),
+            widths=json.dumps(dict(self.checked.widths)),
+            source=json.dumps(source),
+            repaired=json.dumps(repaired),
+            notes=json.dumps(warnings),
+            normalization=json.dumps(normalization),
+            report=json.dumps({**self.checked.report, "repaired": repaired, "warnings": warnings}),
+            content_id=self.hash.hexdigest(),
+        )
+
+    def repairs(self) -> list[str]:
+        """Say what had to be repaired."""
+        return [
+            f"{modality}: {counts['nan']} NaN and {counts['inf']} infinite values became 0"
+            for modality, counts in self.repaired.items()
+            if any(counts.values())
+        ]
 
     def _announce(self, name: str, shape: tuple[int, ...]) -> None:
         self.hash.update(f"{name} {shape}\n".encode())
@@ -171,96 +264,84 @@ class _Writer:
             group.create_dataset(name, data=column)
             self.hash.update(column.tobytes())
 
-    def _frames(self, group: Any, modality: str, samples: Sequence[Sample], width: int) -> None:
-        frames = [getattr(sample, modality) for sample in samples]
-        offsets = np.concatenate([[0], np.cumsum([len(clip) for clip in frames])]).astype("<i8")
+    def _frames(self, group: Any, split: str, modality: str) -> None:
+        width = self.checked.widths[modality]
+        lengths = [getattr(sample, modality).shape[0] for sample in self.corpus.splits[split]]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
         self._column(group, "offsets", offsets)
         self._announce(f"{group.name}/frames", (int(offsets[-1]), width))
         target = group.create_dataset("frames", shape=(int(offsets[-1]), width), dtype="<f4")
         start = 0
-        for block in _blocks(frames, width):
-            values = self._repair(modality, block)
-            target[start : start + len(values)] = values
-            self.hash.update(values.data)
-            start += len(values)
+        for block in self._blocks(split, modality):
+            self._count(modality, _repair(block))
+            if modality in self.moments:
+                _standardize(block, self.moments[modality])
+                self._count(modality, _repair(block))  # what lay too far from the mean for float32
+            target[start : start + len(block)] = block
+            self.hash.update(block.data)
+            start += len(block)
             if self.sink.failure is not None:
                 raise self.sink.failure
+            self.progress(block.size, f"{split} {modality}")
 
-    def _repair(self, modality: str, block: list[SourceArray]) -> Float32Array:
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite here and is counted as that
-            values = np.concatenate(block, dtype="<f4", casting="same_kind")
-        if not np.isfinite(values).all():
-            missing = np.isnan(values)
-            self.repaired[modality]["nan"] += int(missing.sum())
-            self.repaired[modality]["inf"] += int(np.isinf(values).sum())
-            np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        return values
+    def _count(self, modality: str, repaired: tuple[int, int]) -> None:
+        self.repaired[modality]["nan"] += repaired[0]
+        self.repaired[modality]["inf"] += repaired[1]
 
+    def _blocks(self, split: str, modality: str) -> Iterator[Float32Array]:
+        """Yield the frames of all clips behind each other, [T, d], `SLICE_VALUES` at a time, in one reused array."""
+        samples, width = self.corpus.splits[split], self.checked.widths[modality]
+        total = sum(getattr(sample, modality).shape[0] for sample in samples)
+        block = np.empty((min(total, max(1, SLICE_VALUES // width)), width), dtype="<f4")
+        filled = 0
+        for sample in samples:
+            for piece in self._pieces(sample, modality, len(block)):
+                rest = piece
+                while len(rest):
+                    count = min(len(rest), len(block) - filled)
+                    with np.errstate(over="ignore"):  # beyond float32: becomes infinite here and is counted as that
+                        block[filled : filled + count] = rest[:count]
+                    rest, filled = rest[count:], filled + count
+                    if filled == len(block):
+                        yield block
+                        filled = 0
+        if filled:
+            yield block[:filled]
 
-def _blocks(frames: Sequence[SourceArray], width: int) -> Iterator[list[SourceArray]]:
-    """Group neighbouring clips until a block holds about `SLICE_VALUES` values."""
-    block: list[SourceArray] = []
-    held = 0
-    for clip in frames:
-        block.append(clip)
-        held += len(clip) * width
-        if held >= SLICE_VALUES:
-            yield block
-            block, held = [], 0
-    if block:
-        yield block
-
-
-def _check_corpus(corpus: Corpus) -> dict[str, int]:
-    """Refuse what must not enter a store; return the widths of the frames."""
-    for split in SPLITS:
-        if not corpus.splits.get(split):
-            raise SourceError(f"{corpus.source}: the split {split!r} must have at least one clip, found none")
-    samples = [sample for split in SPLITS for sample in corpus.splits[split]]
-    _check_ids(corpus, samples)
-    _check_scores(corpus, samples)
-    widths = (_width_of(corpus, samples, modality) for modality in FRAME_MODALITIES)
-    return {m: width for m, width in zip(FRAME_MODALITIES, widths, strict=True) if width is not None}
-
-
-def _check_ids(corpus: Corpus, samples: Sequence[Sample]) -> None:
-    seen: set[str] = set()
-    for number, sample in enumerate(samples, start=1):
-        if not sample.id:
-            raise SourceError(f"{corpus.source}: every clip must have an id, clip {number} has none")
-        if sample.id in seen:
-            raise SourceError(f"{corpus.source}: ids must be unique, {sample.id!r} occurs twice: rename one")
-        seen.add(sample.id)
-        for name, text in (("id", sample.id), ("text", sample.text)):
-            if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise SourceError(f"{corpus.source}: the {name} of {sample.id!r} holds characters that are no text")
-
-
-def _check_scores(corpus: Corpus, samples: Sequence[Sample]) -> None:
-    columns = set(samples[0].unimodal)
-    for sample in samples:
-        if set(sample.unimodal) != columns or not columns <= set(MODALITIES):
-            raise SourceError(f"{corpus.source}: all clips must have the same unimodal scores, {sample.id!r} differs")
-        for score in (sample.score, *sample.unimodal.values()):
-            if not in_range(score, corpus.score_range):
-                low, high = corpus.score_range
+    def _pieces(self, sample: Sample, modality: str, rows: int) -> Iterator[SourceArray]:
+        """Read the frames of a clip, [L, d] of any kind of number, a few at a time if the source can."""
+        frames, announced = getattr(sample, modality), getattr(sample, modality).shape
+        for start in range(0, announced[0], max(1, rows)):
+            stop = min(start + rows, announced[0])
+            try:
+                if not hasattr(frames, "__getitem__"):
+                    frames = np.asarray(frames)
+                piece = np.asarray(frames[start:stop])
+            except (OSError, RuntimeError, TypeError, ValueError) as error:
                 raise SourceError(
-                    f"{corpus.source}: scores must be numbers from {low:g} to {high:g}, "
-                    f"{sample.id!r} has {score:g}: mend the label or give the right --score-range"
+                    f"{self.corpus.source}: {modality} of {sample.id[:60]!r} cannot be read ({error})"
+                ) from error
+            whole = frames.shape == announced and piece.shape == (stop - start, announced[1])
+            if not whole or piece.dtype.kind not in "biuf":
+                raise SourceError(
+                    f"{self.corpus.source}: {modality} of {sample.id[:60]!r} must be numbers {tuple(announced)} "
+                    f"as announced, found {piece.dtype} {piece.shape}"
                 )
+            yield piece
 
 
-def _width_of(corpus: Corpus, samples: Sequence[Sample], modality: str) -> int | None:
-    first = getattr(samples[0], modality)
-    for sample in samples:
-        frames = getattr(sample, modality)
-        if (frames is None) != (first is None):
-            raise SourceError(f"{corpus.source}: all clips or none must have {modality}, {sample.id!r} differs")
-        if frames is not None and (frames.ndim != 2 or not frames.shape[1] or frames.dtype.kind != "f"):
-            raise SourceError(f"{corpus.source}: {modality} of {sample.id!r} must be numbers [frames, features]")
-        if frames is not None and frames.shape[1] != first.shape[1]:
-            raise SourceError(
-                f"{corpus.source}: {modality} must have {first.shape[1]} features per frame everywhere, "
-                f"{sample.id!r} has {frames.shape[1]}"
-            )
-    return None if first is None else int(first.shape[1])
+def _repair(values: Float32Array) -> tuple[int, int]:
+    """Put 0 where [T, d] holds no finite number; return how many were NaN and how many infinite."""
+    if np.isfinite(values).all():
+        return 0, 0
+    counts = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return counts
+
+
+def _standardize(values: Float32Array, moments: Moments) -> None:
+    """Turn frames [T, d] into z-scores, in place; constant columns are only centred."""
+    with np.errstate(over="ignore"):
+        scores = values - moments.mean  # float64
+        scores /= np.where(moments.is_constant, 1.0, moments.sd)
+        values[:] = scores

@@ -1,0 +1,27 @@
+"""The commands: each reads its options, calls one function, shows one table. Imports no torch until work begins."""
+
+from collections.abc import Callable
+
+from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.program import app, main
+from conki_cli.cli.results import evaluate, predict, runs
+from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "inspect": inspect_store,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "runs": runs,
+    "ablate": ablate,
+    "predict": predict,
+    "settings": settings,
+    "demo": demo,
+}
+"""Every command under its name, in the order of the help page."""
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)

@@ -1,0 +1,156 @@
+"""The program around the commands: errors as one line, signals, exit codes, and what several commands do alike."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from conki_cli import __version__
+from conki_cli.errors import ConkiError, one_line
+
+if TYPE_CHECKING:
+    from conki_cli.runs import Workspace
+    from conki_cli.screen import Screen
+
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes after Ctrl-C and after a request to end, as shells count them."""
+
+
+class _Terminated(BaseException):
+    """The system asked the program to end (SIGTERM); unwinds like Ctrl-C, so nothing stays half-written."""
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose errors are one line on stderr and exit code 1, without a traceback."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the command line."""
+        with _one_line_errors():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with _one_line_errors():
+            found = super().invoke(ctx)
+            sys.stdout.flush()  # a full disk behind stdout must be noticed here, not while Python ends
+            return found
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConkiError as error:
+        _end(1, f"error: {error}")
+    except (KeyboardInterrupt, _Terminated) as error:
+        code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+        _end(code, "interrupted: what was finished is kept, and the same command continues")
+    except MemoryError:
+        _end(1, "error: this machine's memory is used up: lower --set optimizer.batch_size or data.max_frames")
+    except OSError as error:
+        if error.filename is None:
+            _abandon_stdout()
+        is_unread = isinstance(error, BrokenPipeError)  # `conki runs | head -1` wants no more, and no complaint
+        where = f"{error.filename or 'the output'}: " if error.errno else ""
+        _end(1, "" if is_unread else f"error: {where}{error.strerror or error}")
+
+
+def _abandon_stdout() -> None:
+    """Send what is left in the buffer of stdout nowhere, or Python would fail on it once more while it ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(code: int, message: str) -> NoReturn:
+    """Print one line and end the program."""
+    sys.stderr.write(f"{one_line(message)}\n" if message else "")
+    raise typer.Exit(code) from None
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    name="conki",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Multimodal sentiment analysis with ConKI (Contrastive Knowledge Injection, ACL Findings 2023).\n\n"
+        "conki demo                                    everything, in minutes\n"
+        "conki prepare --dataset mosi                  make a feature store\n"
+        "conki finetune --external mosei --seeds 1..5  train, both stages\n"
+        "conki evaluate                                show the metrics\n"
+        "conki ablate --drop C4                        train without a part, compare"
+    ),
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"conki {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _conki(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the sign for plus-minus shows a question mark
+    app()
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise _Terminated
+
+
+def screen_for(json: bool) -> "Screen":
+    """Return where a command shows its tables and messages, or its one JSON object."""
+    from conki_cli.screen import Screen
+
+    return Screen(json=json)
+
+
+def workspace_at(root: Path) -> "Workspace":
+    """Return the workspace in a folder."""
+    from conki_cli.runs import Workspace
+
+    return Workspace(root)
+
+
+def store_path(store: Path, workspace: Path) -> Path:
+    """Return the path of a feature store given as a file, or as the name of a prepared data set."""
+    named = workspace_at(workspace).store(str(store))
+    return named if not store.exists() and named.exists() else store
+
+
+def mention_damage(screen: "Screen", workspace: Path) -> None:
+    """Warn of every run folder that cannot be read and is therefore left out."""
+    from conki_cli.runs import damaged_runs
+
+    for line in damaged_runs(workspace_at(workspace)):
+        screen.say(f"warning: {line}")
+
+
+def check_export_option(export: Path | None, *endings: str) -> None:
+    """Refuse a file for `--export` that cannot be written, before any work begins."""
+    from conki_cli.tables import check_export
+
+    if export is not None:
+        check_export(export, endings)

@@ -1,0 +1,156 @@
+"""The commands that train, and the list of the settings that they take."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from conki_cli.cli.options import (
+    DropOption,
+    ExportOption,
+    JsonOption,
+    ProtocolOption,
+    WorkspaceOption,
+    resolved,
+    run_options,
+)
+from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
+from conki_cli.config import parse_seeds, parse_switches, setting_fields, setting_type
+from conki_cli.errors import SettingsError
+
+if TYPE_CHECKING:
+    from conki_cli.runs import Run
+    from conki_cli.screen import Screen
+
+
+@run_options
+def pretrain(
+    settings: dict[str, Any],
+    drop: DropOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of stage 1.")] = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Stage 1: pretrain the adapters on the external data set (Algorithm 1).
+
+    `finetune` does this by itself where it is needed. A finished run is reused;
+    an interrupted one continues with the same command.
+
+    conki pretrain --external mosei --dataset mosi
+    """
+    from conki_cli.experiments import pretrain as work
+
+    screen = screen_for(json)
+    config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
+    mention_damage(screen, workspace)
+    run = work(config, workspace_at(workspace), screen)
+    _show_finished(screen, run, split="valid")
+
+
+@run_options
+def finetune(
+    settings: dict[str, Any],
+    drop: DropOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Stage 2: fine-tune on the target data set, after the stage 1 it needs.
+
+    Finished work is reused; an interrupted run continues with the same command.
+    A data set without a store is prepared first if its files lie below data/.
+
+    conki finetune --external mosei --seeds 1..5
+    conki finetune --dataset mosi --drop C4 --epochs 20
+    """
+    from conki_cli.experiments import finetune as work
+
+    screen = screen_for(json)
+    config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
+    mention_damage(screen, workspace)
+    run = work(config, workspace_at(workspace), screen)
+    _show_finished(screen, run, split="test")
+
+
+def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
+    screen.say(f"run: {run.path}")
+    screen.compare([(run.result["label"], run)], split)
+    screen.answer({"run": run.name, "path": run.path, **run.result})
+
+
+@run_options
+def ablate(
+    settings: dict[str, Any],
+    drop: DropOption = None,
+    table: Annotated[
+        int | None, typer.Option(help="All rows of the paper's Table 4 or 5.", min=4, max=5, metavar="NUMBER")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
+    protocol: ProtocolOption = "all",
+    export: ExportOption = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Compare the full model with versions that lack a part (Tables 4 and 5); trains what is missing.
+
+    Every --drop is a row, the full model is the first. Finished runs are reused.
+
+    conki ablate --drop C4 --drop N1 --drop C1+C4
+    conki ablate --table 5 --seeds 1..5 --export table5.md
+    """
+    from conki_cli.experiments import ablate as work
+
+    if not drop and table is None:
+        raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
+    screen = screen_for(json)
+    paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
+    drops = [*paper_rows, *(parse_switches(words) for words in drop or [])]
+    config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs))
+    check_export_option(export)
+    mention_damage(screen, workspace)
+    rows = work(config, drops, workspace_at(workspace), screen)
+    screen.answer({"rows": screen.compare(rows, "test", protocol=protocol, export=export)})
+
+
+def demo(
+    encoder: Annotated[
+        str | None, typer.Option(help="A real text encoder: Hugging Face name or folder. Default: a small one, built.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """See everything once, on two small built-in corpora: prepare, pretrain, fine-tune, evaluate, compare.
+
+    Needs no data, no network and no GPU; takes a few minutes.
+
+    conki demo
+    conki demo --seeds 1..5 --workspace /tmp/conki-demo
+    """
+    from conki_cli.experiments import DEMO_ROWS, demo_config
+    from conki_cli.experiments import ablate as work
+
+    screen = screen_for(json)
+    config = demo_config(encoder, parse_seeds(seeds), device)
+    place = workspace_at(workspace)
+    rows = work(config, list(DEMO_ROWS), place, screen)
+    shown = screen.compare(rows, "test")
+    screen.say(f"features: {place.store('demo').parent.resolve()}")
+    for _, run in rows:
+        screen.say(f"run: {run.path.resolve()}")
+    screen.answer({"rows": shown, "workspace": place.root.resolve()})
+    screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")
+
+
+def settings(json: JsonOption = False) -> None:
+    """List every setting: name, default and meaning (for --set and --config)."""
+    from conki_cli.tables import settings_table
+
+    screen = screen_for(json)
+    entries = [
+        {"setting": path, "type": str(setting_type(path)), "default": field.default, "help": field.metadata["help"]}
+        for path, field in setting_fields().items()
+    ]
+    screen.show(settings_table(entries))
+    screen.answer({"settings": entries})

@@ -1,0 +1,106 @@
+"""`conki prepare`: raw data set -> feature store, with everything between: translation, checks, normalisation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from conki_cli.files import human_size, locked
+from conki_cli.runs import Reporter, Workspace
+from conki_cli.sources import check_dataset_name, read_corpus
+from conki_cli.sources.labels import CHINESE_TEXT_NOTE
+from conki_cli.sources.request import Options
+from conki_cli.store import SPLITS, Corpus, num_values, store_lock, write_store
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A store to be made.
+
+    Attributes:
+        dataset: name of the data set.
+        workspace: where everything lies.
+        source: file or folder to read; None: searched below data/.
+        out: the store; None: features/<dataset>.h5.
+        score_range: lowest and highest possible score; needed for a user's own data.
+        options: how the source is read.
+        translate: name or folder of the MarianMT model that translates the texts; None: they stay as they are.
+        normalize: what is done to the frames' columns.
+        strict: warnings are errors.
+    """
+
+    dataset: str
+    workspace: Workspace
+    source: Path | None = None
+    out: Path | None = None
+    score_range: tuple[float, float] | None = None
+    options: Options = field(default_factory=Options)
+    translate: str | None = None
+    normalize: Literal["none", "zscore"] = "none"
+    strict: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where the store goes."""
+        return self.out if self.out is not None else self.workspace.store(self.dataset)
+
+
+def prepare(task: Preparation, reporter: Reporter) -> Path:
+    """Read a raw data set and write its feature store, which appears complete or not at all.
+
+    Returns:
+        The store.
+
+    Raises:
+        SettingsError: an option cannot be used.
+        SourceError: the data cannot be read, or contradicts itself.
+        ConkiError: another process prepares the same store, or it cannot be written.
+    """
+    check_dataset_name(task.dataset)
+    with locked(store_lock(task.path), what=str(task.path)):
+        for part in task.path.parent.glob(
+            f".{task.path.name}.*.part"
+        ):  # of a process that was killed: the lock is ours
+            part.unlink(missing_ok=True)
+        with reporter.steps(f"reading {task.dataset}", 0) as advance:
+            corpus = read_corpus(
+                task.dataset,
+                workspace=task.workspace.root,
+                source=task.source,
+                score_range=task.score_range,
+                options=task.options,
+                progress=_in_words(advance),
+            )
+        if task.translate is not None:
+            corpus = _translated(corpus, task.translate, task.workspace, reporter)
+        with reporter.steps(f"writing {task.path.name}", num_values(corpus, task.normalize)) as advance:
+            write_store(task.path, corpus, normalize=task.normalize, strict=task.strict, progress=advance)
+    return task.path
+
+
+def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]:
+    """Show how much was read, for work whose end is not known."""
+    read = 0
+
+    def told(count: int, remark: str) -> None:
+        nonlocal read
+        read += count
+        advance(1, f"{human_size(read)} {remark}")
+
+    return told
+
+
+def _translated(corpus: Corpus, model: str, workspace: Workspace, reporter: Reporter) -> Corpus:
+    from conki_cli.text.translation import translate
+
+    texts = [sample.text for split in SPLITS for sample in corpus.splits[split]]
+    cache = workspace.root / "translations.sqlite"
+    with reporter.steps(f"translating {corpus.dataset}", len(texts)) as advance:
+        done = translate(texts, model, cache, progress=advance)
+    found = iter(done.texts)
+    splits = {split: [replace(sample, text=next(found)) for sample in corpus.splits[split]] for split in SPLITS}
+    remarks = (*corpus.remarks, f"texts translated by {done.model}")
+    notes = tuple(note for note in corpus.notes if note != CHINESE_TEXT_NOTE)
+    if done.truncated:
+        notes = (*notes, f"{done.truncated} texts were longer than the translation model reads and were cut")
+    return replace(corpus, splits=splits, remarks=remarks, notes=notes)

@@ -1,0 +1,360 @@
+"""Features of single modalities: a folder with a file per clip, or one .npz with all clips.
+
+For --audio and --vision, beside any source; clips are matched by id, never by position:
+    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy, or .npz
+                files of these names with one array, or one called like the modality, feature or
+                features; each [frames, features], or [features] for one frame per clip
+    an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
+                modality (or feature, features): [clips, features] for one frame per clip,
+                [clips, frames, features] padded at the end, with audio_lengths or vision_lengths
+                if there are any; else a clip ends with its last frame that is not all zeros
+As --source, an .npz with id, labels (label, labels or regression_labels) and audio or vision is
+format "npz". --labels label.csv is needed: texts and splits are taken from there. Vectors of texts
+are not read, for the model encodes the texts itself. Where the file has a split of its own
+(mode, split, bc_split) that calls clips of label.csv's valid or test split training clips, a
+warning says so: features that were trained on them have seen the answers.
+
+Axes: N clips, P padded frames, L frames of a clip, d features per frame.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from conki_cli.errors import SourceError, one_line
+from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
+from conki_cli.sources.columns import (
+    SPLIT_NAMES,
+    array_of,
+    edges_of,
+    filled_frames,
+    fingerprint,
+    frames_of,
+    names_of,
+    normal_ids,
+    numbers_of,
+    strings_of,
+)
+from conki_cli.sources.joining import Clip, join
+from conki_cli.sources.labels import LabelRow, read_label_rows, samples_of
+from conki_cli.sources.raw.arrays import Array, FileArray, part_of_row
+from conki_cli.sources.raw.npz import look_into_npz, read_npz
+from conki_cli.sources.request import Raw, Request
+from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, Corpus, Sample
+from conki_cli.store.records import Frames
+
+FORMATS = {"npz": "one .npz with id, labels and audio or vision of all clips, beside --labels label.csv"}
+
+_ID_KEYS = ("id", "ids", "name", "names")
+_SCORE_KEYS = ("label", "labels", "regression_labels")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """One modality of many clips.
+
+    Attributes:
+        path: the folder or file.
+        modality: vision or audio.
+        frames: [L, d] by the id of the clip, as the folder or file writes it ('video[3]' as 'video$_$3').
+        remarks: what was left out.
+        padding: the side that padding was removed from, or nothing.
+        repaired: counts of what was mended.
+        sha256: of the file; of a folder, over the names and contents of its files.
+        bytes: size of what was read.
+        own_splits: splits that the file has of its own, as {its name for them: {id: split}}.
+    """
+
+    path: Path
+    modality: str
+    frames: Mapping[str, Frames]
+    remarks: tuple[str, ...] = ()
+    padding: str = ""
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    sha256: str = ""
+    bytes: int = 0
+    own_splits: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+
+
+# ---- one modality ----
+
+
+def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
+    """Read one modality of many clips; frames stay in their files until they are asked for.
+
+    Args:
+        path: a folder with a file per clip, or one .npz.
+        modality: vision or audio.
+        request: told of every file.
+
+    Raises:
+        SourceError: nothing fits, or a file cannot be read, is damaged or leads out of the folder.
+    """
+    if modality not in FRAME_MODALITIES:
+        raise SourceError(f"features of {' and '.join(FRAME_MODALITIES)} are read, not of {modality}")
+    if path.is_dir():
+        files = look_into_folder(path, modality, request.progress)
+        sha256, size = fingerprint(files.paths)
+        return FeatureTable(path, modality, files.frames, files.remarks, sha256=sha256, bytes=size)
+    if not path.exists():
+        raise SourceError(f"there is no file or folder {path}: check --{modality}")
+    return _read_table(path, modality)
+
+
+def attach(corpus: Corpus, tables: Mapping[str, FeatureTable]) -> Corpus:
+    """Replace the frames of a modality, or several, by those of feature tables, matched by id.
+
+    Clips that a table does not have get no frames of that modality.
+
+    Raises:
+        SourceError: fewer than half of the clips are in a table, or two clips fit the same row of one.
+    """
+    if not tables:
+        return corpus
+    names = {modality: _matched(corpus, table) for modality, table in tables.items()}
+    found = {m: {clip: tables[m].frames[name] for clip, name in pairs.items()} for m, pairs in names.items()}
+    remarks = [remark for m, table in tables.items() for remark in _remarks_of(corpus, table, len(names[m]))]
+    notes: list[str] = []
+    for modality, table in tables.items():
+        warnings, harmless = _own_splits_of(corpus, table, names[modality])
+        notes += [note for note in warnings if note not in (*corpus.notes, *notes)]
+        remarks += [remark for remark in harmless if remark not in remarks]
+    lines = [f"{corpus.source}\0{corpus.source_sha256}\n"]
+    lines += [f"{modality}:{table.path.name}\0{table.sha256}\n" for modality, table in tables.items()]
+    padding = {m: side for m, side in corpus.padding.items() if m not in tables}
+    repaired = {m: counts for m, counts in corpus.repaired.items() if m not in tables}
+    return replace(
+        corpus,
+        splits={name: [_with_frames(clip, found) for clip in clips] for name, clips in corpus.splits.items()},
+        source_sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
+        source_bytes=corpus.source_bytes + sum(table.bytes for table in tables.values()),
+        notes=(*corpus.notes, *notes),
+        remarks=(*corpus.remarks, *remarks),
+        padding=padding | {m: table.padding for m, table in tables.items() if table.padding},
+        repaired=repaired | {m: table.repaired for m, table in tables.items() if table.repaired},
+    )
+
+
+def _with_frames(sample: Sample, found: Mapping[str, Mapping[str, Frames]]) -> Sample:
+    vision = found["vision"].get(sample.id) if "vision" in found else sample.vision
+    audio = found["audio"].get(sample.id) if "audio" in found else sample.audio
+    return replace(sample, vision=vision, audio=audio)
+
+
+def _matched(corpus: Corpus, table: FeatureTable) -> dict[str, str]:
+    """Return the table's ids by the corpus's: the same id, or else 'video_clip' for 'video$_$clip'."""
+    ids = [sample.id for samples in corpus.splits.values() for sample in samples]
+    found: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for clip in dict.fromkeys(ids):
+        name = next((key for key in (clip, clip.replace(ID_SEPARATOR, "_")) if key in table.frames), None)
+        if name is None:
+            continue
+        if name in taken:
+            raise SourceError(
+                f"{table.path}: {one_line(name)[:80]!r} may be {one_line(taken[name])[:80]!r} or "
+                f"{one_line(clip)[:80]!r}: call it by the whole id, with {ID_SEPARATOR} between video and clip"
+            )
+        taken[name] = clip
+        found[clip] = name
+    if len(found) * 2 < len(ids):
+        raise SourceError(
+            f"{table.path} must have {table.modality} of the clips of {corpus.source}, found it for {len(found)} of "
+            f"{len(ids)}: its ids are {names_of(list(table.frames)[:3])}, ..., the clips' {names_of(ids[:3])}, ..."
+        )
+    return found
+
+
+def _remarks_of(corpus: Corpus, table: FeatureTable, matched: int) -> Iterator[str]:
+    modality, name = table.modality, one_line(table.path.name)
+    count = sum(len(samples) for samples in corpus.splits.values())
+    had_frames = any(getattr(sample, modality) is not None for clips in corpus.splits.values() for sample in clips)
+    replaced = f" instead of those of {one_line(corpus.source)}" if had_frames else ""
+    yield f"{modality} of {matched} of {count} clips from {name}{replaced}"
+    yield from table.remarks
+    if unused := len(table.frames) - matched:
+        yield f"{unused} clips in {name} belong to no clip of {one_line(corpus.source)}"
+
+
+def _own_splits_of(corpus: Corpus, table: FeatureTable, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    clips = [(sample.id, split) for split, samples in corpus.splits.items() for sample in samples if sample.id in names]
+    own = {key: [(splits[names[clip]], split) for clip, split in clips] for key, splits in table.own_splits.items()}
+    return _compared(table.path, own, corpus.source)
+
+
+# ---- one file with all clips ----
+
+
+def _read_table(path: Path, modality: str) -> FeatureTable:
+    where, names = str(path), look_into_npz(path)
+    id_key = next((key for key in _ID_KEYS if key in names), None)
+    if id_key is None:
+        raise SourceError(f"{where} must have the clips' ids as 'id', found {names_of(names)}: add them")
+    key = next((key for key in (modality, *FEATURE_KEYS) if key in names), None)
+    if key is None:
+        raise SourceError(f"{where} must have an array {modality!r}, found {names_of(names)}: name another file")
+    arrays = read_npz(path, only={id_key, key, f"{key}_lengths", *filter(_is_split, names)})
+    ids, _ = normal_ids(strings_of(where, id_key, arrays[id_key]))
+    if len(set(ids)) != len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise SourceError(f"{where}: ids must be unique, {one_line(twice)[:80]!r} occurs twice: rename one")
+    rows = _rows_of(where, arrays, key, len(ids))
+    frames = dict(zip(ids, rows.frames, strict=True))
+    sha256, size = fingerprint([path])
+    own = {key: dict(zip(ids, splits, strict=True)) for key, splits in _splits_in(where, arrays, len(ids)).items()}
+    return FeatureTable(path, modality, frames, (), rows.padding, rows.repaired, sha256, size, own)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    frames: list[Array]
+    padding: str = ""
+    repaired: Mapping[str, int] = field(default_factory=dict)
+
+
+def _rows_of(where: str, arrays: Mapping[str, Array], key: str, count: int) -> _Rows:
+    """Return the frames of every clip, [L, d] each, from [N, d] or [N, P, d]."""
+    value = arrays[key]
+    if not value.ndim or len(value) != count:
+        raise SourceError(f"{where}: {key!r} must have one row for each of {count} ids, found the shape {value.shape}")
+    values = array_of(where, key, value)
+    if values.ndim == 2 and values.shape[1]:
+        return _Rows([_row(values, i) for i in range(count)])
+    return _padded_rows(where, arrays, key, frames_of(where, key, values))
+
+
+def _row(values: Array, index: int) -> Array:
+    """Return row `index` of [N, d] as one frame, [1, d], without reading it."""
+    if isinstance(values, FileArray):
+        offset = values.offset + index * values.row_bytes
+        return FileArray(values.file, offset, values.dtype, (1, *values.shape[1:]))
+    return values[index : index + 1]
+
+
+def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, padded: Array) -> _Rows:
+    lengths_key = f"{key}_lengths"
+    longest = padded.shape[1]
+    if not longest:
+        raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
+    if lengths_key not in arrays:
+        ends = np.concatenate([edges_of(filled)[1] for filled in filled_frames(padded)] or [np.empty(0, np.int64)])
+        padding, repaired = "end, trailing frames of zeros", {}
+    else:
+        lengths = numbers_of(where, lengths_key, arrays[lengths_key])
+        if len(lengths) != len(padded) or not (lengths >= 0).all() or (lengths != np.floor(lengths)).any():
+            raise SourceError(
+                f"{where}: {lengths_key!r} must be one whole number from 0 for each of {len(padded)} clips"
+            )
+        ends = np.minimum(lengths, longest).astype(np.int64)
+        padding, repaired = "end, by the file's lengths", {"lengths_clamped": int((lengths > longest).sum())}
+    return _Rows([part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)], padding, repaired)
+
+
+# ---- the format "npz" ----
+
+
+def recognise(raw: Raw) -> str | None:
+    """Return "npz" for an archive with ids, scores and frames."""
+    if raw.kind != "npz":
+        return None
+    has = [any(key in raw.content for key in keys) for keys in (_ID_KEYS, _SCORE_KEYS, FRAME_MODALITIES)]
+    return "npz" if all(has) else None
+
+
+def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
+    """Read an archive of all clips, with texts and splits from the label file.
+
+    Raises:
+        SourceError: there is no label file, or the two do not belong together.
+    """
+    where, arrays = str(raw.path), raw.content
+    if recognise(raw) is None:
+        found = names_of(arrays)
+        raise SourceError(f"{where} must be an .npz with 'id', 'label', and 'audio' or 'vision', found {found}")
+    if request.labels is None:
+        raise SourceError(f"{where} has no texts: give them, and the splits, with --labels label.csv")
+    rows, joining = _joined_rows(where, arrays, request, request.labels)
+    modalities = {m: _rows_of(where, arrays, m, len(rows)) for m in FRAME_MODALITIES if m in arrays}
+    own = _splits_in(where, arrays, len(rows))
+    pairs = {key: [(mine, row.split) for mine, row in zip(splits, rows, strict=True)] for key, splits in own.items()}
+    notes, comparing = _compared(raw.path, pairs, request.labels.name)
+    sha256, size = fingerprint([raw.path, request.labels])
+    return Corpus(
+        dataset=request.dataset,
+        score_range=request.score_range,
+        splits=samples_of(rows, {m: part.frames for m, part in modalities.items()}),
+        source=raw.path.name,
+        source_format="npz",
+        source_sha256=sha256,
+        source_bytes=size,
+        repaired={m: part.repaired for m, part in modalities.items() if part.repaired},
+        notes=tuple(notes),
+        remarks=(*joining, *comparing, *_left_out(arrays)),
+        padding={m: part.padding for m, part in modalities.items() if part.padding},
+    )
+
+
+def _joined_rows(
+    where: str, arrays: Mapping[str, Array], request: Request, path: Path
+) -> tuple[list[LabelRow], list[str]]:
+    """Return the label file's row of every clip in the archive, with a score, and remarks."""
+    id_key, score_key = (next(key for key in keys if key in arrays) for keys in (_ID_KEYS, _SCORE_KEYS))
+    ids, remarks = normal_ids(strings_of(where, id_key, arrays[id_key]))
+    scores = numbers_of(where, score_key, arrays[score_key]).tolist()
+    if len(scores) != len(ids):
+        raise SourceError(
+            f"{where}: {id_key!r} and {score_key!r} must be equally long, found {len(ids)}, {len(scores)}"
+        )
+    needed = ("video_id", "clip_id", "text", "mode")
+    labels = read_label_rows(path, needed=needed, text_column=request.text_column, dataset=request.dataset)
+    clips = [Clip(clip, score) for clip, score in zip(ids, scores, strict=True)]
+    found, joining = join(where, clips, labels, labels=path)
+    if len(labels) > len(found):
+        joining.append(f"{len(labels) - len(found)} rows of {one_line(path.name)} have no clip in the file")
+    rows = [replace(row, score=score) if row.score is None else row for row, score in zip(found, scores, strict=True)]
+    return rows, [*remarks, *joining]
+
+
+def _left_out(arrays: Mapping[str, Array]) -> Iterator[str]:
+    if "text" in arrays:
+        yield f"vectors of texts {arrays['text'].shape} were not read: the model encodes the texts itself"
+    used = {*_ID_KEYS, *_SCORE_KEYS, "text", *FRAME_MODALITIES, *(f"{m}_lengths" for m in FRAME_MODALITIES)}
+    if others := [key for key in arrays if key not in used and not _is_split(key)]:
+        yield f"not read: {names_of(others)}"
+
+
+def _is_split(key: str) -> bool:
+    return key in ("mode", "split") or key.endswith("_split")
+
+
+def _splits_in(where: str, arrays: Mapping[str, Array], count: int) -> dict[str, list[str | None]]:
+    """Return the splits that a file has of its own, by its names for them; None for names we do not know."""
+    found: dict[str, list[str | None]] = {}
+    for key, array in arrays.items():
+        if _is_split(key) and array.dtype.kind in "SUO":
+            found[key] = [SPLIT_NAMES.get(name.lower()) for name in strings_of(where, key, array)]
+            if len(found[key]) != count:
+                raise SourceError(f"{where}: {key!r} must have one split per clip, found {len(found[key])} of {count}")
+    return found
+
+
+def _compared(
+    path: Path, own: Mapping[str, Sequence[tuple[str | None, str | None]]], other: str
+) -> tuple[list[str], list[str]]:
+    """Compare a file's own splits with those that are used; return notes and remarks."""
+    notes, remarks = [], []
+    for key, pairs in own.items():
+        moved = [(mine, used) for mine, used in pairs if mine != used]
+        said = f"{key!r} in {one_line(path.name)} puts {len(moved)} clips into other splits than {one_line(other)}"
+        if leaked := sum(mine == "train" for mine, _ in moved):
+            notes.append(
+                f"{said}, {leaked} of the valid and test clips into train: "
+                "features that were trained with that split have seen their scores"
+            )
+        elif moved:
+            remarks.append(said)
+    return notes, remarks

@@ -1,0 +1,295 @@
+"""MulT, MultiBench and LMF pickles: padded arrays without the spoken words.
+
+One dictionary with train, valid (or dev) and test; each is a dictionary of columns with one entry
+per clip. The files hold words only as vectors (GloVe or BERT), so the texts come from a label file:
+--labels label.csv is needed. Ids are those of the label file.
+
+    MulT        mosi_data.pkl, mosi_data_noalign.pkl, mosei_senti_data.pkl, mosei_senti_data_noalign.pkl
+    MultiBench  mosi_raw.pkl, mosei_raw.pkl, mosi_data.pkl, mosei_senti_data.pkl
+
+    vision, audio   numbers [clips, frames, features], padded in front; needed
+    labels          one score per clip, (N, 1, 1), or wider: the first is the
+                    sentiment; needed
+    id              MulT: (N, 3), text or bytes: 'video' or 'video_clip', start and
+                    stop in seconds; MultiBench: 'video[clip]'
+    text            word vectors, not read; clips of zeros are kept
+
+A clip begins with its first frame that is not all zeros; a clip of zeros has no frames. Where more
+clips end with zeros than begin with them, the padding is taken to be at the end.
+
+LMF: mosi.pkl and the like, written by python 2
+
+    covarep, facet  numbers [clips, features] of the whole clip: they become one
+                    frame; needed
+    label           one score per clip; needed
+    glove           word vectors, not read
+
+LMF's clips have no ids, nor have those of MulT without `id`: they are joined with the label file by
+their order, if the scores agree. The splits and scores of the pickle are kept. IEMOCAP (four
+emotions per clip) is refused.
+
+Axes: N clips of a split, P padded frames, d features per frame.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.errors import SourceError
+from conki_cli.sources.columns import (
+    SPLIT_NAMES,
+    array_of,
+    clip_ids,
+    edges_of,
+    filled_frames,
+    fingerprint,
+    frames_of,
+    name_of,
+    names_of,
+    plain_key,
+    slices_of,
+    splits_of,
+)
+from conki_cli.sources.joining import with_labels
+from conki_cli.sources.raw.arrays import Array, FileArray, part_of_row
+from conki_cli.sources.request import Progress, Raw, Request
+from conki_cli.sources.unsupported import iemocap, is_emotion_shape
+from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
+
+FORMATS = {
+    "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and the like; needs --labels label.csv",
+    "multibench": "MultiBench mosi_raw.pkl, mosei_raw.pkl and the like; needs --labels label.csv",
+    "lmf": "LMF mosi.pkl, written by python 2; needs --labels label.csv",
+}
+_NAMES = {"mult": "MulT", "multibench": "MultiBench", "lmf": "LMF"}
+_KEYS = {"vision": "vision", "audio": "audio", "scores": "labels", "ids": "id"}
+_LMF_KEYS = {"vision": "facet", "audio": "covarep", "scores": "label", "ids": "id"}
+_WORD_VECTORS = ("text", "glove")
+_FOREIGN = {"raw_text", "regression_labels", "annotations", "text_bert"}  # keys of MMSA's files
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What all splits share, and what was seen in them so far."""
+
+    path: Path
+    keys: Mapping[str, str]
+    progress: Progress
+    remarks: dict[str, None] = field(default_factory=dict)  # in the order they came, each once
+    ignored: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """The columns of one split: N ids and starts, scores [N], frames [N, P, d], and where each clip's frames lie."""
+
+    ids: list[str]
+    starts: list[float | None]
+    scores: npt.NDArray[np.float64]
+    frames: Mapping[str, Array]
+    edges: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]  # first filled frame, end of the last
+
+
+def recognise(raw: Raw) -> str | None:
+    """Tell which of these formats this is."""
+    if raw.kind != "pickle" or not isinstance(raw.content, dict):
+        return None
+    for key, value in raw.content.items():
+        if plain_key(key) not in SPLIT_NAMES or not isinstance(value, dict):
+            continue
+        part = _named(value)
+        if "label" in part and {"covarep", "facet"} & part.keys():
+            return "lmf"
+        found = {"text", "vision", "audio", "labels"} & part.keys()
+        if len(found) >= 3 and not _FOREIGN & part.keys():
+            return "multibench" if _is_list(part.get("id")) else "mult"
+    return None
+
+
+def _is_list(ids: Any) -> bool:
+    """Tell one id per clip from a table of ids and times; None is neither."""
+    return isinstance(ids, list) or (isinstance(ids, np.ndarray | FileArray) and ids.ndim > 0 and ids.size == len(ids))
+
+
+def _named(part: Mapping[Any, Any]) -> dict[str, Any]:
+    return {plain_key(key): value for key, value in part.items()}
+
+
+def read(raw: Raw, request: Request, name: str) -> Corpus:
+    """Read padded arrays, joined with the texts of a label file; frames stay in their file until they are asked for.
+
+    Raises:
+        SourceError: the file lacks or contradicts something, or there is no label file or not one that fits.
+    """
+    if raw.kind != "pickle" or not isinstance(raw.content, dict):
+        raise SourceError(f"{raw.path} must be a dictionary of splits, found a {type(raw.content).__name__}")
+    name = recognise(raw) or name
+    parts = splits_of(raw.path, raw.content)
+    reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress)
+    if others := [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]:
+        reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
+    _check_labels_given(reader, request)
+    columns = {split: _read_split(reader, f"{raw.path}, split {split!r}", part) for split, part in parts.items()}
+    sides = {m: side for m in FRAME_MODALITIES if (side := _side_of_padding(columns, m))}
+    splits, notes, remarks = _samples(reader, columns, sides, request)
+    sha256, size = fingerprint([raw.path])
+    return Corpus(
+        dataset=request.dataset,
+        score_range=request.score_range,
+        splits=splits,
+        source=raw.path.name,
+        source_format=f"{_NAMES[name]} pickle",
+        source_sha256=sha256,
+        source_bytes=size,
+        notes=tuple(notes),
+        remarks=(*reader.remarks, *_ignored(reader), *remarks),
+        padding={
+            m: f"{side}, {'leading' if side == 'front' else 'trailing'} frames of zeros" for m, side in sides.items()
+        },
+    )
+
+
+def _check_labels_given(reader: _Reader, request: Request) -> None:
+    # Before the arrays are looked through: that takes minutes for MOSEI.
+    if request.labels is None:
+        raise SourceError(
+            f"{reader.path} has words only as vectors, and ConKI reads texts: "
+            "give them with --labels label.csv (columns video_id, clip_id, text)"
+        )
+
+
+def _ignored(reader: _Reader) -> list[str]:
+    return [f"not read: {names_of(sorted(reader.ignored))}"] if reader.ignored else []
+
+
+def _read_split(reader: _Reader, where: str, part: Any) -> _Split:
+    if not isinstance(part, dict):
+        raise SourceError(f"{where} must be a dictionary of arrays, found a {type(part).__name__}")
+    columns, keys = _named(part), reader.keys
+    missing = [keys[what] for what in ("vision", "audio", "scores") if keys[what] not in columns]
+    if missing:
+        raise SourceError(f"{where} must have {', '.join(missing)}, found only {names_of(columns)}")
+    scores = _scores(reader, where, keys["scores"], columns[keys["scores"]])
+    rows = list(_id_rows(where, columns[keys["ids"]])) if keys["ids"] in columns else [("", None)] * len(scores)
+    frames = {m: _frames(where, keys[m], columns[keys[m]], keys is _LMF_KEYS) for m in FRAME_MODALITIES}
+    counts = {keys["scores"]: len(scores), keys["ids"]: len(rows), **{keys[m]: len(a) for m, a in frames.items()}}
+    if len(set(counts.values())) != 1 or not len(scores):
+        found = ", ".join(f"{key} {count}" for key, count in counts.items())
+        raise SourceError(f"{where}: all keys must hold the same clips, one or more, found {found}")
+    reader.ignored.update(key for key in columns if key not in keys.values())
+    edges = {m: _edges(reader, where, m, array) for m, array in frames.items()}
+    return _Split([name for name, _ in rows], [start for _, start in rows], scores, frames, edges)
+
+
+def _scores(reader: _Reader, where: str, key: str, value: Any) -> npt.NDArray[np.float64]:
+    """Return the first label of every clip, [N], from (N,), (N, k) and (N, 1, k)."""
+    array = array_of(where, key, value)
+    if is_emotion_shape(array.shape):
+        raise SourceError(f"{reader.path} is {iemocap()}")
+    if not (1 <= array.ndim <= 3) or 0 in array.shape[1:] or (array.ndim == 3 and array.shape[1] != 1):
+        raise SourceError(f"{where}: {key!r} must hold one score per clip, found the shape {array.shape}")
+    width = array.shape[-1] if array.ndim > 1 else 1
+    if width > 1:
+        reader.remarks[f"{key} have {width} values per clip: the first was read, the sentiment"] = None
+    firsts = [block.reshape(len(block), -1)[:, 0] for block in slices_of(array)]
+    return np.concatenate([np.empty(0), *firsts]).astype(np.float64)
+
+
+def _id_rows(where: str, value: Any) -> Iterator[tuple[str, float | None]]:
+    """Yield id and start of every clip from a list or array of ids, or of (id, start, stop)."""
+    rows: Any = value
+    if isinstance(value, np.ndarray | FileArray):
+        fits = (value.ndim == 1 or (value.ndim == 2 and value.shape[1] <= 3)) and value.dtype.kind in "SUOiu"
+        rows = [row for block in slices_of(value) for row in block.tolist()] if fits else None
+    if not isinstance(rows, list | tuple):
+        raise SourceError(f"{where}: 'id' must hold one id, or id, start and stop, per clip")
+    for number, row in enumerate(rows, start=1):
+        row = row.reshape(-1)[:4].tolist() if isinstance(row, np.ndarray) else row
+        parts = row if isinstance(row, list | tuple) else [row]
+        if not 1 <= len(parts) <= 3:
+            raise SourceError(
+                f"{where}, row {number}: 'id' must be an id, or id, start and stop, found {len(parts)} parts"
+            )
+        # Some sets have numbers as ids; python refuses to write down endless ones.
+        name = str(parts[0]) if isinstance(parts[0], int) and abs(parts[0]) < 2**63 else parts[0]
+        yield name_of(f"{where}, row {number}", "id", name), _seconds(parts[1]) if len(parts) > 1 else None
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if np.isfinite(seconds) else None
+
+
+def _frames(where: str, key: str, value: Any, may_be_flat: bool) -> Array:
+    """Return frames [N, P, d]; features of whole clips, [N, d], become one frame each."""
+    array = array_of(where, key, value)
+    if may_be_flat and array.ndim == 2:
+        if isinstance(array, FileArray):
+            return dataclasses.replace(array, shape=(array.shape[0], 1, array.shape[1]))
+        return array[:, None, :]
+    return frames_of(where, key, array)
+
+
+def _edges(
+    reader: _Reader, where: str, modality: str, padded: Array
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where the filled frames of every clip begin and end, [N] each."""
+    firsts, ends = [], []
+    for filled in filled_frames(padded):
+        first, end = edges_of(filled)
+        firsts.append(first)
+        ends.append(end)
+        reader.progress(filled.size * padded.shape[2] * padded.dtype.itemsize, f"{modality} of {where}")
+    return np.concatenate(firsts), np.concatenate(ends)
+
+
+def _side_of_padding(columns: Mapping[str, _Split], modality: str) -> str | None:
+    """Return the side that more clips have zeros on; None if no clip has any there."""
+    front = sum(int((part.edges[modality][0] > 0).sum()) for part in columns.values())
+    end = 0
+    for part in columns.values():
+        ends = part.edges[modality][1]
+        end += int(((ends > 0) & (ends < part.frames[modality].shape[1])).sum())
+    if not front and not end:
+        return None
+    return "front" if front >= end else "end"
+
+
+def _clip_frames(part: _Split, modality: str, i: int, side: str | None) -> Array:
+    padded = part.frames[modality]
+    first, end = (int(edge[i]) for edge in part.edges[modality])
+    if side != "end" and end > 0:
+        end = padded.shape[1]
+    return part_of_row(padded, i, 0 if side == "end" else first, end)
+
+
+def _samples(
+    reader: _Reader, columns: Mapping[str, _Split], sides: Mapping[str, str], request: Request
+) -> tuple[dict[str, list[Sample]], list[str], list[str]]:
+    ids, remarks = clip_ids([name for part in columns.values() for name in part.ids])
+    names = iter(ids)
+    splits = {
+        split: [
+            Sample(
+                id=next(names),
+                text="",
+                score=float(part.scores[i]),
+                vision=_clip_frames(part, "vision", i, sides.get("vision")),
+                audio=_clip_frames(part, "audio", i, sides.get("audio")),
+            )
+            for i in range(len(part.ids))
+        ]
+        for split, part in columns.items()
+    }
+    if request.labels is None:
+        return splits, [], remarks
+    joined, notes, how = with_labels(reader.path, splits, request, starts={s: p.starts for s, p in columns.items()})
+    return joined, notes, how

@@ -1,0 +1,140 @@
+"""The pretrained text encoder on disk (Section 3.1, Eq. 1): its identity, configuration, tokenizer and weights.
+
+Torch and transformers are imported inside the functions: they take seconds, and half of the commands need neither.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conki_cli.errors import EncoderError
+from conki_cli.text.folders import (
+    CONFIG_FILES,
+    WEIGHT_FILES,
+    ModelKind,
+    explained,
+    fingerprint,
+    hub_folder,
+    local_folder,
+    published,
+    quiet,
+    require,
+    require_safetensors,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_ENCODER = ModelKind("text encoder", "--encoder", "AutoModel")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_FETCHED = {
+    CONFIG_FILES: ["config.json"],
+    _TOKENIZER_FILES: ["config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*tokens*.json"],
+    WEIGHT_FILES: ["config.json", "*.safetensors", "*.safetensors.index.json"],
+}
+
+
+def encoder_identity(name_or_path: str) -> str:
+    """Name the encoder's content: a hub name is itself, a folder is a fingerprint of what lies in it.
+
+    The fingerprint covers the names, sizes and bytes of configuration and tokenizer files and samples of the weight
+    files, so a copy under another path is the same encoder and other weights are another one. Needs no torch.
+    """
+    folder = local_folder(name_or_path, _ENCODER)
+    if folder is None:
+        return name_or_path
+    require(folder, CONFIG_FILES, "config.json", _ENCODER)
+    return fingerprint(folder, _ENCODER)
+
+
+def _encoder_folder(name_or_path: str, needed: tuple[str, ...]) -> Path:
+    """Return a folder that holds one of the `needed` files; a hub name comes from the cache, else is downloaded."""
+    folder = local_folder(name_or_path, _ENCODER)
+    return folder or hub_folder(name_or_path, (CONFIG_FILES, needed), _FETCHED[needed], _ENCODER)
+
+
+def encoder_config(name_or_path: str) -> "PretrainedConfig":
+    """Read the encoder's configuration (hidden_size, num_hidden_layers, ...) without touching its weights.
+
+    Raises:
+        EncoderError: it cannot be found, read, or does not describe an encoder of one token sequence.
+    """
+    folder = _encoder_folder(name_or_path, CONFIG_FILES)
+    require(folder, CONFIG_FILES, "config.json", _ENCODER)
+    with explained(folder, "configuration (config.json)"):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+    if config.is_encoder_decoder or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise EncoderError(
+            f"a text encoder must map one token sequence to hidden states, as BERT does, but {name_or_path} is of "
+            f"type {config.model_type!r}: choose another --encoder"
+        )
+    return config
+
+
+def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
+    """Load the encoder's own tokenizer.
+
+    Raises:
+        EncoderError: it cannot be found or read, or has no padding token.
+    """
+    folder = _encoder_folder(name_or_path, _TOKENIZER_FILES)
+    # Without these files transformers would hand out an empty tokenizer that knows five tokens.
+    require(folder, _TOKENIZER_FILES, "a tokenizer (tokenizer.json or vocab.txt)", _ENCODER)
+    with explained(folder, "tokenizer"):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        raise EncoderError(f"a text encoder's tokenizer must have a padding token, but that of {name_or_path} has none")
+    return tokenizer
+
+
+def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]":
+    """Load the pretrained encoder in float32, with the names of the parameters that its checkpoint lacks.
+
+    Missing parameters (a pooler, usually) hold random values drawn from torch's global generator.
+
+    Raises:
+        EncoderError: it cannot be found or read, is stored as a pickle, or its weights are another model's.
+    """
+    folder = _encoder_folder(name_or_path, WEIGHT_FILES)
+    encoder_config(str(folder))
+    require_safetensors(folder, _ENCODER)
+    with explained(folder, "weights"):
+        from transformers import AutoModel
+
+        model, report = AutoModel.from_pretrained(
+            str(folder), use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        )
+    names = {name for name, _ in model.named_parameters()}
+    missing = frozenset(report["missing_keys"]) & names
+    if 2 * len(missing) > len(names):
+        raise EncoderError(
+            f"the weights in {folder} must fit its config.json, but {len(missing)} of {len(names)} parameters are not "
+            "among them: fetch or save the encoder again"
+        )
+    return model.float(), missing  # the checkpoint's precision may be lower; we always train from float32
+
+
+def backbone_from_config(folder: str | Path) -> "PreTrainedModel":
+    """Build the encoder that a run folder's config.json describes, for weights that the run itself stores.
+
+    The values are random until those weights are loaded; torch's global generator is left as it was.
+    """
+    import torch
+
+    config = encoder_config(str(folder))
+    with explained(Path(folder), "configuration (config.json)"), torch.random.fork_rng(devices=[]):
+        from transformers import AutoModel
+
+        return AutoModel.from_config(config, trust_remote_code=False).float()
+
+
+def save_encoder_files(name_or_path: str, folder: str | Path) -> None:
+    """Save the encoder's tokenizer and configuration, not its weights, into a run folder."""
+    config, tokenizer = encoder_config(name_or_path), load_tokenizer(name_or_path)
+    with published(Path(folder)) as temporary, quiet():
+        tokenizer.save_pretrained(str(temporary))
+        config.save_pretrained(str(temporary))

@@ -1,0 +1,210 @@
+"""Folders with pretrained models: named by path or by hub name, fetched, fingerprinted, read safely, written whole.
+
+A model is a folder: config.json, tokenizer files, weights in safetensors. A hub name is turned into such a folder
+first (the local cache, else one download), so everything else reads folders only and works offline.
+Torch and transformers are imported inside the functions: they take seconds, and half of the commands need neither.
+"""
+
+import contextlib
+import hashlib
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conki_cli.errors import EncoderError
+from conki_cli.files import atomic_path, disk_error
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s for a network that is not there
+_HASHED = frozenset({".json", ".txt", ".model", ".spm", ".safetensors"})
+
+CONFIG_FILES = ("config.json",)
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What a model is for, in the words of messages: its noun, the option that names it, its class for converting."""
+
+    noun: str
+    option: str
+    auto_class: str
+
+
+def fingerprint(folder: Path, kind: ModelKind) -> str:
+    """Name the content of a folder: the names, sizes and bytes of its files, of large ones samples."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.suffix in _HASHED:
+                digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
+                _update_with_samples(digest, path)
+    except OSError as error:
+        raise EncoderError(f"cannot read the {kind.noun} in {folder}: {error.strerror or error}") from error
+    return f"folder-{digest.hexdigest()[:16]}"
+
+
+def _update_with_samples(digest: "hashlib._Hash", path: Path) -> None:
+    """Feed a file of up to 8 MiB whole, a larger one as 32 evenly spaced blocks, its head and tail among them."""
+    whole, block, num_blocks = 8 << 20, 64 << 10, 32
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= whole:
+            digest.update(stream.read())
+            return
+        for index in range(num_blocks):
+            stream.seek((size - block) * index // (num_blocks - 1))
+            digest.update(stream.read(block))
+
+
+def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
+    """Return the folder that is meant, or None for a hub name.
+
+    Raises:
+        EncoderError: it is a file, or can be neither a folder nor a hub name.
+    """
+    if not name_or_path.strip() or "\0" in name_or_path:
+        raise EncoderError(f"a {kind.noun} must be a folder or a hub name, found {name_or_path!r}")
+    path, is_file = Path(name_or_path), False
+    with contextlib.suppress(OSError, RuntimeError):  # a path too long, a ~ of nobody: no folder either way
+        path = path.expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.exists()
+    if is_file:
+        raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file: pass the folder that holds it")
+    if not _HUB_NAME.fullmatch(name_or_path):
+        raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either: check {kind.option}")
+    return None
+
+
+def hub_folder(
+    name: str, needed: Sequence[Sequence[str]], fetched: Sequence[str], kind: ModelKind, *, revision: str | None = None
+) -> Path:
+    """Return a folder with the files of a hub name, from the local cache, else downloaded.
+
+    Args:
+        name: a hub name.
+        needed: a cached folder serves if it holds a file of each of these groups of patterns.
+        fetched: patterns of the files to download.
+        kind: what messages call the model.
+        revision: a branch, tag or commit; None is the main branch.
+
+    Raises:
+        EncoderError: it is not in the cache and the hub cannot be reached or does not have it.
+    """
+    from huggingface_hub import snapshot_download
+
+    with contextlib.suppress(Exception):  # not in the cache: whatever the reason, the hub is asked next
+        cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        if all(has(cached, patterns) for patterns in needed):
+            return cached
+    return _download(name, list(fetched), kind, revision)
+
+
+def _download(name: str, patterns: list[str], kind: ModelKind, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        with quiet():
+            HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)  # one attempt: fails without a network
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except HfHubHTTPError as error:
+        reason = f"the hub answered: {first_line(error)}"
+    except Exception as error:  # the client's own transport errors share no base class across its versions
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    at = f" --revision {revision}" if revision else ""
+    raise EncoderError(
+        f"{kind.noun} {name!r} is no folder here and could not be fetched from the hub ({reason}): on a machine with "
+        f"network run `hf download {name}{at} --local-dir {name.rpartition('/')[2]}` once, copy that folder and pass "
+        f"{kind.option} FOLDER"
+    )
+
+
+def has(folder: Path, patterns: Sequence[str]) -> bool:
+    """Say whether a folder holds a file that fits one of the patterns."""
+    return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
+
+
+def require(folder: Path, patterns: Sequence[str], what: str, kind: ModelKind) -> None:
+    """Refuse a folder that holds no file which fits one of the patterns; the message calls it `what`."""
+    if not has(folder, patterns):
+        raise EncoderError(
+            f"a {kind.noun}'s folder must hold {what}, but {folder} does not: pass the folder that "
+            "save_pretrained or `hf download` made"
+        )
+
+
+def require_safetensors(folder: Path, kind: ModelKind) -> None:
+    """Refuse a folder without weights in safetensors; if there are pickled ones, say how to convert them."""
+    if not has(folder, WEIGHT_FILES) and has(folder, ("*.bin", "*.pt", "*.pth", "*.ckpt")):
+        raise EncoderError(
+            f"{folder} holds its weights as a pickle, which could run code and is not read: if you trust it, convert "
+            f'it with `python -c "from transformers import {kind.auto_class} as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"`"
+        )
+    require(folder, WEIGHT_FILES, "weights in safetensors (model.safetensors)", kind)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, bounded in length."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+@contextlib.contextmanager
+def explained(folder: Path, what: str) -> Iterator[None]:
+    """Turn whatever the libraries raise over a user's folder into one line; silence them meanwhile."""
+    try:
+        with quiet():
+            yield
+    except (EncoderError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file surfaces as any of a dozen classes of three libraries
+        raise EncoderError(
+            f"the {what} in {folder} cannot be loaded ({first_line(error)}): fetch or save it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' and the hub client's logs, warnings and progress bars off the screen during the block."""
+    from huggingface_hub import logging as hub_logging
+    from transformers.utils import logging
+
+    level, hub_level = logging.get_verbosity(), hub_logging.get_verbosity()
+    had_bars = logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity(logging.ERROR)
+        hub_logging.set_verbosity(logging.ERROR)
+        logging.disable_progress_bar()  # the hub client's bars too
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            hub_logging.set_verbosity(hub_level)
+            if had_bars:
+                logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """Yield a scratch folder; move its files into `folder` when the block succeeds, config.json last.
+
+    A folder without config.json is refused by every reader, so a torn write cannot pass for an encoder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".encoder.", dir=folder) as name:
+            yield Path(name)
+            for path in sorted(Path(name).iterdir(), key=lambda path: (path.name == "config.json", path.name)):
+                with atomic_path(folder / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
+    except OSError as error:
+        raise disk_error(folder, error) from error

@@ -1,0 +1,120 @@
+"""--text, --audio and --vision: one modality from another file of any format, matched by id and never by position."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conki_cli.errors import SourceError
+from conki_cli.sources import read_corpus
+from conki_cli.sources.request import Options
+from conki_cli.store import Corpus, FeatureStore, write_store
+
+IDS = {"train": ["-v$_$01", "7$_$2", "w_x$_$3"], "valid": ["a$_$1"], "test": ["b$_$1", "b$_$0002"]}
+
+
+def frames_of(clip: str, width: int) -> np.ndarray:
+    """Draw frames that belong to one clip alone, 1 to 4 of them."""
+    draw = np.random.default_rng(list(clip.encode()))
+    return draw.normal(size=(int(draw.integers(1, 5)), width)).astype(np.float32)
+
+
+def mmsa(*, width: int = 3, order: int = 1, keys: tuple[str, ...] = ("raw_text", "regression_labels", "audio")) -> Any:
+    made: dict[str, Any] = {}
+    for split, ids in IDS.items():
+        names = ids[::order]
+        audio = np.zeros((len(names), 4, width), dtype=np.float32)
+        for row, clip in zip(audio, names, strict=True):
+            row[: len(frames_of(clip, width))] = frames_of(clip, width)
+        columns = {
+            "raw_text": [f"text of {clip}" for clip in names],
+            "regression_labels": [1.0] * len(names),
+            "audio": audio,
+            "audio_lengths": [len(frames_of(clip, width)) for clip in names],
+        }
+        made[split] = {"id": names, **{key: columns[key] for key in (*keys, "audio_lengths")}}
+    return made
+
+
+def saved(path: Path, value: object) -> Path:
+    path.write_bytes(pickle.dumps(value, protocol=4))
+    return path
+
+
+def read(source: Path, **overrides: Path) -> Corpus:
+    options = Options(overrides=overrides)
+    return read_corpus("own", workspace=source.parent, source=source, score_range=(-3, 3), options=options)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return saved(tmp_path / "source.pkl", mmsa())
+
+
+def audio_by_id(corpus: Corpus) -> dict[str, np.ndarray]:
+    return {clip.id: np.asarray(clip.audio) for part in corpus.splits.values() for clip in part}
+
+
+def test_a_pickle_with_audio_alone_replaces_it_whatever_its_order(source: Path, tmp_path: Path) -> None:
+    other = saved(tmp_path / "audio.pkl", mmsa(width=5, order=-1, keys=("audio",)))
+    found = audio_by_id(read(source, audio=other))
+    assert found.keys() == {clip for ids in IDS.values() for clip in ids}
+    for clip, frames in found.items():
+        np.testing.assert_array_equal(frames, frames_of(clip, 5))
+
+
+def test_torch_tensors_in_a_pickle_serve_as_arrays(source: Path, tmp_path: Path) -> None:
+    other = mmsa(width=5, keys=("audio",))
+    for part in other.values():
+        part["audio"], part["audio_lengths"] = torch.tensor(part["audio"]), torch.tensor(part["audio_lengths"])
+    found = audio_by_id(read(source, audio=saved(tmp_path / "fet.pkl", {**other, "config": {"audio": {}}})))
+    np.testing.assert_array_equal(found["b$_$0002"], frames_of("b$_$0002", 5))
+
+
+def test_a_folder_of_clips_adds_what_a_label_file_lacks(tmp_path: Path) -> None:
+    rows = [f"{clip.replace('$_$', ',')},text of {clip},1,{split}" for split, ids in IDS.items() for clip in ids]
+    labels = tmp_path / "label.csv"
+    labels.write_text("\n".join(["video_id,clip_id,text,label,mode", *rows]), encoding="utf-8")
+    for clip in (clip for ids in IDS.values() for clip in ids):
+        video, _, number = clip.partition("$_$")
+        (tmp_path / "audio" / video).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "audio" / video / f"{number}.npy", frames_of(clip, 3))
+    write_store(tmp_path / "a.h5", read(labels, audio=tmp_path / "audio"))
+    write_store(tmp_path / "b.h5", read(saved(tmp_path / "source.pkl", mmsa())))
+    with FeatureStore(tmp_path / "a.h5") as one, FeatureStore(tmp_path / "b.h5") as other:
+        assert one.content_id == other.content_id  # the same clips from two formats
+
+
+def test_texts_come_from_a_label_file_or_a_pickle(source: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "texts.csv"
+    ids = [clip for part in IDS.values() for clip in part]
+    labels.write_text("\n".join(["video_id,clip_id,text", *(f"{i.replace('$_$', ',')},neu" for i in ids)]))
+    assert {clip.text for clip in read(source, text=labels).splits["train"]} == {"neu"}
+    other = mmsa(order=-1, keys=("raw_text",))
+    other["train"]["raw_text"] = [f"other {clip}" for clip in other["train"]["id"]]
+    found = read(source, text=saved(tmp_path / "texts.pkl", other)).splits["train"]
+    assert [clip.text for clip in found] == [f"other {clip}" for clip in IDS["train"]]
+
+
+def test_an_override_that_knows_other_clips_is_refused(source: Path, tmp_path: Path) -> None:
+    other = mmsa(keys=("audio", "raw_text"))
+    for part in other.values():
+        part["id"] = [f"{clip}x" for clip in part["id"]]
+    path = saved(tmp_path / "other.pkl", other)
+    with pytest.raises(SourceError, match=r"other\.pkl must have audio of the clips of source\.pkl"):
+        read(source, audio=path)
+    with pytest.raises(SourceError, match=r"must have a text for every clip of source\.pkl, has none for 6 of 6"):
+        read(source, text=path)
+
+
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_an_override_without_the_modality_or_the_file_is_one_line(source: Path, tmp_path: Path, modality: str) -> None:
+    empty = saved(tmp_path / "empty.pkl", mmsa(keys=()))
+    for path in (empty, tmp_path / "missing.pkl"):
+        with pytest.raises(SourceError) as error:
+            read(source, **{modality: path})
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
