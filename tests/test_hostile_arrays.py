@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from conki_cli.errors import SourceError
 from conki_cli.sources.features import read_features
 from conki_cli.sources.raw import npz
-from conki_cli.sources.raw.arrays import FileArray
 from conki_cli.sources.raw.npz import look_into_npy, look_into_npz, read_npy, read_npz
 from conki_cli.sources.request import Request
+from conki_cli.store.arrays import FileArray
 
 MEGABYTE = 2**20
 

@@ -23,10 +23,10 @@ from test_clip_lists import (
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import mult, read_corpus
-from conki_cli.sources.raw.arrays import FileArray
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Options, Request
 from conki_cli.store import Corpus, FeatureStore, write_store
+from conki_cli.store.arrays import FileArray
 
 Padded = npt.NDArray[np.float64]
 Ids = Callable[[list[Spoken]], object]

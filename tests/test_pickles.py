@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conki_cli.errors import SourceError
-from conki_cli.sources.raw.arrays import FileArray
 from conki_cli.sources.raw.pickles import read_pickle, read_pickle_bytes
+from conki_cli.store.arrays import FileArray
 
 
 @pytest.fixture

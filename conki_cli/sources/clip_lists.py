@@ -46,10 +46,10 @@ from conki_cli.sources.columns import (
     text_of,
 )
 from conki_cli.sources.joining import with_labels
-from conki_cli.sources.raw.arrays import Array, FileArray
 from conki_cli.sources.raw.pickles import read_pickle
 from conki_cli.sources.request import Raw, Request
 from conki_cli.store import Corpus, Sample
+from conki_cli.store.arrays import Array, FileArray
 
 FORMATS = {
     "mag-bert": "MAG-BERT mosi.pkl or mosei.pkl: per split a list of ((words, visual, acoustic), label, segment)",

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError
 from conki_cli.files import sha256_of
-from conki_cli.sources.raw.arrays import Array, FileArray
 from conki_cli.store import ID_SEPARATOR, SPLITS
+from conki_cli.store.arrays import Array, FileArray
 
 SPLIT_NAMES = {"train": "train", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
 """The names of splits that are read, and ours for them."""

@@ -41,10 +41,10 @@ from conki_cli.sources.columns import (
 )
 from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import LabelRow, read_label_rows, samples_of
-from conki_cli.sources.raw.arrays import Array, FileArray, part_of_row
 from conki_cli.sources.raw.npz import look_into_npz, read_npz
 from conki_cli.sources.request import Raw, Request
 from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, Corpus, Sample
+from conki_cli.store.arrays import Array, FileArray, part_of_row
 from conki_cli.store.records import Frames
 
 FORMATS = {"npz": "one .npz with id, labels and audio or vision of all clips, beside --labels label.csv"}

@@ -46,9 +46,9 @@ from conki_cli.sources.columns import (
 from conki_cli.sources.features import FeatureTable
 from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LabelRow, read_label_rows
-from conki_cli.sources.raw.arrays import Array, part_of_row
 from conki_cli.sources.request import Progress, Raw, Request
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
+from conki_cli.store.arrays import Array, part_of_row
 
 FORMATS = {
     "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",

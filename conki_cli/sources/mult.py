@@ -56,10 +56,10 @@ from conki_cli.sources.columns import (
     splits_of,
 )
 from conki_cli.sources.joining import with_labels
-from conki_cli.sources.raw.arrays import Array, FileArray, part_of_row
 from conki_cli.sources.request import Progress, Raw, Request
 from conki_cli.sources.unsupported import iemocap, is_emotion_shape
 from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
+from conki_cli.store.arrays import Array, FileArray, part_of_row
 
 FORMATS = {
     "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and the like; needs --labels label.csv",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from conki_cli import MODALITIES
 from conki_cli.errors import StoreError
+from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.records import (
     FORMAT,
     FRAME_MODALITIES,
@@ -54,7 +55,10 @@ class FeatureStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
-        self._bytes = _OpenBytes(self.path, self._file)
+        # A handle of its own on the same file, even if another store has taken its name by now.
+        handle = os.dup(self._file.id.get_vfd_handle())
+        advice = "make it again with `conki prepare`"
+        self._bytes = OpenFile(self.path, handle=handle, failure=StoreError, advice=advice)
         try:
             with damage_in(self.path):
                 self._read_attributes()
@@ -154,72 +158,13 @@ class FeatureStore:
         self.close()
 
 
-class _OpenBytes:
-    """The open file below HDF5, for reading frames where they lie, in less than half of h5py's time for a clip."""
-
-    def __init__(self, path: Path, file: Any) -> None:
-        self.path = path
-        self._handle = -1
-        # Another handle on the same file, even if another store has taken its name by now.
-        self._handle = os.dup(file.id.get_vfd_handle())
-        self.size = os.fstat(self._handle).st_size
-
-    def fill(self, frames: Float32Array, offset: int) -> None:
-        """Fill `frames` [L, d] with the bytes from `offset` on."""
-        if self._handle < 0:
-            raise StoreError(f"{self.path} is closed: read its frames before")
-        done = self._read(frames, offset)
-        while 0 < done < frames.nbytes:  # a read of more than 2 GiB, or a network's file system
-            count = self._read(frames.reshape(-1).view(np.uint8)[done:], offset + done)
-            done = done + count if count else 0
-        if not done:
-            raise StoreError(
-                f"{self.path} ends too early: a store must not change while it is read; "
-                "make it again with `conki prepare`"
-            )
-
-    def _read(self, buffer: npt.NDArray[Any], offset: int) -> int:
-        try:
-            return os.preadv(self._handle, [buffer], offset)  # type: ignore[list-item] # arrays are buffers
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be read ({error.strerror or error}): check the disk") from error
-
-    def close(self) -> None:
-        """Close this handle."""
-        if self._handle >= 0:
-            os.close(self._handle)
-        self._handle = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class _DirectFrames:
-    """Frames [T, d] float32 that lie in one piece in the file, from `offset` on; slices of neighbours are read."""
-
-    def __init__(self, file: _OpenBytes, offset: int, shape: tuple[int, int]) -> None:
-        self.shape = shape
-        self._file = file
-        self._offset = offset
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> Float32Array:
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise IndexError("neighbouring frames are read, no others")
-        frames = np.empty((max(0, stop - start), self.shape[1]), dtype="<f4")
-        if frames.size:
-            self._file.fill(frames, self._offset + 4 * start * self.shape[1])
-        return frames
-
-
-def _direct(frames: Any, file: _OpenBytes) -> Any:
+def _direct(frames: Any, file: OpenFile) -> Any:
     """Return frames that are read without HDF5 where they lie plainly in the file, the HDF5 data set where not."""
     offset = frames.id.get_offset()
     inside = offset is not None and offset + 4 * math.prod(frames.shape) <= file.size
-    return _DirectFrames(file, offset, frames.shape) if inside and not frames.file.userblock_size else frames
+    if not inside or frames.file.userblock_size:
+        return frames
+    return FileArray(file, offset, np.dtype("<f4"), frames.shape)
 
 
 def _report(found: Any) -> dict[str, Any]:

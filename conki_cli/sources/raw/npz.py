@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
 from conki_cli.files import human_size
-from conki_cli.sources.raw.arrays import Array, FileArray, OpenFile
+from conki_cli.store.arrays import Array, FileArray, OpenFile
 
 MAX_IN_MEMORY = 2**30
 """Bytes that the members of one archive may take in memory together."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from conki_cli.errors import SourceError, one_line
-from conki_cli.sources.raw.arrays import Array, FileArray, OpenFile
 from conki_cli.sources.raw.rebuild import NUMPY_NAMES, Constructor
 from conki_cli.sources.raw.spans import Budget, Refused, Source, Span, plain
 from conki_cli.sources.raw.tensors import STORAGE_NAMES, Storage, read_storage, rebuild_tensor, storage_id
 from conki_cli.sources.raw.unpickler import ACCEPTED, Unpickler
+from conki_cli.store.arrays import Array, FileArray, OpenFile
 
 
 def _load_storage(budget: Budget, data: object) -> Storage:

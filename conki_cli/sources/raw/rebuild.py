@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.sources.raw.arrays import Array
 from conki_cli.sources.raw.spans import Budget, Span, from_escaped_bytes, from_escaped_text, from_utf8, plain
+from conki_cli.store.arrays import Array
 
 _DTYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,6}|O8?")
 _LARGEST_KEY = 2**60  # smaller numbers are their own hash, so nobody can make them collide

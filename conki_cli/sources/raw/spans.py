@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from conki_cli.sources.raw.arrays import Array, FileArray, OpenFile
+from conki_cli.store.arrays import Array, FileArray, OpenFile
 
 LAZY_BYTES = 64 * 2**10
 """Strings and arrays from this size on stay in the file; smaller ones are read."""

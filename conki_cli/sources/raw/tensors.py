@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.sources.raw.arrays import Array
 from conki_cli.sources.raw.rebuild import checked_shape
 from conki_cli.sources.raw.spans import Budget, Source
+from conki_cli.store.arrays import Array
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

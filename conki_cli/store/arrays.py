@@ -15,37 +15,67 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.errors import SourceError
+from conki_cli.errors import ConkiError, SourceError
 
 
 class OpenFile:
-    """A file that stays open, and so stays whole, as long as anything wants to read from it."""
+    """A file that stays open, and so stays whole, as long as anything wants to read from it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        handle: another handle on it, which is taken over, where it is open already.
+        failure: the kind of error when reading fails.
+        advice: what to do when the file has become shorter.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        handle: int | None = None,
+        failure: type[ConkiError] = SourceError,
+        advice: str = "run again",
+    ) -> None:
         self.path = path
+        self._failure = failure
+        self._advice = advice
         self._handle = -1
-        self._handle = os.open(path, os.O_RDONLY)
+        self._handle = os.open(path, os.O_RDONLY) if handle is None else handle
         self.size = os.fstat(self._handle).st_size
 
-    def read(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes from `offset` on.
+    def fill(self, values: npt.NDArray[Any], offset: int) -> None:
+        """Fill an array with the bytes from `offset` on.
 
         Raises:
-            SourceError: the file has become shorter, or cannot be read.
+            ConkiError: of the kind given: the file is closed, has become shorter, or cannot be read.
         """
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._handle, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
-            if not count:
-                raise SourceError(f"{self.path} ends too early: it must not change while it is read; run again")
-            done += count
+        done = self._read(values, offset)
+        while 0 < done < values.nbytes:  # a read of more than 2 GiB, or a network's file system
+            count = self._read(values.reshape(-1).view(np.uint8)[done:], offset + done)
+            done = done + count if count else 0
+        if not done and values.nbytes:
+            raise self._failure(f"{self.path} ends too early: it must not change while it is read; {self._advice}")
 
-    def __del__(self) -> None:
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer, as `fill` does."""
+        self.fill(np.frombuffer(buffer, dtype=np.uint8), offset)
+
+    def _read(self, values: npt.NDArray[Any], offset: int) -> int:
+        if self._handle < 0:
+            raise self._failure(f"{self.path} is closed: read it before")
+        try:
+            return os.preadv(self._handle, [values], offset)  # type: ignore[list-item] # arrays are buffers
+        except OSError as error:
+            raise self._failure(f"cannot read {self.path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Close the file; nothing can be read from it afterwards."""
         if self._handle >= 0:
             os.close(self._handle)
+        self._handle = -1
+
+    def __del__(self) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +112,7 @@ class FileArray:
             raise IndexError("neighbouring rows are read, no others")
         made = np.empty((max(0, stop - start), *self.shape[1:]), dtype=self.dtype)
         if made.size:
-            self.file.read(self.offset + start * self.row_bytes, made.reshape(-1).view(np.uint8).data)
+            self.file.fill(made, self.offset + start * self.row_bytes)
         return made
 
     def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> npt.NDArray[Any]:
