@@ -28,3 +28,8 @@ class RunError(ConkiError):
 def one_line(text: str) -> str:
     """Return `text` on one line, with a question mark for every character that could steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+
+
+def reason_of(error: BaseException, longest: int = 160) -> str:
+    """Return what a library's error says, on one line and not too long; its type where it says nothing."""
+    return one_line(str(error)[:1000]).strip("'\" ")[:longest] or type(error).__name__

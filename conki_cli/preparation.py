@@ -68,7 +68,7 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
                 workspace=task.workspace.root,
                 source=task.source,
                 score_range=task.score_range,
-                options=task.options,
+                options=replace(task.options, prefers_english=task.translate is None),
                 progress=_in_words(advance),
             )
         if task.translate is not None:

@@ -213,8 +213,8 @@ def test_a_column_that_is_needed_must_be_there_and_filled(path: Path) -> None:
 
 
 def test_rows_of_sims_for_joining_have_english_texts(path: Path) -> None:
-    assert read_label_rows(chinese(path), dataset="sims")[0].text == "good"
-    assert read_label_rows(path, dataset="sims", text_column="text")[0].text == "好"
+    assert read_label_rows(chinese(path), takes_english=True)[0].text == "good"
+    assert read_label_rows(path, takes_english=True, text_column="text")[0].text == "好"
 
 
 def test_times_that_are_no_numbers_matter_only_where_times_are_needed(path: Path) -> None:

@@ -1,12 +1,12 @@
 """--text, --audio and --vision: one modality from another file of any format, matched by id and never by position."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_mmsa import saved
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import read_corpus
@@ -37,11 +37,6 @@ def mmsa(*, width: int = 3, order: int = 1, keys: tuple[str, ...] = ("raw_text",
         }
         made[split] = {"id": names, **{key: columns[key] for key in (*keys, "audio_lengths")}}
     return made
-
-
-def saved(path: Path, value: object) -> Path:
-    path.write_bytes(pickle.dumps(value, protocol=4))
-    return path
 
 
 def read(source: Path, **overrides: Path) -> Corpus:

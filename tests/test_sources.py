@@ -1,14 +1,13 @@
 """Raw files: published layouts and their oddities are read, everything else is refused in one line."""
 
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from test_mmsa import features, part, saved
 
 from conki_cli.errors import ConkiError, SettingsError, SourceError
 from conki_cli.sources import families, parse_score_range, read_corpus, with_official_name
@@ -20,38 +19,9 @@ MOSI = (-3.0, 3.0)
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real data files are not on this machine")
 
 
-def part(split: str, *, lengths: bool = True, count: int = 3) -> dict[str, Any]:
-    rng = np.random.default_rng(len(split))
-    made: dict[str, Any] = {
-        "raw_text": np.array([f"{split} {n}\n" for n in range(count)]),
-        "id": np.array([f"{split}$_${n:04d}" for n in range(count)]),
-        "regression_labels": np.linspace(-1, 1, count),
-        "audio": rng.normal(size=(count, 6, 5)),
-        "vision": rng.normal(size=(count, 4, 2)).astype(np.float32),
-        "text": np.zeros((count, 5, 3), dtype=np.float32),
-        "annotations": ["Neutral"] * count,
-    }
-    ends = {"audio": [6, 2, 3], "vision": [4, 1, 2]}
-    for modality, end in ends.items():
-        for n in range(count):
-            made[modality][n, end[n % 3] :] = 0
-        if lengths:
-            made[f"{modality}_lengths"] = end[:count]
-    return made
-
-
-def features(**options: Any) -> dict[str, Any]:
-    return {split: part(split, **options) for split in ("train", "valid", "test")}
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "features.pkl"
-
-
-def saved(path: Path, value: object, protocol: int = 4) -> Path:
-    path.write_bytes(pickle.dumps(value, protocol=protocol))
-    return path
 
 
 def csv_file(path: Path, *rows: str, header: str = "video_id,clip_id,text,label,annotation,mode,label_by") -> Path:

@@ -31,7 +31,8 @@ def prepare(
         str | None, typer.Option(metavar="NAME", help="Column or key with the texts, such as text_en.")
     ] = None,
     translate: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Translate the texts: a MarianMT model's name or folder.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Translate the texts: a MarianMT model's folder or NAME@REVISION."),
     ] = None,
     align: Annotated[
         Literal["words"] | None, typer.Option(help="Average frames over each word (CMU sequences only).")
@@ -55,8 +56,8 @@ def prepare(
 
     conki prepare --dataset mosi
     conki prepare --dataset mosi --source mosi_data.pkl --labels label.csv
-    conki prepare --dataset sims --translate Helsinki-NLP/opus-mt-zh-en
-    conki prepare --dataset mine --source label.csv --audio features/audio --score-range -3..3
+    conki prepare --dataset sims --translate MODEL@REVISION
+    conki prepare --dataset mine --source label.csv --audio frames/audio --score-range -3..3
     """
     if list_formats:
         return _list_formats(json)

@@ -132,40 +132,68 @@ def read_corpus(
         from conki_cli.sources import demo
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
+    path = find_source(dataset, workspace, source)
+    replaced = frozenset(options.overrides)
     request = Request(
         dataset,
         bounds,
-        labels=options.labels,
+        labels=options.labels or _labels_beside(path, source, options),
         text_column=options.text_column,
         align_words=options.align_words,
-        replaced=frozenset(options.overrides),
+        prefers_english=options.prefers_english,
+        replaced=replaced,
         progress=progress,
     )
-    path = find_source(dataset, workspace, source)
-    corpus = with_official_name(_read(path, request, options.format))
+    own_texts = replace(request, text_column=None) if "text" in replaced else request
+    corpus = with_official_name(_read(path, own_texts, options.format))
     if options.overrides:
         from conki_cli.sources.overrides import override
 
-        corpus = override(corpus, options.overrides, request, _read_raw, source=path)
+        corpus = override(corpus, options.overrides, request, source=path)
     return corpus
+
+
+def _labels_beside(path: Path, source: Path | None, options: Options) -> Path | None:
+    """Return the label file where there is no --labels: that of --text, or one near a source found below data/."""
+    given = options.overrides.get("text")
+    if given is not None and given.suffix in (".csv", ".tsv"):
+        return given
+    if source is not None:
+        return None
+    folder = path if path.is_dir() else path.parent
+    near = (place / "label.csv" for place in (folder, folder.parent))
+    return next((labels for labels in near if labels.is_file() and labels != path), None)
 
 
 def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
     from conki_cli.sources.raw.opening import open_raw
 
     if format_name is None:
-        return _read_raw(open_raw(path), request)
+        return read_raw(open_raw(path), request)
     known = {name: family for family in families() for name in family.FORMATS}
     if format_name not in known:
         raise SettingsError(f"--format must be one of {', '.join(known)}; found {format_name[:40]!r}")
     return known[format_name].read(open_raw(path), request, format_name)
 
 
-def _read_raw(raw: Raw, request: Request) -> Corpus:
+def recognise(raw: Raw) -> tuple[str, Family] | tuple[None, None]:
+    """Return the name of the format of an opened file, and its reader; None and None if no one knows it."""
     for family in families():
         name = family.recognise(raw)
         if name is not None:
-            return family.read(raw, request, name)
+            return name, family
+    return None, None
+
+
+def read_raw(raw: Raw, request: Request) -> Corpus:
+    """Read an opened file of any known format.
+
+    Raises:
+        SourceError: it is of none, or the reader refuses it.
+    """
+    name, family = recognise(raw)
+    if name is not None and family is not None:
+        return family.read(raw, request, name)
     from conki_cli.sources.unsupported import refusal
 
     if raw.kind == "table" and not refusal(raw):

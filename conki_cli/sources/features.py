@@ -310,7 +310,7 @@ def _joined_rows(
             f"{where}: {id_key!r} and {score_key!r} must be equally long, found {len(ids)}, {len(scores)}"
         )
     needed = ("video_id", "clip_id", "text", "mode")
-    labels = read_label_rows(path, needed=needed, text_column=request.text_column, dataset=request.dataset)
+    labels = read_label_rows(path, needed=needed, text_column=request.text_column, takes_english=request.takes_english)
     clips = [Clip(clip, score) for clip, score in zip(ids, scores, strict=True)]
     found, joining = join(where, clips, labels, labels=path)
     if len(labels) > len(found):

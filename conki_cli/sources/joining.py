@@ -98,7 +98,9 @@ def with_labels(
     if request.labels is None:
         raise SourceError(f"{path} has no texts: give them with --labels label.csv")
     needed = ("video_id", "clip_id", "text")
-    rows = read_label_rows(request.labels, needed=needed, text_column=request.text_column, dataset=request.dataset)
+    rows = read_label_rows(
+        request.labels, needed=needed, text_column=request.text_column, takes_english=request.takes_english
+    )
     flat = [(split, i, sample) for split, samples in splits.items() for i, sample in enumerate(samples)]
     clips = [
         Clip(

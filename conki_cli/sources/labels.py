@@ -23,7 +23,7 @@ from typing import Any
 from conki_cli.errors import SourceError, one_line
 from conki_cli.files import human_size
 from conki_cli.sources.columns import SPLIT_NAMES, fingerprint, names_of
-from conki_cli.sources.request import Raw, Request
+from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
 from conki_cli.store.records import Frames
 
@@ -101,7 +101,7 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
         SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
     """
     table = _read_table(raw.path)
-    text_column = _text_column(table, request.text_column, request.dataset) or "text"
+    text_column = _text_column(table, request.text_column, request.takes_english) or "text"
     rows = _label_rows(table, (*_REQUIRED[:2], text_column, *_REQUIRED[3:]), text_column)
     partly = [
         column
@@ -128,11 +128,6 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
     )
 
 
-def is_chinese(dataset: str) -> bool:
-    """Tell whether a data set is CH-SIMS or CH-SIMS v2, by its name."""
-    return dataset.startswith("sims")
-
-
 def samples_of(
     rows: Sequence[LabelRow], frames: Mapping[str, Sequence[Frames | None]] | None = None
 ) -> dict[str, list[Sample]]:
@@ -157,15 +152,15 @@ def read_label_rows(
     *,
     needed: Sequence[str] = ("video_id", "clip_id"),
     text_column: str | None = None,
-    dataset: str = "",
+    takes_english: bool = False,
 ) -> list[LabelRow]:
     """Read a label file to be joined with a source.
 
     Args:
         path: a file as this module's format description says.
         needed: columns that must be there; all of them but texts must be filled in every row.
-        text_column: the column with the texts; None: `text`, or `text_en` of a Chinese data set.
-        dataset: name of the data set.
+        text_column: the column with the texts; None: `text`.
+        takes_english: take `text_en` instead of `text` where there is one.
 
     Returns:
         One item per row, in the file's order.
@@ -174,7 +169,7 @@ def read_label_rows(
         SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
     """
     table = _read_table(path)
-    column = _text_column(table, text_column, dataset)
+    column = _text_column(table, text_column, takes_english)
     return _label_rows(table, [column or name if name == "text" else name for name in needed], column)
 
 
@@ -196,7 +191,7 @@ def _name_of(row: Row, number: int) -> str:
     return row.get("id") or str(number)
 
 
-def _text_column(table: _Table, asked: str | None, dataset: str) -> str | None:
+def _text_column(table: _Table, asked: str | None, takes_english: bool) -> str | None:
     if asked is not None:
         if table.columns.count(asked) != 1:
             raise SourceError(
@@ -204,7 +199,7 @@ def _text_column(table: _Table, asked: str | None, dataset: str) -> str | None:
                 f"its columns are {names_of(table.columns)}"
             )
         return asked
-    if is_chinese(dataset) and "text_en" in table.columns:
+    if takes_english and "text_en" in table.columns:
         return "text_en"
     return "text" if "text" in table.columns else None
 

@@ -46,7 +46,7 @@ from conki_cli.sources.columns import (
 from conki_cli.sources.features import FeatureTable
 from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LabelRow, read_label_rows
-from conki_cli.sources.request import Progress, Raw, Request
+from conki_cli.sources.request import Progress, Raw, Request, is_chinese
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
 from conki_cli.store.arrays import Array, part_of_row
 
@@ -186,12 +186,12 @@ def _splits_of(raw: Raw, needed: Sequence[str] = SPLITS) -> dict[str, dict[str, 
 def _text_key(request: Request, parts: Mapping[str, dict[str, Any]]) -> str:
     if request.text_column is not None:
         return request.text_column
-    has_english = request.dataset.startswith("sims") and all("text_en" in part for part in parts.values())
+    has_english = request.takes_english and all("text_en" in part for part in parts.values())
     return "text_en" if has_english else "raw_text"
 
 
 def _notes(reader: _Reader, request: Request) -> tuple[str, ...]:
-    return (CHINESE_TEXT_NOTE,) if request.dataset.startswith("sims") and reader.text_key == "raw_text" else ()
+    return (CHINESE_TEXT_NOTE,) if is_chinese(request.dataset) and reader.text_key == "raw_text" else ()
 
 
 def _remarks(reader: _Reader, data: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
         for part in columns.values()
         for i, clip in enumerate(part.ids)
     ]
-    rows = read_label_rows(request.labels, text_column=None, dataset=request.dataset)
+    rows = read_label_rows(request.labels, takes_english=request.takes_english)
     rows, remarks = join(str(reader.path), clips, rows, labels=request.labels)
     reader.rewritten.extend(remarks)
     ends = np.cumsum([len(part.ids) for part in columns.values()])

@@ -133,7 +133,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress)
     if others := [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]:
         reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
-    _check_labels_given(reader, request)
+    _check_labels(reader, parts, request)
     columns = {split: _read_split(reader, f"{raw.path}, split {split!r}", part) for split, part in parts.items()}
     sides = {m: side for m in FRAME_MODALITIES if (side := _side_of_padding(columns, m))}
     splits, notes, remarks = _samples(reader, columns, sides, request)
@@ -154,8 +154,12 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     )
 
 
-def _check_labels_given(reader: _Reader, request: Request) -> None:
+def _check_labels(reader: _Reader, parts: Mapping[str, Any], request: Request) -> None:
     # Before the arrays are looked through: that takes minutes for MOSEI.
+    for part in parts.values():
+        labels = _named(part).get(reader.keys["scores"]) if isinstance(part, dict) else None
+        if isinstance(labels, np.ndarray | FileArray) and is_emotion_shape(labels.shape):
+            raise SourceError(f"{reader.path} is {iemocap()}")
     if request.labels is None:
         raise SourceError(
             f"{reader.path} has words only as vectors, and ConKI reads texts: "

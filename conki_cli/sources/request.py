@@ -25,6 +25,7 @@ class Options:
         overrides: file or folder per modality that replaces what the source has of it.
         text_column: the column or key with the texts.
         align_words: average frames over each word's interval.
+        prefers_english: whether texts of SIMS are taken from text_en where there is one.
     """
 
     format: str | None = None
@@ -32,6 +33,7 @@ class Options:
     overrides: Mapping[str, Path] = field(default_factory=dict)
     text_column: str | None = None
     align_words: bool = False
+    prefers_english: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Request:
         labels: `label.csv` to join by id: texts, scores, splits or times that the source itself does not have.
         text_column: the column or key with the texts, instead of the reader's own choice.
         align_words: average frames over each word's interval (sequences with times only).
+        prefers_english: whether texts of SIMS are taken from text_en where there is one; not when they are translated.
         replaced: modalities that come from another file: what the source has of them does not matter.
         progress: told what was read.
     """
@@ -53,8 +56,19 @@ class Request:
     labels: Path | None = None
     text_column: str | None = None
     align_words: bool = False
+    prefers_english: bool = True
     replaced: frozenset[str] = frozenset()
     progress: Progress = no_progress
+
+    @property
+    def takes_english(self) -> bool:
+        """Whether texts come from text_en where there is one: SIMS has both, and the paper uses the English ones."""
+        return self.prefers_english and is_chinese(self.dataset)
+
+
+def is_chinese(dataset: str) -> bool:
+    """Tell whether a data set is CH-SIMS or CH-SIMS v2, by its name."""
+    return dataset.startswith("sims")
 
 
 @dataclass(frozen=True, eq=False)

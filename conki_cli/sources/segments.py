@@ -57,7 +57,7 @@ def find_segments(report: Report, tracks: Mapping[str, Track], request: Request)
     rows: list[LabelRow] = []
     if report.labels is not None:
         rows = read_label_rows(
-            report.labels, needed=("video_id",), text_column=request.text_column, dataset=request.dataset
+            report.labels, needed=("video_id",), text_column=request.text_column, takes_english=request.takes_english
         )
     main = next(tracks[kind] for kind in ("words", "labels", *FRAME_MODALITIES) if kind in tracks)
     is_cut = all(_CUT_KEY.fullmatch(key) for key in main.keys)

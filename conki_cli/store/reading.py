@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli import MODALITIES
-from conki_cli.errors import StoreError
+from conki_cli.errors import StoreError, reason_of
 from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.records import (
     FORMAT,
@@ -196,7 +195,7 @@ def _open(path: Path) -> Any:
             raise StoreError(f"{path} must be a conki feature store (HDF5) but is not: make one with `conki prepare`")
         file = h5py.File(path, "r")
     except OSError as error:
-        raise StoreError(f"{path} cannot be opened ({_short(error)}): make it again with `conki prepare`") from error
+        raise StoreError(f"{path} cannot be opened ({reason_of(error)}): make it again with `conki prepare`") from error
     try:
         with damage_in(path):
             found = file.attrs.get("schema_version") if file.attrs.get("format") == FORMAT else None
@@ -222,11 +221,7 @@ def damage_in(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        raise StoreError(f"{path} is damaged ({_short(error)}): make it again with `conki prepare`") from error
-
-
-def _short(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip("'\" ")[:160] or type(error).__name__
+        raise StoreError(f"{path} is damaged ({reason_of(error)}): make it again with `conki prepare`") from error
 
 
 def _child(group: Any, name: str, kind: type) -> Any:

@@ -196,7 +196,7 @@ def _load(model: str, device: str) -> _Translator:
     place = _device(device)
     if importlib.util.find_spec("sentencepiece") is None:
         raise EncoderError(
-            'translating needs the package sentencepiece, which is missing: run `pip install "conki[translate]"`'
+            "translating needs the package sentencepiece, which is missing: run `pip install sentencepiece`"
         )
     folder = _folder(model)
     config = _marian_config(folder, model)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.errors import SourceError, one_line
+from conki_cli.errors import SourceError, one_line, reason_of
 from conki_cli.files import human_size
 from conki_cli.sources.columns import names_of
 
@@ -56,7 +56,7 @@ def open_hdf5(path: Path) -> Any:
     except FileNotFoundError:
         raise SourceError(f"there is no file {path}: check the path") from None
     except Exception as error:  # damage makes the library fail in many ways
-        raise SourceError(f"cannot read {path} as HDF5 ({_short(error)}): get the file again, whole") from error
+        raise SourceError(f"cannot read {path} as HDF5 ({reason_of(error)}): get the file again, whole") from error
 
 
 @contextlib.contextmanager
@@ -67,11 +67,7 @@ def damage_in(path: Path) -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:
-        raise SourceError(f"{path} is damaged ({_short(error)}): get the file again, whole") from error
-
-
-def _short(error: Exception) -> str:
-    return one_line(str(error)).strip("'\" ")[:160] or type(error).__name__
+        raise SourceError(f"{path} is damaged ({reason_of(error)}): get the file again, whole") from error
 
 
 def path_of(item: Any) -> Path:
