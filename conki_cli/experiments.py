@@ -83,6 +83,8 @@ def _open_job(config: RunConfig, workspace: Workspace, reporter: Reporter) -> It
         external = None
         if config.needs_pretraining:
             external = stack.enter_context(open_store(workspace, config.data.external, reporter))
+        if external is not None:
+            _mention_scale(target, external, reporter)
         inputs = open_inputs(config, target, external, encoder)
         data = {store.dataset: store.content_id for store in (target, external) if store is not None}
         run = locate_run(workspace, config)
@@ -183,6 +185,23 @@ def read_new(texts: Sequence[str] | None, source: Path | None, store: Path | Non
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
             raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
         yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
+
+
+def mention_scale(run: Run, store: Path, workspace: Workspace, reporter: Reporter) -> None:
+    """Warn when a store has frames of another scale than the one that a run was trained on, if that one is there."""
+    trained = workspace.store(run.config.data.dataset)
+    if trained.exists():
+        with FeatureStore(trained) as one, FeatureStore(store) as other:
+            _mention_scale(one, other, reporter)
+
+
+def _mention_scale(one: FeatureStore, other: FeatureStore, reporter: Reporter) -> None:
+    methods = [store.normalization["method"] for store in (one, other)]
+    if methods[0] != methods[1] and one.widths and other.widths:
+        reporter.say(
+            f"warning: {one.path} has frames normalised by {methods[0]}, {other.path} by {methods[1]}: "
+            "prepare both with the same --normalize"
+        )
 
 
 def predict_new(run: Run, utterances: Utterances, device: str, reporter: Reporter | None = None) -> dict[str, Any]:

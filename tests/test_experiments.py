@@ -175,3 +175,14 @@ def test_the_demo_trains_a_real_encoder_slower_than_its_own() -> None:
     )
     assert own == 3e-4
     assert real == 5e-5
+
+
+def test_frames_of_another_scale_are_warned_of(copied: Workspace, trained: Trained) -> None:
+    scaled = copied.root / "scaled.h5"
+    write_store(scaled, make_corpus("tiny", (13, 6, 6), seed=1, longest=6), normalize="zscore")
+    notes = Notes()
+    experiments.mention_scale(trained.run, copied.store("tiny"), copied, notes)
+    assert notes.lines == []
+    experiments.mention_scale(trained.run, scaled, copied, notes)
+    assert "normalised by none" in notes.lines[0]
+    assert "scaled.h5 by zscore" in notes.lines[0]

@@ -72,7 +72,7 @@ def predict(
     conki predict mosi-conki-1a2b3c4d --text "I loved it" --text "Not again"
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
     """
-    from conki_cli.experiments import predict_new, read_new
+    from conki_cli.experiments import mention_scale, predict_new, read_new
     from conki_cli.runs import find_run, write_scores
     from conki_cli.tables import scores_table
 
@@ -83,7 +83,10 @@ def predict(
     if export is not None and source is not None and export.resolve() == source.resolve():
         raise SettingsError(f"--export would overwrite --source {source}: give another file")
     found = find_run(workspace_at(workspace), run)
-    with read_new(text, source, store_path(store, workspace) if store else None, split) as utterances:
+    place = store_path(store, workspace) if store else None
+    if place is not None:
+        mention_scale(found, place, workspace_at(workspace), screen)
+    with read_new(text, source, place, split) as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)
