@@ -3,6 +3,7 @@
 Axis letters: B batch, L longest sequence of the batch, d feature width.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from torch import Tensor
 from conki_cli import MODALITIES
 from conki_cli.config import MODALITY_SWITCHES, RunConfig
 from conki_cli.errors import SettingsError, StoreError
-from conki_cli.store import FeatureStore, Utterances
+from conki_cli.store import FeatureStore, Ragged, Utterances
 from conki_cli.text import encoder_config, load_tokenizer, max_tokens, tokenize
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Batches:
     limits: Mapping[str, int]
     batch_size: int
     seed: int | None = None
+    text_states: Ragged | None = None
+    """Last hidden states of a frozen text encoder; given out instead of token ids, [B, L, D] float32."""
     score_range: tuple[float, float] = (-3.0, 3.0)
     """Range of the scores as given out."""
     rescale: tuple[float, float] = (1.0, 0.0)
@@ -112,18 +115,20 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.utterances.ids) // self.batch_size)
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
-        """Yield the batches of epoch `number`: shuffled if a seed was given, else in stored order."""
+    def epoch(self, number: int = 0, share: float = 1.0) -> Iterator[Batch]:
+        """Yield the batches of epoch `number`, or the first share of them: shuffled if a seed was given."""
         order = np.arange(len(self.utterances.ids))
         if self.seed is not None:
             order = np.random.default_rng([self.seed, number]).permutation(order)
-        for start in range(0, len(order), self.batch_size):
+        for start in range(0, math.ceil(len(self) * share) * self.batch_size, self.batch_size):
             yield self.take(order[start : start + self.batch_size])
 
     def take(self, indices: np.ndarray) -> Batch:
         """Collate the utterances at `indices` [B]."""
         parts: dict[str, Padded] = {}
-        if self.token_ids is not None:
+        if self.text_states is not None:
+            parts["text"] = pad_frames([self.text_states[int(i)] for i in indices])
+        elif self.token_ids is not None:
             parts["text"] = pad_tokens([self.token_ids[i] for i in indices])
         for name, limit in self.limits.items():
             sequences = self.utterances.frames[name]
@@ -154,6 +159,8 @@ class Inputs:
     max_tokens: int
     rescales: bool
     """Whether external scores are brought to the target's range."""
+    states: Mapping[str, Ragged] = field(default_factory=dict)
+    """Last hidden states of a frozen text encoder, by split of the store that this stage trains on."""
     _tokens: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -183,6 +190,7 @@ class Inputs:
             self.limits,
             batch_size,
             seed=seed,
+            text_states=self.states.get(split),
             score_range=self.score_range,
             rescale=_rescale(self.learnt.score_range, self.score_range),
         )
@@ -240,7 +248,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
     learns_external = config.run.stage == "pretrain"
     tokenizer = load_tokenizer(encoder) if "text" in modalities else None
-    crosses = config.dropped("plain-transfer") or config.model.start_from == "all"
+    crosses = config.transfers_whole or config.model.start_from == "all"
     return Inputs(
         target,
         external if learns_external else None,

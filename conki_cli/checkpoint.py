@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from conki_cli import __version__
+from conki_cli.contract import SentimentModel
 from conki_cli.errors import RunError
 from conki_cli.files import atomic_path, disk_error
 
@@ -74,11 +75,13 @@ def select(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy named weights into a model; every name and shape must fit.
+    """Copy named weights into a model; every name and shape must fit, but for what it remembers of the training clips.
 
     Raises:
         RunError: a weight the model does not have, or of another shape.
     """
+    if isinstance(model, SentimentModel):
+        model.resize_memory(tensors)
     state = model.state_dict()
     for name, tensor in tensors.items():
         if name not in state or state[name].shape != tensor.shape:

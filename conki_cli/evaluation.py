@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from conki_cli.batches import Batches
+from conki_cli.contract import SentimentModel
 from conki_cli.errors import ConkiError
-from conki_cli.model import SentimentModel
 
 
 @contextlib.contextmanager

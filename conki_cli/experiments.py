@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config import RunConfig, canonical, resolve, stage_one, switch_label
+from conki_cli.config import RunConfig, canonical, resolve, run_label, stage_one, switch_label
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import locked
 from conki_cli.preparation import Preparation, prepare
@@ -26,7 +26,7 @@ from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import Job, choose_device, predict_utterances, train_seeds
 from conki_cli.store import FeatureStore, Utterances
-from conki_cli.text import build_demo_encoder
+from conki_cli.text.demo_encoder import build_demo_encoder
 
 DEMO_ROWS: tuple[tuple[str, ...], ...] = (("C1",), ("C2",), ("plain-transfer",))
 """What the demo compares ConKI with."""
@@ -101,7 +101,7 @@ def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
     """
     if not config.needs_pretraining:
         raise SettingsError(
-            f"{switch_label(config.model.drop)} with external {config.data.external} has no stage 1: "
+            f"{run_label(config)} with external {config.data.external} has no stage 1: "
             "give --external a data set, or finetune directly"
         )
     first = stage_one(config).with_values("run", name=config.run.name)
@@ -146,7 +146,7 @@ def ablate(
         locate_run(workspace, row)
     rows: list[tuple[str, Run]] = []
     for number, (drop, row) in enumerate(zip(switches, configs, strict=True)):
-        label = switch_label(row.model.drop)
+        label = run_label(row)
         if row in configs[:number]:
             reporter.say(f"{switch_label(drop)} equals an earlier row, {label}: it is shown once")
             continue

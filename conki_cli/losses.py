@@ -21,7 +21,19 @@ def task_loss(predictions: Tensor, scores: Tensor) -> Tensor:
     """
     if predictions.shape != scores.shape:  # [B, 1] against [B] would broadcast to B x B differences
         raise ValueError(f"predictions {list(predictions.shape)} and scores {list(scores.shape)} must have one shape")
-    return F.mse_loss(_full_precision(predictions), _full_precision(scores))
+    return F.mse_loss(full_precision(predictions), full_precision(scores))
+
+
+def absolute_loss(predictions: Tensor, scores: Tensor) -> Tensor:
+    """Return the mean absolute error of the scores, the task loss of most baselines, in float32 or better.
+
+    Args:
+        predictions: y-hat, [B].
+        scores: y, [B].
+    """
+    if predictions.shape != scores.shape:
+        raise ValueError(f"predictions {list(predictions.shape)} and scores {list(scores.shape)} must have one shape")
+    return F.l1_loss(full_precision(predictions), full_precision(scores))
 
 
 def hierarchical_contrastive_loss(
@@ -57,7 +69,7 @@ def hierarchical_contrastive_loss(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     parts = [pan] if specific is None else [pan, specific]
-    stacked = torch.stack([_full_precision(part) for part in parts], dim=1)  # [B, K, M, D]
+    stacked = torch.stack([full_precision(part) for part in parts], dim=1)  # [B, K, M, D]
     num_samples, num_kinds, num_modalities, width = stacked.shape
     per_sample = num_kinds * num_modalities
     kinds = torch.arange(num_kinds, device=pan.device).repeat_interleave(num_modalities).repeat(num_samples)  # [N]
@@ -66,7 +78,7 @@ def hierarchical_contrastive_loss(
     num_rows = num_samples if reduction == "sample-sum" else len(kinds)  # one denominator per row
     num_positives = positives.reshape(num_rows, -1).count_nonzero(dim=1)  # [num_rows]
     with torch.autocast(pan.device.type, enabled=False):
-        vectors = _unit_vectors(stacked.reshape(-1, width))  # [N, D]
+        vectors = unit_vectors(stacked.reshape(-1, width))  # [N, D]
         similarities = vectors @ (vectors / temperature).T  # [N, N], log f
         # torch.where keeps nothing but its mask for backward, which permits the overwriting below.
         attraction = torch.where(positives, similarities, 0).sum(dim=1).reshape(num_rows, -1).sum(dim=1)
@@ -81,7 +93,21 @@ def hierarchical_contrastive_loss(
 
 def sentiment_intervals(scores: Tensor) -> Tensor:
     """Return r(y) of Section 3.4: scores rounded to the nearest integer, halves to the even one."""
-    return _full_precision(scores).round()
+    return full_precision(scores).round()
+
+
+def equal_pairs(labels: Tensor) -> Tensor:
+    """Return which ordered pairs of vectors share a label: their sample, class, modality or kind of knowledge.
+
+    Every pair mask, of ConKI and of HyCon, is made of these.
+
+    Args:
+        labels: one per vector, [N]; nan equals nothing.
+
+    Returns:
+        Mask [N, N]; row p, column q.
+    """
+    return labels[:, None] == labels[None, :]
 
 
 def positive_pairs(intervals: Tensor, kinds: Tensor) -> Tensor:
@@ -98,8 +124,8 @@ def positive_pairs(intervals: Tensor, kinds: Tensor) -> Tensor:
     Returns:
         Mask [N, N]; row p, column q; False on the diagonal.
     """
-    pairs = intervals[:, None] == intervals[None, :]
-    pairs &= kinds[:, None] == kinds[None, :]
+    pairs = equal_pairs(intervals)
+    pairs &= equal_pairs(kinds)
     return pairs.fill_diagonal_(False)
 
 
@@ -115,14 +141,15 @@ def ignored_pairs(kinds: Tensor, *, inter_knowledge: bool = True) -> Tensor:
     """
     if inter_knowledge:
         return torch.eye(len(kinds), dtype=torch.bool, device=kinds.device)
-    return (kinds[:, None] != kinds[None, :]).fill_diagonal_(True)
+    return equal_pairs(kinds).logical_not_().fill_diagonal_(True)
 
 
-def _full_precision(values: Tensor) -> Tensor:
+def full_precision(values: Tensor) -> Tensor:
+    """Return float32 for anything shorter; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _unit_vectors(vectors: Tensor) -> Tensor:
+def unit_vectors(vectors: Tensor) -> Tensor:
     """Divide each row by its length; a zero row stays zero and passes no gradient (a small eps would pass 1/eps)."""
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     unit: Tensor = vectors / lengths.masked_fill(lengths == 0, float("inf"))

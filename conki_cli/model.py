@@ -1,4 +1,4 @@
-"""The contract every model keeps, and ConKI: encoders, adapters, fusion (Eqs. 1-3, Figures 1-3, Algorithm 1).
+"""ConKI: encoders, adapters, fusion (Eqs. 1-3, Figures 1-3, Algorithm 1).
 
 Axis letters: B batch, M modalities of the run (t, v, a), L positions, D common width (hidden size of the text
 encoder), s inner width of an adapter module.
@@ -8,7 +8,6 @@ BatchNorm in the gate of the fusion network, and masks honoured everywhere, so t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
+from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
 from conki_cli.layers import (
     EncoderLayer,
     SequenceEncoder,
-    freeze,
     largest_divisor,
     length_groups,
     masked_mean,
@@ -31,94 +30,6 @@ from conki_cli.losses import Reduction, hierarchical_contrastive_loss, task_loss
 ADAPTER_INIT_STD = 0.0002
 TEXT_ADAPTER_LAYERS = (0, 5, 10)
 """Before the first, sixth and eleventh of BERT-base's twelve layers (Appendix B)."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a model says about a batch."""
-
-    prediction: Tensor
-    """Predicted scores, [B]."""
-    pan: Tensor | None = None
-    """Pan-knowledge representations O_m, [B, M, D]."""
-    specific: Tensor | None = None
-    """Knowledge-specific representations A_m, [B, M, D]."""
-
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters that share a learning rate and a weight decay."""
-
-    parameters: list[nn.Parameter]
-    learning_rate: float
-    weight_decay: float
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes of a network that follow from the data and the text encoder; stored in every checkpoint."""
-
-    modalities: tuple[str, ...]
-    width: int
-    """D: hidden size of the text encoder."""
-    text_layers: int
-    widths: Mapping[str, int] = field(default_factory=dict)
-    """Feature width of vision and audio frames, those of the target data set."""
-    positions: Mapping[str, int] = field(default_factory=dict)
-    """Longest sequence in frames that the audio and vision encoders have positions for."""
-    external_widths: Mapping[str, int] = field(default_factory=dict)
-    """Stage 1 only: feature widths of the external data set where they differ from the target's."""
-
-
-class SentimentModel(nn.Module):
-    """The contract: one loop trains every model through these members."""
-
-    phases: tuple[str, ...] = ("main",)
-    """Names of the passes of an epoch."""
-    required_modalities: frozenset[str] = frozenset()
-    """Modalities the model cannot do without."""
-    smallest_training_batch = 1
-    """Smaller training batches are skipped."""
-
-    def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the weighted terms whose sum is minimised, by name."""
-        raise TypeError(f"{type(self).__name__} must define loss()")
-
-    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return what the optimiser of a phase trains, and how fast."""
-        raise TypeError(f"{type(self).__name__} must define parameter_groups()")
-
-    def start(self, scores: Tensor) -> None:
-        """Prepare for training; `scores` [N] are those of the training split."""
-
-    def start_phase(self, epoch: int, phase: str) -> None:
-        """Prepare for a pass over the training split."""
-
-    def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
-        """Look at a batch once its gradients exist, before the optimiser steps."""
-
-    def report(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return further numbers for the log, by name; they are not minimised."""
-        return {}
-
-
-class TextEncoder(nn.Module):
-    """A pretrained text encoder (Eq. 1); one without a pooler gets Linear + tanh on its first token."""
-
-    def __init__(self, backbone: nn.Module, *, width: int, fresh: frozenset[str] = frozenset()) -> None:
-        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
-        super().__init__()
-        self.backbone = backbone
-        self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
-        own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
-        self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
-
-    def forward(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode token ids [B, L] into O_t [B, D] and H_t, the input of layer 1 and every layer's output [B, L, D]."""
-        out = self.backbone(input_ids=token_ids, attention_mask=mask.long(), output_hidden_states=True)
-        hidden = list(out.hidden_states)
-        pooled: Tensor = out.pooler_output if self.pooler is None else torch.tanh(self.pooler(hidden[-1][:, 0]))
-        return pooled, hidden
 
 
 class AdapterModule(nn.Module):
@@ -192,9 +103,10 @@ class ConKI(SentimentModel):
     Stage 1 (`config.run.stage` = pretrain) and stage 2 are the same network; what trains differs (Algorithm 1).
     """
 
+    text_prefix = "encoders.text."
+
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
-        super().__init__()
-        self.architecture = architecture
+        super().__init__(architecture, None, has_bridges=False)
         self.pretraining = config.run.stage == "pretrain"
         self.transfer = config.dropped("plain-transfer")
         self.start_from_all = config.model.start_from == "all"
@@ -207,14 +119,10 @@ class ConKI(SentimentModel):
         self.encoders = nn.ModuleDict(
             {name: self._sequence_encoder(config, name) for name in modalities if name != "text"}
         )
-        self.fresh_text: frozenset[str] = frozenset()
-        """Weights of the text encoder that its pretrained checkpoint lacks: random, so stage 1 keeps them."""
         if text_encoder is not None:
             self.encoders["text"] = text_encoder
             self.fresh_text = frozenset(f"encoders.text.{name}" for name in text_encoder.fresh)
-        self.bridges = nn.ModuleDict(
-            {name: nn.Linear(d, architecture.widths[name]) for name, d in architecture.external_widths.items()}
-        )
+        self.add_bridges()
         self.adapters = nn.ModuleDict()
         if config.has_adapters:
             self.adapters.update({name: self._adapter(config, name) for name in modalities})
@@ -225,8 +133,7 @@ class ConKI(SentimentModel):
         )
         tail = [max(1, width // k) for k in (1, 2, 4, 8)]
         self.head = mlp([len(modalities) * width, *tail, 1])
-        self.frozen = self._frozen(config)
-        freeze(self.frozen)
+        self.freeze(*self._frozen(config))
 
     def _sequence_encoder(self, config: RunConfig, name: str) -> SequenceEncoder:
         return SequenceEncoder(
@@ -252,13 +159,6 @@ class ConKI(SentimentModel):
         if self.pretraining:
             return list(self.encoders.values())
         return list(self.adapters.values()) if config.needs_pretraining else []
-
-    def train(self, mode: bool = True) -> "ConKI":
-        """Switch to training; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
@@ -353,21 +253,6 @@ class ConKI(SentimentModel):
         if self.start_from_all:
             prefixes += ["inner.", "fusion.", "head."]
         return [name for name in names if name.startswith(tuple(prefixes)) or name in self.fresh_text]
-
-    def stored_names(self) -> tuple[list[str], list[str]]:
-        """Name the weights that change while this stage trains, and the frozen ones that must be kept with it.
-
-        A frozen text encoder is the pretrained one: it is loaded by name again, never stored.
-        """
-        modules = {id(m) for part in self.frozen for m in part.modules()}
-        frozen_prefixes = tuple(f"{name}." for name, module in self.named_modules() if id(module) in modules)
-        trained, kept = [], []
-        for name in self.state_dict():
-            if not (frozen_prefixes and name.startswith(frozen_prefixes)):
-                trained.append(name)
-            elif not name.startswith("encoders.text.") or name in self.fresh_text:
-                kept.append(name)
-        return trained, kept
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:

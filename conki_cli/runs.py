@@ -6,25 +6,19 @@
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import io
-import os
-import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conki_cli import __version__
-from conki_cli.config import RunConfig, from_toml, switch_label, to_toml
+from conki_cli.config import ADDED_LATER, RunConfig, as_tables, from_toml, run_label, to_toml
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import atomic_path, read_json, size_of, write_json, write_text
 from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
@@ -156,13 +150,14 @@ def digest_of(config: RunConfig) -> str:
     Seeds, device, name and the encoder's path are left out (the encoder's content counts), and so are the
     `[pretraining]` settings of a run without stage 1.
     """
-    plain = dataclasses.asdict(config)
+    plain = as_tables(config)
     plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
     name = config.model.text_encoder
     plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
     flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
+    flat = {path: value for path, value in flat.items() if value != ADDED_LATER.get(path, ...)}
     return hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest()[:8]
 
 
@@ -219,7 +214,7 @@ def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range
             "stage": config.run.stage,
             "digest": digest_of(config),
             "dataset": config.data.external if config.run.stage == "pretrain" else config.data.dataset,
-            "label": switch_label(config.model.drop),
+            "label": run_label(config),
             "data": dict(data),
             "score_range": list(score_range),
             "seeds": sorted(config.run.seeds),
@@ -414,37 +409,3 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
         "problem": problem or None,
     }
-
-
-def environment(data: Mapping[str, Mapping[str, str]], *, device: str, threads: int) -> dict[str, Any]:
-    """Return what a result depends on beside the configuration: versions, command, commit, data, machine."""
-    packages = ("torch", "transformers", "tokenizers", "numpy", "h5py", "safetensors", "scikit-learn")
-    return {
-        "conki": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
-        "command": sys.argv,
-        "git_commit": _git_commit(),
-        "data": {name: dict(entry) for name, entry in data.items()},
-        "threads": threads,
-        "device": device,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the source tree the program runs from, None for an installed package."""
-    if not ((root := Path(__file__).parents[1]) / ".git").exists():
-        return None
-    command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    return None

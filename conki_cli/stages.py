@@ -4,24 +4,27 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from conki_cli import checkpoint, training
+from conki_cli import checkpoint, training, zoo
 from conki_cli.batches import Batches, Inputs
-from conki_cli.config import RunConfig, switch_label, to_toml
+from conki_cli.config import RunConfig, run_label, to_toml
+from conki_cli.contract import Architecture, SentimentModel, TextEncoder
+from conki_cli.environment import environment
 from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.evaluation import predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.model import Architecture, ConKI, SentimentModel, TextEncoder
-from conki_cli.runs import Predictions, Reporter, Run, environment, finish_run, write_predictions
+from conki_cli.runs import Predictions, Reporter, Run, finish_run, write_predictions
 from conki_cli.store import Utterances
 from conki_cli.text import (
     backbone_from_config,
     encoder_config,
+    encoder_identity,
     load_backbone,
     load_tokenizer,
     max_tokens,
@@ -64,7 +67,7 @@ def train_seeds(job: Job, first: Run | None) -> None:
     finish_run(job.run)
 
 
-def build_model(job: Job, seed: int, first: Run | None) -> ConKI:
+def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
     """Build the network of a run, random under its seed, with what the stage-1 run `first` hands over."""
     torch.manual_seed(seed)
     sizes = encoder_config(job.encoder)
@@ -81,7 +84,7 @@ def build_model(job: Job, seed: int, first: Run | None) -> ConKI:
         positions={name: job.inputs.limits[name] for name in names},
         external_widths=job.inputs.external_widths,
     )
-    model = ConKI(job.config, architecture, text)
+    model = zoo.build(job.config, architecture, text)
     if first is not None:
         stored = _stored_weights(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
@@ -97,15 +100,20 @@ def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
 
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     model = build_model(job, seed, first)
+    if model.reads_states:
+        job = _with_states(job, model)
     trained, kept = model.stored_names()
     _announce(job, model, seed, checkpoint.size_while_training(model, trained, kept))
     facts = {
         "config": to_toml(job.config),
         "architecture": dataclasses.asdict(model.architecture),
-        "fresh_text": sorted(name.removeprefix("encoders.text.") for name in model.fresh_text),
+        "fresh_text": sorted(name.removeprefix(model.text_prefix) for name in model.fresh_text),
         "seed": seed,
     }
     _write_setting(job, seed)
+    if model.reads_states and not _frozen_encoder(job.run).exists():
+        encoder = [name for name in model.state_dict() if name.startswith(model.text_prefix)]
+        checkpoint.save(_frozen_encoder(job.run), checkpoint.select(model, encoder), facts)
     if kept:
         checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, kept), facts)
     progress = training.start(model, job.config)
@@ -120,7 +128,28 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     _finish_seed(job, seed, progress, seconds, first)
 
 
-def _announce(job: Job, model: ConKI, seed: int, sizes: tuple[int, int]) -> None:
+def _frozen_encoder(run: Run) -> Path:
+    """Return where a run keeps a frozen text encoder, once for all its seeds."""
+    return run.path / "encoder" / "frozen.safetensors"
+
+
+def _with_states(job: Job, model: SentimentModel) -> Job:
+    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds."""
+    from conki_cli.frozen import text_states
+
+    assert model.text is not None
+    states = text_states(
+        model.text,
+        job.inputs,
+        job.run.path.parent.parent / "frozen",
+        encoder_identity(job.encoder),
+        device=job.device,
+        reporter=job.reporter,
+    )
+    return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states))
+
+
+def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
     """Say what is trained and the bytes it takes on disk, while training and afterwards, before any is written."""
     during, after = sizes
     free = shutil.disk_usage(job.run.path).free
@@ -129,7 +158,7 @@ def _announce(job: Job, model: ConKI, seed: int, sizes: tuple[int, int]) -> None
     config = job.config
     what = f"stage 1 on {config.data.external}, for" if config.run.stage == "pretrain" else "stage 2 on"
     job.reporter.say(
-        f"{switch_label(config.model.drop)}, {what} {config.data.dataset} ({', '.join(job.inputs.modalities)}), "
+        f"{run_label(config)}, {what} {config.data.dataset} ({', '.join(job.inputs.modalities)}), "
         f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}; "
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
@@ -165,6 +194,7 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     checkpoint.restore_optimizers(progress.optimizers, tensors)
     progress.epoch, progress.step = facts["epoch"], facts["step"]
     progress.best_mae, progress.best_epoch = facts["best_mae"], facts["best_epoch"]
+    progress.rate_scale, progress.reduced_epoch = facts.get("rate_scale", 1.0), facts.get("reduced_epoch", 0)
     kept = log.read_text(encoding="utf-8").splitlines()[: progress.epoch] if log.exists() else []
     write_text(log, "".join(line + "\n" for line in kept))
     job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues after epoch {progress.epoch}")
@@ -183,6 +213,8 @@ def _save_epoch(
         "step": progress.step,
         "best_mae": progress.best_mae,
         "best_epoch": progress.best_epoch,
+        "rate_scale": progress.rate_scale,
+        "reduced_epoch": progress.reduced_epoch,
     }
     weights = checkpoint.select(progress.model, trained)
     if epoch.is_best:
@@ -238,7 +270,7 @@ def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) ->
     return sentiment_metrics(found.predictions, found.scores, score_range=batches.score_range, ids=found.ids)
 
 
-def load_model(run: Run, seed: int, device: torch.device) -> ConKI:
+def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
     """Load the best weights of a fine-tuned seed; needs nothing outside the run folder.
 
     Raises:
@@ -265,8 +297,10 @@ def load_model(run: Run, seed: int, device: torch.device) -> ConKI:
         backbone = backbone_from_config(run.path / "encoder")
         fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
         text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
-    model = ConKI(run.config, architecture, text)
+    model = zoo.build(run.config, architecture, text)
     weights = _stored_weights(run, seed)
+    if model.reads_states:
+        weights |= checkpoint.load(_frozen_encoder(run))[0]
     if missing := sorted(set(model.state_dict()) - set(weights)):
         raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")
     checkpoint.restore(model, weights, str(run.path))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +11,10 @@ import torch
 
 from conki_cli.batches import Batch, Batches
 from conki_cli.config import RunConfig
+from conki_cli.contract import SentimentModel
 from conki_cli.errors import ConkiError
 from conki_cli.evaluation import memory_advice, predict
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.model import SentimentModel
 
 if TYPE_CHECKING:
     from conki_cli.runs import Reporter
@@ -30,6 +30,16 @@ class Plan:
     """Share of the steps in which the learning rates grow linearly; then they fall linearly to 0."""
     patience: int
     seed: int
+    schedule: str = "linear"
+    """Linear warm-up and decay, or constant rates."""
+    accumulate: int = 1
+    """Batches whose gradients are summed for one step."""
+    clip_value: float = 0.0
+    """Bound of every gradient entry, after every batch; 0: none."""
+    clip_norm: float = 0.0
+    """Bound of the norm of all gradients together, before every step; 0: none."""
+    plateau_patience: int = 0
+    """Epochs without a better validation MAE after which the rates fall to a tenth; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +66,40 @@ class Progress:
     step: int = 0
     best_mae: float = math.inf
     best_epoch: int = 0
+    rate_scale: float = 1.0
+    """What plateaus have left of the learning rates."""
+    reduced_epoch: int = 0
+    """The epoch after which they were last reduced."""
     peak_rates: dict[str, list[float]] = field(default_factory=dict)
 
 
 def plan_of(config: RunConfig, seed: int) -> Plan:
-    """Return the plan of a run's stage; plain transfer's first pass takes stage 2's settings but stage 1's epochs."""
-    if config.run.stage == "finetune":
-        stage = config.optimizer
-        return Plan(stage.num_epochs, stage.batch_size, stage.warmup, stage.patience, seed)
-    first = config.pretraining
-    if config.dropped("plain-transfer"):
-        return Plan(first.num_epochs, config.optimizer.batch_size, config.optimizer.warmup, 0, seed)
-    return Plan(first.num_epochs, first.batch_size, first.warmup, 0, seed)
+    """Return the plan of a run's stage; a stage 1 of the whole network takes stage 2's settings but its own epochs."""
+    first, second = config.pretraining, config.optimizer
+    if config.run.stage == "pretrain" and not config.transfers_whole:
+        return Plan(first.num_epochs, first.batch_size, first.warmup, 0, seed)
+    is_first = config.run.stage == "pretrain"
+    return Plan(
+        first.num_epochs if is_first else second.num_epochs,
+        second.batch_size,
+        second.warmup,
+        0 if is_first and not config.is_baseline else second.patience,
+        seed,
+        schedule=second.schedule,
+        accumulate=second.accumulate,
+        clip_value=second.clip_value,
+        clip_norm=second.clip_norm,
+        plateau_patience=second.plateau_patience,
+    )
 
 
 def start(model: SentimentModel, config: RunConfig) -> Progress:
-    """Make the optimisers of a run; AdamW with the groups that the model names."""
+    """Make the optimisers of a run, one per phase, with the groups that the model names."""
     optimizers: dict[str, torch.optim.Optimizer] = {}
+    algorithm = torch.optim.Adam if config.optimizer.algorithm == "adam" else torch.optim.AdamW
     for phase in model.phases:
         groups = model.parameter_groups(config, phase)
-        optimizers[phase] = torch.optim.AdamW(
+        optimizers[phase] = algorithm(
             [{"params": g.parameters, "lr": g.learning_rate, "weight_decay": g.weight_decay} for g in groups],
             fused=True,
         )
@@ -103,40 +127,89 @@ def fit(
         ConkiError: a loss is not finite, or the device's memory is used up.
     """
     model = progress.model
-    num_phases = len(model.phases)
-    total = plan.num_epochs * len(train) * num_phases
+    batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
+    total = plan.num_epochs * len(train) * len(model.phases)
     _mind_small_batches(model, train, reporter)
-    model.start(torch.from_numpy(train.scores()).to(device))
-    with reporter.steps(f"seed {plan.seed}", total) as advance:
-        advance(progress.step, "")
+    _mind_judgement(model, plan)
+    if not progress.epoch:  # what a model remembers of its clips continues with it
+        model.start(torch.from_numpy(train.scores()).to(device))
+    with reporter.steps(f"seed {plan.seed}", sum(_steps(model, batches, n + 1) for n in range(plan.num_epochs))) as say:
+        say(progress.step, "")
         while progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan):
             began = time.monotonic()
             progress.epoch += 1
             torch.manual_seed(int(np.random.SeedSequence([plan.seed, progress.epoch]).generate_state(1)[0]))
             sums: dict[str, list[float]] = {}
-            for phase in model.phases:
+            for phase in model.passes(progress.epoch):
                 model.train()
                 model.start_phase(progress.epoch, phase)
-                for batch in train.epoch(progress.epoch):
-                    _set_rates(progress, phase, rate_factor(progress.step, total, plan.warmup))
-                    progress.step += 1
-                    if len(batch) >= model.smallest_training_batch:
-                        with memory_advice(plan.batch_size):
-                            terms = _step(progress, batch.to(device), phase)
-                        for name, value in terms.items():
-                            sums.setdefault(name, []).append(value)
-                    advance(1, f"epoch {progress.epoch}/{plan.num_epochs}")
+                for terms in _pass(progress, batches[phase], plan, phase, total, device):
+                    for name, value in terms.items():
+                        sums.setdefault(name, []).append(value)
+                    say(1, f"epoch {progress.epoch}/{plan.num_epochs}")
             metrics = sentiment_metrics(
                 predict(model, valid, device),
                 valid.scores(),
                 score_range=valid.score_range,
                 ids=valid.utterances.ids,
             )
-            is_best = metrics["mae"] < progress.best_mae
-            if is_best:
-                progress.best_mae, progress.best_epoch = metrics["mae"], progress.epoch
+            is_best = _judge(progress, plan, metrics["mae"])
             losses = {name: math.fsum(values) / len(values) for name, values in sums.items()}
             yield Epoch(progress.epoch, losses, metrics, time.monotonic() - began, is_best)
+
+
+def _batches_of(model: SentimentModel, train: Batches, phase: str) -> Batches:
+    size = model.batch_size(phase)
+    return train if size is None else replace(train, batch_size=size)
+
+
+def _steps(model: SentimentModel, batches: Mapping[str, Batches], epoch: int) -> int:
+    """Count the batches of an epoch over its passes."""
+    return sum(math.ceil(len(batches[phase]) * model.share(phase)) for phase in model.passes(epoch))
+
+
+def _pass(
+    progress: Progress, train: Batches, plan: Plan, phase: str, total: int, device: torch.device
+) -> Iterator[dict[str, float]]:
+    """Go once over the training split; yield the terms of every batch, none of a batch that is too small."""
+    model, optimizer = progress.model, progress.optimizers[phase]
+    count = math.ceil(len(train) * model.share(phase))
+    for number, batch in enumerate(train.epoch(progress.epoch, model.share(phase)), start=1):
+        if (number - 1) % plan.accumulate == 0:
+            model.zero_grad(set_to_none=True)
+        factor = rate_factor(progress.step, total, plan.warmup) if plan.schedule == "linear" else 1.0
+        _set_rates(progress, phase, factor * progress.rate_scale)
+        progress.step += 1
+        terms: dict[str, float] = {}
+        if len(batch) >= model.smallest_training_batch:
+            with memory_advice(train.batch_size):
+                terms = _backward(progress, batch.to(device), plan, phase)
+        if number % plan.accumulate == 0 or number == count:
+            if plan.clip_norm:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+            optimizer.step()
+        yield terms
+
+
+def _judge(progress: Progress, plan: Plan, mae: float) -> bool:
+    """Compare the validation MAE of an epoch with the best, and lower the rates on a plateau."""
+    if not progress.model.judged(progress.epoch):
+        progress.best_epoch = progress.reduced_epoch = progress.epoch  # patience counts from the first that is judged
+        return False
+    is_best = mae < progress.best_mae
+    if is_best:
+        progress.best_mae, progress.best_epoch = mae, progress.epoch
+    since = progress.epoch - max(progress.best_epoch, progress.reduced_epoch)
+    if plan.plateau_patience and since > plan.plateau_patience:
+        progress.rate_scale, progress.reduced_epoch = 0.1 * progress.rate_scale, progress.epoch
+    return is_best
+
+
+def _mind_judgement(model: SentimentModel, plan: Plan) -> None:
+    if not model.judged(plan.num_epochs):
+        raise ConkiError(
+            f"{plan.num_epochs} epochs are too few: this model's first epochs learn without scores; raise --epochs"
+        )
 
 
 def _out_of_patience(progress: Progress, plan: Plan) -> bool:
@@ -163,10 +236,9 @@ def _set_rates(progress: Progress, phase: str, factor: float) -> None:
         group["lr"] = peak * factor
 
 
-def _step(progress: Progress, batch: Batch, phase: str) -> dict[str, float]:
-    """Take one optimiser step and return the value of every term."""
-    model, optimizer = progress.model, progress.optimizers[phase]
-    optimizer.zero_grad(set_to_none=True)
+def _backward(progress: Progress, batch: Batch, plan: Plan, phase: str) -> dict[str, float]:
+    """Add the gradients of one batch and return the value of every term."""
+    model = progress.model
     output = model(batch)
     terms = model.loss(output, batch, phase)
     loss = torch.stack(list(terms.values())).sum()
@@ -178,6 +250,7 @@ def _step(progress: Progress, batch: Batch, phase: str) -> dict[str, float]:
                 "damage the weights; lower the learning rates or check the features with `conki inspect`"
             )
     torch.autograd.backward(loss)
+    if plan.clip_value:
+        torch.nn.utils.clip_grad_value_(model.parameters(), plan.clip_value)
     model.after_backward(output, batch, epoch=progress.epoch, phase=phase)
-    optimizer.step()
     return values

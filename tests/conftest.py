@@ -18,7 +18,7 @@ from conki_cli.model import ConKI
 from conki_cli.runs import Reporter, Run, Workspace
 from conki_cli.stages import Job, build_model
 from conki_cli.store import Corpus, FeatureStore, Sample, write_store
-from conki_cli.text import build_demo_encoder
+from conki_cli.text.demo_encoder import build_demo_encoder
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

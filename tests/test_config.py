@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conki_cli.config import (
+    BASELINES,
     SECTIONS,
     SWITCHES,
     RunConfig,
@@ -23,6 +24,7 @@ from conki_cli.config import (
     switch_label,
     to_toml,
 )
+from conki_cli.config.baselines import BASELINE_SECTIONS
 from conki_cli.errors import SettingsError
 
 
@@ -49,7 +51,7 @@ def test_the_data_set_preset_beats_the_recipe_preset(tmp_path: Path, monkeypatch
     preset = tmp_path / "presets" / "conki.toml"
     preset.parent.mkdir()
     preset.write_text("[released.loss]\ntemperature = 5\n[sims.loss]\ntemperature = 7\n", encoding="utf-8")
-    monkeypatch.setattr("conki_cli.config.__file__", str(tmp_path / "config.py"))
+    monkeypatch.setattr("conki_cli.config.resolving.__file__", str(tmp_path / "config" / "resolving.py"))
     flags = {"run.recipe": "released"}
     assert resolve(flags=flags).loss.temperature == 5.0
     assert resolve(flags={**flags, "data.dataset": "sims"}).loss.temperature == 7.0
@@ -256,12 +258,14 @@ def _values(path: str) -> st.SearchStrategy[object]:
 @settings(max_examples=40)
 @given(st.fixed_dictionaries({path: _values(path) for path in setting_fields()}))
 def test_any_configuration_survives_its_toml(values: dict[str, object]) -> None:
-    sections: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
+    sections: dict[str, dict[str, object]] = {name: {} for name in (*SECTIONS, *BASELINES)}
     for path, value in values.items():
         section, key = path.split(".")
         sections[section][key] = value
+    model = str(values["model.name"])
+    own = BASELINE_SECTIONS[model](**sections[model]) if model in BASELINES else None
     try:
-        config = canonical(RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}))
+        config = canonical(RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own))
     except SettingsError:
         assume(False)
     assert _through_toml(config) == config
@@ -353,7 +357,8 @@ def test_every_setting_has_a_help_line_and_a_default_it_accepts() -> None:
     for path, field in setting_fields().items():
         assert len(field.metadata["help"].split()) >= 2, path
         default = list(field.default) if isinstance(field.default, tuple) else field.default
-        assert resolve(flags={path: default}), path
+        model = path.partition(".")[0]
+        assert resolve(flags={path: default, **({"model.name": model} if model in BASELINES else {})}), path
 
 
 def test_every_section_says_what_it_is_for() -> None:

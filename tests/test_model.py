@@ -9,8 +9,9 @@ from conftest import ALL_SWITCHES, HIDDEN_SIZE, MakeConfig, OpenJob, model_and_b
 from torch import nn
 
 from conki_cli.batches import Batch, Padded
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.losses import hierarchical_contrastive_loss
-from conki_cli.model import Adapter, AdapterModule, Architecture, ConKI, FusionNetwork, Output, SentimentModel
+from conki_cli.model import Adapter, AdapterModule, ConKI, FusionNetwork
 from conki_cli.stages import build_model
 
 D = HIDDEN_SIZE

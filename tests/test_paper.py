@@ -5,7 +5,8 @@ import torch
 
 from conki_cli import MODALITIES
 from conki_cli.config import RunConfig, resolve, stage_one
-from conki_cli.model import TEXT_ADAPTER_LAYERS, AdapterModule, Architecture, ConKI
+from conki_cli.contract import Architecture
+from conki_cli.model import TEXT_ADAPTER_LAYERS, AdapterModule, ConKI
 from conki_cli.sources import KNOWN_RANGES
 from conki_cli.store import PUBLISHED_SIZES
 from conki_cli.tables import published_row

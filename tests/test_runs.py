@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conki_cli.config import RunConfig, from_toml, stage_one
+from conki_cli.environment import environment
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import read_json, write_json
 from conki_cli.metrics import sentiment_metrics
@@ -25,7 +26,6 @@ from conki_cli.runs import (
     default_name,
     describe_runs,
     digest_of,
-    environment,
     evaluate_run,
     find_run,
     list_runs,

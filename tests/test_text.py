@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from conki_cli import text
 from conki_cli.errors import ConkiError, EncoderError
+from conki_cli.text.demo_encoder import build_demo_encoder
 
 SENTENCES = ["the cat sat on the mat", "a dog ran by the river , honestly", "She never wrote two letters"]
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return text.build_demo_encoder(tmp_path_factory.mktemp("small") / "bert", SENTENCES, num_steps=3, hidden_size=16)
+    return build_demo_encoder(tmp_path_factory.mktemp("small") / "bert", SENTENCES, num_steps=3, hidden_size=16)
 
 
 @pytest.fixture
@@ -64,19 +65,19 @@ def test_the_demo_encoder_is_stored_whole_and_in_float32(small):
 
 def test_equal_seeds_build_equal_encoders_and_leave_the_global_generator_alone(small, tmp_path):
     before = torch.random.get_rng_state()
-    again = text.build_demo_encoder(tmp_path / "again", SENTENCES, num_steps=3, hidden_size=16)
+    again = build_demo_encoder(tmp_path / "again", SENTENCES, num_steps=3, hidden_size=16)
     assert text.encoder_identity(str(again)) == text.encoder_identity(str(small))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_another_seed_builds_another_encoder(small, tmp_path):
-    other = text.build_demo_encoder(tmp_path / "other", SENTENCES, num_steps=3, hidden_size=16, seed=1)
+    other = build_demo_encoder(tmp_path / "other", SENTENCES, num_steps=3, hidden_size=16, seed=1)
     assert text.encoder_identity(str(other)) != text.encoder_identity(str(small))
 
 
 def test_masked_word_pretraining_teaches_the_pooled_output_which_words_stand_in_the_sentence(tmp_path):
     words = ["amber", "coral", "lunar", "polar", "solar", "tidal"]
-    folder = text.build_demo_encoder(tmp_path, [f"the {word} list" for word in words], num_steps=120, hidden_size=32)
+    folder = build_demo_encoder(tmp_path, [f"the {word} list" for word in words], num_steps=120, hidden_size=32)
     model, _ = text.load_backbone(str(folder))
     pooled = model(torch.tensor(ids_of(folder, *(f"the {word} list" for word in words)))).pooler_output
     assert torch.cdist(pooled, pooled)[~torch.eye(6, dtype=torch.bool)].min() > 1.0  # untrained: 0.15
@@ -84,15 +85,13 @@ def test_masked_word_pretraining_teaches_the_pooled_output_which_words_stand_in_
 
 def test_progress_counts_every_step(tmp_path):
     seen = []
-    text.build_demo_encoder(
-        tmp_path, SENTENCES, num_steps=2, hidden_size=8, progress=lambda *counts: seen.append(counts)
-    )
+    build_demo_encoder(tmp_path, SENTENCES, num_steps=2, hidden_size=8, progress=lambda *counts: seen.append(counts))
     assert seen == [(1, 2), (2, 2)]
 
 
 def test_sentences_without_a_word_build_no_encoder_and_leave_no_file(tmp_path):
     with pytest.raises(EncoderError, match="sentences with words"):
-        text.build_demo_encoder(tmp_path / "empty", ["", "  "])
+        build_demo_encoder(tmp_path / "empty", ["", "  "])
     assert list((tmp_path / "empty").iterdir()) == []
 
 

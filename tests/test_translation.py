@@ -324,7 +324,7 @@ def test_a_damaged_file_of_the_model_gives_one_line(copied, cache, damaged):
 
 def test_without_sentencepiece_the_error_says_what_to_install(marian, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(EncoderError, match=r'pip install sentencepiece'):
+    with pytest.raises(EncoderError, match=r"pip install sentencepiece"):
         translate(SOURCE, str(marian), cache)
 
 

@@ -34,6 +34,9 @@ def _run_settings(
     external: Annotated[
         str | None, typer.Option(help="External data set, or none. Default: mosei (for mosei: mosi).")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="conki, or a system of Table 2; `conki models` lists them. Default: conki.")
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: bert-base-uncased.")
     ] = None,
@@ -65,6 +68,7 @@ def _run_settings(
     flags = {
         "data.dataset": dataset,
         "data.external": external,
+        "model.name": model,
         "model.text_encoder": encoder,
         "run.recipe": recipe,
         "run.device": device,

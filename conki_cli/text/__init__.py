@@ -1,9 +1,8 @@
-"""Text: the pretrained encoder on disk, sentences -> token ids, the demo's small BERT.
+"""Text: the pretrained encoder on disk, sentences -> token ids.
 
-Translating sentences is in `conki_cli.text.translation`, imported by those who translate.
+The demo's small BERT (`demo_encoder`) and translating sentences (`translation`) are imported by those who need them.
 """
 
-from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.text.encoders import (
     backbone_from_config,
     encoder_config,
@@ -16,7 +15,6 @@ from conki_cli.text.tokens import max_tokens, tokenize
 
 __all__ = [
     "backbone_from_config",
-    "build_demo_encoder",
     "encoder_config",
     "encoder_identity",
     "load_backbone",

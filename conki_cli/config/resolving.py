@@ -1,168 +1,46 @@
-"""Settings: frozen dataclasses, TOML in and out, presets, switches.
-
-A setting is written down once, in a field below: its type, default, help line and bounds. It travels
-default < preset < `--config FILE` < flags and `--set section.key=value` -> frozen `RunConfig`.
-"""
+"""Settings from everywhere -> `RunConfig`: presets, TOML, `--set`, flags; checked, canonical, and back to TOML."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from conki_cli.config.sections import (
+    BASELINES,
+    MODALITY_SWITCHES,
+    MODEL_NAMES,
+    NO_EXTERNAL,
+    SECTIONS,
+    SWITCHES,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    RunSection,
+)
 from conki_cli.errors import SettingsError
 
-SWITCHES = {
-    "C1": "no external data: the adapters start untrained and train with the rest",
-    "C2": "no adapters: fusion and contrast use the pan-knowledge representations alone",
-    "C3": "no pan-knowledge: fusion and contrast use the knowledge-specific representations alone",
-    "C4": "no hierarchical contrastive loss",
-    "N1": "no inter-knowledge negative pairs in the contrastive loss",
-    "T": "no text",
-    "V": "no vision",
-    "A": "no audio",
-    "plain-transfer": "no adapters: the whole network is trained on the external set, then on the target",
-}
-"""The ablations of Tables 4 and 5, and the control of the paper's claim (`plain-transfer`)."""
-
-MODALITY_SWITCHES = {"text": "T", "vision": "V", "audio": "A"}
-NO_EXTERNAL = "none"
+_LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
+ADDED_LATER = {f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER}
+"""Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
 
 
-def _setting(default: Any, help_text: str, **limits: Any) -> Any:
-    """Declare a setting: `low`/`above` bound numbers, `high` too, `choices` lists the words allowed."""
-    return field(default=default, metadata={"help": help_text, **limits})
+def _all_sections() -> dict[str, Any]:
+    from conki_cli.config.baselines import BASELINE_SECTIONS
 
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is learnt from."""
-
-    dataset: str = _setting("mosi", "target data set: the name of a store in features/")
-    external: str = _setting("mosei", "external data set whose knowledge is injected, or none")
-    max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
-    cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network (Figures 1-3)."""
-
-    name: str = _setting("conki", "the model", choices=("conki",))
-    text_encoder: str = _setting("bert-base-uncased", "Hugging Face name, or folder, of the text encoder")
-    drop: tuple[str, ...] = _setting((), "switched-off parts, for example C4 or C1+V (Tables 4 and 5)")
-    num_layers: int = _setting(2, "Transformer layers of the audio and vision encoders", low=2)
-    num_heads: int = _setting(8, "attention heads of the audio and vision encoders", low=1)
-    dropout: float = _setting(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
-    adapter_width: int = _setting(0, "inner width of an adapter module; 0: that of the text encoder", low=0)
-    adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
-    gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
-    gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
-    start_from: str = _setting(
-        "adapters", "what stage 2 takes from stage 1: the adapters alone, or all", choices=("adapters", "all")
-    )
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The hierarchical contrastive loss (Section 3.4) beside the task loss (Eq. 5)."""
-
-    contrast_weight: float = _setting(0.01, "lambda of Eq. 5", low=0.0)
-    temperature: float = _setting(0.07, "tau of Section 3.4", above=0.0)
-    reduction: str = _setting(
-        "sample-sum",
-        "one denominator per sample, summed (paper), or one per vector, averaged",
-        choices=("sample-sum", "anchor-mean"),
-    )
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """Stage 1: the adapters learn from the external data set."""
-
-    num_epochs: int = _setting(10, "epochs of stage 1", low=1)
-    batch_size: int = _setting(32, "clips per step", low=1)
-    learning_rate: float = _setting(5e-5, "peak learning rate of stage 1", above=0.0)
-    weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0)
-    warmup: float = _setting(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Stage 2: fine-tuning on the target data set."""
-
-    num_epochs: int = _setting(200, "epochs of stage 2", low=1)
-    batch_size: int = _setting(32, "clips per step", low=1)
-    lr_encoders: float = _setting(5e-6, "peak learning rate of the text encoder", above=0.0)
-    lr_audio_vision: float = _setting(0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0)
-    lr_others: float = _setting(1e-6, "that of everything else", above=0.0)
-    weight_decay: float = _setting(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
-    warmup: float = _setting(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
-    patience: int = _setting(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
-
-
-@dataclass(frozen=True)
-class RunSection:
-    """How the run is carried out; none of it but the recipe changes what is learnt per seed."""
-
-    recipe: str = _setting("paper", "paper, or released (as the authors' code)", choices=("paper", "released"))
-    stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
-    seeds: tuple[int, ...] = _setting((1,), "random seeds, one training each")
-    device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    name: str = _setting("", "folder name below runs/; empty: made from the settings")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run; each section goes only to its consumer."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    run: RunSection = field(default_factory=RunSection)
-
-    def dropped(self, switch: str) -> bool:
-        """Say whether a part is switched off."""
-        return switch in self.model.drop
-
-    @property
-    def has_adapters(self) -> bool:
-        """Say whether the network has adapters at all."""
-        return not (self.dropped("C2") or self.dropped("plain-transfer"))
-
-    @property
-    def needs_pretraining(self) -> bool:
-        """Say whether stage 2 of this configuration starts from a stage 1 (conki.md's table of switches)."""
-        if self.data.external == NO_EXTERNAL:
-            return False
-        return self.has_adapters or self.dropped("plain-transfer") or self.model.start_from == "all"
-
-    def with_values(self, section: str, **values: Any) -> "RunConfig":
-        """Return a copy with some settings of one section replaced."""
-        return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **values)})
-
-
-SECTIONS: dict[str, Any] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "loss": LossConfig,
-    "pretraining": PretrainingConfig,
-    "optimizer": OptimizerConfig,
-    "run": RunSection,
-}
+    return {**SECTIONS, **BASELINE_SECTIONS}
 
 
 def setting_fields() -> dict[str, dataclasses.Field[Any]]:
     """Return every setting as 'section.key' -> its field, in the order of the resolved TOML."""
-    return {f"{name}.{f.name}": f for name, section in SECTIONS.items() for f in dataclasses.fields(section)}
+    return {f"{name}.{f.name}": f for name, section in _all_sections().items() for f in dataclasses.fields(section)}
 
 
 def setting_type(path: str) -> Any:
     """Return the annotated type of the setting 'section.key'."""
     section, key = path.split(".")
-    return get_type_hints(SECTIONS[section])[key]
+    return get_type_hints(_all_sections()[section])[key]
 
 
 def resolve(
@@ -191,26 +69,33 @@ def resolve(
     checked = {path: _checked(path, value) for path, value in given.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
-    preset = {path: _checked(path, value) for path, value in _preset("conki", dataset, recipe).items()}
+    model = checked.get("model.name", ModelConfig.name)
+    preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe).items()}
     config = _build({**preset, **checked})
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
 
 
 def _build(values: Mapping[str, Any]) -> RunConfig:
-    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    sections: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, *BASELINES)}
     for path, value in values.items():
         section, key = path.split(".")
         sections[section][key] = value
-    return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()})
+    model = sections["model"].get("name", ModelConfig.name)
+    if idle := next((name for name in BASELINES if sections[name] and name != model), None):
+        key = next(iter(sections[idle]))
+        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}: leave it out")
+    own = _all_sections()[model](**sections[model]) if model in BASELINES else None
+    return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
 
 def _preset(model: str, dataset: str, recipe: str) -> dict[str, Any]:
+    """Return what a model's preset sets: for every data set, then for the recipe, then for this data set."""
     import tomllib
 
-    text = (Path(__file__).parent / "presets" / f"{model}.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "presets" / f"{model}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
-    for name in (recipe, dataset):
+    for name in ("default", recipe, dataset):
         merged.update(_flatten(tables.get(name, {}), f"preset {model}.toml [{name}]"))
     return merged
 
@@ -315,6 +200,8 @@ def canonical(config: RunConfig) -> RunConfig:
         parse_switches("+".join(config.model.drop))
     transfer = "plain-transfer" in drop
     _refuse_impossible(drop, config)
+    if config.is_baseline:
+        return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
     if transfer or "C2" in drop:
         drop -= {"N1"} | ({"C2"} if transfer else set())
     external = config.data.external
@@ -328,6 +215,8 @@ def canonical(config: RunConfig) -> RunConfig:
 
 
 def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
+    if config.is_baseline and (parts := sorted(drop - set(MODALITY_SWITCHES.values()))):
+        raise SettingsError(f"{config.model.name} has no {parts[0]} to drop: it is a part of ConKI; T, V and A can be")
     if {"C2", "C3"} <= drop or {"plain-transfer", "C3"} <= drop:
         raise SettingsError("without C2 and C3 no representation is left to fuse: drop only one of them")
     if {"T", "V", "A"} <= drop:
@@ -354,7 +243,7 @@ def stage_one(config: RunConfig) -> RunConfig:
     kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
     model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
     optimizer = OptimizerConfig()
-    if config.dropped("plain-transfer"):
+    if config.transfers_whole:
         optimizer = dataclasses.replace(config.optimizer, num_epochs=OptimizerConfig.num_epochs)
     run = dataclasses.replace(config.run, stage="pretrain", name="")
     return dataclasses.replace(config, model=model, loss=LossConfig(), optimizer=optimizer, run=run)
@@ -364,7 +253,14 @@ def to_toml(config: RunConfig) -> str:
     """Render the resolved configuration; `--config` on it reproduces the run."""
     import tomli_w
 
-    return tomli_w.dumps(dataclasses.asdict(config))
+    return tomli_w.dumps(as_tables(config))
+
+
+def as_tables(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return the sections of a configuration under their names; that of a baseline is called like the model."""
+    tables: dict[str, Any] = dataclasses.asdict(config)
+    own = tables.pop("own")
+    return tables | ({config.model.name: own} if own is not None else {})
 
 
 def from_toml(path: Path) -> RunConfig:
@@ -405,6 +301,14 @@ def parse_switches(text: str) -> tuple[str, ...]:
         if switch not in SWITCHES:
             raise SettingsError(f"unknown switch '{switch}': known are {', '.join(SWITCHES)}, combined as C1+C4")
     return switches
+
+
+def run_label(config: RunConfig) -> str:
+    """Name a run in a table: the switches of ConKI, or the model with what it leaves out."""
+    if not config.is_baseline:
+        return switch_label(config.model.drop)
+    without = f", w/o {'+'.join(config.model.drop)}" if config.model.drop else ""
+    return f"{MODEL_NAMES[config.model.name]}{without}"
 
 
 def switch_label(drop: Sequence[str]) -> str:

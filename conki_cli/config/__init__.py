@@ -1,0 +1,66 @@
+"""Settings: one frozen dataclass per section, TOML in and out, presets, switches.
+
+They travel default < preset < `--config FILE` < flags and `--set section.key=value` -> frozen `RunConfig`.
+"""
+
+from conki_cli.config.resolving import (
+    ADDED_LATER,
+    as_tables,
+    canonical,
+    from_toml,
+    parse_seeds,
+    parse_switches,
+    resolve,
+    run_label,
+    setting_fields,
+    setting_type,
+    stage_one,
+    switch_label,
+    to_toml,
+)
+from conki_cli.config.sections import (
+    BASELINES,
+    MODALITY_SWITCHES,
+    MODEL_NAMES,
+    NO_EXTERNAL,
+    SECTIONS,
+    SWITCHES,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainingConfig,
+    RunConfig,
+    RunSection,
+)
+from conki_cli.config.setting import BaselineSection
+
+__all__ = [
+    "ADDED_LATER",
+    "BASELINES",
+    "MODALITY_SWITCHES",
+    "MODEL_NAMES",
+    "NO_EXTERNAL",
+    "SECTIONS",
+    "SWITCHES",
+    "BaselineSection",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PretrainingConfig",
+    "RunConfig",
+    "RunSection",
+    "as_tables",
+    "canonical",
+    "from_toml",
+    "parse_seeds",
+    "parse_switches",
+    "resolve",
+    "run_label",
+    "setting_fields",
+    "setting_type",
+    "stage_one",
+    "switch_label",
+    "to_toml",
+]

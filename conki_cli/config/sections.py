@@ -1,0 +1,182 @@
+"""Settings: frozen dataclasses, one per section. A setting is written down once: type, default, help line, bounds."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from conki_cli.config.setting import BaselineSection
+from conki_cli.config.setting import setting as _setting
+
+MODEL_NAMES = {
+    "conki": "ConKI",
+    "tfn": "TFN",
+    "lmf": "LMF",
+    "mult": "MulT",
+    "iccn": "ICCN",
+    "misa": "MISA",
+    "mag-bert": "MAG-BERT",
+    "self-mm": "Self-MM",
+    "hycon": "HyCon",
+    "mmim": "MMIM",
+}
+"""What the paper's tables call the models."""
+
+BASELINES = tuple(name for name in MODEL_NAMES if name != "conki")
+"""The systems that the paper compares ConKI with."""
+
+SWITCHES = {
+    "C1": "no external data: the adapters start untrained and train with the rest",
+    "C2": "no adapters: fusion and contrast use the pan-knowledge representations alone",
+    "C3": "no pan-knowledge: fusion and contrast use the knowledge-specific representations alone",
+    "C4": "no hierarchical contrastive loss",
+    "N1": "no inter-knowledge negative pairs in the contrastive loss",
+    "T": "no text",
+    "V": "no vision",
+    "A": "no audio",
+    "plain-transfer": "no adapters: the whole network is trained on the external set, then on the target",
+}
+"""The ablations of Tables 4 and 5, and the control of the paper's claim (`plain-transfer`)."""
+
+MODALITY_SWITCHES = {"text": "T", "vision": "V", "audio": "A"}
+NO_EXTERNAL = "none"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from."""
+
+    dataset: str = _setting("mosi", "target data set: the name of a store in features/")
+    external: str = _setting("mosei", "external data set whose knowledge is injected, or none")
+    max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
+    cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (Figures 1-3)."""
+
+    name: str = _setting("conki", "the model: conki, or a system of Table 2", choices=("conki", *BASELINES))
+    text_encoder: str = _setting("bert-base-uncased", "Hugging Face name, or folder, of the text encoder")
+    drop: tuple[str, ...] = _setting((), "switched-off parts, for example C4 or C1+V (Tables 4 and 5)")
+    num_layers: int = _setting(2, "Transformer layers of the audio and vision encoders", low=2)
+    num_heads: int = _setting(8, "attention heads of the audio and vision encoders", low=1)
+    dropout: float = _setting(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
+    adapter_width: int = _setting(0, "inner width of an adapter module; 0: that of the text encoder", low=0)
+    adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
+    gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
+    gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
+    start_from: str = _setting(
+        "adapters", "what stage 2 takes from stage 1: the adapters alone, or all", choices=("adapters", "all")
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The hierarchical contrastive loss (Section 3.4) beside the task loss (Eq. 5)."""
+
+    contrast_weight: float = _setting(0.01, "lambda of Eq. 5", low=0.0)
+    temperature: float = _setting(0.07, "tau of Section 3.4", above=0.0)
+    reduction: str = _setting(
+        "sample-sum",
+        "one denominator per sample, summed (paper), or one per vector, averaged",
+        choices=("sample-sum", "anchor-mean"),
+    )
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Stage 1: the adapters learn from the external data set."""
+
+    num_epochs: int = _setting(10, "epochs of stage 1", low=1)
+    batch_size: int = _setting(32, "clips per step", low=1)
+    learning_rate: float = _setting(5e-5, "peak learning rate of stage 1", above=0.0)
+    weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0)
+    warmup: float = _setting(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Stage 2: fine-tuning on the target data set."""
+
+    num_epochs: int = _setting(200, "epochs of stage 2", low=1)
+    batch_size: int = _setting(32, "clips per step", low=1)
+    lr_encoders: float = _setting(5e-6, "peak learning rate of the text encoder", above=0.0)
+    lr_audio_vision: float = _setting(0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0)
+    lr_others: float = _setting(1e-6, "that of everything else", above=0.0)
+    weight_decay: float = _setting(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
+    warmup: float = _setting(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+    patience: int = _setting(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
+    algorithm: str = _setting("adamw", "adamw, or adam with coupled weight decay", choices=("adamw", "adam"))
+    schedule: str = _setting("linear", "learning rates: linear decay, or constant", choices=("linear", "constant"))
+    accumulate: int = _setting(1, "batches whose gradients are summed for one step", low=1)
+    clip_value: float = _setting(0.0, "largest absolute value of a gradient's entry; 0: any", low=0.0)
+    clip_norm: float = _setting(0.0, "largest norm of all gradients together; 0: any", low=0.0)
+    plateau_patience: int = _setting(
+        0, "epochs without a better validation MAE after which the rates fall to a tenth; 0: never", low=0
+    )
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """How the run is carried out; none of it but the recipe changes what is learnt per seed."""
+
+    recipe: str = _setting("paper", "paper, or released (as the authors' code)", choices=("paper", "released"))
+    stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
+    seeds: tuple[int, ...] = _setting((1,), "random seeds, one training each")
+    device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    name: str = _setting("", "folder name below runs/; empty: made from the settings")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run; each section goes only to its consumer."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunSection = field(default_factory=RunSection)
+    own: BaselineSection | None = None
+    """The section of a baseline, called like the model; None for ConKI."""
+
+    def dropped(self, switch: str) -> bool:
+        """Say whether a part is switched off."""
+        return switch in self.model.drop
+
+    @property
+    def is_baseline(self) -> bool:
+        """Say whether the model is one of the systems that ConKI is compared with."""
+        return self.model.name in BASELINES
+
+    @property
+    def has_adapters(self) -> bool:
+        """Say whether the network has adapters at all."""
+        return not (self.is_baseline or self.dropped("C2") or self.dropped("plain-transfer"))
+
+    @property
+    def transfers_whole(self) -> bool:
+        """Say whether stage 1 trains the whole network on the external data: plain transfer, baselines (Table 6)."""
+        return self.is_baseline or self.dropped("plain-transfer")
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Say whether stage 2 of this configuration starts from a stage 1 (conki.md's table of switches)."""
+        if self.data.external == NO_EXTERNAL:
+            return False
+        return self.has_adapters or self.transfers_whole or self.model.start_from == "all"
+
+    def with_values(self, section: str, **values: Any) -> "RunConfig":
+        """Return a copy with some settings of one section replaced."""
+        return dataclasses.replace(self, **{section: dataclasses.replace(getattr(self, section), **values)})
+
+
+SECTIONS: dict[str, Any] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "pretraining": PretrainingConfig,
+    "optimizer": OptimizerConfig,
+    "run": RunSection,
+}
+"""The sections that every run has."""

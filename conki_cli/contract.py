@@ -1,0 +1,210 @@
+"""The contract that every model keeps, so that one loop trains them all: ConKI and the systems it is compared with.
+
+Axis letters: B batch, M modalities of the run (t, v, a), L positions, D hidden size of the text encoder, d features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from conki_cli.batches import Batch, Padded
+from conki_cli.config import RunConfig
+from conki_cli.layers import freeze
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says about a batch."""
+
+    prediction: Tensor
+    """Predicted scores, [B]."""
+    pan: Tensor | None = None
+    """Pan-knowledge representations O_m, [B, M, D]."""
+    specific: Tensor | None = None
+    """Knowledge-specific representations A_m, [B, M, D]."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a baseline's loss needs beside the prediction, and its representations t, v, a and f, by name."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate and a weight decay."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a network that follow from the data and the text encoder; stored in every checkpoint."""
+
+    modalities: tuple[str, ...]
+    width: int
+    """D: hidden size of the text encoder."""
+    text_layers: int
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """Feature width of vision and audio frames, those of the target data set."""
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Longest sequence in frames that the audio and vision encoders have positions for."""
+    external_widths: Mapping[str, int] = field(default_factory=dict)
+    """Stage 1 only: feature widths of the external data set where they differ from the target's."""
+
+
+class TextEncoder(nn.Module):
+    """A pretrained text encoder (Eq. 1); one without a pooler gets Linear + tanh on its first token."""
+
+    def __init__(self, backbone: nn.Module, *, width: int, fresh: frozenset[str] = frozenset()) -> None:
+        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
+        super().__init__()
+        self.backbone = backbone
+        self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
+        own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
+        self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
+
+    def forward(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode token ids [B, L] into O_t [B, D] and H_t, the input of layer 1 and every layer's output [B, L, D]."""
+        out = self.backbone(input_ids=token_ids, attention_mask=mask.long(), output_hidden_states=True)
+        hidden = list(out.hidden_states)
+        pooled: Tensor = out.pooler_output if self.pooler is None else torch.tanh(self.pooler(hidden[-1][:, 0]))
+        return pooled, hidden
+
+
+class SentimentModel(nn.Module):
+    """The contract: one loop trains every model through these members."""
+
+    phases: tuple[str, ...] = ("main",)
+    """Names of the passes of an epoch; each has an optimiser of its own."""
+    required_modalities: frozenset[str] = frozenset()
+    """Modalities the model cannot do without."""
+    smallest_training_batch = 1
+    """Smaller training batches are skipped."""
+    memory: tuple[str, ...] = ()
+    """Names of buffers with one row per training clip; their size follows the data."""
+
+    def __init__(
+        self, architecture: Architecture, text_encoder: TextEncoder | None, *, has_bridges: bool = True
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.frozen: list[nn.Module] = []
+        self.text = text_encoder
+        self.fresh_text: frozenset[str] = frozenset()
+        """Weights of the text encoder that its pretrained checkpoint lacks."""
+        if text_encoder is not None:
+            self.fresh_text = frozenset(f"text.{name}" for name in text_encoder.fresh)
+        if has_bridges:
+            self.add_bridges()
+
+    def add_bridges(self) -> None:
+        """Add a Linear for each modality whose frames have another width in the external data than in the target's."""
+        sizes = self.architecture
+        self.bridges = nn.ModuleDict(
+            {name: nn.Linear(d, sizes.widths[name]) for name, d in sizes.external_widths.items()}
+        )
+
+    def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the weighted terms whose sum is minimised, by name."""
+        raise TypeError(f"{type(self).__name__} must define loss()")
+
+    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
+        """Return what the optimiser of a phase trains, and how fast."""
+        raise TypeError(f"{type(self).__name__} must define parameter_groups()")
+
+    def passes(self, epoch: int) -> tuple[str, ...]:
+        """Return the phases of an epoch, in their order."""
+        return self.phases
+
+    def share(self, phase: str) -> float:
+        """Return the share of the shuffled batches that a pass sees."""
+        return 1.0
+
+    def batch_size(self, phase: str) -> int | None:
+        """Return the clips per step of a pass; None: the run's."""
+        return None
+
+    def judged(self, epoch: int) -> bool:
+        """Tell whether the validation MAE after this epoch may become the best and counts for patience."""
+        return True
+
+    def start(self, scores: Tensor) -> None:
+        """Prepare for training; `scores` [N] are those of the training split."""
+
+    def start_phase(self, epoch: int, phase: str) -> None:
+        """Prepare for a pass over the training split."""
+
+    def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
+        """Look at a batch once its gradients exist, before the optimiser steps."""
+
+    def report(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return further numbers for the log, by name; they are not minimised."""
+        return {}
+
+    # ---- what models share ----
+
+    def freeze(self, *modules: nn.Module) -> None:
+        """Keep modules as they are: they do not train and stay in evaluation mode."""
+        self.frozen.extend(modules)
+        freeze(modules)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def frames(self, batch: Batch, name: str) -> Padded:
+        """Return the frames of a modality at the target's width, [B, L, d], zero behind the mask."""
+        part = batch.modality(name)
+        values = self.bridges[name](part.values) if name in self.bridges else part.values
+        return Padded(values * part.mask.unsqueeze(-1), part.mask)
+
+    def text_states(self, batch: Batch) -> Tensor:
+        """Return the last hidden states of the text, [B, L, D]; those of a frozen encoder may come with the batch."""
+        part = batch.modality("text")
+        if part.values.is_floating_point():
+            return part.values
+        assert self.text is not None
+        states: Tensor = self.text(part.values, part.mask)[1][-1]
+        return states
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether the text encoder is frozen and only its last hidden states are read: they can be kept."""
+        return self.text is not None and any(module is self.text for module in self.frozen)
+
+    def handed_over(self) -> list[str]:
+        """Name the weights that training on the external data set hands over (Table 6): all but the bridge layers."""
+        return [name for name in self.state_dict() if not name.startswith("bridges.") and name not in self.memory]
+
+    def stored_names(self) -> tuple[list[str], list[str]]:
+        """Name the weights that change while this stage trains, and the frozen ones that must be kept with it.
+
+        A frozen text encoder is the pretrained one: it is loaded by name again, never stored.
+        """
+        modules = {id(m) for part in self.frozen for m in part.modules()}
+        frozen_prefixes = tuple(f"{name}." for name, module in self.named_modules() if id(module) in modules)
+        trained, kept = [], []
+        for name in self.state_dict():
+            if not (frozen_prefixes and name.startswith(frozen_prefixes)):
+                trained.append(name)
+            elif not name.startswith(self.text_prefix) or name in self.fresh_text:
+                kept.append(name)
+        return trained, kept
+
+    text_prefix = "text."
+    """How the names of the text encoder's weights begin."""
+
+    def resize_memory(self, stored: Mapping[str, Tensor]) -> None:
+        """Make room for what was remembered of the training clips: as many rows as were stored."""
+        for name in self.memory:
+            if name in stored:
+                setattr(self, name, torch.empty_like(stored[name], device=getattr(self, name).device))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self.resize_memory({name.removeprefix(prefix): value for name, value in state_dict.items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,0 +1,163 @@
+"""Tiny baselines and batches for the tests of `conki_cli.baselines`.
+
+Axis letters: B clips, L positions, D width of the text encoder, da and dv widths of audio and vision frames.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from conki_cli import MODALITIES, zoo
+from conki_cli.batches import Batch, Padded
+from conki_cli.config import RunConfig, resolve
+from conki_cli.contract import Architecture, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.text import load_backbone
+
+Dims = tuple[int, int, int]
+
+DIMS: Dims = (16, 5, 7)
+"""D of the fixture `encoder`, da, dv."""
+MOSI: Dims = (768, 5, 20)
+MOSEI: Dims = (768, 74, 35)
+SIMS: Dims = (768, 33, 709)
+"""The widths of the three data sets in MMSA's files, with BERT-base."""
+
+CLS, SEP, FIRST_WORD, NUM_WORDS = 2, 3, 5, 14
+"""Token ids of the fixture `encoder`."""
+
+
+def config_of(name: str, overrides: Mapping[str, object] | None = None, dataset: str = "mosi") -> RunConfig:
+    """Resolve the configuration of a baseline; `overrides` are settings by section.key, such as {"tfn.text_out": 4}."""
+    return resolve(flags={"model.name": name, "data.dataset": dataset, **(overrides or {})})
+
+
+def text_encoder(folder: Path) -> TextEncoder:
+    """Load the fixture `encoder`, width 16."""
+    backbone, fresh = load_backbone(str(folder))
+    return TextEncoder(backbone, width=backbone.config.hidden_size, fresh=fresh)
+
+
+def make(
+    name: str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    dims: Dims = DIMS,
+    dataset: str = "mosi",
+    text: TextEncoder | None = None,
+    external_widths: Mapping[str, int] | None = None,
+    seed: int = 1,
+) -> SentimentModel:
+    """Build a baseline with a preset's settings; without a text encoder it reads batches of text states only."""
+    architecture = Architecture(
+        MODALITIES,
+        width=dims[0],
+        text_layers=4,
+        widths={"audio": dims[1], "vision": dims[2]},
+        positions={"audio": 500, "vision": 500},
+        external_widths=external_widths or {},
+    )
+    torch.manual_seed(seed)
+    return zoo.build(config_of(name, overrides, dataset), architecture, text)
+
+
+def batch_of(
+    *,
+    text: Sequence[int] = (6, 3, 5, 4),
+    audio: Sequence[int] = (9, 1, 4, 6),
+    vision: Sequence[int] = (2, 8, 5, 1),
+    dims: Dims = DIMS,
+    scores: Sequence[float] | None = None,
+    token_ids: bool = False,
+    seed: int = 0,
+) -> Batch:
+    """Draw a batch with the given lengths, one per clip; the text as hidden states [B, L, D], or as token ids [B, L].
+
+    Token ids begin with CLS and end with SEP: such texts need a length of 2 at least.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = len(text)
+    drawn = torch.rand(size, generator=generator) * 6 - 3
+    words = _token_ids(text, generator) if token_ids else _frames(text, dims[0], generator)
+    return Batch(
+        torch.arange(size),
+        drawn if scores is None else torch.tensor(scores),
+        text=words,
+        audio=_frames(audio, dims[1], generator),
+        vision=_frames(vision, dims[2], generator),
+    )
+
+
+def _mask(lengths: Sequence[int]) -> Tensor:
+    return torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+
+
+def _frames(lengths: Sequence[int], width: int, generator: torch.Generator) -> Padded:
+    mask = _mask(lengths)
+    return Padded(torch.randn(*mask.shape, width, generator=generator) * mask[..., None], mask)
+
+
+def _token_ids(lengths: Sequence[int], generator: torch.Generator) -> Padded:
+    mask = _mask(lengths)
+    values = torch.randint(FIRST_WORD, FIRST_WORD + NUM_WORDS, mask.shape, generator=generator) * mask
+    values[:, 0] = CLS
+    values[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = SEP
+    return Padded(values, mask)
+
+
+def with_junk(batch: Batch, *, extra: int = 3, junk: float = 50.0) -> Batch:
+    """Put junk behind the mask, and `extra` positions of it at the end of every sequence."""
+
+    def spoilt(part: Padded) -> Padded:
+        values, mask = part.values, part.mask
+        filling = junk if values.is_floating_point() else FIRST_WORD
+        longer = torch.full((len(values), values.shape[1] + extra, *values.shape[2:]), filling, dtype=values.dtype)
+        longer[:, : values.shape[1]][mask] = values[mask]
+        return Padded(longer, torch.cat([mask, mask.new_zeros(len(mask), extra)], dim=1))
+
+    return replace(batch, **{name: spoilt(batch.modality(name)) for name in MODALITIES})
+
+
+def chosen(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return some clips of a batch, in this order."""
+    picked = torch.tensor(rows)
+    parts = {name: batch.modality(name).take(picked) for name in MODALITIES}
+    return replace(batch, indices=batch.indices[picked], scores=batch.scores[picked], **parts)
+
+
+def singles(batch: Batch) -> Iterator[Batch]:
+    """Yield every clip of a batch as a batch of its own."""
+    return (chosen(batch, [row]) for row in range(len(batch)))
+
+
+def stirred(model: SentimentModel, *, seed: int = 5) -> SentimentModel:
+    """Move every trainable weight off its start, so that nothing is zero by initialisation; evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def total_loss(model: SentimentModel, batch: Batch, phase: str = "main") -> Tensor:
+    """Return the sum of a model's loss terms on a batch."""
+    return torch.stack(list(model.loss(model(batch), batch, phase).values())).sum()
+
+
+def count(model: SentimentModel) -> int:
+    """Count the parameters that train, without the text encoder's."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not name.startswith("text."))
+
+
+def grouped(groups: Sequence[ParameterGroup], model: SentimentModel) -> list[set[str]]:
+    """Return the names of the parameters of every group."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [{names[id(parameter)] for parameter in group.parameters} for group in groups]
+
+
+def without_gradient(model: SentimentModel) -> set[str]:
+    """Name the trainable parameters that the last backward left without a gradient."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None}

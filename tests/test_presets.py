@@ -1,0 +1,127 @@
+"""The presets of the baselines: what they set for the three data sets, for the demo, and for a user's own data."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from baseline_support import config_of
+
+import conki_cli
+from conki_cli.config import BASELINES, resolve
+from conki_cli.config.baselines import BASELINE_SECTIONS
+
+PRESETS = Path(conki_cli.__file__).parent / "presets"
+every_baseline = pytest.mark.parametrize("name", BASELINES)
+
+# batch size, accumulation, rate of the rest, weight decay, clipping by value and by norm; on mosi, mosei, sims
+OPTIMIZERS = {
+    "tfn": ((32, 1, 1e-3, 0, 0, 0), (128, 1, 5e-3, 0, 0, 0), (32, 1, 5e-4, 0, 0, 0)),
+    "lmf": ((64, 1, 1e-3, 5e-3, 0, 0), (32, 1, 1e-3, 1e-3, 0, 0), (64, 1, 2e-3, 5e-3, 0, 0)),
+    "mult": ((16, 8, 2e-3, 0, 0.6, 0), (4, 8, 5e-4, 0, 0.6, 0), (16, 8, 2e-3, 0, 0.6, 0)),
+    "iccn": ((32, 1, 1e-3, 0, 0, 0),) * 3,
+    "misa": ((16, 2, 1e-4, 0, 0.8, 0), (64, 2, 1e-4, 0, 0.8, 0), (64, 2, 1e-4, 0, 1.0, 0)),
+    "mag-bert": ((32, 1, 2e-5, 0, 0, 0), (32, 1, 1e-5, 0, 0, 0), (32, 1, 5e-5, 0, 0, 0)),
+    "self-mm": ((16, 4, 1e-3, 1e-3, 0, 0), (32, 4, 1e-3, 1e-3, 0, 0), (32, 4, 1e-3, 1e-3, 0, 0)),
+    "hycon": ((32, 1, 1e-3, 1e-2, 0, 0), (64, 1, 1e-3, 1e-2, 0, 0), (32, 1, 1e-3, 1e-2, 0, 0)),
+    "mmim": ((32, 1, 1e-3, 1e-4, 0, 1),) * 3,
+}
+TEXT_RATES = {
+    **dict.fromkeys(("tfn", "lmf", "mult", "iccn", "self-mm", "mmim"), (5e-5,) * 3),
+    "misa": (1e-4,) * 3,
+    "mag-bert": (2e-5, 1e-5, 5e-5),
+    "hycon": (2e-5,) * 3,
+}
+
+
+@every_baseline
+def test_batches_rates_decay_and_clipping_are_those_of_the_sheet(name: str) -> None:
+    for dataset, expected, text_rate in zip(("mosi", "mosei", "sims"), OPTIMIZERS[name], TEXT_RATES[name], strict=True):
+        own = config_of(name, dataset=dataset).optimizer
+        found = (own.batch_size, own.accumulate, own.lr_others, own.weight_decay, own.clip_value, own.clip_norm)
+        assert found == expected, dataset
+        assert own.lr_encoders == text_rate, dataset
+
+
+@every_baseline
+def test_a_baseline_trains_with_adam_at_constant_rates_until_eight_epochs_bring_nothing(name: str) -> None:
+    for dataset in ("mosi", "mosei", "sims"):
+        own = config_of(name, dataset=dataset).optimizer
+        assert (own.algorithm, own.schedule, own.patience, own.num_epochs) == ("adam", "constant", 8, 100)
+
+
+@every_baseline
+@pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims", "demo", "mine"])
+def test_a_baseline_reads_external_data_only_when_asked(name: str, dataset: str) -> None:
+    assert config_of(name, dataset=dataset).data.external == "none"
+    assert config_of(name, {"data.external": "other"}, dataset).data.external == "other"
+
+
+@every_baseline
+def test_ones_own_data_set_gets_the_settings_of_mosi(name: str) -> None:
+    mosi, mine = config_of(name).optimizer, config_of(name, dataset="mine").optimizer
+    assert (mine.batch_size, mine.lr_others, mine.algorithm) == (mosi.batch_size, mosi.lr_others, mosi.algorithm)
+    assert config_of(name, dataset="mine").own == BASELINE_SECTIONS[name]() == config_of(name).own
+
+
+@every_baseline
+def test_the_demo_reads_its_own_text_encoder_for_a_few_epochs(name: str) -> None:
+    config = config_of(name, dataset="demo")
+    assert config.model.text_encoder == config_of(name, dataset="demo-external").model.text_encoder == "demo"
+    assert config.optimizer.num_epochs <= 30
+
+
+@every_baseline
+def test_no_table_of_a_data_set_repeats_what_holds_anyway(name: str) -> None:
+    tables = tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8"))
+    anyway = config_of(name, dataset="mine")
+    for dataset in tables.keys() - {"default"}:
+        for section, values in tables[dataset].items():
+            held = anyway.own if section == name else getattr(anyway, section)
+            assert {key for key, value in values.items() if getattr(held, key) == value} == set(), dataset
+
+
+def test_the_table_of_a_data_set_beats_the_default_table() -> None:
+    assert resolve(flags={"model.name": "tfn"}).optimizer.batch_size == 32
+    assert resolve(flags={"model.name": "tfn", "data.dataset": "mosei"}).optimizer.batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "expected"),
+    [
+        ("tfn", "mosei", {"audio_hidden": 16, "text_out": 128, "fusion_width": 16, "fusion_dropout": 0.4}),
+        ("tfn", "sims", {"audio_hidden": 32, "text_out": 256, "fusion_width": 32, "audio_dropout": 0.4}),
+        ("lmf", "mosei", {"text_hidden": 128, "rank": 4, "audio_dropout": 0.2, "lr_factors": 1e-3}),
+        ("lmf", "sims", {"text_hidden": 64, "vision_hidden": 64, "rank": 4, "lr_factors": 5e-4}),
+        ("mult", "mosei", {"width": 30, "num_heads": 6, "audio_kernel": 1, "vision_kernel": 3, "num_layers": 4}),
+        ("mult", "sims", {"width": 50, "num_layers": 2, "audio_kernel": 1, "vision_kernel": 1, "text_kernel": 5}),
+        ("misa", "mosei", {"difference_weight": 0.3, "similarity_weight": 0.8, "reconstruction_weight": 1.0}),
+        ("misa", "sims", {"difference_weight": 0.3, "similarity_weight": 1.0, "reconstruction_weight": 0.8}),
+        ("mag-bert", "mosei", {"dropout": 0.2}),
+        ("mag-bert", "sims", {"dropout": 0.1}),
+        ("self-mm", "mosei", {"lr_vision": 1e-4, "decay_audio": 0.0, "decay_vision": 0.0, "decay_others": 1e-2}),
+        ("self-mm", "sims", {"vision_hidden": 64, "text_width": 64, "decay_audio": 1e-2, "decay_others": 1e-3}),
+        ("hycon", "mosei", {"width": 50}),
+        ("hycon", "sims", {"width": 40}),
+        ("mmim", "mosei", {"lld_share": 0.5}),
+    ],
+)
+def test_sizes_and_weights_are_those_of_the_sheet(name: str, dataset: str, expected: dict[str, float]) -> None:
+    own = config_of(name, dataset=dataset).own
+    assert {key: getattr(own, key) for key in expected} == expected
+
+
+def test_only_mult_on_mosi_lowers_its_rates_on_a_plateau() -> None:
+    found = {
+        (name, ds): config_of(name, dataset=ds).optimizer.plateau_patience
+        for name in BASELINES
+        for ds in ("mosi", "mosei", "sims")
+    }
+    assert {key: value for key, value in found.items() if value} == {("mult", "mosi"): 5}
+
+
+@every_baseline
+def test_the_header_of_a_preset_gives_what_was_published_and_the_command(name: str) -> None:
+    header = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n\n")[0]
+    assert "# Published (Tables 2 and 3" in header
+    assert f"conki finetune --model {name} --seeds 1..5" in header
+    assert all(line.startswith("#") for line in header.splitlines())
