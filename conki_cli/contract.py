@@ -111,8 +111,17 @@ class SentimentModel(nn.Module):
         raise TypeError(f"{type(self).__name__} must define loss()")
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return what the optimiser of a phase trains, and how fast."""
-        raise TypeError(f"{type(self).__name__} must define parameter_groups()")
+        """Return what the optimiser of a phase trains, and how fast: by default the text encoder, and the rest."""
+        rates = config.optimizer
+        return self.groups_by_prefix({self.text_prefix: rates.lr_encoders, "": rates.lr_others}, rates.weight_decay)
+
+    def groups_by_prefix(self, rates: Mapping[str, float], weight_decay: float) -> list[ParameterGroup]:
+        """Return the parameters that train, each with the rate of the first prefix that its name begins with."""
+        members: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in rates}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                members[next(prefix for prefix in rates if name.startswith(prefix))].append(parameter)
+        return [ParameterGroup(group, rates[prefix], weight_decay) for prefix, group in members.items() if group]
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """Return the phases of an epoch, in their order."""
@@ -179,7 +188,8 @@ class SentimentModel(nn.Module):
 
     def handed_over(self) -> list[str]:
         """Name the weights that training on the external data set hands over (Table 6): all but the bridge layers."""
-        return [name for name in self.state_dict() if not name.startswith("bridges.") and name not in self.memory]
+        trained, kept = self.stored_names()
+        return [name for name in (*trained, *kept) if not name.startswith("bridges.") and name not in self.memory]
 
     def stored_names(self) -> tuple[list[str], list[str]]:
         """Name the weights that change while this stage trains, and the frozen ones that must be kept with it.

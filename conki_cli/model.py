@@ -7,7 +7,7 @@ Departures from the paper, and what it leaves open, are listed in docs/fidelity.
 BatchNorm in the gate of the fusion network, and masks honoured everywhere, so that padding never changes an output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -24,6 +24,7 @@ from conki_cli.layers import (
     length_groups,
     masked_mean,
     mlp,
+    trained_parameters,
 )
 from conki_cli.losses import Reduction, hierarchical_contrastive_loss, task_loss
 
@@ -231,7 +232,7 @@ class ConKI(SentimentModel):
         text = {id(p) for p in encoders.get("text", [])}
         others = {id(p) for name, group in encoders.items() if name != "text" for p in group}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter, decays in _trained(self):
+        for parameter, decays in trained_parameters(self):
             rate = rates.lr_others
             if id(parameter) in text:
                 rate = rates.lr_encoders
@@ -253,12 +254,3 @@ class ConKI(SentimentModel):
         if self.start_from_all:
             prefixes += ["inner.", "fusion.", "head."]
         return [name for name in names if name.startswith(tuple(prefixes)) or name in self.fresh_text]
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Yield the parameters that train, and whether weight decay applies: none on biases and normalisation."""
-    for module in model.modules():
-        is_norm = "norm" in type(module).__name__.lower()
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                yield parameter, not (is_norm or name == "bias")

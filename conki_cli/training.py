@@ -208,7 +208,8 @@ def _judge(progress: Progress, plan: Plan, mae: float) -> bool:
 def _mind_judgement(model: SentimentModel, plan: Plan) -> None:
     if not model.judged(plan.num_epochs):
         raise ConkiError(
-            f"{plan.num_epochs} epochs are too few: this model's first epochs learn without scores; raise --epochs"
+            f"{plan.num_epochs} epochs are too few: this model's first epochs learn without scores; raise "
+            "optimizer.num_epochs (on external data: pretraining.num_epochs), or lower iccn.cca_epochs"
         )
 
 
@@ -222,7 +223,7 @@ def _mind_small_batches(model: SentimentModel, train: Batches, reporter: "Report
     if min(count, train.batch_size) < smallest:
         raise ConkiError(
             f"this model's BatchNorm needs training batches of at least {smallest} clips, found batch_size "
-            f"{train.batch_size} for {count} clips: raise batch_size, or give --set model.gate_norm=layer"
+            f"{train.batch_size} for {count} clips: raise batch_size (ConKI: or give --set model.gate_norm=layer)"
         )
     if 0 < count % train.batch_size < smallest:
         reporter.say(

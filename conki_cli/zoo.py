@@ -72,9 +72,10 @@ def build(config: RunConfig, architecture: "Architecture", text_encoder: "TextEn
     missing = [part for part in MODALITIES if part in found.required_modalities - set(architecture.modalities)]
     if missing:
         switches = ", ".join(MODALITY_SWITCHES[part] for part in missing)
+        them = "it" if len(missing) == 1 else "them"
         raise SettingsError(
             f"{name} needs {' and '.join(missing)} and this run has only {', '.join(architecture.modalities)}: "
-            f"do not drop {switches}, prepare a store that has {'it' if len(missing) == 1 else 'them'}, or choose another --model"
+            f"do not drop {switches}, prepare a store that has {them}, or choose another --model"
         )
     return cast("Make", found)(config, architecture, text_encoder)
 

@@ -26,6 +26,7 @@ TORCH_FREE_LEFT = (
     "environment",
     "runs",
     "preparation",
+    "comparison",
 )
 MAY_IMPORT_TORCH = (
     "batches",
@@ -41,6 +42,7 @@ MAY_IMPORT_TORCH = (
     "training",
     "stages",
     "experiments",
+    "contests",
 )
 TORCH_FREE_RIGHT = ("tables", "screen", "cli")
 ORDER = (*TORCH_FREE_LEFT, *MAY_IMPORT_TORCH, *TORCH_FREE_RIGHT, "__main__")

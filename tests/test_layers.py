@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from conki_cli.layers import EncoderLayer, SequenceEncoder, freeze, largest_divisor, length_groups, masked_mean, mlp
+from conki_cli.layers import (
+    EncoderLayer,
+    SequenceEncoder,
+    freeze,
+    largest_divisor,
+    length_groups,
+    masked_mean,
+    mlp,
+    trained_parameters,
+)
 
 B, L, D = 3, 5, 8
 LENGTHS = torch.tensor([5, 3, 1])
@@ -160,3 +169,10 @@ def test_length_groups_hold_every_sequence_once_and_similar_lengths_only(lengths
 
 def test_sequences_of_one_length_are_one_group_in_their_order() -> None:
     assert [group.tolist() for group in length_groups(torch.ones(4, 3, dtype=torch.bool))] == [[0, 1, 2, 3]]
+
+
+def test_biases_and_norms_train_without_weight_decay_and_frozen_parts_not_at_all() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1).requires_grad_(False))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)]: decays for parameter, decays in trained_parameters(model)}
+    assert found == {"0.weight": True, "0.bias": False, "1.weight": False, "1.bias": False}

@@ -11,11 +11,14 @@ from torch.nn import functional as F
 
 from conki_cli.losses import (
     Reduction,
+    absolute_loss,
+    equal_pairs,
     hierarchical_contrastive_loss,
     ignored_pairs,
     positive_pairs,
     sentiment_intervals,
     task_loss,
+    unit_vectors,
 )
 
 Vector = tuple[int, str, int]  # sample, "O" or "A", modality
@@ -142,6 +145,21 @@ def test_the_pair_masks_are_the_sets_p1_p2_and_n1_of_the_paper() -> None:
     for (a, p), (b, q) in itertools.product(enumerate(order), repeat=2):
         assert positive[a, b] == ((p, q) in sets[p[0]]["P1"] | sets[p[0]]["P2"])
         assert ignored[a, b] == (p == q or (p, q) in sets[p[0]]["N1"])
+
+
+def test_pairs_are_equal_where_their_labels_are_and_nan_equals_nothing() -> None:
+    found = equal_pairs(torch.tensor([1.0, -2.0, 1.0, float("nan")]))
+    assert found.tolist() == [
+        [True, False, True, False],
+        [False, True, False, False],
+        [True, False, True, False],
+        [False] * 4,
+    ]
+
+
+def test_unit_vectors_have_length_1_and_zeros_stay_zeros() -> None:
+    found = unit_vectors(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
 def test_only_a_vector_with_itself_is_ignored_when_n1_is_kept() -> None:
@@ -282,3 +300,12 @@ def test_the_task_loss_is_the_mean_squared_error() -> None:
 def test_the_task_loss_refuses_shapes_that_would_broadcast() -> None:
     with pytest.raises(ValueError, match="must have one shape"):
         task_loss(torch.zeros(4, 1), torch.zeros(4))
+
+
+def test_the_absolute_loss_is_the_mean_absolute_error() -> None:
+    assert absolute_loss(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 2.0])).item() == 2.0
+
+
+def test_the_absolute_loss_refuses_shapes_that_would_broadcast() -> None:
+    with pytest.raises(ValueError, match="must have one shape"):
+        absolute_loss(torch.zeros(4, 1), torch.zeros(4))

@@ -398,4 +398,6 @@ def test_the_log_shows_the_unweighted_contrast_per_sample(tiny_config: MakeConfi
 
 def test_a_model_without_a_loss_says_so() -> None:
     with pytest.raises(TypeError, match=r"SentimentModel must define loss\(\)"):
-        SentimentModel().loss(Output(torch.zeros(1)), Batch(torch.zeros(1), torch.zeros(1)), "main")
+        SentimentModel(Architecture((), 4, 0), None).loss(
+            Output(torch.zeros(1)), Batch(torch.zeros(1), torch.zeros(1)), "main"
+        )

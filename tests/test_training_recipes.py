@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conki_cli import experiments, training
 from conki_cli.batches import Batch
-from conki_cli.config import RunConfig
+from conki_cli.config import BASELINES, RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.errors import ConkiError
 from conki_cli.runs import Reporter, Workspace
@@ -178,6 +178,17 @@ def test_label_memories_survive_an_interruption(
     assert {"labels", "features"} <= one.keys()
     assert equal_bits(one, other)
     assert whole.predictions_path(1, "test").read_bytes() == run.predictions_path(1, "test").read_bytes()
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_every_baseline_can_learn_from_external_data_first(
+    workspace: Workspace, tiny_config: MakeConfig, model: str
+) -> None:
+    quick = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")
+    iccn = ("iccn.cca_epochs=0", "iccn.out_width=2", "iccn.cca_batch_size=13") if model == "iccn" else ()
+    run = experiments.finetune(tiny_config("", f"model.name={model}", *quick, *iccn), workspace, Reporter())
+    assert run.is_finished
+    assert run.seed_result(1)["stage_1"]
 
 
 def test_external_data_come_first_and_hand_over_all_but_bridges_and_memory(

@@ -17,18 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli import MODALITIES
+from conki_cli.baselines.subnets import relu_mlp
+from conki_cli.baselines.transformer import Dropouts, SequenceTransformer, check_heads, last_position
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import HyconConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
-from conki_cli.layers import (
-    Dropouts,
-    SequenceTransformer,
-    check_heads,
-    last_position,
-    relu_mlp,
-    trained_parameters,
-)
+from conki_cli.layers import trained_parameters
 from conki_cli.losses import absolute_loss, equal_pairs, full_precision, unit_vectors
 
 TARGETS = {"intra": 1.0, "inter": 0.8, "semi": 0.8}

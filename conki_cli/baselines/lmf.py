@@ -78,12 +78,4 @@ class Lmf(SentimentModel):
         own, rates = config.own, config.optimizer
         assert isinstance(own, LmfConfig)
         speeds = {self.text_prefix: rates.lr_encoders, "fusion.factors.": own.lr_factors, "": rates.lr_others}
-        members: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in speeds}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                members[next(prefix for prefix in speeds if name.startswith(prefix))].append(parameter)
-        return [
-            ParameterGroup(members[prefix], rate, rates.weight_decay)
-            for prefix, rate in speeds.items()
-            if members[prefix]
-        ]
+        return self.groups_by_prefix(speeds, rates.weight_decay)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from conki_cli.batches import Batch
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MagBertConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
 from conki_cli.errors import EncoderError
 from conki_cli.losses import absolute_loss
 
@@ -53,7 +53,7 @@ def align_to_tokens(frames: Tensor, frame_mask: Tensor, token_mask: Tensor) -> T
     behind = -(-token * num_frames // windows)  # [B, L]; the division rounds down, its negative up
     frame = torch.arange(frames.shape[1], device=frames.device)  # [T]
     inside = (frame >= first.unsqueeze(-1)) & (frame < behind.unsqueeze(-1))  # [B, L, T]
-    inside &= ((token >= 1) & (token <= inner)).unsqueeze(-1)
+    inside &= (token <= inner).unsqueeze(-1)  # the window of token 0 ends before the first frame
     weights = inside.to(frames.dtype) / (behind - first).clamp_min(1).unsqueeze(-1)
     return torch.bmm(weights, frames)
 
@@ -62,7 +62,6 @@ def limited_shift(embeddings: Tensor, shift: Tensor, beta: float) -> Tensor:
     """Shorten a shift to at most beta times the length of what it shifts; both [..., D]."""
     room = beta * torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)  # [..., 1]
     length = torch.linalg.vector_norm(shift, dim=-1, keepdim=True)
-    length = length.masked_fill(length == 0, 1.0)
     limited: Tensor = (room / (length + 1e-6)).clamp(max=1.0) * shift
     return limited
 
@@ -134,18 +133,6 @@ class MagBert(SentimentModel):
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""
         return {"task": absolute_loss(output.prediction, batch.scores)}
-
-    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return the text encoder and the rest; MMSA gives both one rate."""
-        text: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            (text if name.startswith(self.text_prefix) else others).append(parameter)
-        rates = config.optimizer
-        return [
-            ParameterGroup(text, rates.lr_encoders, rates.weight_decay),
-            ParameterGroup(others, rates.lr_others, rates.weight_decay),
-        ]
 
 
 def _embeddings_of(backbone: nn.Module, width: int) -> nn.Module:

@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli import MODALITIES
+from conki_cli.baselines.subnets import run_lstm
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MisaConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
 from conki_cli.errors import SettingsError
-from conki_cli.layers import masked_mean, run_lstm
+from conki_cli.layers import masked_mean
 from conki_cli.losses import task_loss
 
 NUM_HEADS = 2
@@ -155,20 +156,6 @@ class Misa(SentimentModel):
             "similarity": self.own.similarity_weight * similarity,
             "reconstruction": self.own.reconstruction_weight * reconstruction,
         }
-
-    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return the text encoder and the rest."""
-        rates = config.optimizer
-        speeds = {True: rates.lr_encoders, False: rates.lr_others}
-        members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                members[name.startswith(self.text_prefix)].append(parameter)
-        return [
-            ParameterGroup(members[is_text], rate, rates.weight_decay)
-            for is_text, rate in speeds.items()
-            if members[is_text]
-        ]
 
 
 def _each(layers: nn.ModuleDict, vectors: Tensor) -> Tensor:

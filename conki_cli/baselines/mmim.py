@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli import MODALITIES
+from conki_cli.baselines.subnets import LstmHead, relu_mlp
 from conki_cli.batches import Batch
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MmimConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
-from conki_cli.layers import LstmHead, relu_mlp
 from conki_cli.losses import absolute_loss
 
 PAIRS = ("v", "a")

@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli import MODALITIES
+from conki_cli.baselines.transformer import Dropouts, SequenceTransformer, check_heads
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MultConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
-from conki_cli.layers import Dropouts, SequenceTransformer, check_heads
+from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.layers import length_groups
 from conki_cli.losses import absolute_loss
 
 CROSSINGS = tuple((target, source) for target in MODALITIES for source in MODALITIES if source != target)
@@ -86,13 +87,27 @@ class Mult(SentimentModel):
         states = self.text_states(batch) * text.mask.unsqueeze(-1)  # [B, L, D]
         parts = {"text": Padded(self.text_dropout(states), text.mask)}
         parts.update({name: self.frames(batch, name) for name in ("vision", "audio")})
-        sequences = {
-            name: convolve(self.convolutions[name], self.kernels[name], part) for name, part in parts.items()
-        }  # each [B, L, d]
-        read = {name[0]: self._read(name, sequences) for name in MODALITIES}
-        fused = torch.cat(list(read.values()), dim=-1)  # [B, 6d]
+        represent = self._represent_in_groups if text.mask.device.type == "cpu" else self._represent
+        fused = represent(parts)  # [B, 6d]
         prediction = self.head(fused + self.inner(fused)).squeeze(-1)  # [B]
+        read = dict(zip("tva", fused.chunk(len(MODALITIES), dim=-1), strict=True))
         return Output(prediction, parts={**read, "f": fused})
+
+    def _represent_in_groups(self, parts: Mapping[str, Padded]) -> Tensor:
+        """Represent clips of similar length together, [B, 6d]: a CPU then computes less padding.
+
+        A GPU would only wait for more and smaller steps.
+        """
+        groups = length_groups(max((part.mask for part in parts.values()), key=lambda mask: mask.shape[1]))
+        pieces = [self._represent({name: part.take(group) for name, part in parts.items()}) for group in groups]
+        return torch.cat(pieces)[torch.argsort(torch.cat(groups))]
+
+    def _represent(self, parts: Mapping[str, Padded]) -> Tensor:
+        """Return what clips are made of, [G, 6d]: the last positions of the three modalities."""
+        sequences = {}  # each [G, L, d]
+        for name, part in parts.items():
+            sequences[name] = convolve(self.convolutions[name], self.kernels[name], part)
+        return torch.cat([self._read(name, sequences) for name in MODALITIES], dim=-1)
 
     def _read(self, target: str, sequences: Mapping[str, Padded]) -> Tensor:
         """Return what a modality found in the other two, at its last real position, [B, 2d]."""
@@ -109,17 +124,6 @@ class Mult(SentimentModel):
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""
         return {"task": absolute_loss(output.prediction, batch.scores)}
-
-    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return all but the text encoder, and that too where it is fine-tuned."""
-        text: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                (text if name.startswith(self.text_prefix) else others).append(parameter)
-        rates = config.optimizer
-        groups = [ParameterGroup(others, rates.lr_others, rates.weight_decay)]
-        return groups + ([ParameterGroup(text, rates.lr_encoders, rates.weight_decay)] if text else [])
 
 
 def _transformer(own: MultConfig, width: int, num_layers: int, attention_dropout: float) -> SequenceTransformer:

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli import MODALITIES
+from conki_cli.baselines.subnets import LstmHead, relu_mlp
 from conki_cli.batches import Batch
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import SelfMmConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
-from conki_cli.layers import LstmHead, relu_mlp
 from conki_cli.losses import absolute_loss
 
 UNIMODAL = {"t": "text", "v": "vision", "a": "audio"}
@@ -81,8 +81,8 @@ class SelfMm(SentimentModel):
             }
         )
         self.sizes = [own.fusion_width, own.text_width, own.vision_width, own.audio_width]
-        columns = torch.arange(len(HEADS)).repeat_interleave(torch.tensor(self.sizes))
-        self.register_buffer("head_of_column", columns, persistent=False)
+        columns = [head for head, size in enumerate(self.sizes) for _ in range(size)]
+        self.register_buffer("head_of_column", torch.tensor(columns), persistent=False)
         self.register_buffer("labels", torch.zeros(0, len(HEADS)))
         self.register_buffer("features", torch.zeros(0, len(columns)))
         self.register_buffer("sums", torch.zeros(2, len(columns), dtype=torch.float64))

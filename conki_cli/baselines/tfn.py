@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from conki_cli import MODALITIES
+from conki_cli.baselines.subnets import LstmHead, SubNet, relu_mlp
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import LmfConfig, TfnConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
-from conki_cli.layers import LstmHead, SubNet, masked_mean, relu_mlp
+from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.layers import masked_mean
 from conki_cli.losses import absolute_loss
 
 LARGEST_SCORE = 3.0
@@ -97,17 +98,3 @@ class Tfn(SentimentModel):
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""
         return {"task": absolute_loss(output.prediction, batch.scores)}
-
-    def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return the text encoder, where it trains, and the rest."""
-        rates = config.optimizer
-        speeds = {True: rates.lr_encoders, False: rates.lr_others}
-        members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                members[name.startswith(self.text_prefix)].append(parameter)
-        return [
-            ParameterGroup(members[is_text], rate, rates.weight_decay)
-            for is_text, rate in speeds.items()
-            if members[is_text]
-        ]

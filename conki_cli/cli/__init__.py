@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
@@ -17,7 +18,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "runs": runs,
     "ablate": ablate,
+    "compare": compare,
     "predict": predict,
+    "models": models,
     "settings": settings,
     "demo": demo,
 }

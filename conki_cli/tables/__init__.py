@@ -6,6 +6,7 @@ Metrics come in as `conki_cli.metrics` makes them (accuracies and F1 as fraction
 from conki_cli.tables.export import check_export, export_table
 from conki_cli.tables.formats import format_list
 from conki_cli.tables.grid import Row, TableInfo, published_row
+from conki_cli.tables.models import models_table
 from conki_cli.tables.screen import metric_table, runs_table, scores_table, settings_table
 from conki_cli.tables.stores import clip_tables, comparison_tables, feature_tables, store_tables
 
@@ -19,6 +20,7 @@ __all__ = [
     "feature_tables",
     "format_list",
     "metric_table",
+    "models_table",
     "published_row",
     "runs_table",
     "scores_table",

@@ -18,6 +18,9 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "|": r"\textbar{}",
     '"': "''",
     "±": r"$\pm$",
+    "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
+    "§": r"\S{}",
     "[": "{[}",  # bare, at the start of a line, it would be an argument of the line break before it; so would a star
     "*": "{*}",
 }
@@ -27,8 +30,8 @@ def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
     """Write a table of metrics to a file, in the format its ending names.
 
     `.md` and `.tex` hold what `metric_table` draws. `.csv` holds fractions, one line per system and metric: mean, std
-    (ddof 1), the paper's value and the value of each seed in the order of the column `seeds`; "nan" is undefined, an
-    empty field is absent.
+    (ddof 1), the paper's value, the marks of tests and the value of each seed in the order of the column `seeds`; "nan"
+    is undefined, an empty field is absent.
 
     Raises:
         ConkiError: another ending, or the file cannot be written.
@@ -68,7 +71,8 @@ def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
     lines = [list(grid.headers), ["---", *["---:"] * (len(grid.headers) - 1)], *body]
     notes = [escape(grid.legend), *(f"{superscript((i,))} {escape(n)}" for i, n in enumerate(grid.footnotes, 1))]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return "\n\n".join([f"**{escape(info.title)}**", table, *filter(None, notes)]) + "\n"
+    below = filter(None, [notes[0], *map(escape, grid.notes), *notes[1:]])
+    return "\n\n".join([f"**{escape(info.title)}**", table, *below]) + "\n"
 
 
 def _latex(rows: Sequence[Row], info: TableInfo) -> str:
@@ -83,7 +87,8 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
 
     grid = build_grid(rows, info)
     body = [" & ".join(draw(cell, ln.is_published and not n) for n, cell in enumerate(ln.cells)) for ln in grid.lines]
-    notes = [rf"\textsuperscript{{{number}}} {escape(note)}." for number, note in enumerate(grid.footnotes, 1)]
+    notes = [f"{escape(note)}." for note in grid.notes]
+    notes += [rf"\textsuperscript{{{number}}} {escape(note)}." for number, note in enumerate(grid.footnotes, 1)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
@@ -105,7 +110,8 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
 
 def _csv(rows: Sequence[Row], info: TableInfo) -> str:
     most = max((len(values) for row in rows for values in row.values.values()), default=0)
-    head = ["dataset", "split", "protocol", "n", "n_nonzero", "seeds", "label", "metric", "mean", "std", "paper"]
+    head = ["dataset", "split", "protocol", "n", "n_nonzero", "seeds", "label", "metric"]
+    head += ["mean", "std", "paper", "marks"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*head, *(f"value_{number}" for number in range(1, most + 1))])
@@ -117,9 +123,8 @@ def _csv(rows: Sequence[Row], info: TableInfo) -> str:
             if values or paper != "":
                 mean, std = mean_and_deviation(values) if values else ("", "")
                 padding = [""] * (most - len(values))
-                writer.writerow(
-                    [*start, row.label, name, mean, std if len(values) > 1 else "", paper, *values, *padding]
-                )
+                shown = [mean, std if len(values) > 1 else "", paper, row.signs.get(name, "")]
+                writer.writerow([*start, row.label, name, *shown, *values, *padding])
     return stream.getvalue()
 
 

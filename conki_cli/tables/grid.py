@@ -30,6 +30,8 @@ class Row:
     """Becomes a footnote."""
     undefined: Mapping[str, str] = field(default_factory=dict)
     """Why a metric is undefined, as `metrics.undefined_reasons` gives it; a general reason stands in."""
+    signs: Mapping[str, str] = field(default_factory=dict)
+    """What stands behind a metric's mean, such as a dagger; `TableInfo.notes` say what it means."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class TableInfo:
     n: int
     n_nonzero: int | None = None
     """Samples behind MAE and Corr under protocol nonzero."""
+    notes: Sequence[str] = ()
+    """Lines below the table that belong to no single cell."""
 
     @property
     def title(self) -> str:
@@ -98,6 +102,7 @@ class Grid(NamedTuple):
     headers: tuple[str, ...]
     lines: tuple[Line, ...]
     legend: str
+    notes: tuple[str, ...]
     footnotes: tuple[str, ...]
 
 
@@ -115,7 +120,7 @@ def build_grid(rows: Sequence[Row], info: TableInfo) -> Grid:
             label = Cell("paper") if row.values else _label_cell(row, info, footnotes, " (paper)")
             lines.append(Line((label, *(_published_cell(row.published, column) for column in columns)), True))
     headers = ("", *(column.header for column in columns))
-    return Grid(headers, tuple(lines), _legend(rows, columns), tuple(footnotes))
+    return Grid(headers, tuple(lines), _legend(rows, columns), tuple(info.notes), tuple(footnotes))
 
 
 def _legend(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -125,7 +130,7 @@ def _legend(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     if any(len(values) > 1 for row in rows for values in row.values.values()):
         parts.append("mean ± sample standard deviation over seeds (ddof 1)")
     if any(row.published for row in rows):
-        parts.append("paper: as published, mean of five runs")
+        parts.append("paper: as published")
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -148,7 +153,7 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
         mean, deviation = mean_and_deviation(values)
         if values and math.isnan(mean):
             marks.append(_mark(_undefined_note(row, name, values, info), footnotes))
-        means.append(format_metric(name, mean) if values else "-")
+        means.append(format_metric(name, mean) + row.signs.get(name, "") if values else "-")
         if not math.isnan(deviation):
             deviations.append(format_metric(name, deviation))
         elif len(values) > 1:
@@ -207,25 +212,29 @@ def _published() -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def published_row(dataset: str, drop: Collection[str] = (), model: str = "conki") -> dict[str, float] | None:
+def published_row(
+    dataset: str, drop: Collection[str] = (), model: str = "conki", external: str | None = None
+) -> dict[str, float] | None:
     """Return the paper's results for a data set with some switches off; None where the paper has none.
 
     Args:
         dataset: name of the data set.
         drop: switches in any order, () for the full model.
         model: name of the model.
+        external: data set that a baseline is trained on first (Table 6); None for none, and for ConKI.
 
     Returns:
-        Metric -> five-run mean; accuracies and F1 as fractions.
+        Metric -> mean; accuracies and F1 as fractions.
     """
     rows = _published().get(dataset, {}).get(model, {})
+    wanted = [f"with-{external}"] if external is not None else []
     switches = {key: [] if key == "full" else key.split("+") for key in rows}
-    found = [row for key, row in rows.items() if sorted(switches[key]) == sorted(drop)]
+    found = [row for key, row in rows.items() if sorted(switches[key]) == sorted([*wanted, *drop])]
     return _as_metrics(found[0]) if found else None
 
 
 def _as_metrics(printed: Mapping[str, Any]) -> dict[str, float]:
-    """Turn a row as printed, 84.37/86.13, into fractions of one metric each."""
+    """Turn a row as printed, 84.37/86.13 or -/80.8, into fractions of one metric each."""
     metrics: dict[str, float] = {}
     for name, cell in printed.items():
         if name != "table":
@@ -233,5 +242,6 @@ def _as_metrics(printed: Mapping[str, Any]) -> dict[str, float]:
             names = (f"{name}_nonneg", f"{name}_pos") if len(parts) == 2 else (name,)
             scale = 1 if name in UNSCALED else 100
             # Rounded, because 82.35 / 100 is 0.8234999999999999.
-            metrics |= {key: round(float(part) / scale, 6) for key, part in zip(names, parts, strict=True)}
+            pairs = zip(names, parts, strict=True)
+            metrics |= {key: round(float(part) / scale, 6) for key, part in pairs if part != "-"}
     return metrics

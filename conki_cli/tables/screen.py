@@ -27,7 +27,7 @@ def metric_table(rows: Sequence[Row], info: TableInfo, *, width: int = 80) -> Ta
         gap, drawn = 1, [[_metric_cell(cell, line.is_published, "\n±") for cell in line.cells] for line in grid.lines]
     notes = [f"{superscript((number,))} {note}" for number, note in enumerate(grid.footnotes, start=1)]
     table = empty_table(info.title, gap=gap)
-    table.caption = Text("\n".join([grid.legend, *notes]).strip())
+    table.caption = Text("\n".join([grid.legend, *grid.notes, *notes]).strip())
     taken = sum(_widths(grid.headers, drawn)[1:]) + gap * (len(grid.headers) - 1)
     # Only the labels fold; they also take up the room that the title needs to stand on one line.
     table.add_column("", overflow="fold", min_width=max(8, min(len(info.title), width) - taken))

@@ -6,28 +6,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import batch_of, make
+from baseline_support import MOSEI, MOSI, SIMS, Dims, batch_of, chosen, config_of, count, make, with_junk
 from torch import Tensor, nn
 
 from conki_cli.baselines.mmim import Mmim, contrastive_prediction, log_likelihood, polarity_entropy
-from conki_cli.batches import Batch, Padded
-from conki_cli.config import resolve
+from conki_cli.batches import Batch
 from conki_cli.contract import Output, TextEncoder
 
 SQUARE = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
 
 
-def mmim() -> Mmim:
-    torch.manual_seed(6)
-    model = make("mmim", {"mmim.dropout": 0}, dims=(8, 5, 7))
+def mmim(seed: int = 1) -> Mmim:
+    model = make("mmim", {"mmim.dropout": 0}, seed=seed)
     assert isinstance(model, Mmim)
     return model
 
 
-def clips(seed: int, count: int = 14) -> Batch:
+def clips(seed: int, size: int = 14) -> Batch:
     """Return clips half of which are positive, a seventh neutral."""
-    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.0, 1.0, -1.0])
-    return replace(batch_of(count, D=8, da=5, dv=7, seed=seed), scores=signs.repeat(count // 7 + 1)[:count])
+    scores = [1.0, -1.0, 1.0, -1.0, 0.0, 1.0, -1.0] * (1 + size // 7)
+    lengths = [1 + (3 * k + seed) % 8 for k in range(size)]
+    return batch_of(text=lengths, audio=lengths[::-1], vision=lengths, scores=scores[:size], seed=seed)
 
 
 def backward(model: Mmim, batch: Batch, phase: str) -> tuple[dict[str, Tensor], Output]:
@@ -41,7 +40,7 @@ def backward(model: Mmim, batch: Batch, phase: str) -> tuple[dict[str, Tensor], 
 
 def run_pass(model: Mmim, phase: str, seeds: range) -> list[dict[str, Tensor]]:
     """Make a pass over batches with the groups of its optimiser."""
-    groups = model.parameter_groups(resolve(flags={"model.name": "mmim"}), phase)
+    groups = model.parameter_groups(config_of("mmim"), phase)
     optimizer = torch.optim.Adam([{"params": g.parameters, "lr": g.learning_rate} for g in groups])
     model.start_phase(1, phase)
     found = []
@@ -66,23 +65,23 @@ def covariance_entropy(rows: np.ndarray, scores: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "width", "sizes", "count"),
+    ("dataset", "dims", "expected"),
     [
-        ("mosi", 768, (5, 20), 281_673),
-        ("mosei", 768, (74, 35), 292_425),
-        ("sims", 768, (33, 709), 373_449),
-        ("mosi", 384, (5, 20), 158_409),
-        ("mosei", 384, (74, 35), 169_161),
-        ("sims", 384, (33, 709), 250_185),
+        ("mosi", (768, *MOSI[1:]), 281_673),
+        ("mosei", (768, *MOSEI[1:]), 292_425),
+        ("sims", (768, *SIMS[1:]), 373_449),
+        ("mosi", (384, *MOSI[1:]), 158_409),
+        ("mosei", (384, *MOSEI[1:]), 169_161),
+        ("sims", (384, *SIMS[1:]), 250_185),
     ],
 )
 def test_with_the_fixed_projections_it_has_as_many_numbers_as_the_reference_has_parameters(
-    dataset: str, width: int, sizes: tuple[int, int], count: int
+    dataset: str, dims: Dims, expected: int
 ) -> None:
-    model = make("mmim", {"data.dataset": dataset}, dims=(width, *sizes))
+    model = make("mmim", dims=dims, dataset=dataset)
     fixed = sum(buffer.numel() for buffer in model.projections.buffers())
     assert fixed == 136
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) + fixed == count
+    assert count(model) + fixed == expected
 
 
 def test_the_likelihood_leaves_out_the_term_of_the_variance() -> None:
@@ -195,9 +194,9 @@ def test_the_bank_holds_the_previous_batch_of_the_pass() -> None:
     model = mmim().train()
     model.start_phase(1, "main")
     assert len(model.bank) == 0
-    for count in (14, 9, 3):
-        backward(model, clips(count, count), "main")
-        assert (model.bank.shape, model.bank_scores.shape) == ((count, 8), (count,))
+    for size in (14, 9, 3):
+        backward(model, clips(seed=1, size=size), "main")
+        assert (model.bank.shape, model.bank_scores.shape) == ((size, 8), (size,))
         assert not model.bank.requires_grad
     backward(model, clips(5), "lld")
     assert (len(model.bank), int(model.num_batches)) == (3, 3)
@@ -244,9 +243,7 @@ def test_the_projections_of_the_entropies_never_change() -> None:
 def test_a_pause_in_the_middle_of_a_pass_changes_no_bit() -> None:
     model = mmim().train()
     run_pass(model, "main", range(3))
-    torch.manual_seed(99)
-    other = make("mmim", {"mmim.dropout": 0}, dims=(8, 5, 7)).train()  # other weights, other projections, no bank
-    assert isinstance(other, Mmim)
+    other = mmim(seed=2).train()  # other weights, other projections, no bank
     other.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
     for seed in (7, 8):
         terms, repeated = (backward(m, clips(seed), "main")[0] for m in (model, other))
@@ -277,8 +274,8 @@ def test_names_tell_what_belongs_to_the_likelihoods() -> None:
 
 
 def test_the_optimisers_of_both_passes_share_the_parameters_out() -> None:
-    model, config = mmim(), resolve(flags={"model.name": "mmim"})
-    model.text = TextEncoder(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), width=8)
+    model, config = mmim(), config_of("mmim")
+    model.text = TextEncoder(nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)), width=16)
     groups = [group for phase in model.phases for group in model.parameter_groups(config, phase)]
     grouped = [id(p) for group in groups for p in group.parameters]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
@@ -286,7 +283,7 @@ def test_the_optimisers_of_both_passes_share_the_parameters_out() -> None:
 
 
 def test_on_mosei_the_pass_lld_sees_half_of_the_batches() -> None:
-    model = make("mmim", {"data.dataset": "mosei"}, dims=(8, 5, 7))
+    model = make("mmim", dataset="mosei")
     assert (model.share("lld"), model.share("main")) == (0.5, 1.0)
 
 
@@ -298,12 +295,7 @@ def test_matrices_start_normal_those_of_the_lstms_included() -> None:
 
 def test_a_batch_of_one_trains_and_predicts_as_it_does_among_others() -> None:
     model, whole = mmim().eval(), clips(1)
-    one = replace(
-        whole,
-        indices=whole.indices[3:4],
-        scores=whole.scores[3:4],
-        **{name: whole.modality(name).take(torch.tensor([3])) for name in ("text", "vision", "audio")},
-    )
+    one = chosen(whole, [3])
     torch.testing.assert_close(model(one).prediction, model(whole).prediction[3:4], atol=1e-6, rtol=0)
     for _ in range(4):
         terms, _ = backward(model, one, "main")
@@ -312,11 +304,7 @@ def test_a_batch_of_one_trains_and_predicts_as_it_does_among_others() -> None:
 
 def test_junk_behind_the_mask_changes_nothing() -> None:
     model, batch = mmim().eval(), clips(1)
-    junk = {
-        name: Padded(part.values + 9 * ~part.mask[..., None], part.mask)
-        for name in ("vision", "audio")
-        if (part := batch.modality(name))
-    }
-    found, expected = model(replace(batch, **junk)), model(batch)
-    assert torch.equal(found.prediction, expected.prediction)
-    assert all(torch.equal(found.parts[name], part) for name, part in expected.parts.items())
+    found, expected = model(with_junk(batch)), model(batch)
+    for name, part in expected.parts.items():
+        torch.testing.assert_close(found.parts[name], part, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.prediction, expected.prediction, atol=1e-6, rtol=0)

@@ -5,13 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import batch_of, make
+from baseline_support import MOSEI, MOSI, SIMS, Dims, batch_of, chosen, config_of, count, make, with_junk
 from torch import Tensor, nn
 
-from conki_cli import MODALITIES
 from conki_cli.baselines.self_mm import HEADS, SelfMm, polarity_ratio, shifted_label, weighted_error
-from conki_cli.batches import Batch, Padded
-from conki_cli.config import resolve
+from conki_cli.batches import Batch
 from conki_cli.contract import Output, TextEncoder
 
 SMALL = {"fusion_width": 4, "text_width": 3, "vision_width": 3, "audio_width": 2, "text_dropout": 0, "audio_dropout": 0}
@@ -20,19 +18,15 @@ SCORES = torch.tensor([2.0, -1.0, 0.0, 3.0, -2.4, 0.6, 1.2, -0.2])
 
 
 def self_mm(**own: float) -> SelfMm:
-    torch.manual_seed(3)
-    model = make("self-mm", {f"self-mm.{key}": value for key, value in (own or SMALL).items()}, dims=(8, 5, 7))
+    model = make("self-mm", {f"self-mm.{key}": value for key, value in (own or SMALL).items()})
     assert isinstance(model, SelfMm)
     return model
 
 
 def clips(*indices: int) -> Batch:
     """Return the same inputs for a clip whatever batch it comes in, with its score."""
-    whole = batch_of(len(SCORES), D=8, da=5, dv=7, seed=4)
-    rows = torch.tensor(indices)
-    return replace(
-        whole, indices=rows, scores=SCORES[rows], **{name: whole.modality(name).take(rows) for name in MODALITIES}
-    )
+    lengths = range(1, 1 + len(SCORES))
+    return chosen(batch_of(text=lengths, audio=lengths[::-1], vision=lengths, scores=SCORES.tolist()), indices)
 
 
 def step(model: SelfMm, optimizer: torch.optim.Optimizer, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -74,21 +68,21 @@ def on_a_line() -> SelfMm:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "width", "sizes", "count"),
+    ("dataset", "dims", "expected"),
     [
-        ("mosi", 768, (5, 20), 159_332),
-        ("mosei", 768, (74, 35), 165_668),
-        ("sims", 768, (33, 709), 381_380),
-        ("mosi", 384, (5, 20), 97_892),
-        ("mosei", 384, (74, 35), 104_228),
-        ("sims", 384, (33, 709), 307_652),
+        ("mosi", (768, *MOSI[1:]), 159_332),
+        ("mosei", (768, *MOSEI[1:]), 165_668),
+        ("sims", (768, *SIMS[1:]), 381_380),
+        ("mosi", (384, *MOSI[1:]), 97_892),
+        ("mosei", (384, *MOSEI[1:]), 104_228),
+        ("sims", (384, *SIMS[1:]), 307_652),
     ],
 )
 def test_without_the_text_encoder_it_has_as_many_parameters_as_the_reference(
-    dataset: str, width: int, sizes: tuple[int, int], count: int
+    dataset: str, dims: Dims, expected: int
 ) -> None:
-    model = make("self-mm", {"data.dataset": dataset}, dims=(width, *sizes))
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
+    model = make("self-mm", dims=dims, dataset=dataset)
+    assert count(model) == expected
 
 
 @pytest.mark.parametrize(
@@ -281,8 +275,8 @@ def test_the_memory_stays_behind_when_another_data_set_takes_over() -> None:
 
 def test_every_parameter_is_in_one_of_five_groups() -> None:
     model = self_mm()
-    config = resolve(flags={"model.name": "self-mm"})
-    model.text = TextEncoder(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), width=8)
+    config = config_of("self-mm")
+    model.text = TextEncoder(nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)), width=16)
     model.bridges["audio"] = nn.Linear(3, 5)
     groups = model.parameter_groups(config, "main")
     grouped = [id(p) for group in groups for p in group.parameters]
@@ -312,11 +306,7 @@ def test_a_batch_of_one_trains_and_predicts_as_it_does_among_others() -> None:
 
 def test_junk_behind_the_mask_changes_nothing() -> None:
     model, batch = self_mm().eval(), clips(*range(8))
-    junk = {
-        name: Padded(part.values + 9 * ~part.mask[..., None], part.mask)
-        for name in ("vision", "audio")
-        if (part := batch.modality(name))
-    }
-    found, expected = model(replace(batch, **junk)), model(batch)
-    assert torch.equal(found.prediction, expected.prediction)
-    assert all(torch.equal(found.parts[name], part) for name, part in expected.parts.items())
+    found, expected = model(with_junk(batch)), model(batch)
+    for name, part in expected.parts.items():
+        torch.testing.assert_close(found.parts[name], part, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.prediction, expected.prediction, atol=1e-6, rtol=0)

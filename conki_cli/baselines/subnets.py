@@ -1,0 +1,66 @@
+"""What several baselines share: an LSTM over real positions, its last state as a vector, networks with ReLU.
+
+Axis letters: B batch, L positions, D width, d width of the input. Masks are boolean [B, L], True on real positions.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def relu_mlp(widths: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
+    """Build dropout, then Linear layers of the given widths with ReLU between them and none behind the last."""
+    layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+    for k, (before, after) in enumerate(itertools.pairwise(widths)):
+        layers += [nn.ReLU()] if k else []
+        layers.append(nn.Linear(before, after))
+    return nn.Sequential(*layers)
+
+
+def run_lstm(lstm: nn.LSTM, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a one-layer LSTM over the real positions alone.
+
+    Args:
+        lstm: batch first, one layer, one or two directions.
+        sequence: [B, L, d].
+        mask: [B, L], True on the first positions of every row, one at least.
+
+    Returns:
+        The states, zero on padding, [B, L, directions * D]; the last state, forward before backward,
+        [B, directions * D].
+    """
+    lengths = mask.sum(dim=1).cpu()
+    packed = nn.utils.rnn.pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
+    out, (last, _) = lstm(packed)
+    states, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=sequence.shape[1])
+    return states, last.transpose(0, 1).reshape(len(sequence), -1)
+
+
+class LstmHead(nn.Module):
+    """The last state of an LSTM, through a Linear: an utterance as one vector."""
+
+    def __init__(self, input_width: int, hidden: int, width: int, *, bidirectional: bool = False) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_width, hidden, batch_first=True, bidirectional=bidirectional)
+        self.linear = nn.Linear(hidden * (1 + bidirectional), width)
+
+    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        """Turn sequences [B, L, d] under mask [B, L] into [B, width]."""
+        out: Tensor = self.linear(run_lstm(self.lstm, sequence, mask)[1])
+        return out
+
+
+class SubNet(nn.Module):
+    """BatchNorm, dropout and three Linear layers with ReLU over one vector per utterance (TFN, LMF)."""
+
+    def __init__(self, input_width: int, width: int, *, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(input_width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = relu_mlp([input_width, width, width, width])
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Transform [B, d] into [B, width]."""
+        return F.relu(self.layers(self.dropout(self.norm(vectors))))

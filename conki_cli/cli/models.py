@@ -1,0 +1,149 @@
+"""The commands about many models at once: compare systems, list the models."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
+from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
+from conki_cli.errors import SettingsError
+
+if TYPE_CHECKING:
+    from conki_cli.runs import Run
+    from conki_cli.screen import Screen
+
+
+@run_options
+def compare(
+    settings: dict[str, Any],
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Finished fine-tuning runs; the first is the reference.")
+    ] = None,
+    table: Annotated[
+        Literal["2", "3", "6"] | None, typer.Option(help="Or: the models of the paper's table, ConKI first.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Of that table only these models; others can be named too.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every model; ConKI's stage 1 keeps its own.")] = None,
+    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
+    protocol: ProtocolOption = "all",
+    export: ExportOption = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Compare systems on the same clips and test whether they differ (Tables 2, 3 and 6).
+
+    With --table it trains what is missing: 2 on mosi (or --dataset mosei), 3 on sims, 6 on mosi after mosei with every
+    model. Marks say which test finds a difference from the first row; two seeds in common are needed. --json has the
+    p-values, as they are and corrected, and effect sizes.
+
+    conki compare --table 2 --seeds 1..5 --export table2.md
+    conki compare --table 6 --models conki,self-mm --seeds 1..5
+    conki compare mosi-conki-1a2b3c4d mosi-misa-5e6f7a8b
+    """
+    from conki_cli.comparison import compare as work
+    from conki_cli.comparison import read_systems
+
+    if bool(runs) == (table is not None):
+        raise SettingsError("name two or more finished runs, or give --table 2, 3 or 6 to train what is missing")
+    screen = screen_for(json)
+    check_export_option(export)
+    if table is None:
+        _refuse_training_options(settings, models, epochs)
+        seeds = settings["flags"]["run.seeds"]
+        found = _named_runs(runs or [], split, workspace, screen)
+    else:
+        seeds, found = _trained_rows(int(table), models, {**settings, "epochs": epochs}, split, workspace, screen)
+    systems = read_systems(found, split, protocol, seeds)
+    shown = screen.compare_systems(work(systems, protocol), export=export)
+    screen.answer({"table": int(table) if table is not None else None, **shown})
+
+
+def _refuse_training_options(settings: dict[str, Any], models: str | None, epochs: int | None) -> None:
+    """Refuse what would be ignored: finished runs have their settings."""
+    flags = {**settings["flags"], "--models": models, "--epochs": epochs, "run.seeds": None}
+    flags |= {"--set": settings["assignments"] or None, "--config": settings["config_file"]}
+    flags["--drop-modality"] = settings["extra_drop"] or None
+    given = [path.rpartition(".")[2] for path, value in flags.items() if value is not None]
+    if given:
+        raise SettingsError(
+            f"finished runs have their settings: leave out {given[0]} (or give --table instead of runs); "
+            "--seeds, --split and --protocol can be chosen"
+        )
+
+
+def _named_runs(names: list[str], split: str, workspace: Path, screen: "Screen") -> list["Run"]:
+    from conki_cli.runs import find_run
+
+    place = workspace_at(workspace)
+    found = [find_run(place, name) for name in names]
+    for run in found:
+        if left_out := sorted(set(run.result["seeds"]) - set(run.finished_seeds())):
+            screen.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    _make_predictions(found, split, workspace, screen)
+    return found
+
+
+def _trained_rows(
+    table: int, models: str | None, settings: dict[str, Any], split: str, workspace: Path, screen: "Screen"
+) -> tuple[tuple[int, ...], list["Run"]]:
+    from conki_cli.contests import plan, train_rows
+
+    epochs, flags = settings.pop("epochs"), settings["flags"]
+    if flags["model.name"] is not None or flags["run.name"] is not None:
+        raise SettingsError(
+            "a table has many models, each with a run of its own: give --models, and no --model or --name"
+        )
+    names = [name.strip() for name in models.split(",")] if models is not None else None
+    configs = plan(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
+    mention_damage(screen, workspace)
+    found = train_rows(configs, workspace_at(workspace), screen)
+    _make_predictions(found, split, workspace, screen)
+    return configs[0].run.seeds, found
+
+
+def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "Screen") -> None:
+    if not all(run.predictions_exist(split) for run in runs):
+        from conki_cli.contests import ready_predictions
+
+        ready_predictions(runs, split, workspace_at(workspace), screen)
+
+
+def models(
+    store: Annotated[
+        Path | None, typer.Option(help="Feature store to count parameters for: a file, or a name. Default: mosi.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model. Repeatable.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: that of the data set.")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """List the models: paper, year, parameters at a store's widths, what is pinned by sources and what is our choice.
+
+    conki models
+    conki models --model iccn --model hycon
+    conki models --store mosei --json
+    """
+    from conki_cli import zoo
+    from conki_cli.store import FeatureStore
+    from conki_cli.tables import models_table
+
+    names = list(dict.fromkeys(model or zoo.MODELS))
+    for name in names:
+        zoo.facts(name)
+    place = workspace_at(workspace)
+    path = store_path(store, workspace) if store is not None else place.store("mosi")
+    screen = screen_for(json)
+    from conki_cli.contests import describe_models
+
+    if store is None and not path.exists():
+        found = describe_models(names, None, encoder, place)
+    else:
+        with FeatureStore(path) as opened:
+            found = describe_models(names, opened, encoder, place)
+    screen.show(*models_table(found))
+    screen.answer(found)

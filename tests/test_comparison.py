@@ -1,0 +1,342 @@
+"""Tests of two systems over made-up runs: every statistic against its definition, and what is refused."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from conki_cli import comparison
+from conki_cli.comparison import bootstrap, compare, explanation, holm, marks, paired_t, read_systems, welch_t
+from conki_cli.comparison.videos import _draws
+from conki_cli.config import resolve, to_toml
+from conki_cli.errors import RunError
+from conki_cli.files import write_json, write_text
+from conki_cli.metrics import sentiment_metrics
+from conki_cli.runs import Predictions, Run, write_predictions
+
+RANGES = {"mosi": (-3.0, 3.0), "sims": (-1.0, 1.0), "other": (0.0, 5.0)}
+MakeRun = Callable[..., Run]
+
+
+def clips(num_videos: int = 5, *, bound: float = 3, seed: int = 0) -> tuple[list[str], np.ndarray]:
+    """Draw videos of 1 to 6 clips with scores of one decimal, some of them 0."""
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 7, size=num_videos)
+    ids = [f"video-{v}$_${k}" for v, size in enumerate(sizes) for k in range(size)]
+    return ids, draw.integers(-10, 11, size=len(ids)).astype(np.float32) * np.float32(bound / 10)
+
+
+IDS, SCORES = clips()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Return a function that writes a finished run: seed -> how noisy its predictions are."""
+
+    def make(name: str, noise: dict[int, float], *, model: str = "conki", **changes: Any) -> Run:
+        options = {"dataset": "mosi", "content": "c0", "stage": "finetune", "ids": IDS, "scores": SCORES, **changes}
+        flags = {"data.dataset": options["dataset"], "model.name": model, "run.seeds": tuple(noise)}
+        config = resolve(flags=flags | options.get("flags", {}))
+        run = Run(tmp_path / "runs" / name)
+        write_text(run.path / "config.toml", to_toml(config))
+        found = {"schema": 1, "stage": options["stage"], "digest": "0", "dataset": options["dataset"], "label": "x"}
+        found |= {"data": {options["dataset"]: options["content"]}, "score_range": [-3, 3], "state": "finished"}
+        write_json(run.path / "result.json", {**found, "seeds": sorted(noise)})
+        for seed, size in noise.items():
+            column = noisy(size, seed, options["scores"])
+            stored = Predictions(options["ids"], options["scores"], column)
+            write_predictions(run.predictions_path(seed, "test"), stored)
+            write_json(run.seed_folder(seed) / "result.json", {"metrics": {"test": {"n": len(column)}}})
+        return run
+
+    return make
+
+
+def noisy(size: float, seed: int, scores: np.ndarray = SCORES) -> np.ndarray:
+    """Return the scores with noise of a given size."""
+    return (scores + size * np.random.default_rng([seed, round(100 * size)]).normal(size=len(scores))).astype(
+        np.float32
+    )
+
+
+# ---- over the seeds ----
+
+ONE, TWO = [0.71, 0.70, 0.74, 0.69], [0.73, 0.745, 0.75, 0.70]
+
+
+def tail(t: float, df: float) -> float:
+    """Integrate Student's density outside -t..t, in steps."""
+    constant = math.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * math.gamma(df / 2))
+    steps = np.linspace(-abs(t), abs(t), 20001)
+    density = constant * (1 + steps**2 / df) ** (-(df + 1) / 2)
+    return 1 - float(np.trapezoid(density, steps))
+
+
+def mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
+    mean = sum(values) / len(values)
+    return mean, sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def test_the_paired_t_test_is_that_of_the_differences() -> None:
+    mean, variance = mean_and_variance([b - a for a, b in zip(ONE, TWO, strict=True)])
+    found = paired_t(ONE, TWO)
+    assert found is not None
+    assert (found["statistic"], found["df"]) == (pytest.approx(mean / math.sqrt(variance / 4)), 3)
+    assert found["p"] == pytest.approx(tail(found["statistic"], 3), rel=1e-5)
+    assert found["cohen_d"] == pytest.approx(mean / math.sqrt(variance))
+
+
+def test_welchs_t_test_has_its_own_degrees_of_freedom() -> None:
+    (one, first), (two, second) = mean_and_variance(ONE), mean_and_variance(TWO)
+    found = welch_t(ONE, TWO)
+    assert found is not None
+    spread = first / 4 + second / 4
+    df = spread**2 / ((first / 4) ** 2 / 3 + (second / 4) ** 2 / 3)
+    assert (found["statistic"], found["df"]) == (pytest.approx((two - one) / math.sqrt(spread)), pytest.approx(df))
+    assert found["p"] == pytest.approx(tail(found["statistic"], df), rel=1e-5)
+    assert found["cohen_d"] == pytest.approx((two - one) / math.sqrt((first + second) / 2))
+
+
+def test_both_equal_scipys() -> None:
+    t, welch = paired_t(ONE, TWO), welch_t(ONE, TWO)
+    assert t is not None and welch is not None  # noqa: PT018
+    assert t["p"] == scipy.stats.ttest_rel(TWO, ONE).pvalue
+    assert welch["p"] == scipy.stats.ttest_ind(TWO, ONE, equal_var=False).pvalue
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_differences_that_do_not_vary_are_not_tested(shift: float) -> None:
+    assert paired_t(ONE, [value + shift for value in ONE]) is None
+    assert welch_t([0.5, 0.5], [0.5 + shift] * 2) is None
+
+
+def test_a_seed_with_an_undefined_metric_leaves_the_cell_untested() -> None:
+    assert paired_t([0.1, math.nan, 0.3], [0.2, 0.1, 0.4]) is None
+    assert welch_t([0.1, 0.2, 0.3], [0.2, math.nan, 0.4]) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holms_correction_rejects_what_its_steps_reject(seed: int) -> None:
+    p_values = (np.random.default_rng(seed).random(7) ** 3).tolist()
+    corrected = holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected, waiting = set(), sorted(range(7), key=lambda k: p_values[k])
+        while waiting and p_values[waiting[0]] <= level / len(waiting):
+            rejected.add(waiting.pop(0))
+        assert {k for k in range(7) if corrected[k] <= level} == rejected
+
+
+def test_holms_correction_keeps_order_and_stays_below_1() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+# ---- over the videos ----
+
+CASES = [*itertools.product(RANGES, ["all", "nonzero"])]
+CASES.remove(("sims", "nonzero"))
+
+
+def naive(
+    pair: Sequence[np.ndarray], scores: np.ndarray, names: Sequence[str], draws: np.ndarray, rules: str, protocol: str
+) -> dict[str, list[float]]:
+    """Put the clips of the drawn videos together and measure them, draw by draw."""
+    differences: dict[str, list[float]] = {}
+    for counts in draws:
+        rows = [k for k, name in enumerate(names) for _ in range(int(counts[int(name)]))]
+        one, two = (
+            sentiment_metrics(p[rows], scores[rows], score_range=RANGES[rules], protocol=protocol) for p in pair
+        )
+        for metric in one.keys() & set(comparison.TESTED):
+            differences.setdefault(metric, []).append(two[metric] - one[metric])
+    return differences
+
+
+@pytest.mark.parametrize(("rules", "protocol"), CASES)
+def test_the_bootstrap_measures_the_clips_of_the_drawn_videos(rules: str, protocol: str) -> None:
+    ids, scores = clips(bound=1 if rules == "sims" else 3, seed=3)
+    names = [name.partition("$")[0].removeprefix("video-") for name in ids]
+    pair = [noisy(0.8, 1, scores), noisy(1.4, 2, scores)]
+    videos = np.array([int(name) for name in names])
+    found = bootstrap(*pair, scores, videos, rules=rules, protocol=protocol, num_draws=60)
+    draws = np.concatenate([*_draws(5, 60)])
+    whole = naive(pair, scores, names, np.ones((1, 5)), rules, protocol)
+    expected = naive(pair, scores, names, draws, rules, protocol)
+    assert found.keys() == expected.keys()
+    for metric, differences in expected.items():
+        one, defined = found[metric], [value for value in differences if not math.isnan(value)]
+        assert one is not None
+        assert one["difference"] == pytest.approx(whole[metric][0], abs=1e-6)
+        assert one["num_draws"] == len(defined)
+        assert one["low"] == pytest.approx(np.quantile(defined, 0.025), abs=1e-6)
+        assert one["high"] == pytest.approx(np.quantile(defined, 0.975), abs=1e-6)
+        sides = [sum(d <= 1e-9 for d in defined), sum(d >= -1e-9 for d in defined)]
+        assert one["p"] == pytest.approx(min(1, 2 * (min(sides) + 1) / (len(defined) + 1)))
+
+
+def test_every_draw_is_of_as_many_videos_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conki_cli.comparison.videos._VALUES_AT_ONCE", 21)
+    parts = [*_draws(7, 10)]
+    assert [len(part) for part in parts] == [3, 3, 3, 1]
+    assert {float(counts.sum()) for part in parts for counts in part} == {7.0}
+
+
+def test_the_same_call_draws_the_same_videos() -> None:
+    videos = np.arange(len(SCORES)) // 3
+    calls = [bootstrap(noisy(0.5, 1), noisy(0.9, 2), SCORES, videos, num_draws=50) for _ in range(2)]
+    assert calls[0] == calls[1]
+
+
+def test_clips_of_one_video_that_err_alike_are_no_independent_evidence() -> None:
+    scores = np.zeros(60, dtype=np.float32)
+    better = np.zeros(60, dtype=np.float32)
+    worse = np.where(np.arange(60) < 48, 0.5, 0.0).astype(np.float32)  # all the harm is done in one of two videos
+    by_video = bootstrap(better, worse, scores, (np.arange(60) >= 48).astype(np.intp), num_draws=400)["mae"]
+    by_clip = bootstrap(better, worse, scores, np.arange(60), num_draws=400)["mae"]
+    assert by_video is not None and by_clip is not None  # noqa: PT018
+    assert by_video["p"] > 0.3
+    assert by_clip["p"] == pytest.approx(2 / 401)
+
+
+def test_equal_predictions_differ_in_no_draw() -> None:
+    found = bootstrap(noisy(0.5, 1), noisy(0.5, 1), SCORES, np.arange(len(SCORES)), num_draws=40)
+    assert all(one is not None and (one["difference"], one["p"]) == (0.0, 1.0) for one in found.values())
+
+
+def test_a_single_video_or_constant_predictions_leave_nothing_to_draw() -> None:
+    one_video = bootstrap(noisy(0.5, 1), noisy(0.9, 2), SCORES, np.zeros(len(SCORES), dtype=np.intp), num_draws=9)
+    assert set(one_video.values()) == {None}
+    constant = bootstrap(np.full(len(SCORES), 0.1), noisy(0.9, 2), SCORES, np.arange(len(SCORES)), num_draws=9)
+    assert constant["corr"] is None
+    assert constant["mae"] is not None
+
+
+def test_scores_that_are_all_0_leave_some_metrics_undefined() -> None:
+    zeros = np.zeros(9, dtype=np.float32)
+    found = bootstrap(np.ones(9), np.full(9, 2.0), zeros, np.arange(9), protocol="nonzero", num_draws=9)
+    assert [name for name, one in found.items() if one is None] == ["mae", "corr", "acc2_pos", "f1_pos"]
+
+
+# ---- whole runs ----
+
+
+def test_the_metrics_compared_are_those_of_the_seeds_in_common(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4, 3: 0.5}), make_run("b", {2: 0.9, 3: 0.8, 7: 0.7}, model="misa")]
+    found = compare(read_systems(runs, "test", "all"), num_draws=50)
+    cells = found.verdicts[0].cells
+    assert found.verdicts[0].seeds == (2, 3)
+    assert cells is not None
+    maes = [[sentiment_metrics(noisy(s, k), SCORES)["mae"] for k, s in sizes]
+            for sizes in (((2, 0.4), (3, 0.5)), ((2, 0.9), (3, 0.8)))]  # fmt: skip
+    assert cells["mae"]["difference"] == pytest.approx(np.mean(maes[1]) - np.mean(maes[0]))
+    assert cells["mae"]["paired_t"] == {**(paired_t(*maes) or {}), "p_holm": cells["mae"]["paired_t"]["p_holm"]}
+
+
+def test_the_bootstrap_takes_the_mean_prediction_over_the_seeds_in_common(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4, 5: 2.0}), make_run("b", {1: 0.9, 2: 0.8}, model="misa")]
+    cells = compare(read_systems(runs, "test", "all"), num_draws=50).verdicts[0].cells
+    means = [np.mean([noisy(size, seed) for seed, size in pairs], axis=0) for pairs in
+             (((1, 0.3), (2, 0.4)), ((1, 0.9), (2, 0.8)))]  # fmt: skip
+    maes = [sentiment_metrics(mean, SCORES)["mae"] for mean in means]
+    assert cells is not None
+    assert cells["mae"]["bootstrap"] is not None
+    assert cells["mae"]["bootstrap"]["difference"] == pytest.approx(maes[1] - maes[0], abs=1e-6)
+
+
+def test_holms_correction_covers_all_cells_of_the_table(make_run: MakeRun) -> None:
+    runs = [make_run(name, {1: size, 2: 1.1 * size, 3: 0.9 * size}, model=model)
+            for name, model, size in (("a", "conki", 0.3), ("b", "misa", 0.4), ("c", "tfn", 0.9))]  # fmt: skip
+    found = compare(read_systems(runs, "test", "all"), num_draws=50)
+    for kind in ("paired_t", "welch", "bootstrap"):
+        tests = [cell[kind] for verdict in found.verdicts for cell in (verdict.cells or {}).values() if cell[kind]]
+        assert len(tests) > 7
+        assert [test["p_holm"] for test in tests] == holm([test["p"] for test in tests])
+
+
+@pytest.mark.parametrize(("seeds", "reason"), [((4,), "found none"), ((2,), "found seed 2")])
+def test_fewer_than_two_seeds_in_common_are_not_tested(seeds: tuple[int, ...], reason: str, make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", dict.fromkeys(seeds, 0.5), model="misa")]
+    found = compare(read_systems(runs, "test", "all"))
+    assert found.verdicts[0].cells is None
+    assert found.verdicts[0].reason.endswith(reason)
+    assert not found.is_tested
+    assert explanation(found) == ["not tested: a test needs two seeds that both systems have"]
+
+
+def test_seeds_that_were_not_asked_for_are_left_out(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4, 3: 5.0}), make_run("b", {1: 0.9, 2: 0.8, 3: 0.1}, model="misa")]
+    systems = read_systems(runs, "test", "all", seeds=(2, 1))
+    assert [system.seeds for system in systems] == [(1, 2), (1, 2)]
+    assert [system.result["seeds"] for system in systems] == [[1, 2], [1, 2]]
+    assert len(systems[0].result["metrics"]["mae"]["values"]) == len(systems[0].result["predictions"]) == 2
+    assert systems[0].result["metrics"]["mae"]["mean"] < 1
+
+
+def test_systems_are_named_by_model_switches_and_external_data(make_run: MakeRun) -> None:
+    runs = [
+        make_run("a", {1: 0.3}),
+        make_run("b", {1: 0.3}, flags={"model.drop": "C4"}),
+        make_run("c", {1: 0.3}, model="misa", flags={"model.drop": "A"}),
+        make_run("d", {1: 0.3}, model="self-mm", flags={"data.external": "mosei"}),
+    ]
+    labels = [system.label for system in read_systems(runs, "test", "all")]
+    assert labels == ["ConKI", "ConKI, w/o C4", "MISA, w/o A", "Self-MM, with mosei"]
+
+
+def test_marks_are_uncorrected_for_the_papers_test_and_corrected_for_the_others() -> None:
+    one: Any = {"statistic": 9.0, "df": 4.0, "p": 0.04, "p_holm": 0.2, "cohen_d": 2.0}
+    drawn: Any = {"difference": 0.1, "low": 0.0, "high": 0.2, "p": 0.001, "p_holm": 0.01, "num_draws": 99}
+    cell: Any = {"difference": 0.1, "paired_t": one, "welch": one, "bootstrap": drawn}
+    assert marks({"mae": cell}) == {"mae": "†§"}
+    assert marks({"mae": {**cell, "paired_t": None, "welch": {**one, "p_holm": 0.049}}}) == {"mae": "‡§"}
+    assert marks({"mae": {**cell, "paired_t": {**one, "p": 0.05}, "bootstrap": None}}) == {}
+
+
+def test_the_explanation_names_every_test_and_what_was_drawn(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.9, 2: 0.8}, model="misa")]
+    lines = explanation(compare(read_systems(runs, "test", "all"), num_draws=1000))
+    assert [line[0] for line in lines] == ["†", "‡", "§"]
+    assert "paired t-test over seeds, p < 0.05, uncorrected" in lines[0]
+    assert "Welch's t-test over seeds, p < 0.05 after Holm's correction" in lines[1]
+    assert "1,000 draws of the 5 videos" in lines[2]
+
+
+def test_other_data_other_clips_and_other_stages_are_refused(make_run: MakeRun) -> None:
+    first = make_run("a", {1: 0.3})
+    faults = {
+        "is of mosi, other of mosei": {"dataset": "mosei"},
+        "different versions of the store mosi": {"content": "c1"},
+        "must name the same clips": {"ids": [*IDS[1:], IDS[0]]},
+        "with the same scores": {"scores": SCORES[::-1]},
+        "other is a stage-1 run": {"stage": "pretrain"},
+    }
+    for reason, changes in faults.items():
+        with pytest.raises(RunError, match=reason) as error:
+            read_systems([first, make_run("other", {1: 0.3}, **changes)], "test", "all")
+        assert "\n" not in str(error.value)
+
+
+def test_one_run_twice_is_no_comparison(make_run: MakeRun) -> None:
+    run = make_run("a", {1: 0.3})
+    for runs in ([run], [run, Run(run.path / ".." / "a")]):
+        with pytest.raises(RunError, match="two or more different runs"):
+            read_systems(runs, "test", "all")
+
+
+def test_a_run_without_the_seeds_asked_for_says_which_it_has(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.3}), make_run("b", {1: 0.3, 2: 0.3})]
+    with pytest.raises(RunError, match="run a must have finished one of the seeds asked for, but has 1, 2"):
+        read_systems(runs, "test", "all", seeds=(3,))
+
+
+def test_seeds_that_name_other_clips_are_refused(make_run: MakeRun) -> None:
+    run, other = make_run("a", {1: 0.3, 2: 0.3}), make_run("b", {1: 0.3, 2: 0.3})
+    write_predictions(run.predictions_path(2, "test"), Predictions([*IDS[1:], "new"], SCORES, noisy(0.3, 2)))
+    with pytest.raises(RunError, match=r"test\.csv must hold the clips of seed 1"):
+        read_systems([run, other], "test", "all")
