@@ -105,7 +105,8 @@ class Screen(Reporter):
             result, published = system.result, _published(system.config, system.result)
             values = {name: result["metrics"][name]["values"] for name in TESTED if name in result["metrics"]}
             notes = [f"run {system.run.name}"] if labels.count(system.label) > 1 else []
-            notes += [f"not tested: {verdict.reason}"] if verdict is not None and verdict.reason else []
+            if verdict is not None and verdict.reason and found.is_tested:  # else it stands below the table
+                notes.append(f"not tested: {verdict.reason}")
             cells = verdict.cells if verdict is not None else None
             undefined = {name: reason for name, reason in result["undefined"].items() if name in values}
             table.append(Row(system.label, values, published, "; ".join(notes), undefined, marks(cells or {})))

@@ -92,7 +92,68 @@ def test_every_row_of_tables_2_4_and_5_is_found(dataset: str, drop: tuple[str, .
 @pytest.mark.parametrize(("dataset", "drop"), [("demo", ()), ("mosei", ("C1",)), ("mosi", ("C1", "C4"))])
 def test_what_the_paper_did_not_measure_has_no_row(dataset: str, drop: tuple[str, ...]) -> None:
     assert published_row(dataset, drop) is None
-    assert published_row("mosi", model="tfn") is None
+    assert published_row(dataset, drop, "misa") is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "external", "expected"),
+    [
+        ("mosi", "tfn", None, (0.901, 0.698, 34.9, None, 80.8, None, 80.7)),
+        ("mosi", "lmf", None, (0.917, 0.695, 33.2, None, 82.5, None, 82.4)),
+        ("mosi", "mult", None, (0.861, 0.711, None, 81.5, 84.1, 80.6, 83.9)),
+        ("mosi", "iccn", None, (0.862, 0.714, 39.0, None, 83.0, None, 83.0)),
+        ("mosi", "misa", None, (0.804, 0.764, None, 80.79, 82.10, 80.77, 82.03)),
+        ("mosi", "mag-bert", None, (0.727, 0.781, 43.62, 82.37, 84.43, 82.50, 84.61)),
+        ("mosi", "self-mm", None, (0.712, 0.795, 45.79, 82.54, 84.77, 82.68, 84.91)),
+        ("mosi", "hycon", None, (0.713, 0.790, 46.6, None, 85.2, None, 85.1)),
+        ("mosi", "mmim", None, (0.700, 0.800, 46.65, 84.14, 86.06, 84.00, 85.98)),
+        ("mosei", "tfn", None, (0.593, 0.700, 50.2, None, 82.5, None, 82.1)),
+        ("mosei", "lmf", None, (0.623, 0.677, 48.0, None, 82.0, None, 82.1)),
+        ("mosei", "mult", None, (0.580, 0.703, None, None, 82.5, None, 82.3)),
+        ("mosei", "iccn", None, (0.565, 0.713, 51.6, None, 84.2, None, 84.2)),
+        ("mosei", "misa", None, (0.568, 0.724, None, 82.59, 84.23, 82.67, 83.97)),
+        ("mosei", "mag-bert", None, (0.543, 0.755, 52.67, 82.51, 84.82, 82.77, 84.71)),
+        ("mosei", "self-mm", None, (0.529, 0.767, 53.46, 82.68, 84.96, 82.95, 84.93)),
+        ("mosei", "hycon", None, (0.601, 0.776, 52.8, None, 85.4, None, 85.6)),
+        ("mosei", "mmim", None, (0.526, 0.772, 54.24, 82.24, 85.97, 82.66, 85.94)),
+        ("mosi", "misa", "mosei", (0.711, 0.804, 44.96, 82.04, 83.99, 81.98, 84.0)),
+        ("mosi", "self-mm", "mosei", (0.712, 0.798, 45.51, 83.59, 85.18, 83.47, 85.12)),
+        ("mosi", "mmim", "mosei", (0.716, 0.791, 45.42, 81.81, 83.54, 81.67, 83.46)),
+    ],
+)
+def test_the_other_systems_have_the_rows_of_tables_2_and_6(
+    dataset: str, model: str, external: str | None, expected: tuple[float | None, ...]
+) -> None:
+    names = ("mae", "corr", "acc7", "acc2_nonneg", "acc2_pos", "f1_nonneg", "f1_pos")
+    scales = (1, 1, 100, 100, 100, 100, 100)
+    printed = {n: v / s for n, v, s in zip(names, expected, scales, strict=True) if v is not None}
+    assert published_row(dataset, (), model, external) == pytest.approx(printed)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("tfn", (0.488, 0.496, 75.27, 75.56)),
+        ("lmf", (0.487, 0.502, 75.36, 75.78)),
+        ("mult", (0.485, 0.504, 75.62, 75.84)),
+        ("misa", (0.472, 0.542, 75.49, 75.85)),
+        ("mag-bert", (0.553, 0.242, 71.43, 63.68)),
+        ("self-mm", (0.458, 0.535, 77.37, 77.54)),
+        ("mmim", (0.607, None, 69.37, 58.00)),
+        ("iccn", None),
+        ("hycon", None),
+    ],
+)
+def test_the_other_systems_have_the_rows_of_table_3(model: str, expected: tuple[float | None, ...] | None) -> None:
+    found = published_row("sims", model=model)
+    pairs = zip(("mae", "corr", "acc2", "f1"), expected or (), (1, 1, 100, 100), strict=expected is not None)
+    assert (found or {}) == pytest.approx({name: v / scale for name, v, scale in pairs if v is not None})
+
+
+def test_a_system_without_a_row_in_table_6_has_none_with_external_data() -> None:
+    assert published_row("mosi", (), "tfn", "mosei") is None
+    assert published_row("mosi", (), "misa", "sims") is None
+    assert published_row("mosi", ("A",), "misa", "mosei") is None
 
 
 # ---- on the screen ----
@@ -187,6 +248,32 @@ def test_published_numbers_may_stand_alone() -> None:
 
 def test_brackets_in_a_label_are_not_markup() -> None:
     assert "[bold]x" in drawn(metric_table([Row("[bold]x", VALUES)], INFO))
+
+
+# ---- marks ----
+
+MARKED = Row("MISA", VALUES, {"mae": 0.804, "acc2_pos": 0.821}, signs={"mae": "†‡", "acc2_pos": "§"})
+EXPLAINED = TableInfo("mosi", "test", "all", (1, 2, 3), 686, notes=("† one & only", "§ another_test"))
+
+
+def test_signs_stand_behind_the_means_they_belong_to_and_notes_below_the_table() -> None:
+    text = drawn(metric_table([OURS, MARKED], EXPLAINED, width=200), width=200)
+    assert "0.720†‡ ± 0.020" in text
+    assert "83.00/85.00§ ± 1.00/1.00" in text
+    assert text.index("paper: as published") < text.index("† one & only") < text.index("§ another_test")
+
+
+def test_signs_and_notes_reach_every_kind_of_file(tmp_path: Path) -> None:
+    texts = {}
+    for ending in ("md", "csv", "tex"):
+        export_table([OURS, MARKED], EXPLAINED, tmp_path / f"table.{ending}")
+        texts[ending] = (tmp_path / f"table.{ending}").read_text()
+    assert "| 0.720†‡ ± 0.020 |" in texts["md"]
+    assert texts["md"].endswith("† one & only\n\n§ another\\_test\n")
+    marks = {(row["label"], row["metric"]): row["marks"] for row in csv.DictReader(texts["csv"].splitlines())}
+    assert {key: value for key, value in marks.items() if value} == {("MISA", "mae"): "†‡", ("MISA", "acc2_pos"): "§"}
+    assert r"0.720\textdagger{}\textdaggerdbl{} $\pm$ 0.020" in texts["tex"]
+    assert r"\textdagger{} one \& only. \S{} another\_test." in texts["tex"]
 
 
 # ---- exported ----

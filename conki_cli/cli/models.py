@@ -33,11 +33,12 @@ def compare(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Compare systems on the same clips and test whether they differ (Tables 2, 3 and 6).
+    """Compare systems on the same clips and test whether they differ.
 
-    With --table it trains what is missing: 2 on mosi (or --dataset mosei), 3 on sims, 6 on mosi after mosei with every
-    model. Marks say which test finds a difference from the first row; two seeds in common are needed. --json has the
-    p-values, as they are and corrected, and effect sizes.
+    With --table it trains what is missing of the paper's Table 2 (MOSI, or
+    --dataset mosei), 3 (SIMS) or 6 (MOSI, every model on MOSEI first).
+    Marks say which test finds a difference from the first row; two seeds in
+    common are needed. --json has p-values, corrected ones and effect sizes.
 
     conki compare --table 2 --seeds 1..5 --export table2.md
     conki compare --table 6 --models conki,self-mm --seeds 1..5
@@ -63,10 +64,22 @@ def compare(
 
 def _refuse_training_options(settings: dict[str, Any], models: str | None, epochs: int | None) -> None:
     """Refuse what would be ignored: finished runs have their settings."""
-    flags = {**settings["flags"], "--models": models, "--epochs": epochs, "run.seeds": None}
-    flags |= {"--set": settings["assignments"] or None, "--config": settings["config_file"]}
-    flags["--drop-modality"] = settings["extra_drop"] or None
-    given = [path.rpartition(".")[2] for path, value in flags.items() if value is not None]
+    flags = settings["flags"]
+    options = {
+        "--dataset": flags["data.dataset"],
+        "--external": flags["data.external"],
+        "--model": flags["model.name"],
+        "--encoder": flags["model.text_encoder"],
+        "--recipe": flags["run.recipe"],
+        "--device": flags["run.device"],
+        "--name": flags["run.name"],
+        "--drop-modality": settings["extra_drop"] or None,
+        "--config": settings["config_file"],
+        "--set": settings["assignments"] or None,
+        "--models": models,
+        "--epochs": epochs,
+    }
+    given = [option for option, value in options.items() if value is not None]
     if given:
         raise SettingsError(
             f"finished runs have their settings: leave out {given[0]} (or give --table instead of runs); "
@@ -122,7 +135,9 @@ def models(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """List the models: paper, year, parameters at a store's widths, what is pinned by sources and what is our choice.
+    """List the models: paper, year, parameters, what sources pin, what is our choice.
+
+    Parameters are counted without the text encoder, at the widths of a store.
 
     conki models
     conki models --model iccn --model hycon

@@ -126,6 +126,8 @@ def explanation(found: Comparison) -> list[str]:
         "welch": f"differs from {first}: Welch's t-test over seeds, {after}",
         "bootstrap": f"differs from {first}: paired bootstrap of the mean over seeds, {drawn}, {after}",
     }
+    if found.num_videos < 2:
+        lines["bootstrap"] = "no bootstrap: it draws videos, and all clips are of one"
     return [f"{SIGNS[name]} {line}" for name, line in lines.items()]
 
 
