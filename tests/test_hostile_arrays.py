@@ -237,6 +237,10 @@ def test_a_member_that_reaches_into_the_directory_is_refused(path: Path) -> None
         ({"a.npy": b""}, "'a' must be a whole .npy array"),
         ({"a.npy": declared("(1000000,)")}, "declares float32 of shape (1000000,) but holds 0 bytes"),
         ({"a.npy": declared("(3,)", "|O") + pickle.dumps(["a"])}, "declares objects of shape (3,)"),
+        (
+            {"a.npy": declared("(3,)", "|O") + pickle.dumps(np.array(["a"], dtype=object))},
+            "declares objects of shape (3,)",
+        ),
         ({"a.npy": declared("(1,)", "|O") + b"cos\nsystem\n(S'touch ran'\ntR."}, "asks for os.system"),
         ({"a.npy": declared("(1,)", "|O")}, "ends too early"),
     ],

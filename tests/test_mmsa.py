@@ -13,6 +13,7 @@ from conki_cli.sources.request import Options
 from conki_cli.store import Corpus
 
 MOSI = (-3.0, 3.0)
+SCORES = (0.2, -0.4, 0.6)  # of text, audio and vision alone
 
 
 def read(path: Path, dataset: str, score_range: tuple[float, float], **options: Any) -> Corpus:
@@ -81,7 +82,7 @@ def test_without_lengths_trailing_zero_frames_are_padding(path: Path) -> None:
 
 def test_junk_behind_the_lengths_is_dropped_and_counted(path: Path) -> None:
     value = features()
-    value["train"]["audio"][1, 3:5] = 7
+    value["train"]["audio"][1, 2:4] = 7  # the length is 2
     value["test"]["audio"][1, 5, 0] = np.nan
     corpus = read(saved(path, value), "own", MOSI)
     assert corpus.repaired["audio"] == {"lengths_clamped": 0, "clips_with_junk": 2, "junk_frames": 3}
@@ -139,10 +140,27 @@ def test_sims_prefers_english_texts_and_keeps_unimodal_scores(path: Path) -> Non
     value = features()
     for split in value.values():
         split["text_en"] = ["hello"] * 3
-        split |= {f"regression_labels_{letter}": np.full(3, 0.2) for letter in "TAV"}
+        split |= {f"regression_labels_{letter}": np.full(3, score) for letter, score in zip("TAV", SCORES, strict=True)}
     sample = read(saved(path, value), "sims", (-1, 1)).splits["train"][0]
     assert sample.text == "hello"
-    assert sample.unimodal == {"text": 0.2, "vision": 0.2, "audio": 0.2}
+    assert sample.unimodal == dict(zip(("text", "audio", "vision"), SCORES, strict=True))
+
+
+def test_other_data_keeps_its_texts_though_there_are_english_ones(path: Path) -> None:
+    value = {split: {**columns, "text_en": ["hello"] * 3} for split, columns in features().items()}
+    assert read(saved(path, value), "own", MOSI).splits["train"][0].text == "train 0"
+
+
+def test_what_a_file_lacks_comes_from_the_row_of_each_clip_in_the_label_file(path: Path) -> None:
+    value = features()
+    for columns in value.values():
+        del columns["raw_text"]
+    labels = path.with_name("label.csv")
+    rows = [f"{split},{n:04d},said in {split} {n}" for split in ("test", "train", "valid") for n in range(3)]
+    labels.write_text("\n".join(["video_id,clip_id,text", *rows]))
+    splits = read(saved(path, value), "own", MOSI, labels=labels).splits
+    assert [sample.text for sample in splits["valid"]] == [f"said in valid {n}" for n in range(3)]
+    assert [sample.text for sample in splits["test"]] == [f"said in test {n}" for n in range(3)]
 
 
 def test_sims_without_english_texts_warns_that_the_encoder_must_be_chinese(path: Path) -> None:
@@ -165,6 +183,7 @@ def changed(split: str, key: str, value: object) -> dict[str, Any]:
         ({**features(), "test": {"labels": [1.0], "vision": [1.0]}}, "must have 'id', found only labels, vision"),
         (changed("valid", "raw_text", ["one"]), "the same clips, found id 3, raw_text 1"),
         (changed("valid", "vision", np.zeros((3, 4))), r"must be [clips, frames, features], found the shape (3, 4)"),
+        (changed("valid", "vision", [np.ones((10, 100))] * 3000), "names the same rows over and over"),
         (changed("valid", "vision", [["a"]]), "'vision' must be an array of numbers"),
         (changed("valid", "regression_labels", np.zeros((3, 7))), "one number per clip, found the shape (3, 7)"),
         (changed("valid", "audio_lengths", [1, 2]), "one number for each of 3 clips, has 2"),

@@ -10,6 +10,7 @@ from test_mmsa import saved
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import read_corpus
+from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
 from conki_cli.store import Corpus, FeatureStore, write_store
 
@@ -103,6 +104,28 @@ def test_an_override_that_knows_other_clips_is_refused(source: Path, tmp_path: P
         read(source, audio=path)
     with pytest.raises(SourceError, match=r"must have a text for every clip of source\.pkl, has none for 6 of 6"):
         read(source, text=path)
+
+
+def texts_csv(path: Path, text: str, column: str = "text") -> Path:
+    ids = [clip.replace("$_$", ",") for part in IDS.values() for clip in part]
+    path.write_text("\n".join([f"video_id,clip_id,{column}", *(f"{clip},{text}" for clip in ids)]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("text", "count"), [("好", 1), ("good", 0)])
+def test_texts_that_replace_those_of_sims_are_called_chinese_only_if_they_are(
+    source: Path, tmp_path: Path, text: str, count: int
+) -> None:
+    options = Options(overrides={"text": texts_csv(tmp_path / "texts.csv", text)})
+    corpus = read_corpus("sims", workspace=tmp_path, source=source, score_range=None, options=options)
+    assert [note for note in corpus.notes if "Chinese" in note] == [CHINESE_TEXT_NOTE] * count
+
+
+def test_a_text_column_is_one_of_the_file_with_the_texts_and_not_of_the_source(source: Path, tmp_path: Path) -> None:
+    texts = texts_csv(tmp_path / "texts.csv", "neu", column="german")
+    options = Options(overrides={"text": texts}, text_column="german")
+    corpus = read_corpus("own", workspace=tmp_path, source=source, score_range=(-3, 3), options=options)
+    assert {clip.text for part in corpus.splits.values() for clip in part} == {"neu"}
 
 
 @pytest.mark.parametrize("modality", ["text", "audio"])

@@ -286,6 +286,13 @@ def test_a_trick_is_one_line(path: Path, program: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("code", [b"o", b"\x81", b"\x92", b"\x82\x01", b"\x83\x01\x00", b"P1\n", b"\x8f", b"\x97"])
+def test_an_instruction_that_makes_objects_is_refused_before_it_looks_at_anything(path: Path, code: bytes) -> None:
+    path.write_bytes(b"\x80\x05" + code + b".")  # of which some would complain of an empty stack otherwise
+    with pytest.raises(SourceError, match="it makes objects, sets or outside references"):
+        read_pickle(path)
+
+
 def test_an_object_array_of_anything_but_text_is_refused(path: Path) -> None:
     with pytest.raises(SourceError, match="an object array may hold text only"):
         read_pickle(saved(path, np.array([{}, None], dtype=object)))

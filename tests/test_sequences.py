@@ -136,6 +136,18 @@ def test_a_frame_belongs_to_the_clip_its_middle_lies_in(labelled: Path) -> None:
     np.testing.assert_array_equal(np.asarray(sample.audio), expected)
 
 
+def test_rows_across_the_edge_of_two_clips_go_where_their_middle_lies(labelled: Path) -> None:
+    times = np.array([[0.0, 1.0], [1.5, 2.3], [1.9, 2.1], [1.8, 2.6]])  # the middles: 0.5, 1.9, 2.0, 2.2; the edge: 2
+    rows = np.arange(16.0).reshape(4, 4)
+    write_csd(labelled / "CMU_MOSI_COVAREP.csd", "COVAREP", dict.fromkeys(VIDEOS, (rows, times)))
+    words = np.array([[b"a"], [b"b"], [b"c"], [b"d"]])
+    write_csd(labelled / "CMU_MOSI_TimestampedWords.csd", "words", dict.fromkeys(VIDEOS, (words, times)))
+    first, second = prepared(labelled).splits["valid"]
+    np.testing.assert_array_equal(np.asarray(first.audio), rows[:2])
+    np.testing.assert_array_equal(np.asarray(second.audio), rows[2:])
+    assert (first.text, second.text) == ("a b", "c d")
+
+
 def test_other_sequences_are_left_out_with_a_remark(labelled: Path) -> None:
     (remark,) = (line for line in prepared(labelled).remarks if line.startswith("left out"))
     assert "glove_vectors" in remark
@@ -231,6 +243,22 @@ def test_the_label_sequence_cuts_and_scores(folder: Path, splits_only: Path, wid
     assert [clip.id for clip in clips] == [f"{video}$_${clip}" for video in VIDEOS for clip in (0, 1)]
     assert [clip.score for clip in clips] == [score for scores in SCORES for score in scores]
     assert [clip.text for clip in clips] == [text for texts in TEXTS for text in texts]
+
+
+def test_labels_out_of_order_keep_their_number_and_their_time(folder: Path, splits_only: Path) -> None:
+    turned = {video: (scores[::-1], times[::-1]) for video, (scores, times) in label_sequence(1).items()}
+    write_csd(folder / "labels.csd", "Opinion Labels", turned)
+    first, second = prepared(folder, labels=splits_only).splits["valid"]
+    assert (first.id, first.text, first.score) == ("007$_$0", "at all", 0.5)
+    assert (second.id, second.text, second.score) == ("007$_$1", "not bad", 2.0)
+
+
+def test_a_label_file_of_ids_alone_takes_times_and_scores_of_the_label_sequence(folder: Path, tmp_path: Path) -> None:
+    write_csd(folder / "labels.csd", "Opinion Labels", label_sequence(1))
+    lines = [line.split(",") for line in write_labels(tmp_path / "label.csv").read_text().splitlines()]
+    (tmp_path / "label.csv").write_text("\n".join(",".join([*cells[:3], cells[4]]) for cells in lines))
+    corpus = prepared(folder, labels=tmp_path / "label.csv")
+    assert [(c.id, c.score) for c in corpus.splits["valid"]] == [("007$_$05", 2.0), ("007$_$06", 0.5)]
 
 
 def test_the_label_sequence_needs_splits(folder: Path) -> None:

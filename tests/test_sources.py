@@ -52,6 +52,34 @@ def test_frames_are_preferred_to_texts_alone(tmp_path: Path) -> None:
         assert read_corpus("mosi", workspace=tmp_path, source=None, score_range=None).source == name
 
 
+def test_unaligned_frames_of_any_name_are_preferred_to_aligned_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "MOSI" / "Processed"
+    folder.mkdir(parents=True)
+    for name in ("aligned_50.pkl", "my_unaligned.pkl", "unaligned_39.pkl", "unaligned_50.pkl"):
+        saved(folder / name, features())
+    for name in ("unaligned_50.pkl", "unaligned_39.pkl", "my_unaligned.pkl", "aligned_50.pkl"):
+        assert read_corpus("mosi", workspace=tmp_path, source=None, score_range=None).source == name
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("place", [".", "Processed"])
+def test_a_label_file_is_found_beside_or_above_what_lies_below_data_and_nowhere_else(
+    tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / "data" / "MOSI"
+    (folder / "Processed").mkdir(parents=True)
+    value = features()
+    for split in value.values():
+        del split["raw_text"]
+    source = saved(folder / "Processed" / "unaligned_50.pkl", value)
+    rows = [f"{split},{n:04d},told" for split in value for n in range(3)]
+    csv_file(folder / place / "label.csv", *rows, header="video_id,clip_id,text")
+    corpus = read_corpus("mosi", workspace=tmp_path, source=None, score_range=None)
+    assert corpus.splits["test"][2].text == "told"
+    with pytest.raises(SourceError, match=r"must have 'raw_text' .* --labels label\.csv"):
+        read_corpus("mosi", workspace=tmp_path, source=source, score_range=None)
+
+
 def test_own_data_is_found_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "data" / "talks").mkdir(parents=True)
     csv_file(tmp_path / "data" / "talks" / "label.csv", *ROWS)

@@ -13,7 +13,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from conki_cli.errors import SourceError, StoreError
-from conki_cli.store import SPLITS, Corpus, FeatureStore, Sample, num_values, store_lock, write_store
+from conki_cli.store import PUBLISHED_SIZES, SPLITS, Corpus, FeatureStore, Sample, num_values, store_lock, write_store
 from conki_cli.store.checking import check
 
 DRAW = np.random.default_rng(3)
@@ -162,6 +162,14 @@ def test_videos_in_two_splits_are_warned_of() -> None:
     assert check(corpus(clip("test", 77))).warnings == (
         "train and test share 1 video: they are not independent of each other",
     )
+
+
+def test_videos_in_two_splits_of_the_published_sizes_are_a_remark() -> None:
+    sizes = dict(zip(SPLITS, PUBLISHED_SIZES["sims"], strict=True))
+    splits = {s: [Sample(f"v$_${s}{k}", f"{s} {k}", 0.0) for k in range(size)] for s, size in sizes.items()}
+    checked = check(corpus(splits=splits, dataset="sims"))
+    assert checked.warnings == ()
+    assert "train and test share 1 video: they are not independent of each other" in checked.report["remarks"]
 
 
 def test_sizes_other_than_the_published_ones_are_warned_of() -> None:
@@ -357,6 +365,20 @@ def test_constant_columns_are_only_centred_and_are_named(path: Path) -> None:
         assert store.normalization == {"method": "zscore", "epsilon": 1e-6, "constant_columns": {"vision": [3]}}
         assert not store.split("train").frames["vision"].values[:][:, 3].any()
         assert store.split("test").frames["vision"][1][:, 3].tolist() == [2, 2, 2]
+
+
+def test_a_column_that_is_constant_up_to_rounding_is_only_centred(path: Path) -> None:
+    made = corpus()
+    for part in made.splits.values():
+        for k, sample in enumerate(part):
+            sample.vision[:, 0] = np.nextafter(np.float32(7), np.float32(7 + k % 2))
+            sample.vision[:, 1] = 7 + 0.001 * (k % 2)
+    write_store(path, made, normalize="zscore")
+    with FeatureStore(path) as store:
+        assert store.normalization["constant_columns"]["vision"] == [0]
+        values = store.split("train").frames["vision"].values[:]
+    assert np.abs(values[:, 0]).max() < 1e-6
+    np.testing.assert_allclose(np.abs(values[:, 1]), 1, rtol=1e-3)
 
 
 def test_z_scores_do_not_depend_on_the_slices(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

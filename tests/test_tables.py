@@ -304,6 +304,19 @@ def test_bars_show_the_share_of_every_score(description: dict[str, Any]) -> None
     assert "3 4 █████████▋" in words(text)
 
 
+def test_one_clip_among_thousands_is_seen(description: dict[str, Any]) -> None:
+    description["splits"]["train"]["scores"]["histogram"]["counts"] = [1, 0, 0, 5000, 0, 0, 0]
+    text = words(drawn(*store_tables(description)))
+    assert "-3 1 ▏" in text
+    assert "-2 0 ▏" not in text
+
+
+def test_a_line_of_many_ids_is_shortened(description: dict[str, Any]) -> None:
+    text = words(drawn(*store_tables({**description, "notes": ["missing " + "v$_$1 " * 200]})))
+    assert "v$_$1 ... (all: --json)" in text
+    assert text.count("v$_$1 ") < 60
+
+
 def test_all_that_is_odd_about_a_store_is_warned_of(description: dict[str, Any]) -> None:
     text = words(drawn(*store_tables(description)))
     assert "! mind the [gap]" in text
