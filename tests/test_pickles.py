@@ -298,6 +298,25 @@ def test_an_object_array_of_anything_but_text_is_refused(path: Path) -> None:
         read_pickle(saved(path, np.array([{}, None], dtype=object)))
 
 
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([1, 2.5], "an object array of numbers: save it with a numeric dtype"),
+        ([np.ones((2, 3)), np.ones((4, 3))], "an object array of arrays: pad them to one length"),
+    ],
+)
+def test_an_object_array_says_what_to_save_instead(path: Path, items: list[Any], said: str) -> None:
+    array = np.empty(2, dtype=object)
+    array[:] = items
+    with pytest.raises(SourceError, match=said):
+        read_pickle(saved(path, array))
+
+
+def test_a_dictionary_with_a_factory_is_refused_with_what_to_save(path: Path) -> None:
+    with pytest.raises(SourceError, match=r"asks for collections.defaultdict, .*: save plain dictionaries"):
+        read_pickle(saved(path, collections.defaultdict(list)))
+
+
 def test_a_structured_array_is_refused(path: Path) -> None:
     with pytest.raises(SourceError, match="structured"):
         read_pickle(saved(path, np.zeros(2, dtype=[("a", "f8"), ("b", "O")])))

@@ -167,7 +167,7 @@ def test_a_clip_without_words_takes_the_label_files_text_and_no_frames(labelled:
     corpus = prepared(labelled)
     assert corpus.splits["valid"][2].text == "UNHEARD"
     assert corpus.splits["valid"][2].audio is None
-    assert "1 clips without words have the label file's text: 007$_$07" in corpus.remarks
+    assert "without words, with the label file's text: 1 clip: 007$_$07" in corpus.remarks
 
 
 def test_an_asked_text_column_replaces_the_words(labelled: Path) -> None:
@@ -200,7 +200,7 @@ def test_rows_without_a_usable_interval_are_ignored_and_counted(labelled: Path) 
     corpus = prepared(labelled)
     assert corpus.splits["train"][0].audio is not None
     assert corpus.splits["train"][0].audio.shape == (18, 4)
-    assert any("2 of 90 rows have no usable interval" in note for note in corpus.notes)
+    assert any("2 of 90 rows ignored, without a usable interval" in note for note in corpus.notes)
 
 
 def test_videos_that_a_sequence_lacks_are_noted_and_have_no_frames(labelled: Path) -> None:
@@ -210,8 +210,8 @@ def test_videos_that_a_sequence_lacks_are_noted_and_have_no_frames(labelled: Pat
     write_csd(labelled / "CMU_MOSI_COVAREP.csd", "COVAREP", content)
     corpus = prepared(labelled)
     assert corpus.splits["valid"][0].audio is None
-    assert any("1 of 3 videos are missing, first '007'" in note for note in corpus.notes)
-    assert any("1 videos have no data" in note for note in corpus.notes)
+    assert any("without 1 of 3 videos, first '007'" in note for note in corpus.notes)
+    assert any("1 video without data" in note for note in corpus.notes)
 
 
 def test_words_of_variable_length_are_read(labelled: Path) -> None:
@@ -400,7 +400,7 @@ def test_without_any_times_the_advice_is_a_label_file(folder: Path) -> None:
 def test_a_label_file_of_other_videos_is_refused(folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "other.csv"
     labels.write_text(f"{HEADER}\nelsewhere,1,x,0,train,0,1")
-    assert "has none of the 1 videos of its labels, such as 'elsewhere'" in refusal(folder, labels=labels)
+    assert "must have the videos of its labels, has none of 1, such as 'elsewhere'" in refusal(folder, labels=labels)
 
 
 @pytest.mark.parametrize(
