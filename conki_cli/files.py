@@ -32,6 +32,9 @@ def disk_error(path: Path, error: OSError) -> ConkiError:
     return ConkiError(f"cannot write {path}: {advice}")
 
 
+_SUFFIX = ".part"
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
@@ -46,7 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix_of(path), suffix=_SUFFIX, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         temporary.chmod(0o666 & ~_umask())
@@ -59,6 +62,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _prefix_of(path: Path) -> str:
+    return f".{path.name[:100]}."
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that a killed process left while it wrote `path`; its lock must be held."""
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            if entry.name.startswith(_prefix_of(path)) and entry.name.endswith(_SUFFIX):
+                entry.unlink()
 
 
 def _umask() -> int:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conki_cli.files import human_size, locked
+from conki_cli.files import human_size, locked, remove_leftovers
 from conki_cli.runs import Reporter, Workspace
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
 from conki_cli.store import SPLITS, Corpus, num_values, store_lock, write_store
+from conki_cli.store.records import counted
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
     """
     check_dataset_name(task.dataset)
     with locked(store_lock(task.path), what=str(task.path)):
-        for part in task.path.parent.glob(
-            f".{task.path.name}.*.part"
-        ):  # of a process that was killed: the lock is ours
-            part.unlink(missing_ok=True)
+        remove_leftovers(task.path)  # of a process that was killed: the lock is ours
         with reporter.steps(f"reading {task.dataset}", 0) as advance:
             corpus = read_corpus(
                 task.dataset,
@@ -102,5 +100,5 @@ def _translated(corpus: Corpus, model: str, workspace: Workspace, reporter: Repo
     remarks = (*corpus.remarks, f"texts translated by {done.model}")
     notes = tuple(note for note in corpus.notes if note != CHINESE_TEXT_NOTE)
     if done.truncated:
-        notes = (*notes, f"{done.truncated} texts were longer than the translation model reads and were cut")
+        notes = (*notes, f"{counted(done.truncated, 'text')} cut to what the translation model can read")
     return replace(corpus, splits=splits, remarks=remarks, notes=notes)

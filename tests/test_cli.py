@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from conftest import Trained
 from rich.cells import cell_len
@@ -108,6 +109,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Path:
         pass
     whole_file = labels(folder / "labels.csv").read_text(encoding="utf-8").removeprefix(LABELS)
     labels(folder / "range.csv", whole_file.replace("-2", "-7"))
+    labels(folder / "blank.csv", whole_file.replace("traina,1,good film", "traina,1,"))
+    with h5py.File(folder / "audio.csd", "w") as file:
+        file["COVAREP/data/v/features"] = [[1.0]]
     labels(folder / "split.csv", ROWS.format("train"))
     labels(folder / "twice.csv", whole_file + ROWS.format("train").replace("a,1,good", "traina,1,well"))
     labels(folder / "number.csv", "a,1,good,much,x,train\n")
@@ -141,9 +145,13 @@ WRONG = {
     f"{MINE}twice.csv": "ids must be unique, 'traina$_$1' occurs twice",
     f"{MINE}number.csv": "label must be a number, found 'much'",
     f"{MINE}odd.csv": "mode must be train, valid or test",
-    f"{MINE}columns.csv": "must have each of the columns video_id",
+    f"{MINE}blank.csv --strict": "--strict allows no warning, found 2: 1 clip with an empty text",
+    f"{MINE}audio.csd --align words": "must hold words for --align words",
+    f"{MINE}columns.csv": "must have the columns video_id",
     # inspect
     "inspect nothing": "there is no feature store nothing",
+    "inspect words --features --clip x": "give one of --features, --clip and --compare",
+    "inspect words --clip x --compare words": "give one of --features, --clip and --compare",
     "inspect {bad}": "there is no feature store",
     "inspect {bad}/text.h5": "must be a conki feature store (HDF5) but is not",
     "inspect {bad}/empty": "must be a conki feature store (HDF5) but is not",
@@ -205,7 +213,7 @@ WRONG = {
     "predict words {bad}/newer.h5": "has store schema 9",
     "predict words --source {bad}/nothing": "cannot read",
     "predict words --source {bad}/empty": "is empty",
-    "predict words --source {bad}/columns.csv": "must have each of the columns text once",
+    "predict words --source {bad}/columns.csv": "must have the column text, separated",
     "predict words --source {bad}/header.csv": "has a header but no rows",
     "predict words --source {bad}/latin.csv": "must be UTF-8",
     "predict words --source {bad}/nul.csv": "holds NUL characters",
@@ -348,6 +356,18 @@ def test_prepare_and_inspect_answer_with_the_same_object(own: Path) -> None:
     assert {"path", "dataset", "splits", "widths", "repaired"} <= made.keys()
     assert made["splits"]["train"]["n"] > 0
     assert answer(conki(own, "inspect", "demo", "--json")) == made
+
+
+def test_what_prepare_is_told_reaches_the_reader_and_the_store(own: Path) -> None:
+    rows = "".join(f"v,{k},no,yes {k},1,{split}\n" for k, split in enumerate(SPLITS))
+    (own / "said.csv").write_text("video_id,clip_id,text,words,label,mode\n" + rows, encoding="utf-8")
+    ids = [f"v$_${k}" for k in range(3)]
+    np.savez(own / "clips.npz", id=ids, labels=np.ones(3), audio=np.eye(3))
+    line = ["--source", str(own / "clips.npz"), "--labels", str(own / "said.csv"), "--text-column", "words"]
+    line += ["--normalize", "zscore", "--score-range", "-2..2"]
+    made = answer(conki(own, "prepare", "--dataset", "mine", *line, "--json"))
+    assert (made["normalization"]["method"], made["score_range"]) == ("zscore", [-2, 2])
+    assert answer(conki(own, "inspect", "mine", "--clip", ids[1], "--json"))["text"] == "yes 1"
 
 
 def test_evaluate_answers_with_values_per_seed_and_null_for_undefined(space: Path, trained: Trained) -> None:

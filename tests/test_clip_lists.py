@@ -13,6 +13,7 @@ import pytest
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import clip_lists
+from conki_cli.sources.joining import POSITIONS
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Request
 from conki_cli.store import Corpus, Sample
@@ -258,9 +259,67 @@ def test_numbers_of_words_without_a_label_file_are_refused_with_advice(tmp_path:
     assert "--labels label.csv" in message
 
 
-def test_a_label_file_that_is_not_needed_is_said_to_be(tmp_path: Path) -> None:
-    corpus = load(mag_bert(tmp_path, clips()), label_file(tmp_path / "label.csv", clips()))
-    assert "label.csv was not needed: the file has its own words" in corpus.remarks
+def numbered_from_1(clip: Spoken) -> int:
+    """Number the clips of a video from 1, as MOSI's label file does."""
+    numbers = [c.clip for part in clips().values() for c in part if c.video == clip.video]
+    return numbers.index(clip.clip) + 1
+
+
+@pytest.mark.parametrize("make", [mag_bert, misa, mmim])
+def test_with_a_label_file_clips_have_its_ids_and_keep_their_words(
+    tmp_path: Path, make: Callable[[Path, dict[str, list[Spoken]]], Path]
+) -> None:
+    value = {
+        split: [replace(c, clip=numbered_from_1(c) - 1) for c in part] for split, part in clips().items()
+    }  # 'video[i]' counts from 0
+    labels = label_file(tmp_path / "label.csv", clips(), clip_id=numbered_from_1, text=lambda c: "other")
+    train = load(make(tmp_path, value), labels).splits["train"]
+    assert [clip.id for clip in train] == ["-s9qJ7ATP7w$_$1", "-s9qJ7ATP7w$_$2", "267466$_$1"]
+    assert [clip.text for clip in train] == [text_of(c) for c in clips()["train"]]
+    assert [clip.score for clip in train] == [c.score for c in clips()["train"]]
+
+
+def test_a_text_column_takes_the_texts_of_the_label_file(tmp_path: Path) -> None:
+    labels = label_file(tmp_path / "label.csv", clips(), german=lambda c: "gut")
+    request = Request("own", RANGE, labels=labels, text_column="german")
+    corpus = clip_lists.read(open_raw(mag_bert(tmp_path, clips())), request, "mag-bert")
+    assert {clip.text for part in corpus.splits.values() for clip in part} == {"gut"}
+
+
+def test_a_label_file_of_other_clips_is_refused_though_there_are_words(tmp_path: Path) -> None:
+    labels = label_file(tmp_path / "label.csv", clips(), label=lambda c: -c.score)
+    assert "scores are equal" in refused(mag_bert(tmp_path, clips()), labels)
+
+
+def test_without_a_label_file_ids_are_said_to_be_positions(tmp_path: Path) -> None:
+    assert POSITIONS in load(mag_bert(tmp_path, clips())).remarks
+    assert POSITIONS not in load(mag_bert(tmp_path, clips()), label_file(tmp_path / "l.csv", clips())).remarks
+
+
+def without_words(folder: Path) -> Path:
+    value = {split: [replace(c, words=["sp"]) for c in part] for split, part in clips().items()}
+    return mmim(
+        folder, {split: [replace(c, vision=c.vision[:1], audio=c.audio[:1]) for c in value[split]] for split in value}
+    )
+
+
+def test_lists_of_words_that_are_all_empty_are_no_words(tmp_path: Path) -> None:
+    assert "has no words (6 clips): give the texts with --labels label.csv" in refused(without_words(tmp_path))
+    corpus = load(tmp_path, label_file(tmp_path / "label.csv", clips()))
+    assert [clip.text for clip in corpus.splits["test"]] == [text_of(c) for c in clips()["test"]]
+
+
+def test_some_clips_may_have_no_words(tmp_path: Path) -> None:
+    value = clips()
+    value["train"][1] = replace(value["train"][1], words=["sp"])
+    corpus = load(mag_bert(tmp_path, value), label_file(tmp_path / "label.csv", value, text=lambda c: "other"))
+    assert [clip.text for clip in corpus.splits["train"]] == ["it was really good", "", "None of it"]
+
+
+def test_clips_without_words_need_no_texts_where_one_modality_is_taken(tmp_path: Path) -> None:
+    request = Request("own", RANGE, needs_texts=False)
+    corpus = clip_lists.read(open_raw(without_words(tmp_path)), request, "misa")
+    assert np.asarray(corpus.splits["test"][0].audio).shape == (1, 3)
 
 
 def test_other_keys_beside_the_splits_are_remarked_on(tmp_path: Path) -> None:

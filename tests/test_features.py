@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from conki_cli.errors import SourceError
 from conki_cli.sources import features
 from conki_cli.sources.features import FeatureTable, attach, read_features
+from conki_cli.sources.joining import POSITIONS
 from conki_cli.sources.labels import read as read_labels
 from conki_cli.sources.raw.npz import read_npy, read_npz
 from conki_cli.sources.request import Raw, Request
@@ -227,9 +229,19 @@ def test_lengths_in_the_file_decide(tmp_path: Path) -> None:
     assert (read.padding, read.repaired) == ("end, by the file's lengths", {"lengths_clamped": 1})
 
 
+def test_lengths_of_the_modality_decide_whatever_the_array_is_called(tmp_path: Path) -> None:
+    read = table(npz(tmp_path, features=np.ones((4, 6, 2)), audio_lengths=[1, 0, 6, 9]))
+    assert [read.frames[clip].shape[0] for clip in IDS] == [1, 0, 6, 6]
+
+
 def test_arrays_that_are_not_asked_for_may_hold_anything(tmp_path: Path) -> None:
     path = npz(tmp_path, audio=frames(4), other=np.array([{"a": 1}], dtype=object))
     assert set(table(path).frames) == set(IDS)
+
+
+@pytest.mark.parametrize("label", [np.array([{"a": 1}], dtype=object), np.ones((4, 7)), np.ones(3), np.float64(1)])
+def test_labels_beside_features_may_be_no_scores(tmp_path: Path, label: Any) -> None:
+    assert table(npz(tmp_path, audio=frames(4), label=label)).scores == {}
 
 
 @pytest.mark.parametrize(
@@ -307,13 +319,69 @@ def test_features_of_other_clips_are_refused_with_three_ids_of_each(tmp_path: Pa
     path = npz(tmp_path, ["w", "x", "y", IDS[0]], audio=frames(4))
     with pytest.raises(SourceError) as error:
         attached(path)
-    assert "for 1 of 4: its ids are w, x, y, ..., the clips' -a_b$_$0001, -a_b$_$2, 7$_$0003, ..." in str(error.value)
+    assert "its ids are w, x, y, ..., the clips' -a_b$_$0001, -a_b$_$2, 7$_$0003, ..." in str(error.value)
+    assert "found it for 1 of 4; at least half of the clips must be found" in str(error.value)
 
 
 def test_a_name_that_fits_two_clips_is_refused(tmp_path: Path) -> None:
     path = npz(tmp_path, ["a_b_c", "x", "y", "z"], audio=frames(4))
     with pytest.raises(SourceError, match=r"'a_b_c' may be 'a_b\$_\$c' or 'a\$_\$b_c'"):
         attached(path, target=corpus("a_b$_$c", "a$_$b_c", "x", "y"))
+
+
+def scored(*scores: float) -> Corpus:
+    """Return a corpus of the five clips that are called by numbers."""
+    target, waiting = corpus(*NUMBERED), iter(scores)
+    splits = {name: [replace(clip, score=next(waiting)) for clip in clips] for name, clips in target.splits.items()}
+    return replace(target, splits=splits)
+
+
+NUMBERED = tuple(f"v$_${number}" for number in range(1, 6))  # from 1, as in label.csv
+POSITIONED = tuple(f"v[{number}]" for number in range(5))  # from 0, as in the SDK
+
+
+def test_positions_are_told_from_names_by_the_scores(tmp_path: Path) -> None:
+    target = scored(1, 2, 3, 2.5, 0)
+    path = npz(tmp_path, POSITIONED, audio=frames(5), label=[1, 2, 3, 2.5, 0])
+    made = attach(target, {"audio": table(path)})
+    found = [np.asarray(clip.audio)[0, 0] for part in made.splits.values() for clip in part]
+    assert found == [1, 4, 7, 10, 13]
+    assert made.remarks[1] == (
+        "clips of features.npz were found by position in the video, counted from 0; 100.0% of the scores are equal"
+    )
+
+
+def test_positions_without_scores_are_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path, POSITIONED, audio=frames(5))
+    with pytest.raises(SourceError, match=r"ids are counted differently: .* scores are needed to tell"):
+        attach(corpus(*NUMBERED), {"audio": table(path)})
+    for name in POSITIONED:
+        saved(tmp_path / "audio" / f"{name}.npy", frames(1))
+    with pytest.raises(SourceError, match="ids are counted differently"):
+        attach(corpus(*NUMBERED), {"audio": table(tmp_path / "audio")})
+
+
+def test_names_beside_a_corpus_of_positions_are_refused_without_scores(tmp_path: Path) -> None:
+    target = replace(corpus(*(f"v$_${n}" for n in range(5))), remarks=(POSITIONS,))
+    path = npz(tmp_path, NUMBERED, audio=frames(5))
+    with pytest.raises(SourceError, match=r"give a file with scores, or --labels label.csv"):
+        attach(target, {"audio": table(path)})
+
+
+def test_clips_with_other_scores_are_refused_unless_the_ids_are_the_very_same(tmp_path: Path) -> None:
+    target, wrong = scored(1, 2, 3, 2.5, 0), [-1, -2, -3, -2.5, 1]
+    same = npz(tmp_path, NUMBERED, audio=frames(5), label=wrong)
+    assert "of 5 scores only 0 are equal: is it the same data?" in attach(target, {"audio": table(same)}).notes[0]
+    fewer = npz(tmp_path, NUMBERED[:4], audio=frames(4), label=wrong[:4])
+    with pytest.raises(SourceError, match=r"4 of 5 have the same id, but only 0 of 4 of them the same score"):
+        attach(target, {"audio": table(fewer)})
+
+
+def test_a_table_of_some_clips_is_found_by_id_and_score(tmp_path: Path) -> None:
+    path = npz(tmp_path, NUMBERED[1:4], audio=frames(3), label=[2, 3, 2.5])
+    made = attach(scored(1, 2, 3, 2.5, 0), {"audio": table(path)})
+    found = [clip.audio is not None for part in made.splits.values() for clip in part]
+    assert found == [False, True, True, True, False]
 
 
 def test_texts_have_no_features(tmp_path: Path) -> None:
@@ -376,6 +444,20 @@ def test_scores_come_from_the_archive_where_the_label_file_has_none(tmp_path: Pa
     assert features.read(raw, request, "npz").splits["train"][0].score == -1
 
 
+def test_an_archive_without_scores_has_those_of_the_label_file(tmp_path: Path) -> None:
+    _, request = source(tmp_path)
+    path = npz(tmp_path, IDS, audio=frames(4))
+    made = features.read(Raw(path, "npz", read_npz(path)), request, "npz")
+    assert [clip.score for part in made.splits.values() for clip in part] == [1, -1, 0.5, 0]
+
+
+def test_an_archive_of_positions_without_scores_is_refused(tmp_path: Path) -> None:
+    _, request = source(tmp_path)
+    path = npz(tmp_path, POSITIONED[:4], audio=frames(4))
+    with pytest.raises(SourceError, match=r"positions from 0, which .*label.csv may count otherwise"):
+        features.read(Raw(path, "npz", read_npz(path)), request, "npz")
+
+
 def test_a_split_of_its_own_that_trains_on_test_clips_is_a_warning(tmp_path: Path) -> None:
     raw, request = source(
         tmp_path, bc_split=["train", "test", "train", "train"], mode=["test", "dev", "train", "train"]
@@ -412,15 +494,15 @@ def test_an_archive_with_other_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"only 0.0% of their scores are equal"):
         features.read(raw, request, "npz")
     raw, request = source(tmp_path, label=[3, 3])
-    with pytest.raises(SourceError, match=r"'id' and 'label' must be equally long, found 4, 2"):
+    with pytest.raises(SourceError, match=r"'label' must have one score for each of 4 ids, found 2"):
         features.read(raw, request, "npz")
 
 
-@pytest.mark.parametrize("content", [{}, {"id": 1, "label": 1}, {"label": 1, "audio": 1}, {"id": 1, "audio": 1}])
+@pytest.mark.parametrize("content", [{}, {"id": 1, "label": 1}, {"label": 1, "audio": 1}])
 def test_another_archive_is_not_recognised(content: dict[str, Any]) -> None:
     raw = Raw(Path("x.npz"), "npz", content)
     assert features.recognise(raw) is None
-    with pytest.raises(SourceError, match=r"must be an .npz with 'id', 'label', and 'audio' or 'vision'"):
+    with pytest.raises(SourceError, match=r"must be an .npz with 'id', and 'audio' or 'vision'"):
         features.read(raw, Request("own", (-3, 3)), "npz")
     assert features.recognise(Raw(Path("x"), "pickle", {"id": 1, "label": 1, "audio": 1})) is None
 

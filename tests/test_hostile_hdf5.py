@@ -12,6 +12,7 @@ import pytest
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import sequences
+from conki_cli.sources.raw import hdf5
 from conki_cli.sources.raw.hdf5 import MOST_BYTES, H5Frames, checked, child, dataset_in, open_hdf5, rows_of, texts_of
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Raw, Request
@@ -247,6 +248,16 @@ def test_a_file_that_becomes_damaged_after_it_was_opened_is_one_line(path: Path)
 def test_frames_larger_than_memory_allows_are_refused(path: Path) -> None:
     with h5py.File(path, "w") as file, pytest.raises(SourceError, match="is the most that is read"):
         H5Frames(file, "/x", np.dtype("f8"), (10**6, 74), 0)
+
+
+def test_what_is_read_as_a_whole_must_fit_into_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "MOST_BYTES", 100)
+    with h5py.File(path, "w") as file:
+        file["intervals"] = np.zeros((10, 2))
+    with open_hdf5(path) as file:
+        assert dataset_in(file, "intervals").shape == (10, 2)
+        with pytest.raises(SourceError, match="takes 160 B at once"):
+            dataset_in(file, "intervals", in_memory=True)
 
 
 def test_names_in_a_file_cannot_steer_the_terminal(path: Path) -> None:

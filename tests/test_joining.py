@@ -1,6 +1,7 @@
 """The same clips under other names: a way of joining is believed only when ids and scores agree."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ def test_ids_that_match_with_other_scores_are_not_believed() -> None:
     assert "position in the video, counted from 0" in remarks[0]
 
 
+def test_a_way_with_half_of_the_scores_equal_is_not_believed() -> None:
+    rows = [LabelRow("v", str(n), f"clip {n}", float(n % 2)) for n in range(1, 6)]
+    clips = [Clip(f"v$_${n}", score) for n, score in zip(range(1, 6), (1.0, 0.0, 1.0, 2.0, 2.0), strict=True)]
+    with pytest.raises(SourceError, match=r"by id, 5 of 5 have one, but only 60.0% of their scores are equal"):
+        texts_of(clips, rows)
+
+
 def test_positions_follow_the_time_of_the_clips_and_not_their_names() -> None:
     rows = [LabelRow("v", "x", "late", 1.0, start=9.0), LabelRow("v", "y", "early", 2.0, start=1.0)]
     assert texts_of([Clip("v$_$0", 2.0), Clip("v$_$1", 1.0)], rows)[0] == ["early", "late"]
@@ -71,6 +79,65 @@ def test_a_clip_without_a_known_name_is_found_by_its_start() -> None:
     texts, remarks = texts_of(clips)
     assert texts == ["one", "three", "two"]
     assert "video and start time" in remarks[0]
+
+
+def test_of_two_clips_that_start_nearby_the_nearest_is_taken_and_none_that_starts_later() -> None:
+    rows = [LabelRow("v", "p", "first", start=0.0), LabelRow("v", "q", "second", start=0.04)]
+    assert texts_of([Clip("v$_$x", start=0.03)], rows)[0] == ["second"]
+    with pytest.raises(SourceError, match="0 of 1 have one"):
+        texts_of([Clip("v$_$x", start=0.2)], rows)
+
+
+TIED = [  # begin together; two have the same score as well
+    LabelRow("v", "1", "first", 1.0, start=5.0, stop=7.0),
+    LabelRow("v", "2", "second", 1.0, start=5.0, stop=9.0),
+    LabelRow("v", "3", "third", -1.0, start=5.0, stop=9.0),
+]
+
+
+def test_clips_that_begin_together_are_told_by_stop_and_then_by_score() -> None:
+    clips = [Clip("v", -1.0, 5.0, 9.0), Clip("v", 1.0, 5.0, 9.0), Clip("v", 1.0, 5.0, 7.0)]
+    assert texts_of(clips, TIED)[0] == ["third", "second", "first"]
+
+
+def test_clips_that_begin_together_without_stops_are_told_by_score() -> None:
+    assert texts_of([Clip("v", -1.0, 5.0), Clip("v", 1.0, 5.0)], TIED[1:])[0] == ["third", "second"]
+
+
+def test_clips_that_nothing_tells_apart_are_refused() -> None:
+    with pytest.raises(SourceError, match=r"without one is 'v' at 5 s: .*; rows that begin together must differ"):
+        texts_of([Clip("v", 1.0, 5.0), Clip("v", 1.0, 5.0)], TIED[:2])
+
+
+def test_no_row_is_given_to_two_clips() -> None:
+    rows = [LabelRow("v", "1", "one", 1.0)]
+    with pytest.raises(SourceError, match=r"'v\$_\$1' and 'v\$_\$01' have the same one"):
+        texts_of([Clip("v$_$1", 1.0), Clip("v$_$01", 1.0)], rows)
+
+
+def test_a_clip_that_a_source_repeats_whole_keeps_its_row() -> None:
+    clips = [Clip("v$_$0", 1.0), Clip("v$_$0", 1.0), Clip("v$_$1", 2.0)]
+    rows = [LabelRow("v", "1", "one", 1.0), LabelRow("v", "2", "two", 2.0)]
+    assert texts_of(clips, rows)[0] == ["one", "one", "two"]
+
+
+def test_positions_of_clips_that_begin_together_are_told_by_score() -> None:
+    rows = [
+        LabelRow("v", "1", "one", 0.5, start=0.0),
+        *(replace(row, clip=f"{9 - n}") for n, row in enumerate(TIED[1:])),
+    ]
+    clips = [Clip("v$_$0", 0.5), Clip("v$_$1", 1.0), Clip("v$_$2", -1.0)]
+    assert texts_of(clips, rows)[0] == ["one", "second", "third"]
+
+
+def test_starts_that_the_label_file_lacks_are_named() -> None:
+    with pytest.raises(SourceError, match=r"label.csv has no column start$"):
+        texts_of([Clip("v", 1.0, 5.0), Clip("v", 2.0, 6.0)], [LabelRow("v", "1"), LabelRow("v", "2")])
+
+
+def test_the_only_row_of_a_video_is_not_that_of_a_clip_with_another_name() -> None:
+    with pytest.raises(SourceError, match=r"0 of 1 have one; without one is 'b_c\$_\$7'"):
+        texts_of([Clip("b_c$_$7", 3.0)])
 
 
 def test_an_id_that_is_the_video_alone_finds_the_only_clip_of_it() -> None:

@@ -87,7 +87,56 @@ def test_a_copy_without_header_is_read_by_the_order_of_its_columns(
     corpus = read(written(path, *rows, header=""))
     assert [len(part) for part in corpus.splits.values()] == [1, 1, 1]
     assert corpus.splits["train"][0].unimodal == scores
-    assert corpus.remarks == ("no header: the columns were taken in the order of the published files",)
+    assert corpus.remarks[0].startswith("no header: the columns were taken as video_id, clip_id, text, label, ")
+
+
+EIGHT = ("a,1,x,1,Neutral,train,0.5,2", "b,1,y,1,Neutral,valid,0,1", "c,1,z,1,Neutral,test,3,4")
+TEN = [f"{row},english {n}" for n, row in enumerate(NEW_ROWS)]
+
+
+def test_of_eight_columns_without_header_the_last_two_are_times(path: Path) -> None:
+    row = read_label_rows(written(path, *EIGHT, header=""))[0]
+    assert (row.id, row.split, row.start, row.stop) == ("a$_$1", "train", 0.5, 2)
+
+
+@pytest.mark.parametrize("odd", ["x,2", "2,1", "-1,2"])
+def test_of_eight_columns_without_header_what_is_no_span_is_not_read(path: Path, odd: str) -> None:
+    row = read_label_rows(written(path, EIGHT[0].replace("0.5,2", odd), *EIGHT[1:], header=""))[1]
+    assert (row.id, row.split, row.start, row.stop) == ("b$_$1", "valid", None, None)
+
+
+def test_of_ten_columns_without_header_the_last_is_the_english_text(path: Path) -> None:
+    corpus = read(written(path, *TEN, header=""), "sims")
+    assert corpus.splits["valid"][0].text == "english 1"
+    assert corpus.splits["valid"][0].unimodal == {"text": 0.4, "audio": 0.5, "vision": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([f"{row},train" for row in ROWS], "2 such columns"),
+        ([f"{row},x" for row in EIGHT], "Neutral, train, 0.5 instead of three scores"),
+        (["a,1,x,1,Neutral,train,0", "b,1,x,1,Neutral,other,0"], "0 such columns"),
+        ([f"{row},a,b" for row in NEW_ROWS], "one of 11 columns"),
+    ],
+)
+def test_a_table_without_header_that_can_be_read_in_two_ways_is_refused(
+    path: Path, rows: list[str], found: str
+) -> None:
+    with pytest.raises(SourceError, match=f"has no header: .*; found {found}.*: add a first line such as video_id,"):
+        read(written(path, *rows, header=""))
+
+
+def test_lines_are_counted_as_an_editor_does(path: Path) -> None:
+    rows = ['"v",1,"two\nlines",1,x,train,0', "", "v,2,x,1,x,train,0", "v,3,x,high,x,train,0"]
+    with pytest.raises(SourceError, match=r"line 7 \('v', '3'\): label must be a number"):
+        read(written(path, *rows, header=f"\n{OLD}"))
+
+
+def test_blanks_at_the_ends_of_texts_are_removed_and_counted(path: Path) -> None:
+    corpus = read(written(path, *ROWS, "v,8, a text,1,x,train,0", "v , 9 ,text,1,x, train ,0"))
+    assert [sample.text for sample in corpus.splits["train"][1:]] == ["a text", "text"]
+    assert corpus.remarks == ("removed blanks at the ends of 1 text",)
 
 
 def test_without_header_the_splits_are_found_by_their_values(path: Path) -> None:
@@ -98,7 +147,10 @@ def test_without_header_the_splits_are_found_by_their_values(path: Path) -> None
 def test_a_table_whose_header_is_data_of_no_layout_is_not_guessed(path: Path) -> None:
     written(path, "v,1,x,1,train", header="")
     assert labels.recognise(raw(path)) is None
-    with pytest.raises(SourceError, match="each of the columns video_id, clip_id, text, label, mode once"):
+    with pytest.raises(
+        SourceError,
+        match=r"must have the columns video_id, clip_id, text, label, mode, sep.*; its first line is v, 1, x, 1, train",
+    ):
         read(path)
 
 
@@ -206,9 +258,9 @@ def test_columns_that_are_not_needed_may_be_absent(path: Path) -> None:
 
 def test_a_column_that_is_needed_must_be_there_and_filled(path: Path) -> None:
     needed = ("video_id", "clip_id", "start")
-    with pytest.raises(SourceError, match=r"not so start in the header"):
+    with pytest.raises(SourceError, match="missing: start; its first line is video_id"):
         read_label_rows(written(path, *ROWS), needed=needed)
-    with pytest.raises(SourceError, match=r"row 1 \('v', '1'\): start must be a number, found ''"):
+    with pytest.raises(SourceError, match=r"line 2 \('v', '1'\): start must be a number, found ''"):
         read_label_rows(written(path, "v,1,", header=",".join(needed)), needed=needed)
 
 
@@ -230,14 +282,14 @@ def test_times_that_are_no_numbers_matter_only_where_times_are_needed(path: Path
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("v,9,x,high,x,train,0", "row 4 ('v', '9'): label must be a number, found 'high'"),
-        ("v,9,x,nan,x,train,0", "row 4 ('v', '9'): label must be a number, found 'nan'"),
-        ("v,9,x,-inf,x,train,0", "row 4 ('v', '9'): label must be a number, found '-inf'"),
+        ("v,9,x,high,x,train,0", "line 5 ('v', '9'): label must be a number, found 'high'"),
+        ("v,9,x,nan,x,train,0", "line 5 ('v', '9'): label must be a number, found 'nan'"),
+        ("v,9,x,-inf,x,train,0", "line 5 ('v', '9'): label must be a number, found '-inf'"),
         ("v,9,x,1,x,train_mix,0", "mode must be train, valid or test, found 'train_mix'"),
         ("v,9,x,1", "mode must be train, valid or test, found ''"),
         (",9,x,1,x,train,0", "video_id and clip_id must not be empty"),
-        ("v,9,x,1,x,train,0,more", "must be CSV but is not"),
-        ('v,9,"x,1,x,train,0', "must be CSV but is not"),
+        ("v,9,x,1,x,train,0,more", "must be CSV but row 5 has 8 cells where the first has 7"),
+        ('v,9,"x,1,x,train,0', "must be CSV but a double quote that is opened in row 5 is never closed"),
         ("v,9,x\0,1,x,train,0", "NUL characters"),
     ],
 )
@@ -256,7 +308,10 @@ def test_a_senseless_row_is_named(path: Path, row: str, message: str) -> None:
         (b"\xff\xfe", "is empty"),
         (b"video_id,clip_id,text,label,mode\n", "has a header but no rows"),
         (b"video_id,clip_id,text,label\nv,1,x,1\n", "has no column 'mode': every row must say train, valid or test"),
-        (b"video_id,clip_id,text,mode,mode\nv,1,x,train,test\n", "not so label, mode in the header"),
+        (
+            b"video_id,clip_id,text,mode,mode\nv,1,x,train,test\n",
+            "missing: label; there twice: mode; its first line is video_id, clip_id, text, mode, mode",
+        ),
         (b"video_id;clip_id;text;label;mode\nv;1;x;1;train\n", "separated by commas or tabs"),
         ("video_id,clip_id,text,label,mode\nv,1,好,1,train\n".encode("gbk"), "must be UTF-8"),
         ("video_id,clip_id,text,label,mode\n".encode("utf-16"), "has a header but no rows"),
@@ -269,6 +324,11 @@ def test_a_file_that_is_no_label_file_is_refused(path: Path, content: bytes, mes
     with pytest.raises(SourceError, match=message) as error:
         read(path)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_table_is_not_read_as_one(path: Path) -> None:
+    with pytest.raises(SourceError, match="must be a table to be read as labels, found no text: leave --format out"):
+        labels.read(Raw(path, "pickle", {}), Request("mosi", (-3, 3)), "labels")
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:

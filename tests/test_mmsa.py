@@ -13,6 +13,7 @@ from conki_cli.sources.request import Options
 from conki_cli.store import Corpus
 
 MOSI = (-3.0, 3.0)
+SCORES = (0.2, -0.4, 0.6)  # of text, audio and vision alone
 
 
 def read(path: Path, dataset: str, score_range: tuple[float, float], **options: Any) -> Corpus:
@@ -81,7 +82,7 @@ def test_without_lengths_trailing_zero_frames_are_padding(path: Path) -> None:
 
 def test_junk_behind_the_lengths_is_dropped_and_counted(path: Path) -> None:
     value = features()
-    value["train"]["audio"][1, 3:5] = 7
+    value["train"]["audio"][1, 2:4] = 7  # the length is 2
     value["test"]["audio"][1, 5, 0] = np.nan
     corpus = read(saved(path, value), "own", MOSI)
     assert corpus.repaired["audio"] == {"lengths_clamped": 0, "clips_with_junk": 2, "junk_frames": 3}
@@ -116,6 +117,15 @@ def test_lists_serve_as_arrays(path: Path) -> None:
     assert read(saved(path, value), "own", MOSI).splits["train"][2].audio.shape == (3, 5)
 
 
+def test_a_list_of_large_arrays_serves_as_an_array(path: Path) -> None:
+    value = features()
+    clips = [np.full((30, 709), n, dtype=np.float32) for n in range(1, 4)]  # 85 KB each: they stay in the file
+    value["train"] |= {"vision": clips, "vision_lengths": [30, 2, 3]}
+    found = read(saved(path, value), "own", MOSI).splits["train"]
+    assert [np.asarray(clip.vision).shape for clip in found] == [(30, 709), (2, 709), (3, 709)]
+    assert float(np.asarray(found[2].vision)[0, 0]) == 3.0
+
+
 def test_the_valid_split_may_be_called_dev(path: Path) -> None:
     value = features()
     value["dev"] = value.pop("valid")
@@ -139,10 +149,60 @@ def test_sims_prefers_english_texts_and_keeps_unimodal_scores(path: Path) -> Non
     value = features()
     for split in value.values():
         split["text_en"] = ["hello"] * 3
-        split |= {f"regression_labels_{letter}": np.full(3, 0.2) for letter in "TAV"}
+        split |= {f"regression_labels_{letter}": np.full(3, score) for letter, score in zip("TAV", SCORES, strict=True)}
     sample = read(saved(path, value), "sims", (-1, 1)).splits["train"][0]
     assert sample.text == "hello"
-    assert sample.unimodal == {"text": 0.2, "vision": 0.2, "audio": 0.2}
+    assert sample.unimodal == dict(zip(("text", "audio", "vision"), SCORES, strict=True))
+
+
+def test_other_data_keeps_its_texts_though_there_are_english_ones(path: Path) -> None:
+    value = {split: {**columns, "text_en": ["hello"] * 3} for split, columns in features().items()}
+    assert read(saved(path, value), "own", MOSI).splits["train"][0].text == "train 0"
+
+
+def test_of_seven_scores_the_first_is_the_sentiment(path: Path) -> None:
+    value = features()
+    for columns in value.values():
+        rest = np.full((3, 1, 6), 9.0)
+        columns["regression_labels"] = np.concatenate([np.array([[[1.0]], [[2.0]], [[-1.0]]]), rest], axis=2)
+    corpus = read(saved(path, value), "own", MOSI)
+    assert [sample.score for sample in corpus.splits["test"]] == [1, 2, -1]
+    assert corpus.remarks.count("regression_labels have 7 values per clip: the first was read, the sentiment") == 1
+
+
+def test_blanks_at_the_ends_of_texts_are_removed_and_counted(path: Path) -> None:
+    corpus = read(saved(path, changed("valid", "raw_text", [" a", "b", "c\n"])), "own", MOSI)
+    assert [sample.text for sample in corpus.splits["valid"]] == ["a", "b", "c"]
+    assert "removed blanks at the ends of 8 texts" in corpus.remarks
+
+
+def test_only_texts_that_are_missing_may_be_in_another_column(path: Path) -> None:
+    for key, advice in (("raw_text", True), ("regression_labels", False)):
+        value = features()
+        del value["valid"][key]
+        with pytest.raises(SourceError, match=f"must have '{key}' in every split") as error:
+            read(saved(path, value), "own", MOSI)
+        assert ("--text-column" in str(error.value)) is advice
+
+
+@pytest.mark.parametrize("count", [1, 20_000])
+def test_an_array_of_text_with_what_is_no_character_is_refused(path: Path, count: int) -> None:
+    texts = np.full((3, 4 * count), ord("a"), "u4")
+    texts[1, 2] = 0x200000
+    with pytest.raises(SourceError, match=r"no characters|characters that are no text"):
+        read(saved(path, changed("train", "raw_text", texts.view(f"U{4 * count}").ravel())), "own", MOSI)
+
+
+def test_what_a_file_lacks_comes_from_the_row_of_each_clip_in_the_label_file(path: Path) -> None:
+    value = features()
+    for columns in value.values():
+        del columns["raw_text"]
+    labels = path.with_name("label.csv")
+    rows = [f"{split},{n:04d},said in {split} {n}" for split in ("test", "train", "valid") for n in range(3)]
+    labels.write_text("\n".join(["video_id,clip_id,text", *rows]))
+    splits = read(saved(path, value), "own", MOSI, labels=labels).splits
+    assert [sample.text for sample in splits["valid"]] == [f"said in valid {n}" for n in range(3)]
+    assert [sample.text for sample in splits["test"]] == [f"said in test {n}" for n in range(3)]
 
 
 def test_sims_without_english_texts_warns_that_the_encoder_must_be_chinese(path: Path) -> None:
@@ -165,8 +225,10 @@ def changed(split: str, key: str, value: object) -> dict[str, Any]:
         ({**features(), "test": {"labels": [1.0], "vision": [1.0]}}, "must have 'id', found only labels, vision"),
         (changed("valid", "raw_text", ["one"]), "the same clips, found id 3, raw_text 1"),
         (changed("valid", "vision", np.zeros((3, 4))), r"must be [clips, frames, features], found the shape (3, 4)"),
+        (changed("valid", "vision", [np.ones((10, 100))] * 3000), "names the same rows over and over"),
         (changed("valid", "vision", [["a"]]), "'vision' must be an array of numbers"),
-        (changed("valid", "regression_labels", np.zeros((3, 7))), "one number per clip, found the shape (3, 7)"),
+        (changed("valid", "regression_labels", np.zeros((3, 4))), "one number per clip, found the shape (3, 4)"),
+        (changed("valid", "audio", [[[1.0, 2.0]]] * 3), "found lists in a list: save them as one array, numpy.asarray"),
         (changed("valid", "audio_lengths", [1, 2]), "one number for each of 3 clips, has 2"),
         (changed("valid", "audio_lengths", [1, -2, 3]), "must be whole numbers from 0"),
         (changed("valid", "audio_lengths", [1, 2.5, 3]), "must be whole numbers from 0"),

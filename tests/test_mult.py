@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from test_clip_lists import (
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import mult, read_corpus
+from conki_cli.sources.joining import POSITIONS, Clip
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Options, Request
 from conki_cli.store import Corpus, FeatureStore, write_store
@@ -118,6 +120,32 @@ def test_mult_with_videos_and_times_is_joined_by_start(tmp_path: Path) -> None:
     assert any("start time" in remark for remark in corpus.remarks)
 
 
+def test_clips_that_begin_together_are_told_by_their_stops(tmp_path: Path) -> None:
+    def stop(clip: Spoken) -> float:
+        return 5.0 + clip.clip
+
+    def ids(part: list[Spoken]) -> object:
+        return np.array([[c.video, "1.0", str(stop(c))] for c in part]).astype("S")
+
+    value = {split: [replace(c, score=1.0) for c in part] for split, part in clips().items()}
+    labels = label_file(tmp_path / "label.csv", value, start=lambda c: 1.0, stop=stop)
+    path = saved(tmp_path / "x.pkl", {split: columns(part, ids(part)) for split, part in value.items()})
+    assert comparable(load(path, labels).splits) == comparable(expected(value))
+
+
+def test_starts_without_a_column_for_them_are_named_in_the_refusal(tmp_path: Path, labels: Path) -> None:
+    def ids(part: list[Spoken]) -> object:
+        return np.array([[c.video, str(3.0 * c.clip), "9"] for c in part])
+
+    assert "label.csv has no column start" in refused(pickled(tmp_path, ids), labels)
+
+
+def test_without_need_of_texts_no_label_file_is_asked_for(tmp_path: Path) -> None:
+    corpus = mult.read(open_raw(pickled(tmp_path, indexed)), Request("own", RANGE, needs_texts=False), "multibench")
+    assert [clip.id for clip in corpus.splits["test"]] == ["_dI--eQ6qVU$_$1", "_dI--eQ6qVU$_$2"]
+    assert POSITIONS in corpus.remarks
+
+
 def test_ids_are_those_of_the_label_file(tmp_path: Path) -> None:
     names = {
         "-s9qJ7ATP7w": {0: "0001", 10: "0002"},
@@ -136,7 +164,7 @@ def test_ids_are_those_of_the_label_file(tmp_path: Path) -> None:
 
 def test_numbers_as_ids_are_read_as_texts(tmp_path: Path) -> None:
     rows = list(mult._id_rows("x", np.array([7, 11])))
-    assert rows == [("7", None), ("11", None)]
+    assert rows == [Clip("7"), Clip("11")]
 
 
 def test_a_clip_of_zeros_has_no_frames(tmp_path: Path, labels: Path) -> None:
@@ -159,6 +187,29 @@ def test_zeros_at_the_end_of_a_clip_that_is_padded_in_front_are_frames(tmp_path:
     sample = load(saved(tmp_path / "x.pkl", value), labels).splits["train"][0]
     assert np.asarray(sample.vision).shape == (5, 4)
     assert not np.asarray(sample.vision)[-1].any()
+
+
+def test_zeros_at_the_end_of_one_modality_do_not_turn_the_side(tmp_path: Path, labels: Path) -> None:
+    value = {split: columns(part, indexed(part)) for split, part in clips().items()}
+    for part in value.values():
+        part["vision"] = np.ones((len(part["labels"]), NUM_FRAMES, 4))
+        part["vision"][:, -1] = 0  # the face was lost in the last frame
+    value["train"]["vision"][0, :3] = 0
+    corpus = load(saved(tmp_path / "x.pkl", value), labels)
+    assert np.asarray(corpus.splits["train"][0].vision).shape == (4, 4)
+    assert np.asarray(corpus.splits["test"][0].vision).shape == (NUM_FRAMES, 4)
+    assert corpus.notes == (
+        "the side of the padding is not clear: frames of zeros stand in front and at the end, vision in 1 clips and 6, "
+        "audio in 6 clips and 0; taken to be in front, where 27 of 33 such frames are",
+    )
+
+
+def test_a_clip_that_ends_with_zeros_like_few_others_is_no_reason_to_warn(tmp_path: Path) -> None:
+    value = {split: [replace(c, clip=i) for i, c in enumerate(part * 4)] for split, part in clips().items()}
+    labels = label_file(tmp_path / "label.csv", value)
+    made = {split: columns(part, indexed(part)) for split, part in value.items()}
+    made["train"]["vision"][0, -1] = 0
+    assert load(saved(tmp_path / "x.pkl", made), labels).notes == ()
 
 
 def test_a_file_without_padding_says_nothing_of_it(tmp_path: Path, labels: Path) -> None:
@@ -368,15 +419,15 @@ def prepared(source: Path, **options: Any) -> Corpus:
 
 
 def as_mag_bert(folder: Path, labels: Path) -> Corpus:
-    return prepared(mag_bert(folder, clips()))
+    return prepared(mag_bert(folder, clips()), labels=labels)
 
 
 def as_misa(folder: Path, labels: Path) -> Corpus:
-    return prepared(misa(folder, clips()))
+    return prepared(misa(folder, clips()), labels=labels)
 
 
 def as_mmim(folder: Path, labels: Path) -> Corpus:
-    return prepared(mmim(folder, clips()))
+    return prepared(mmim(folder, clips()), labels=labels)
 
 
 def as_mult(folder: Path, labels: Path) -> Corpus:

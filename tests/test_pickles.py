@@ -286,9 +286,35 @@ def test_a_trick_is_one_line(path: Path, program: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("code", [b"o", b"\x81", b"\x92", b"\x82\x01", b"\x83\x01\x00", b"P1\n", b"\x8f", b"\x97"])
+def test_an_instruction_that_makes_objects_is_refused_before_it_looks_at_anything(path: Path, code: bytes) -> None:
+    path.write_bytes(b"\x80\x05" + code + b".")  # of which some would complain of an empty stack otherwise
+    with pytest.raises(SourceError, match="it makes objects, sets or outside references"):
+        read_pickle(path)
+
+
 def test_an_object_array_of_anything_but_text_is_refused(path: Path) -> None:
     with pytest.raises(SourceError, match="an object array may hold text only"):
         read_pickle(saved(path, np.array([{}, None], dtype=object)))
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([1, 2.5], "an object array of numbers: save it with a numeric dtype"),
+        ([np.ones((2, 3)), np.ones((4, 3))], "an object array of arrays: pad them to one length"),
+    ],
+)
+def test_an_object_array_says_what_to_save_instead(path: Path, items: list[Any], said: str) -> None:
+    array = np.empty(2, dtype=object)
+    array[:] = items
+    with pytest.raises(SourceError, match=said):
+        read_pickle(saved(path, array))
+
+
+def test_a_dictionary_with_a_factory_is_refused_with_what_to_save(path: Path) -> None:
+    with pytest.raises(SourceError, match=r"asks for collections.defaultdict, .*: save plain dictionaries"):
+        read_pickle(saved(path, collections.defaultdict(list)))
 
 
 def test_a_structured_array_is_refused(path: Path) -> None:

@@ -111,6 +111,16 @@ def test_parts_of_a_killed_process_are_removed(task: Preparation) -> None:
     assert (old.exists(), other.exists()) == (False, True)
 
 
+def test_leftovers_of_a_long_name_with_brackets_are_removed_too(task: Preparation) -> None:
+    path = task.workspace.root / "out" / f"a[1]{'x' * 120}.h5"
+    path.parent.mkdir()
+    old = path.parent / f".{path.name[:100]}.abc.part"
+    old.write_bytes(b"half")
+    prepare(replace(task, out=path), Reporter())
+    assert path.exists()
+    assert not old.exists()
+
+
 def test_strict_makes_errors_of_warnings_and_keeps_the_old_store(task: Preparation) -> None:
     prepare(task, Reporter())
     write_rows(task.workspace.root, "a,1,,1.5,train", *ROWS[1:])

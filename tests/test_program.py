@@ -52,6 +52,35 @@ def test_a_full_disk_leaves_no_half_written_store(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "features").iterdir()] == [".demo.h5.lock"]
 
 
+INTERRUPTED_AT = """
+import signal, sys
+from conki_cli.cli import main
+
+seen = []
+
+def interrupt(event, args):
+    if event == "os.rename" or seen:
+        seen.append(event)
+    if len(seen) == {count}:
+        signal.raise_signal(signal.SIGINT)
+
+sys.addaudithook(interrupt)
+sys.argv = ["conki", "prepare", "--dataset", "demo"]
+main()
+"""
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "no store was made or changed"), (2, "{path} is new and complete")])
+def test_an_interrupted_prepare_says_what_is_there(tmp_path: Path, count: int, said: str) -> None:
+    path = tmp_path / "features" / "demo.h5"
+    env = {**os.environ, "CONKI_WORKSPACE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", INTERRUPTED_AT.format(count=count)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == f"interrupted: {said.format(path=path)}\n"
+    assert path.exists() == (count == 2)
+
+
 @pytest.mark.parametrize("line", ["settings", "settings --json", "--help", "--version"])
 def test_a_result_that_cannot_be_written_is_one_line(line: str) -> None:
     if not Path("/dev/full").exists():

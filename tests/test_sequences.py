@@ -136,6 +136,18 @@ def test_a_frame_belongs_to_the_clip_its_middle_lies_in(labelled: Path) -> None:
     np.testing.assert_array_equal(np.asarray(sample.audio), expected)
 
 
+def test_rows_across_the_edge_of_two_clips_go_where_their_middle_lies(labelled: Path) -> None:
+    times = np.array([[0.0, 1.0], [1.5, 2.3], [1.9, 2.1], [1.8, 2.6]])  # the middles: 0.5, 1.9, 2.0, 2.2; the edge: 2
+    rows = np.arange(16.0).reshape(4, 4)
+    write_csd(labelled / "CMU_MOSI_COVAREP.csd", "COVAREP", dict.fromkeys(VIDEOS, (rows, times)))
+    words = np.array([[b"a"], [b"b"], [b"c"], [b"d"]])
+    write_csd(labelled / "CMU_MOSI_TimestampedWords.csd", "words", dict.fromkeys(VIDEOS, (words, times)))
+    first, second = prepared(labelled).splits["valid"]
+    np.testing.assert_array_equal(np.asarray(first.audio), rows[:2])
+    np.testing.assert_array_equal(np.asarray(second.audio), rows[2:])
+    assert (first.text, second.text) == ("a b", "c d")
+
+
 def test_other_sequences_are_left_out_with_a_remark(labelled: Path) -> None:
     (remark,) = (line for line in prepared(labelled).remarks if line.startswith("left out"))
     assert "glove_vectors" in remark
@@ -155,7 +167,7 @@ def test_a_clip_without_words_takes_the_label_files_text_and_no_frames(labelled:
     corpus = prepared(labelled)
     assert corpus.splits["valid"][2].text == "UNHEARD"
     assert corpus.splits["valid"][2].audio is None
-    assert "1 clips without words have the label file's text: 007$_$07" in corpus.remarks
+    assert "without words, with the label file's text: 1 clip: 007$_$07" in corpus.remarks
 
 
 def test_an_asked_text_column_replaces_the_words(labelled: Path) -> None:
@@ -188,7 +200,7 @@ def test_rows_without_a_usable_interval_are_ignored_and_counted(labelled: Path) 
     corpus = prepared(labelled)
     assert corpus.splits["train"][0].audio is not None
     assert corpus.splits["train"][0].audio.shape == (18, 4)
-    assert any("2 of 90 rows have no usable interval" in note for note in corpus.notes)
+    assert any("2 of 90 rows ignored, without a usable interval" in note for note in corpus.notes)
 
 
 def test_videos_that_a_sequence_lacks_are_noted_and_have_no_frames(labelled: Path) -> None:
@@ -198,8 +210,8 @@ def test_videos_that_a_sequence_lacks_are_noted_and_have_no_frames(labelled: Pat
     write_csd(labelled / "CMU_MOSI_COVAREP.csd", "COVAREP", content)
     corpus = prepared(labelled)
     assert corpus.splits["valid"][0].audio is None
-    assert any("1 of 3 videos are missing, first '007'" in note for note in corpus.notes)
-    assert any("1 videos have no data" in note for note in corpus.notes)
+    assert any("without 1 of 3 videos, first '007'" in note for note in corpus.notes)
+    assert any("1 video without data" in note for note in corpus.notes)
 
 
 def test_words_of_variable_length_are_read(labelled: Path) -> None:
@@ -231,6 +243,22 @@ def test_the_label_sequence_cuts_and_scores(folder: Path, splits_only: Path, wid
     assert [clip.id for clip in clips] == [f"{video}$_${clip}" for video in VIDEOS for clip in (0, 1)]
     assert [clip.score for clip in clips] == [score for scores in SCORES for score in scores]
     assert [clip.text for clip in clips] == [text for texts in TEXTS for text in texts]
+
+
+def test_labels_out_of_order_keep_their_number_and_their_time(folder: Path, splits_only: Path) -> None:
+    turned = {video: (scores[::-1], times[::-1]) for video, (scores, times) in label_sequence(1).items()}
+    write_csd(folder / "labels.csd", "Opinion Labels", turned)
+    first, second = prepared(folder, labels=splits_only).splits["valid"]
+    assert (first.id, first.text, first.score) == ("007$_$0", "at all", 0.5)
+    assert (second.id, second.text, second.score) == ("007$_$1", "not bad", 2.0)
+
+
+def test_a_label_file_of_ids_alone_takes_times_and_scores_of_the_label_sequence(folder: Path, tmp_path: Path) -> None:
+    write_csd(folder / "labels.csd", "Opinion Labels", label_sequence(1))
+    lines = [line.split(",") for line in write_labels(tmp_path / "label.csv").read_text().splitlines()]
+    (tmp_path / "label.csv").write_text("\n".join(",".join([*cells[:3], cells[4]]) for cells in lines))
+    corpus = prepared(folder, labels=tmp_path / "label.csv")
+    assert [(c.id, c.score) for c in corpus.splits["valid"]] == [("007$_$05", 2.0), ("007$_$06", 0.5)]
 
 
 def test_the_label_sequence_needs_splits(folder: Path) -> None:
@@ -372,7 +400,7 @@ def test_without_any_times_the_advice_is_a_label_file(folder: Path) -> None:
 def test_a_label_file_of_other_videos_is_refused(folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "other.csv"
     labels.write_text(f"{HEADER}\nelsewhere,1,x,0,train,0,1")
-    assert "has none of the 1 videos of its labels, such as 'elsewhere'" in refusal(folder, labels=labels)
+    assert "must have the videos of its labels, has none of 1, such as 'elsewhere'" in refusal(folder, labels=labels)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Raw files: published layouts and their oddities are read, everything else is refused in one line."""
 
+import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from test_mmsa import features, part, saved
 from conki_cli.errors import ConkiError, SettingsError, SourceError
 from conki_cli.sources import families, parse_score_range, read_corpus, with_official_name
 from conki_cli.sources.request import Options
-from conki_cli.store import PUBLISHED_SIZES, FeatureStore, write_store
+from conki_cli.store import PUBLISHED_SIZES, Corpus, FeatureStore, write_store
 
 SHARED = Path(__file__).parents[2] / "shared"
 MOSI = (-3.0, 3.0)
@@ -50,6 +53,34 @@ def test_frames_are_preferred_to_texts_alone(tmp_path: Path) -> None:
     for name in ("aligned_50.pkl", "unaligned_50.pkl"):
         saved(folder / "Processed" / name, features())
         assert read_corpus("mosi", workspace=tmp_path, source=None, score_range=None).source == name
+
+
+def test_unaligned_frames_of_any_name_are_preferred_to_aligned_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "MOSI" / "Processed"
+    folder.mkdir(parents=True)
+    for name in ("aligned_50.pkl", "my_unaligned.pkl", "unaligned_39.pkl", "unaligned_50.pkl"):
+        saved(folder / name, features())
+    for name in ("unaligned_50.pkl", "unaligned_39.pkl", "my_unaligned.pkl", "aligned_50.pkl"):
+        assert read_corpus("mosi", workspace=tmp_path, source=None, score_range=None).source == name
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("place", [".", "Processed"])
+def test_a_label_file_is_found_beside_or_above_what_lies_below_data_and_nowhere_else(
+    tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / "data" / "MOSI"
+    (folder / "Processed").mkdir(parents=True)
+    value = features()
+    for split in value.values():
+        del split["raw_text"]
+    source = saved(folder / "Processed" / "unaligned_50.pkl", value)
+    rows = [f"{split},{n:04d},told" for split in value for n in range(3)]
+    csv_file(folder / place / "label.csv", *rows, header="video_id,clip_id,text")
+    corpus = read_corpus("mosi", workspace=tmp_path, source=None, score_range=None)
+    assert corpus.splits["test"][2].text == "told"
+    with pytest.raises(SourceError, match=r"must have 'raw_text' .* --labels label\.csv"):
+        read_corpus("mosi", workspace=tmp_path, source=source, score_range=None)
 
 
 def test_own_data_is_found_by_its_name(tmp_path: Path) -> None:
@@ -149,6 +180,95 @@ def test_a_name_or_range_that_cannot_be_used_is_refused(
     with pytest.raises(SettingsError) as error:
         read_corpus(dataset, workspace=tmp_path, source=None, score_range=score_range)
     assert message in str(error.value)
+
+
+def texts_of(folder: Path) -> tuple[Path, Path]:
+    """Write a pickle in MMSA's layout and the label file of its clips."""
+    source = saved(folder / "m.pkl", features())
+    rows = [f"{split},{n:04d},x,1,{split}" for split in features() for n in range(3)]
+    return source, csv_file(folder / "l.csv", *rows, header="video_id,clip_id,text,label,mode")
+
+
+def read(source: Path | None, **options: Any) -> Corpus:
+    folder = source.parent if source is not None else Path()
+    return read_corpus("mosi", workspace=folder, source=source, score_range=None, options=Options(**options))
+
+
+def test_labels_that_were_not_needed_are_said_to_be_so(tmp_path: Path) -> None:
+    source, labels = texts_of(tmp_path)
+    assert any(remark.startswith("--labels was not needed") for remark in read(source, labels=labels).remarks)
+    assert any(remark.startswith("--labels was not needed") for remark in read(labels, labels=labels).remarks)
+
+
+@pytest.mark.parametrize("given", [{}, {"overrides": True}, {"overrides": True, "labels": True}])
+def test_labels_that_nobody_gave_or_an_override_uses_are_not_said_to_be_unneeded(
+    tmp_path: Path, given: dict[str, bool]
+) -> None:
+    source, labels = texts_of(tmp_path)
+    options: dict[str, Any] = {"labels": labels} if "labels" in given else {}
+    options |= {"overrides": {"text": labels}} if "overrides" in given else {}
+    remarks = [*read(source, **options).remarks, *read(labels, **options).remarks]
+    assert not any("not needed" in remark for remark in remarks)
+
+
+def test_labels_that_are_not_needed_must_still_be_there_and_a_table(tmp_path: Path) -> None:
+    source, _ = texts_of(tmp_path)
+    with pytest.raises(SourceError, match=r"cannot read .*none.csv: No such file"):
+        read(source, labels=tmp_path / "none.csv")
+    with pytest.raises(SourceError, match=r"--labels must be a table such as label.csv, .*m.pkl is a pickle"):
+        read(source, labels=source)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_aligning_to_words_needs_the_times_of_words(tmp_path: Path, place: int) -> None:
+    with pytest.raises(
+        SourceError, match=r"--align words needs the times of words, .* is in the format (mmsa|labels): leave it"
+    ):
+        read(texts_of(tmp_path)[place], align_words=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+@pytest.mark.parametrize("option", ["source", "labels", "text"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, option: str) -> None:
+    source, _ = texts_of(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    given = {"source": {}, "labels": {"labels": pipe}, "text": {"overrides": {"text": pipe}}}[option]
+    with pytest.raises(SourceError, match="pipe must be a file or a folder, found a pipe, device or socket"):
+        read(pipe if option == "source" else source, **given)
+
+
+def test_of_several_files_in_a_folder_those_that_were_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("b.pkl", "a.pkl"):
+        saved(tmp_path / name, features())
+    assert "read: a.pkl; not read, though in the same folder: b.pkl" in read(tmp_path).remarks
+    assert not any("not read, though" in remark for remark in read(tmp_path / "a.pkl").remarks)
+
+
+def test_of_two_label_files_in_a_folder_the_one_that_was_not_read_is_named(tmp_path: Path) -> None:
+    for name in ("label.csv", "meta.csv"):
+        csv_file(tmp_path / name, *ROWS)
+    assert read(tmp_path).remarks == ("read: label.csv; not read, though in the same folder: meta.csv",)
+
+
+def test_a_pointer_in_a_folder_of_lists_is_named(tmp_path: Path) -> None:
+    for name in ("train.pkl", "dev.pkl", "test.pkl"):
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    with pytest.raises(SourceError, match=r"train.pkl is a Git LFS pointer"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("data", [bytes(3000), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"%PDF-1.4\0", b"\x89"])
+def test_what_is_no_text_is_not_called_a_table(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="is binary and of no format that is read"):
+        read(path)
+
+
+def test_an_old_pickle_that_ends_too_early_is_called_so(path: Path) -> None:
+    path.write_bytes(pickle.dumps(features(), protocol=0)[:-50])
+    with pytest.raises(SourceError, match=r"is empty or ends too early|is damaged"):
+        read(path)
 
 
 def test_the_demo_takes_no_source(tmp_path: Path) -> None:

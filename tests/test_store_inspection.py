@@ -98,12 +98,39 @@ def test_constant_columns_are_named_below_the_table(path: Path) -> None:
     assert "2 of 2 are constant: 0-1" in text
 
 
+def test_many_constant_columns_are_named_by_ranges() -> None:
+    column = {"mean": 0.0, "sd": 0.0, "min": 0.0, "max": 0.0, "zero_share": 1.0}
+    columns = [{**column, "constant": k in (0, 1, 2, 4, 6, 7)} for k in range(8)]
+    found = {"dataset": "own", "path": "own.h5", "modalities": {"vision": {"frames": 3, "columns": columns}}}
+    assert "6 of 8 are constant: 0-2, 4, 6-7" in drawn(feature_tables(found))
+
+
 def test_a_store_of_texts_has_no_columns(tmp_path: Path) -> None:
     splits = {s: [dataclasses.replace(c, vision=None, audio=None) for c in p] for s, p in corpus().splits.items()}
     write_store(tmp_path / "t.h5", dataclasses.replace(corpus(), splits=splits))
     with FeatureStore(tmp_path / "t.h5") as store:
         assert describe_features(store)["modalities"] == {}
         assert "no features" in drawn(feature_tables(describe_features(store)))
+
+
+# ---- scores ----
+
+
+@pytest.mark.parametrize(
+    ("low", "scores", "counts"),
+    [
+        (-3.0, [-3, -2.6, -2.4, 0.4, 0.6, 2.6, 3], {-3: 2, -2: 1, 0: 1, 1: 1, 3: 2}),
+        (-1.0, [-1, -0.92, -0.88, 0.08, 0.12, 0.92, 1], {-1: 2, -0.8: 1, 0: 1, 0.2: 1, 1: 2}),
+    ],
+)
+def test_scores_are_counted_around_the_nearest_centre(
+    tmp_path: Path, low: float, scores: list[float], counts: dict[float, int]
+) -> None:
+    splits = {s: [Sample(f"{s}$_${k}", "x", float(y)) for k, y in enumerate(scores)] for s in corpus().splits}
+    write_store(tmp_path / "s.h5", Corpus("own", (low, -low), splits, "own.pkl", "drawn", "0" * 64))
+    with FeatureStore(tmp_path / "s.h5") as store:
+        found = describe(store)["splits"]["train"]["scores"]["histogram"]
+    assert {c: n for c, n in zip(found["centres"], found["counts"], strict=True) if n} == counts
 
 
 # ---- a clip ----
@@ -185,7 +212,19 @@ def test_another_order_alone_is_said(tmp_path: Path) -> None:
     splits = {name: list(reversed(part)) for name, part in corpus().splits.items()}
     found = compared(tmp_path, corpus(), dataclasses.replace(corpus(), splits=splits))
     assert (found["equal"], found["reordered"], found["texts"]["count"]) == (False, True, 0)
-    assert "another order" in drawn(comparison_tables(found))
+    assert "No clip differs: the stores differ in the order of their clips." in drawn(comparison_tables(found))
+
+
+def test_a_clip_in_one_store_only_is_no_other_order(tmp_path: Path) -> None:
+    splits = {name: list(part) for name, part in corpus().splits.items()}
+    splits["train"].insert(1, clip("train", 6))
+    assert compared(tmp_path, corpus(), dataclasses.replace(corpus(), splits=splits))["reordered"] is False
+
+
+@pytest.mark.parametrize(("score", "count"), [(1e-6, 0), (0.01, 1)])
+def test_scores_that_differ_by_rounding_are_the_same(tmp_path: Path, score: float, count: int) -> None:
+    found = compared(tmp_path, corpus(), with_first(score=score, text="so that the stores differ"))
+    assert found["scores"]["count"] == count
 
 
 def test_widths_ranges_and_normalisation_are_compared(tmp_path: Path) -> None:

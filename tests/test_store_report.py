@@ -13,7 +13,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from conki_cli.errors import SourceError, StoreError
-from conki_cli.store import SPLITS, Corpus, FeatureStore, Sample, num_values, store_lock, write_store
+from conki_cli.store import PUBLISHED_SIZES, SPLITS, Corpus, FeatureStore, Sample, num_values, store_lock, write_store
 from conki_cli.store.checking import check
 
 DRAW = np.random.default_rng(3)
@@ -22,7 +22,9 @@ SIZES = {"train": 30, "valid": 6, "test": 4}
 
 def clip(split: str, number: int, **changes: Any) -> Sample:
     frames = {"vision": np.full((2, 3), number, "f4"), "audio": np.full((1, 2), 1.5)}
-    return Sample(**{"id": f"{split}$_${number}", "text": f"{split} {number}", "score": 1.0, **frames, **changes})
+    return Sample(
+        **{"id": f"{split}$_${number}", "text": f"{split} {number}", "score": number % 2, **frames, **changes}
+    )
 
 
 def corpus(*extra: Sample, split: str = "train", **changes: Any) -> Corpus:
@@ -63,7 +65,7 @@ def test_few_clips_with_impossible_scores_are_left_out_and_named(score: float) -
 
 def test_many_impossible_scores_are_refused_with_the_range_that_was_found() -> None:
     with pytest.raises(
-        SourceError, match=r"'train\$_\$0' has 4 \(3 of 40 clips, all scores go from 1 to 4\).*--score-r"
+        SourceError, match=r"'train\$_\$0' has 4 \(3 of 40 clips, all scores go from 0 to 4\).*--score-r"
     ):
         check(changed(3, score=4.0))
 
@@ -154,14 +156,87 @@ def test_one_text_shared_by_all_clips_counts_for_each() -> None:
 def test_empty_and_repeated_texts_are_counted() -> None:
     checked = check(corpus(clip("a", 1, text=" "), clip("a", 2, text="test 1"), clip("a", 3, text="train 1")))
     assert checked.warnings == ("1 clip with an empty text; they were kept",)
-    assert checked.report["remarks"] == ["2 texts of more than one clip, 1 of them in two splits"]
-    assert checked.report["repeated_texts"] == {"count": 2, "across_splits": 1}
+    said = "4 clips have a text in common with another clip: 2 texts, 1 of them in two splits"
+    assert checked.report["remarks"] == [said]
+    assert checked.report["repeated_texts"] == {"count": 2, "clips": 4, "across_splits": 1}
+
+
+def test_many_clips_with_the_text_of_another_are_warned_of() -> None:
+    assert check(changed(8, text="the same")).warnings == ()
+    (warning,) = check(changed(9, text="the same")).warnings
+    assert warning.startswith("9 clips have a text in common with another clip: 1 text, 0 of them in two splits; are")
+
+
+def test_scores_that_are_all_equal_are_warned_of() -> None:
+    splits = {s: [dataclasses.replace(c, score=0.5) for c in part] for s, part in corpus().splits.items()}
+    assert check(corpus(splits=splits)).warnings == (
+        "all scores are 0.5: there is nothing to learn; is it the right column?",
+    )
+
+
+def test_a_split_without_a_modality_is_warned_of() -> None:
+    assert check(changed(30, audio=None)).warnings[1:] == ("no clip of the split 'train' has audio",)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "advice"),
+    [("own", "give the right --score-range"), ("sims", "other data than sims, name it with --da")],
+)
+def test_scores_of_another_range_are_refused_with_advice_that_can_be_followed(dataset: str, advice: str) -> None:
+    with pytest.raises(SourceError, match=advice):
+        check(dataclasses.replace(changed(30, score=4.0), dataset=dataset))
+
+
+@pytest.mark.parametrize("field", ["id", "text"])
+@pytest.mark.parametrize("character", [0x200000, 0xD800])
+def test_numbers_that_are_no_characters_are_refused_and_the_old_store_stays(
+    path: Path, field: str, character: int
+) -> None:
+    write_store(path, corpus())
+    before = path.read_bytes()
+    text = np.array([character] * 8, "u4").view("U8").item()
+    with pytest.raises(SourceError, match=f"the {field} of .* holds characters that are no text"):
+        write_store(path, changed(1, **{field: text}))
+    assert path.read_bytes() == before
+
+
+def test_a_store_that_cannot_be_opened_replaces_no_other(path: Path) -> None:
+    write_store(path, corpus())
+    before = path.read_bytes()
+    splits = {s: [dataclasses.replace(c, score=1.0) for c in part] for s, part in corpus().splits.items()}
+    with pytest.raises(SourceError, match="the store made of it cannot be opened and was thrown away"):
+        write_store(path, corpus(splits=splits, score_range=(1.0, 1.0)))
+    assert [path.read_bytes(), list(path.parent.iterdir())] == [before, [path]]
+
+
+def test_a_modality_of_zeros_is_warned_of_and_one_with_a_number_is_not(path: Path) -> None:
+    splits = {s: [dataclasses.replace(c, audio=np.zeros((2, 2))) for c in p] for s, p in corpus().splits.items()}
+    write_store(path, corpus(splits=splits), normalize="zscore")
+    with FeatureStore(path) as store:
+        assert store.notes == ("audio is all zeros in every clip: is it the right file?",)
+    with pytest.raises(SourceError, match="--strict allows no warning, found 1: audio is all zeros"):
+        write_store(path, corpus(splits=splits), strict=True)
+
+
+def test_numbers_beyond_float32_are_counted_apart_from_infinite_ones(path: Path) -> None:
+    write_store(path, changed(1, vision=np.array([[1e39, np.inf, -1e300]])))
+    with FeatureStore(path) as store:
+        assert store.repaired["vision"] == {"nan": 0, "inf": 1, "too_large": 2}
+        assert store.split("train").frames["vision"][0].tolist() == [[0, 0, 0]]
 
 
 def test_videos_in_two_splits_are_warned_of() -> None:
     assert check(corpus(clip("test", 77))).warnings == (
         "train and test share 1 video: they are not independent of each other",
     )
+
+
+def test_videos_in_two_splits_of_the_published_sizes_are_a_remark() -> None:
+    sizes = dict(zip(SPLITS, PUBLISHED_SIZES["sims"], strict=True))
+    splits = {s: [Sample(f"v$_${s}{k}", f"{s} {k}", k % 2) for k in range(size)] for s, size in sizes.items()}
+    checked = check(corpus(splits=splits, dataset="sims"))
+    assert checked.warnings == ()
+    assert "train and test share 1 video: they are not independent of each other" in checked.report["remarks"]
 
 
 def test_sizes_other_than_the_published_ones_are_warned_of() -> None:
@@ -357,6 +432,20 @@ def test_constant_columns_are_only_centred_and_are_named(path: Path) -> None:
         assert store.normalization == {"method": "zscore", "epsilon": 1e-6, "constant_columns": {"vision": [3]}}
         assert not store.split("train").frames["vision"].values[:][:, 3].any()
         assert store.split("test").frames["vision"][1][:, 3].tolist() == [2, 2, 2]
+
+
+def test_a_column_that_is_constant_up_to_rounding_is_only_centred(path: Path) -> None:
+    made = corpus()
+    for part in made.splits.values():
+        for k, sample in enumerate(part):
+            sample.vision[:, 0] = np.nextafter(np.float32(7), np.float32(7 + k % 2))
+            sample.vision[:, 1] = 7 + 0.001 * (k % 2)
+    write_store(path, made, normalize="zscore")
+    with FeatureStore(path) as store:
+        assert store.normalization["constant_columns"]["vision"] == [0]
+        values = store.split("train").frames["vision"].values[:]
+    assert np.abs(values[:, 0]).max() < 1e-6
+    np.testing.assert_allclose(np.abs(values[:, 1]), 1, rtol=1e-3)
 
 
 def test_z_scores_do_not_depend_on_the_slices(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,7 +381,6 @@ def test_a_store_is_described_by_origin_sizes_lengths_and_scores(description: di
     assert "vision 2" in text
     assert "train 30 1284 3" in words(text)
     assert "train vision 1 2 4 4 2.4" in words(text)
-    assert "not finite" in text
     assert all(len(line) <= width for line in text.splitlines())
 
 
@@ -391,12 +390,33 @@ def test_bars_show_the_share_of_every_score(description: dict[str, Any]) -> None
     assert "3 4 █████████▋" in words(text)
 
 
+def test_one_clip_among_thousands_is_seen(description: dict[str, Any]) -> None:
+    description["splits"]["train"]["scores"]["histogram"]["counts"] = [1, 0, 0, 5000, 0, 0, 0]
+    text = words(drawn(*store_tables(description)))
+    assert "-3 1 ▏" in text
+    assert "-2 0 ▏" not in text
+
+
+def test_a_line_of_many_ids_is_shortened(description: dict[str, Any]) -> None:
+    text = words(drawn(*store_tables({**description, "notes": ["missing " + "v$_$1 " * 200]})))
+    assert "v$_$1 ... (all: --json)" in text
+    assert text.count("v$_$1 ") < 60
+
+
 def test_all_that_is_odd_about_a_store_is_warned_of(description: dict[str, Any]) -> None:
     text = words(drawn(*store_tables(description)))
     assert "! mind the [gap]" in text
-    assert "! vision: repaired when prepared: 3 nan" in text
+    assert "! vision: 3 NaN values became 0" in text
     assert "! train and test share 3 videos" in text
     assert "! 30/5/9 clips in train/valid/test, published are 1284/229/686" in text
+
+
+def test_what_was_mended_is_said_in_words_and_what_is_harmless_is_no_warning(description: dict[str, Any]) -> None:
+    counts = {"inf": 1, "too_large": 2, "clips_with_junk": 30, "junk_frames": 1505, "lengths_clamped": 1}
+    text = words(drawn(*store_tables({**description, "repaired": {"audio": counts}}), width=100))
+    assert "! audio: 1 infinite and 2 too large (beyond float32) values became 0" in text
+    assert "- audio: 30 clips with values behind their length: 1,505 frames dropped" in text
+    assert "- audio: 1 clip with a length beyond the array: the whole array was taken" in text
 
 
 def test_a_store_from_before_reports_is_warned_of_as_it_was(description: dict[str, Any]) -> None:

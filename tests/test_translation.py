@@ -17,6 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conki_cli.errors import ConkiError, EncoderError, SettingsError
+from conki_cli.preparation import Preparation, prepare
+from conki_cli.runs import Reporter, Workspace
+from conki_cli.sources.labels import CHINESE_TEXT_NOTE
+from conki_cli.store import FeatureStore
+from conki_cli.text import translation
 from conki_cli.text.translation import translate, translator_identity
 
 with warnings.catch_warnings():
@@ -207,6 +212,15 @@ def test_an_interrupted_run_keeps_its_batches_and_ends_as_one_without_interrupti
     assert continued.texts == translate(MANY, str(marian), tmp_path / "other").texts
 
 
+def test_what_is_left_is_translated_in_the_batches_it_would_have_been_in(marian, cache, monkeypatch):
+    monkeypatch.setattr(translation, "_BATCH_SIZE", 2)
+    four, three, two, one = ("好" * length for length in (4, 3, 2, 1))
+    translate([four], str(marian), cache)
+    steps: list[str] = []
+    translate([one, two, three, four], str(marian), cache, progress=lambda _, remark: steps.append(remark))
+    assert steps[1:] == ["sentences of 3 characters", "sentences of 2 characters"]  # four + three, two + one
+
+
 def test_two_runs_with_one_cache_return_the_same(marian, cache):
     inner = []
     outer = translate(
@@ -374,3 +388,24 @@ def test_a_cache_that_stays_locked_says_who_holds_it(marian, cache, monkeypatch)
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ConkiError, match="another process has been writing"):
             translate(SOURCE, str(marian), cache)
+
+
+# ---- `prepare --translate` ----
+
+
+def test_a_prepared_store_holds_the_translations_of_the_chinese_texts(marian, tmp_path):
+    texts = [*SOURCE[:2], "今天 天气 很 好 " * 20]
+    splits = ("train", "valid", "test")
+    rows = [f"v{k},1,{text.strip()},0,{split},good" for k, (text, split) in enumerate(zip(texts, splits, strict=True))]
+    (tmp_path / "label.csv").write_text(
+        "\n".join(["video_id,clip_id,text,label,mode,text_en", *rows]), encoding="utf-8"
+    )
+    space = Workspace(tmp_path)
+    path = prepare(Preparation("sims", space, source=tmp_path / "label.csv", translate=str(marian)), Reporter())
+    expected = translate([text.strip() for text in texts], str(marian), tmp_path / "translations.sqlite")
+    with FeatureStore(path) as store:
+        assert [store.split(split).texts[0] for split in splits] == expected.texts
+        assert "1 text cut to what the translation model can read" in store.notes
+        assert CHINESE_TEXT_NOTE not in store.notes
+        assert f"texts translated by {expected.model}" in store.report["remarks"]
+    assert expected.reused == 3

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from conki_cli.errors import SourceError
-from conki_cli.sources import clip_lists, mult
+from conki_cli.sources import clip_lists, mult, read_raw
 from conki_cli.sources.raw.opening import open_raw
-from conki_cli.sources.request import Raw
+from conki_cli.sources.request import Raw, Request
 from conki_cli.sources.unsupported import refusal, refusal_of_bytes
 
 
@@ -157,6 +157,15 @@ def test_a_group_called_data_is_not_mfn(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_group("data")
     assert refusal(open_raw(tmp_path / "other.h5")) is None
+
+
+def test_a_damaged_hdf5_file_is_one_line_wherever_the_damage_shows(tmp_path: Path) -> None:
+    path = tmp_path / "x.csd"
+    with h5py.File(path, "w") as file:
+        file["COVAREP/data/v/features"] = np.zeros((2, 74))
+    path.write_bytes(path.read_bytes().replace(b"TREE", b"XREE"))
+    with pytest.raises(SourceError, match=r"x.csd is damaged .*: get the file again, whole"):
+        read_raw(open_raw(path), Request("mosi", (-3, 3)))
 
 
 def test_a_link_called_data_is_not_followed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
-from conki_cli.cli.program import screen_for, store_path, workspace_at
+from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
 from conki_cli.errors import SettingsError
 
 
@@ -63,6 +63,7 @@ def prepare(
         return _list_formats(json)
     if dataset is None:
         context.fail("Missing option '--dataset'.")
+    context.meta[ON_INTERRUPTION] = "no store was made or changed"
     from conki_cli.preparation import Preparation
     from conki_cli.preparation import prepare as work
     from conki_cli.sources import parse_score_range
@@ -88,8 +89,18 @@ def prepare(
         strict=strict,
     )
     _check_store_path(task.path)
-    _describe(work(task, screen_for(json)), json)
+    before = _identity(task.path)
+    try:
+        _describe(work(task, screen_for(json)), json)
+    finally:
+        if _identity(task.path) != before:
+            context.meta[ON_INTERRUPTION] = f"{task.path} is new and complete"
     return None
+
+
+def _identity(path: Path) -> int | None:
+    """Return what tells one file from the next of the same name; None: there is none."""
+    return path.stat().st_ino if path.exists() else None
 
 
 def _list_formats(json: bool) -> None:

@@ -5,7 +5,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes after Ctrl-C and after a request to end, as shells count them."""
+ON_INTERRUPTION = "conki.interrupted"
+"""Key in a command's context."""
 
 
 class _Terminated(BaseException):
@@ -32,26 +34,28 @@ class OneLineErrors(TyperGroup):
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read the command line."""
-        with _one_line_errors():
+        with _one_line_errors({ON_INTERRUPTION: "nothing was begun"}):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        with _one_line_errors():
+        with _one_line_errors(ctx.meta):
             found = super().invoke(ctx)
             sys.stdout.flush()  # a full disk behind stdout must be noticed here, not while Python ends
             return found
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
+    """Turn errors into one line; `said` may hold under `ON_INTERRUPTION` what Ctrl-C has left."""
     try:
         yield
     except ConkiError as error:
         _end(1, f"error: {error}")
     except (KeyboardInterrupt, _Terminated) as error:
         code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
-        _end(code, "interrupted: what was finished is kept, and the same command continues")
+        kept = said.get(ON_INTERRUPTION, "what was finished is kept, and the same command continues")
+        _end(code, f"interrupted: {kept}")
     except MemoryError:
         _end(1, "error: this machine's memory is used up: lower --set optimizer.batch_size or data.max_frames")
     except OSError as error:

@@ -6,27 +6,24 @@ To add a format, write a module with `FORMATS`, `recognise` and `read` beside th
 import importlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from conki_cli.errors import SettingsError, SourceError
+from conki_cli.errors import SettingsError, SourceError, one_line
 from conki_cli.sources.request import Options, Progress, Raw, Request, no_progress
 from conki_cli.store import Corpus
-
-KNOWN_RANGES: dict[str, tuple[float, float]] = {
-    "mosi": (-3, 3),
-    "mosei": (-3, 3),
-    "sims": (-1, 1),
-    "simsv2": (-1, 1),
-    "demo": (-3, 3),
-    "demo-external": (-3, 3),
-}
-"""Lowest and highest score of the data sets that conki knows by name."""
+from conki_cli.store.records import KNOWN_RANGES
 
 _FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
 """The modules with readers; the first that recognises a file reads it."""
+
+_WITH_WORD_TIMES = ("csd", "multibench-hdf5")
+"""The formats in which every word has a start and a stop."""
+
+_KINDS = {"pickle": "a pickle", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder", "table": "text"}
+"""What an opened file is, for messages."""
 
 _FOLDERS = {"mosi": "MOSI", "mosei": "MOSEI", "sims": "SIMS", "simsv2": "SIMSv2"}
 """Names below data/, as in the folder layout of MMSA; any other data set has its own name there."""
@@ -133,6 +130,8 @@ def read_corpus(
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
     path = find_source(dataset, workspace, source)
+    if options.labels is not None:
+        _check_table(options.labels)
     replaced = frozenset(options.overrides)
     request = Request(
         dataset,
@@ -146,11 +145,39 @@ def read_corpus(
     )
     own_texts = replace(request, text_column=None) if "text" in replaced else request
     corpus = with_official_name(_read(path, own_texts, options.format))
+    remarks = _said_of_labels(corpus.remarks, options) + _passed_over(path, request, source)
+    corpus = replace(corpus, remarks=remarks)
     if options.overrides:
         from conki_cli.sources.overrides import override
 
         corpus = override(corpus, options.overrides, request, source=path)
     return corpus
+
+
+def _check_table(path: Path) -> None:
+    """Refuse a file for --labels that cannot be a label file, also where it turns out that none is needed."""
+    from conki_cli.sources.raw.opening import open_raw
+
+    kind = open_raw(path).kind
+    if kind != "table":
+        raise SourceError(f"--labels must be a table such as label.csv, {path} is {_KINDS[kind]}: name another file")
+
+
+def _said_of_labels(remarks: Iterable[str], options: Options) -> tuple[str, ...]:
+    """Keep the remark that --labels was not needed where somebody gave it, and nothing else can have needed it."""
+    from conki_cli.sources.labels import LABELS_NOT_NEEDED
+
+    is_true = options.labels is not None and not options.overrides
+    return tuple(remark for remark in remarks if is_true or not remark.startswith(LABELS_NOT_NEEDED))
+
+
+def _passed_over(path: Path, request: Request, source: Path | None) -> tuple[str, ...]:
+    """Say which files that could have been read instead lie beside the one that was found in a folder."""
+    if path.is_dir() or path == source:
+        return ()
+    found = {other for pattern in _PATTERNS for other in path.parent.glob(pattern.removeprefix("Processed/"))}
+    others = ", ".join(sorted(one_line(other.name) for other in found - {path, request.labels}))
+    return (f"read: {one_line(path.name)}; not read, though in the same folder: {others}",) if others else ()
 
 
 def _labels_beside(path: Path, source: Path | None, options: Options) -> Path | None:
@@ -168,12 +195,17 @@ def _labels_beside(path: Path, source: Path | None, options: Options) -> Path | 
 def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
     from conki_cli.sources.raw.opening import open_raw
 
-    if format_name is None:
-        return read_raw(open_raw(path), request)
     known = {name: family for family in families() for name in family.FORMATS}
-    if format_name not in known:
+    if format_name is not None and format_name not in known:
         raise SettingsError(f"--format must be one of {', '.join(known)}; found {format_name[:40]!r}")
-    return known[format_name].read(open_raw(path), request, format_name)
+    raw = open_raw(path)
+    name = format_name or recognise(raw)[0]
+    if request.align_words and name is not None and name not in _WITH_WORD_TIMES:
+        raise SourceError(
+            f"--align words needs the times of words, which only CMU sequences have, {path} is in the format {name}: "
+            "leave it out"
+        )
+    return read_raw(raw, request) if format_name is None else known[format_name].read(raw, request, format_name)
 
 
 def recognise(raw: Raw) -> tuple[str, Family] | tuple[None, None]:
@@ -213,8 +245,10 @@ def _described(raw: Raw) -> str:
 
     if raw.kind == "pickle" and not isinstance(raw.content, dict):
         return f"a pickle of a {type(raw.content).__name__}"
-    kinds = {"pickle": "a pickled dictionary", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder"}
-    return f"{kinds.get(raw.kind, 'text')} with {names_of(raw.content)}"
+    from conki_cli.sources.raw.hdf5 import damage_in
+
+    with damage_in(raw.path):
+        return f"{_KINDS[raw.kind]} with {names_of(raw.content)}"
 
 
 def with_official_name(corpus: Corpus) -> Corpus:

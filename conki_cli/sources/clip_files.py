@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import names_of, normal_ids
+from conki_cli.sources.joining import are_positions
 from conki_cli.sources.raw.npz import Header, look_into_npy, look_into_npz, read_npy, read_npz
 from conki_cli.sources.request import Progress
 from conki_cli.store import ID_SEPARATOR
@@ -49,6 +50,7 @@ class ClipFiles:
     frames: Mapping[str, ClipFile]
     paths: Sequence[Path]
     remarks: tuple[str, ...]
+    are_positions: bool
 
 
 def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFiles:
@@ -83,7 +85,7 @@ def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFil
     remarks = [f"{num_others} other files in {one_line(folder.name)} were not read"] if num_others else []
     if num_empty := len(frames) - len(filled):
         remarks.append(f"{num_empty} files in {one_line(folder.name)} hold no frames")
-    return ClipFiles(filled, list(paths.values()), tuple(remarks))
+    return ClipFiles(filled, list(paths.values()), tuple(remarks), are_positions(path.stem for path in paths.values()))
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:

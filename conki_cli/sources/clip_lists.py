@@ -9,14 +9,18 @@ Every split is a list with one tuple per clip, (features, label, segment), where
     MMIM       (nothing, visual, acoustic, words, visual length, acoustic length)
 
 words      the spoken words; joined with blanks, without the pauses 'sp', they are the text. Numbers
-           of words in a vocabulary cannot be read back: where a file has no words, the texts and
-           ids come from --labels label.csv
+           of words in a vocabulary cannot be read back: where a file has no words, the texts
+           come from --labels label.csv
 visual     numbers [frames, features] of this clip, usually one frame per word and not padded
 acoustic   the same; the counts of words and frames may differ
 lengths    real frames; what an array has beyond them is padding, removed on the side of the zeros
 label      a number or an array of any shape; the first value is the sentiment, the rest (emotions)
            is not read
 segment    'video[clip]', or 'video_clip' if all clips are named so
+
+'video[3]' is the fourth clip of a video, which label.csv may call 4 or otherwise. With --labels
+label.csv clips get the ids of that file; words, scores and splits stay (with --text-column the
+texts are that file's too). So the same clips have the same ids, whatever file they came from.
 
 embedding_and_mapping.pt, which MISA and MMIM write beside them, is not read: the text encoder of
 the model reads words.
@@ -33,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from conki_cli.errors import SourceError, one_line
+from conki_cli.errors import SourceError
 from conki_cli.sources.columns import (
     SPLIT_NAMES,
     array_of,
@@ -45,7 +49,7 @@ from conki_cli.sources.columns import (
     splits_of,
     text_of,
 )
-from conki_cli.sources.joining import with_labels
+from conki_cli.sources.joining import POSITIONS, are_positions, with_labels
 from conki_cli.sources.raw.pickles import read_pickle
 from conki_cli.sources.request import Raw, Request
 from conki_cli.store import Corpus, Sample
@@ -74,7 +78,7 @@ class _Reader:
     sides: Mapping[str, set[str]] = field(default_factory=lambda: {"vision": set(), "audio": set()})
     kinds: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
-    wordless: list[str] = field(default_factory=list)  # where a clip has no words
+    wordless: list[str] = field(default_factory=list)  # where a clip has numbers instead of words
     remarks: list[str] = field(default_factory=list)
 
 
@@ -114,7 +118,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     else:
         paths, lists = [raw.path], _lists_of(reader, raw)
     splits = {split: _read_split(reader, where, items) for split, (where, items) in lists.items()}
-    splits, notes = _with_texts(reader, _with_ids(reader, splits), request)
+    splits, notes = _with_ids(reader, splits, request)
     sha256, size = fingerprint(paths)
     return Corpus(
         dataset=request.dataset,
@@ -278,27 +282,25 @@ def _segment(where: str, segment: Any) -> str:
     return name_of(where, "segment", segment)
 
 
-def _with_ids(reader: _Reader, splits: Mapping[str, Sequence[Sample]]) -> dict[str, list[Sample]]:
-    ids, remarks = clip_ids([sample.id for samples in splits.values() for sample in samples])
-    reader.remarks.extend(remarks)
-    names = iter(ids)
-    return {
-        split: [dataclasses.replace(sample, id=next(names)) for sample in samples] for split, samples in splits.items()
-    }
-
-
-def _with_texts(
-    reader: _Reader, splits: dict[str, list[Sample]], request: Request
+def _with_ids(
+    reader: _Reader, splits: Mapping[str, Sequence[Sample]], request: Request
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    if not reader.wordless:
-        if request.labels is not None:
-            reader.remarks.append(f"{one_line(request.labels.name)} was not needed: the file has its own words")
-        return splits, []
-    if request.labels is None:
-        raise SourceError(
-            f"{reader.wordless[0]} has numbers of words and no words ({len(reader.wordless)} clips): "
-            "give the texts with --labels label.csv"
-        )
-    joined, notes, remarks = with_labels(reader.path, splits, request)
-    reader.remarks.extend(remarks)
-    return joined, notes
+    """Give clips their ids: those of the label file if there is one, with its texts where the file has no words."""
+    samples = [sample for part in splits.values() for sample in part]
+    has_words = not reader.wordless and any(sample.text for sample in samples)
+    if not has_words and request.labels is None and request.needs_texts:
+        where = reader.wordless[0] if reader.wordless else str(reader.path)
+        found = "numbers of words and no words" if reader.wordless else "no words"
+        count = len(reader.wordless) or len(samples)
+        raise SourceError(f"{where} has {found} ({count} clips): give the texts with --labels label.csv")
+    ids, rewritten = clip_ids([sample.id for sample in samples])
+    names = iter(ids)
+    named = {split: [dataclasses.replace(sample, id=next(names)) for sample in part] for split, part in splits.items()}
+    if request.labels is not None:
+        joined, notes, remarks = with_labels(reader.path, named, request, keeps_texts=has_words)
+        reader.remarks.extend(remarks)
+        return joined, notes
+    reader.remarks.extend(rewritten)
+    if are_positions(sample.id for sample in samples):
+        reader.remarks.append(POSITIONS)
+    return named, []

@@ -17,6 +17,7 @@ from conki_cli.errors import SourceError
 from conki_cli.files import sha256_of
 from conki_cli.store import ID_SEPARATOR, SPLITS
 from conki_cli.store.arrays import Array, FileArray
+from conki_cli.store.records import counted
 
 SPLIT_NAMES = {"train": "train", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
 """The names of splits that are read, and ours for them."""
@@ -104,19 +105,20 @@ def array_of(where: str, key: str, value: Any) -> Array:
     except (ValueError, TypeError):
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "biuf":
-        raise SourceError(f"{where}: {key!r} must be an array of numbers")
+        nested = isinstance(value, list | tuple) and any(isinstance(row, list | tuple) for row in value)
+        found = ", found lists in a list: save them as one array, numpy.asarray(...)" if nested else ""
+        raise SourceError(f"{where}: {key!r} must be an array of numbers{found}")
     return array
 
 
 def _plain_rows(where: str, key: str, value: Any) -> list[Any]:
     # One level is looked into and no deeper: nested lists from a hostile pickle could be endless.
     if not isinstance(value, list | tuple) or not all(
-        isinstance(row, int | float | np.generic | np.ndarray) for row in value
+        isinstance(row, int | float | np.generic | np.ndarray | FileArray) for row in value
     ):
         raise TypeError
-    arrays = [row for row in value if isinstance(row, np.ndarray)]
-    distinct = sum({id(row): row.nbytes for row in arrays}.values())
-    if sum(row.nbytes for row in arrays) > 64 * distinct + SCAN_BYTES:  # one array, named over and over, must not grow
+    sizes = [(id(row), row.size * row.dtype.itemsize) for row in value if isinstance(row, np.ndarray | FileArray)]
+    if sum(size for _, size in sizes) > 64 * sum(dict(sizes).values()) + SCAN_BYTES:  # one array, named over and over
         raise SourceError(f"{where}: {key!r} names the same rows over and over: it must hold one of its own per clip")
     return list(value)
 
@@ -204,7 +206,7 @@ def normal_ids(ids: Sequence[str], *, joined_by_underscore: bool = False) -> tup
     if not changed:
         return made, []
     old, new = changed[0]
-    return made, [f"{len(changed)} ids rewritten, such as {old[:60]} to {new[:60]}"]
+    return made, [f"{counted(len(changed), 'id')} rewritten, such as {old[:60]} to {new[:60]}"]
 
 
 def _normal_id(name: str, joined_by_underscore: bool) -> str:

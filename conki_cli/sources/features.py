@@ -8,8 +8,9 @@ For --audio and --vision, beside any source; clips are matched by id, never by p
                 modality (or feature, features): [clips, features] for one frame per clip,
                 [clips, frames, features] padded at the end, with audio_lengths or vision_lengths
                 if there are any; else a clip ends with its last frame that is not all zeros
-As --source, an .npz with id, labels (label, labels or regression_labels) and audio or vision is
-format "npz". --labels label.csv is needed: texts and splits are taken from there. Vectors of texts
+Where the file has labels (label, labels or regression_labels), they show that clips of the same id
+are the same. As --source, an .npz with id and audio or vision is format "npz". --labels label.csv is
+needed: texts and splits are taken from there, and the scores of a file without labels. Vectors of texts
 are not read, for the model encodes the texts itself. Where the file has a split of its own
 (mode, split, bc_split) that calls clips of label.csv's valid or test split training clips, a
 warning says so: features that were trained on them have seen the answers.
@@ -18,6 +19,7 @@ Axes: N clips, P padded frames, L frames of a clip, d features per frame.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,15 +41,16 @@ from conki_cli.sources.columns import (
     numbers_of,
     strings_of,
 )
-from conki_cli.sources.joining import Clip, join
+from conki_cli.sources.joining import POSITIONS, Clip, are_positions, join
 from conki_cli.sources.labels import LabelRow, read_label_rows, samples_of
-from conki_cli.sources.raw.npz import look_into_npz, read_npz
+from conki_cli.sources.matching import Names, match
+from conki_cli.sources.raw.npz import Header, look_into_npz, read_npz
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, Corpus, Sample
+from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray, part_of_row
 from conki_cli.store.records import Frames
 
-FORMATS = {"npz": "one .npz with id, labels and audio or vision of all clips, beside --labels label.csv"}
+FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
 
 _ID_KEYS = ("id", "ids", "name", "names")
 _SCORE_KEYS = ("label", "labels", "regression_labels")
@@ -67,6 +70,8 @@ class FeatureTable:
         sha256: of the file; of a folder, over the names and contents of its files.
         bytes: size of what was read.
         own_splits: splits that the file has of its own, as {its name for them: {id: split}}.
+        scores: by id, where the file has them.
+        are_positions: whether the file calls clips 'video[3]'.
     """
 
     path: Path
@@ -78,6 +83,8 @@ class FeatureTable:
     sha256: str = ""
     bytes: int = 0
     own_splits: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    are_positions: bool = False
 
 
 # ---- one modality ----
@@ -99,26 +106,37 @@ def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
     if path.is_dir():
         files = look_into_folder(path, modality, request.progress)
         sha256, size = fingerprint(files.paths)
-        return FeatureTable(path, modality, files.frames, files.remarks, sha256=sha256, bytes=size)
+        return FeatureTable(
+            path,
+            modality,
+            files.frames,
+            files.remarks,
+            sha256=sha256,
+            bytes=size,
+            are_positions=files.are_positions,
+        )
     if not path.exists():
         raise SourceError(f"there is no file or folder {path}: check --{modality}")
     return _read_table(path, modality)
 
 
 def attach(corpus: Corpus, tables: Mapping[str, FeatureTable]) -> Corpus:
-    """Replace the frames of a modality, or several, by those of feature tables, matched by id.
+    """Replace the frames of a modality, or several, by those of feature tables, matched by id and score.
 
     Clips that a table does not have get no frames of that modality.
 
     Raises:
-        SourceError: fewer than half of the clips are in a table, or two clips fit the same row of one.
+        SourceError: fewer than half of the clips are in a table, or nothing shows that they are the same clips.
     """
     if not tables:
         return corpus
-    names = {modality: _matched(corpus, table) for modality, table in tables.items()}
+    mine = names_in(corpus)
+    matches = {modality: match(mine, _names_of(table), modality) for modality, table in tables.items()}
+    names = {modality: ids for modality, (ids, _, _) in matches.items()}
     found = {m: {clip: tables[m].frames[name] for clip, name in pairs.items()} for m, pairs in names.items()}
     remarks = [remark for m, table in tables.items() for remark in _remarks_of(corpus, table, len(names[m]))]
-    notes: list[str] = []
+    remarks += dict.fromkeys(remark for _, _, how in matches.values() for remark in how)
+    notes = list(dict.fromkeys(note for _, doubts, _ in matches.values() for note in doubts))
     for modality, table in tables.items():
         warnings, harmless = _own_splits_of(corpus, table, names[modality])
         notes += [note for note in warnings if note not in (*corpus.notes, *notes)]
@@ -145,28 +163,17 @@ def _with_frames(sample: Sample, found: Mapping[str, Mapping[str, Frames]]) -> S
     return replace(sample, vision=vision, audio=audio)
 
 
-def _matched(corpus: Corpus, table: FeatureTable) -> dict[str, str]:
-    """Return the table's ids by the corpus's: the same id, or else 'video_clip' for 'video$_$clip'."""
-    ids = [sample.id for samples in corpus.splits.values() for sample in samples]
-    found: dict[str, str] = {}
-    taken: dict[str, str] = {}
-    for clip in dict.fromkeys(ids):
-        name = next((key for key in (clip, clip.replace(ID_SEPARATOR, "_")) if key in table.frames), None)
-        if name is None:
-            continue
-        if name in taken:
-            raise SourceError(
-                f"{table.path}: {one_line(name)[:80]!r} may be {one_line(taken[name])[:80]!r} or "
-                f"{one_line(clip)[:80]!r}: call it by the whole id, with {ID_SEPARATOR} between video and clip"
-            )
-        taken[name] = clip
-        found[clip] = name
-    if len(found) * 2 < len(ids):
-        raise SourceError(
-            f"{table.path} must have {table.modality} of the clips of {corpus.source}, found it for {len(found)} of "
-            f"{len(ids)}: its ids are {names_of(list(table.frames)[:3])}, ..., the clips' {names_of(ids[:3])}, ..."
-        )
-    return found
+def names_in(corpus: Corpus) -> Names:
+    """Return what a corpus calls its clips, and their scores."""
+    samples = [sample for clips in corpus.splits.values() for sample in clips]
+    scores = {sample.id: sample.score if math.isfinite(sample.score) else None for sample in samples}
+    return Names(corpus.source, scores, POSITIONS in corpus.remarks)
+
+
+def _names_of(table: FeatureTable) -> Names:
+    scores = {clip: table.scores.get(clip, math.nan) for clip in table.frames}
+    finite = {clip: score if math.isfinite(score) else None for clip, score in scores.items()}
+    return Names(str(table.path), finite, table.are_positions)
 
 
 def _remarks_of(corpus: Corpus, table: FeatureTable, matched: int) -> Iterator[str]:
@@ -197,16 +204,35 @@ def _read_table(path: Path, modality: str) -> FeatureTable:
     key = next((key for key in (modality, *FEATURE_KEYS) if key in names), None)
     if key is None:
         raise SourceError(f"{where} must have an array {modality!r}, found {names_of(names)}: name another file")
-    arrays = read_npz(path, only={id_key, key, f"{key}_lengths", *filter(_is_split, names)})
-    ids, _ = normal_ids(strings_of(where, id_key, arrays[id_key]))
+    # Scores are welcome, not needed: what is not one number per clip is left alone.
+    has_scores = [name for name in _SCORE_KEYS if name in names and _are_scores(names[name], names[id_key].shape)]
+    lengths = {f"{name}_lengths" for name in (key, modality)}
+    arrays = read_npz(path, only={id_key, key, *lengths, *has_scores, *filter(_is_split, names)})
+    written = strings_of(where, id_key, arrays[id_key])
+    ids, _ = normal_ids(written)
     if len(set(ids)) != len(ids):
         twice = Counter(ids).most_common(1)[0][0]
         raise SourceError(f"{where}: ids must be unique, {one_line(twice)[:80]!r} occurs twice: rename one")
-    rows = _rows_of(where, arrays, key, len(ids))
+    rows = _rows_of(where, arrays, key, modality, len(ids))
     frames = dict(zip(ids, rows.frames, strict=True))
     sha256, size = fingerprint([path])
     own = {key: dict(zip(ids, splits, strict=True)) for key, splits in _splits_in(where, arrays, len(ids)).items()}
-    return FeatureTable(path, modality, frames, (), rows.padding, rows.repaired, sha256, size, own)
+    return FeatureTable(
+        path,
+        modality,
+        frames,
+        padding=rows.padding,
+        repaired=rows.repaired,
+        sha256=sha256,
+        bytes=size,
+        own_splits=own,
+        scores=dict(zip(ids, _scores_in(where, arrays, len(ids)) or [], strict=False)),
+        are_positions=are_positions(written),
+    )
+
+
+def _are_scores(header: Header, ids: tuple[int, ...]) -> bool:
+    return header.dtype.kind in "biuf" and header.shape[:1] == ids[:1] and math.prod(header.shape) == math.prod(ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +242,7 @@ class _Rows:
     repaired: Mapping[str, int] = field(default_factory=dict)
 
 
-def _rows_of(where: str, arrays: Mapping[str, Array], key: str, count: int) -> _Rows:
+def _rows_of(where: str, arrays: Mapping[str, Array], key: str, modality: str, count: int) -> _Rows:
     """Return the frames of every clip, [L, d] each, from [N, d] or [N, P, d]."""
     value = arrays[key]
     if not value.ndim or len(value) != count:
@@ -224,7 +250,7 @@ def _rows_of(where: str, arrays: Mapping[str, Array], key: str, count: int) -> _
     values = array_of(where, key, value)
     if values.ndim == 2 and values.shape[1]:
         return _Rows([_row(values, i) for i in range(count)])
-    return _padded_rows(where, arrays, key, frames_of(where, key, values))
+    return _padded_rows(where, arrays, key, modality, frames_of(where, key, values))
 
 
 def _row(values: Array, index: int) -> Array:
@@ -235,12 +261,12 @@ def _row(values: Array, index: int) -> Array:
     return values[index : index + 1]
 
 
-def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, padded: Array) -> _Rows:
-    lengths_key = f"{key}_lengths"
+def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: str, padded: Array) -> _Rows:
+    lengths_key = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
     longest = padded.shape[1]
     if not longest:
         raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
-    if lengths_key not in arrays:
+    if not lengths_key:
         ends = np.concatenate([edges_of(filled)[1] for filled in filled_frames(padded)] or [np.empty(0, np.int64)])
         padding, repaired = "end, trailing frames of zeros", {}
     else:
@@ -258,10 +284,10 @@ def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, padded: Arra
 
 
 def recognise(raw: Raw) -> str | None:
-    """Return "npz" for an archive with ids, scores and frames."""
+    """Return "npz" for an archive with ids and frames."""
     if raw.kind != "npz":
         return None
-    has = [any(key in raw.content for key in keys) for keys in (_ID_KEYS, _SCORE_KEYS, FRAME_MODALITIES)]
+    has = [any(key in raw.content for key in keys) for keys in (_ID_KEYS, FRAME_MODALITIES)]
     return "npz" if all(has) else None
 
 
@@ -274,11 +300,11 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
     where, arrays = str(raw.path), raw.content
     if recognise(raw) is None:
         found = names_of(arrays)
-        raise SourceError(f"{where} must be an .npz with 'id', 'label', and 'audio' or 'vision', found {found}")
+        raise SourceError(f"{where} must be an .npz with 'id', and 'audio' or 'vision', found {found}")
     if request.labels is None:
         raise SourceError(f"{where} has no texts: give them, and the splits, with --labels label.csv")
     rows, joining = _joined_rows(where, arrays, request, request.labels)
-    modalities = {m: _rows_of(where, arrays, m, len(rows)) for m in FRAME_MODALITIES if m in arrays}
+    modalities = {m: _rows_of(where, arrays, m, m, len(rows)) for m in FRAME_MODALITIES if m in arrays}
     own = _splits_in(where, arrays, len(rows))
     pairs = {key: [(mine, row.split) for mine, row in zip(splits, rows, strict=True)] for key, splits in own.items()}
     notes, comparing = _compared(raw.path, pairs, request.labels.name)
@@ -302,21 +328,35 @@ def _joined_rows(
     where: str, arrays: Mapping[str, Array], request: Request, path: Path
 ) -> tuple[list[LabelRow], list[str]]:
     """Return the label file's row of every clip in the archive, with a score, and remarks."""
-    id_key, score_key = (next(key for key in keys if key in arrays) for keys in (_ID_KEYS, _SCORE_KEYS))
-    ids, remarks = normal_ids(strings_of(where, id_key, arrays[id_key]))
-    scores = numbers_of(where, score_key, arrays[score_key]).tolist()
-    if len(scores) != len(ids):
+    id_key = next(key for key in _ID_KEYS if key in arrays)
+    written = strings_of(where, id_key, arrays[id_key])
+    ids, remarks = normal_ids(written)
+    scores = _scores_in(where, arrays, len(ids))
+    if scores is None and are_positions(written):
         raise SourceError(
-            f"{where}: {id_key!r} and {score_key!r} must be equally long, found {len(ids)}, {len(scores)}"
+            f"{where} calls clips 'video[3]', positions from 0, which {path} may count otherwise: scores are needed to "
+            "tell; add them as 'label', or name the clips as the label file does"
         )
-    needed = ("video_id", "clip_id", "text", "mode")
+    needed = ("video_id", "clip_id", "text", "mode", *(("label",) if scores is None else ()))
     labels = read_label_rows(path, needed=needed, text_column=request.text_column, takes_english=request.takes_english)
-    clips = [Clip(clip, score) for clip, score in zip(ids, scores, strict=True)]
+    clips = [Clip(clip, None if scores is None else scores[i]) for i, clip in enumerate(ids)]
     found, joining = join(where, clips, labels, labels=path)
     if len(labels) > len(found):
         joining.append(f"{len(labels) - len(found)} rows of {one_line(path.name)} have no clip in the file")
-    rows = [replace(row, score=score) if row.score is None else row for row, score in zip(found, scores, strict=True)]
-    return rows, [*remarks, *joining]
+    if scores is not None:
+        found = [replace(row, score=one) if row.score is None else row for row, one in zip(found, scores, strict=True)]
+    return found, [*remarks, *joining]
+
+
+def _scores_in(where: str, arrays: Mapping[str, Array], count: int) -> list[float] | None:
+    """Return the score of every clip; None where the file has none."""
+    key = next((key for key in _SCORE_KEYS if key in arrays), None)
+    if key is None:
+        return None
+    scores: list[float] = numbers_of(where, key, arrays[key]).tolist()
+    if len(scores) != count:
+        raise SourceError(f"{where}: {key!r} must have one score for each of {count} ids, found {len(scores)}")
+    return scores
 
 
 def _left_out(arrays: Mapping[str, Array]) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 The same clip is 'video$_$12' in one file, 'video[3]' in another (the fourth segment of its video) and has no name at
 all in a third. Ids alone can deceive: 'video$_$3' may be clip 3 or the fourth clip. So several ways are tried, and one
-is believed only when it finds a row for nearly every clip and the scores on both sides agree.
+is believed only when it finds a row for nearly every clip, no row for two, and the scores on both sides agree.
 """
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from conki_cli.errors import SourceError, one_line
@@ -16,27 +18,49 @@ from conki_cli.sources.labels import LabelRow, read_label_rows
 from conki_cli.sources.request import Request
 from conki_cli.store import ID_SEPARATOR, SPLITS, Sample
 
-_NEARLY_ALL = 0.98
+NEARLY_ALL = 0.98
 """Share of the clips that a way must find; the few that lack a row are then named."""
-_SAME_SCORE = 0.01
+SAME_SCORE = 0.01
 """Largest difference of equal scores: files round theirs to two digits or more."""
-_SCORES_AGREE = 0.95
+SCORES_AGREE = 0.95
 _ORDERED_SCORES_AGREE = 0.99  # without ids, scores are all there is to go by
-_SAME_START = 0.05
-"""Largest difference of equal starts, in seconds: about one frame of video."""
+_SAME_TIME = 0.05
+"""Largest difference of equal starts and stops, in seconds: about one frame of video."""
+_MOST_TIED = 16
+"""Rows of one video that may begin together; where there are more, starts tell nothing."""
+
+_POSITION = re.compile(r".+\[\d+\]", re.DOTALL)  # 'video[3]'
+POSITIONS = (
+    "ids are positions in the video ('video[0]' is called 'video$_$0'), and label.csv may count otherwise: "
+    "--labels label.csv gives its ids"
+)
+"""Remark of a corpus whose ids count the clips of a video from 0, as the CMU SDK does."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What a source knows of a clip that is to be joined: its id ('video$_$clip', or nothing), score and start."""
+    """What a source knows of a clip that is to be joined: id ('video$_$clip', or nothing), score, start and stop."""
 
     id: str
     score: float | None = None
     start: float | None = None
+    stop: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one way found: the rows, the share of clips that have one, and of equal scores (None: none to compare)."""
+
+    way: str
+    found: list[LabelRow | None]
+    share: float
+    agreement: float | None
+    fits: bool
 
 
 Found = list[LabelRow | None]
 Way = Callable[[Sequence[Clip], Mapping[str, Sequence[LabelRow]]], Found]
+_Cost = tuple[float, ...]
 
 
 def join(
@@ -60,18 +84,37 @@ def join(
         return [], []
     if not any(clip.id for clip in clips):
         return _join_in_order(where, clips, rows, labels)
+    tried = []
+    for attempt in attempts(clips, rows):
+        if attempt.fits:
+            return _complete(where, clips, attempt.found, rows, labels=labels), _remarks(attempt, labels)
+        tried.append(attempt)
+    best = max(tried, key=lambda attempt: attempt.share)
+    raise SourceError(_refusal(where, clips, best, labels) + _hint(clips, rows, labels))
+
+
+def attempts(clips: Sequence[Clip], rows: Sequence[LabelRow]) -> Iterator[Attempt]:
+    """Try every way; one fits if nearly all clips have a row, no two the same one, and the scores do not contradict.
+
+    Args:
+        clips: one or more.
+        rows: in any order.
+    """
     by_video = _by_video(rows)
-    best: tuple[float, str, Found] | None = None
+    # A clip that a file repeats whole is one clip, unless its id is that of the video alone.
+    distinct = list(dict.fromkeys(clips)) if all(parts_of(clip.id)[1] for clip in clips) else list(clips)
+    numbers = [*range(len(clips))]
+    if len(distinct) < len(clips):
+        places = {clip: number for number, clip in enumerate(distinct)}
+        numbers = [places[clip] for clip in clips]
     for name, way in _WAYS.items():
-        found = way(clips, by_video)
+        once = way(distinct, by_video)
+        found = [once[number] for number in numbers]
         share = sum(row is not None for row in found) / len(clips)
         agreement = _agreement(clips, found)
-        if share >= _NEARLY_ALL and (agreement is None or agreement >= _SCORES_AGREE):
-            return _complete(where, clips, found, labels), _remarks(name, labels, agreement)
-        if best is None or share > best[0]:
-            best = (share, name, found)
-    assert best is not None
-    raise SourceError(_refusal(where, clips, best[1], best[2], labels))
+        agrees = agreement is None or agreement >= SCORES_AGREE
+        fits = share >= NEARLY_ALL and agrees and _shared(distinct, once) is None
+        yield Attempt(name, found, share, agreement, fits)
 
 
 def with_labels(
@@ -79,7 +122,8 @@ def with_labels(
     splits: Mapping[str, Sequence[Sample]],
     request: Request,
     *,
-    starts: Mapping[str, Sequence[float | None]] | None = None,
+    times: Mapping[str, Sequence[Clip]] | None = None,
+    keeps_texts: bool = False,
 ) -> tuple[dict[str, list[Sample]], list[str], list[str]]:
     """Give clips the ids and texts of the label file; splits and scores stay those of the data file.
 
@@ -87,7 +131,8 @@ def with_labels(
         path: the data file, for messages.
         splits: clips with the ids that the file has, as 'video$_$clip', 'video' or "".
         request: names the label file, and its column of texts if that is not `text`.
-        starts: when each clip starts in its video, in seconds, where the file says so.
+        times: start and stop of each clip in its video, where the file says so.
+        keeps_texts: leave the texts as they are, unless the request names a column for them.
 
     Returns:
         The clips, notes and remarks.
@@ -97,7 +142,8 @@ def with_labels(
     """
     if request.labels is None:
         raise SourceError(f"{path} has no texts: give them with --labels label.csv")
-    needed = ("video_id", "clip_id", "text")
+    keeps_texts = keeps_texts and request.text_column is None
+    needed = ("video_id", "clip_id", *(() if keeps_texts else ("text",)))
     rows = read_label_rows(
         request.labels, needed=needed, text_column=request.text_column, takes_english=request.takes_english
     )
@@ -106,7 +152,8 @@ def with_labels(
         Clip(
             id=sample.id,
             score=sample.score if math.isfinite(sample.score) else None,
-            start=starts[split][i] if starts else None,
+            start=times[split][i].start if times else None,
+            stop=times[split][i].stop if times else None,
         )
         for split, i, sample in flat
     ]
@@ -115,10 +162,22 @@ def with_labels(
     moved = 0
     for (split, _, sample), row in zip(flat, found, strict=True):
         moved += row.split not in (None, split)
-        joined[split].append(replace(sample, id=row.id, text=(row.text or "").strip()))
+        text = sample.text if keeps_texts else (row.text or "").strip()
+        joined[split].append(replace(sample, id=row.id, text=text))
     here, there = one_line(path.name), one_line(request.labels.name)
     kept = f"{moved} clips stand in another split in {there}: the splits of {here} were kept"
     return joined, [kept] if moved else [], remarks
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """Return video and clip of an id; an id without separator is a video alone."""
+    video, separator, part = name.rpartition(ID_SEPARATOR)
+    return (video, part) if separator else (name, "")
+
+
+def are_positions(names: Iterable[str]) -> bool:
+    """Tell whether a file calls clips 'video[3]', which counts them from 0."""
+    return any(_POSITION.fullmatch(name) for name in names)
 
 
 def _by_video(rows: Iterable[LabelRow]) -> dict[str, list[LabelRow]]:
@@ -142,12 +201,6 @@ def _natural(clip: str) -> tuple[float, str]:
     """Sort 'clip 10' behind 'clip 9' when clips are called by numbers."""
     number = _number_of(clip)
     return (math.inf if number is None else number, clip)
-
-
-def _parts(clip: Clip) -> tuple[str, str]:
-    """Return video and clip of an id; an id without separator is a video alone."""
-    video, separator, part = clip.id.rpartition(ID_SEPARATOR)
-    return (video, part) if separator else (clip.id, "")
 
 
 # ---- ways ----
@@ -174,39 +227,79 @@ def _by_underscore(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelR
 def _by_number(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
     """Compare clips as numbers: spreadsheets drop the zeros in front."""
     keys = ((f"{row.video}{ID_SEPARATOR}{_number_of(row.clip)}", row) for g in by_video.values() for row in g)
-    numbers = ((video, _number_of(part)) for video, part in map(_parts, clips))
+    numbers = ((video, _number_of(part)) for video, part in (parts_of(clip.id) for clip in clips))
     asked = (f"{video}{ID_SEPARATOR}{number}" if number is not None else "" for video, number in numbers)
     return _looked_up(clips, keys, asked)
 
 
 def _by_position(first: int) -> Way:
     def way(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
-        found: Found = []
-        for video, part in map(_parts, clips):
-            group = by_video.get(video, ())
-            number = _number_of(part)
+        pairs: list[tuple[_Cost, int, LabelRow]] = []
+        for index, clip in enumerate(clips):
+            video, part = parts_of(clip.id)
+            group, number = by_video.get(video, ()), _number_of(part)
             position = -1 if number is None else number - first
-            found.append(group[position] if 0 <= position < len(group) else None)
-        return found
+            if 0 <= position < len(group):
+                for row, distance in _tied(group, position):
+                    pairs.append(((_differ(clip.score, row.score, SAME_SCORE), distance), index, row))
+        return _assigned(len(clips), pairs)
 
     return way
 
 
+def _tied(group: Sequence[LabelRow], position: int) -> list[tuple[LabelRow, int]]:
+    """Return the row at a position and those that begin with it, whose order is chance, with their distances."""
+    start, last = group[position].start, len(group) - 1
+    near = range(max(0, position - _MOST_TIED), min(last, position + _MOST_TIED) + 1)
+    return [
+        (group[i], abs(i - position)) for i in near if i == position or (start is not None and group[i].start == start)
+    ]
+
+
 def _by_start(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
-    found: Found = []
-    for clip in clips:
+    pairs: list[tuple[_Cost, int, LabelRow]] = []
+    for index, clip in enumerate(clips):
+        if clip.start is None:
+            continue
         near = [
-            (abs(row.start - clip.start), number, row)
-            for number, row in enumerate(by_video.get(_parts(clip)[0], ()))
-            if clip.start is not None and row.start is not None and abs(row.start - clip.start) <= _SAME_START
+            row
+            for row in by_video.get(parts_of(clip.id)[0], ())
+            if row.start is not None and abs(row.start - clip.start) <= _SAME_TIME
         ]
-        found.append(min(near)[2] if near else None)
+        pairs += [(_cost_of_times(clip, row), index, row) for row in near if len(near) <= _MOST_TIED]
+    return _assigned(len(clips), pairs)
+
+
+def _cost_of_times(clip: Clip, row: LabelRow) -> _Cost:
+    """Rank rows that begin with a clip: the stop tells, then the score, then the milliseconds."""
+    distance = round(abs((row.start or 0.0) - (clip.start or 0.0)), 3)
+    return _differ(clip.stop, row.stop, _SAME_TIME), _differ(clip.score, row.score, SAME_SCORE), distance
+
+
+def _differ(one: float | None, other: float | None, tolerance: float) -> bool:
+    return one is not None and other is not None and abs(one - other) > tolerance
+
+
+def _assigned(count: int, pairs: Iterable[tuple[_Cost, int, LabelRow]]) -> Found:
+    """Give every clip the row that fits best, no row to two clips, and none where two fit alike.
+
+    Args:
+        count: number of clips.
+        pairs: what a row differs from a clip, the number of the clip, and the row.
+    """
+    found: Found = [None] * count
+    taken: set[int] = set()
+    for (_, index), group in groupby(sorted(pairs, key=lambda pair: pair[:2]), key=lambda pair: pair[:2]):
+        free = [row for _, _, row in group if id(row) not in taken]
+        if found[index] is None and len(free) == 1:
+            found[index] = free[0]
+            taken.add(id(free[0]))
     return found
 
 
 def _by_video_alone(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
     """Take the one row of a video when the clip is not named, on either side."""
-    groups = [(by_video.get(video, ()), part) for video, part in map(_parts, clips)]
+    groups = [(by_video.get(video, ()), part) for video, part in (parts_of(clip.id) for clip in clips)]
     return [group[0] if len(group) == 1 and not (part and group[0].clip) else None for group, part in groups]
 
 
@@ -253,31 +346,62 @@ def _agreement(clips: Sequence[Clip], found: Sequence[LabelRow | None]) -> float
         for clip, row in zip(clips, found, strict=True)
         if row is not None and clip.score is not None and row.score is not None
     ]
-    return sum(abs(a - b) <= _SAME_SCORE for a, b in pairs) / len(pairs) if pairs else None
+    return sum(abs(a - b) <= SAME_SCORE for a, b in pairs) / len(pairs) if pairs else None
 
 
-def _complete(where: str, clips: Sequence[Clip], found: Found, labels: Path) -> list[LabelRow]:
+def _shared(clips: Sequence[Clip], found: Found) -> tuple[Clip, Clip] | None:
+    """Return two clips that have the same row, if there are any."""
+    owners: dict[int, Clip] = {}
+    for clip, row in zip(clips, found, strict=True):
+        owner = clip if row is None else owners.setdefault(id(row), clip)
+        if owner is not clip:
+            return owner, clip
+    return None
+
+
+def _complete(
+    where: str, clips: Sequence[Clip], found: Found, rows: Sequence[LabelRow], *, labels: Path
+) -> list[LabelRow]:
     missing = [clip for clip, row in zip(clips, found, strict=True) if row is None]
     if missing:
         raise SourceError(
             f"{labels} must have a row for every clip of {where}, found none for {len(missing)} of {len(clips)}, "
-            f"the first {one_line(missing[0].id)[:80]!r}: add them or use the label file of this source"
+            f"the first {_called(missing[0])}: add them or use the label file of this source"
+            + _hint(missing, rows, labels)
         )
     return [row for row in found if row is not None]
 
 
-def _remarks(name: str, labels: Path, agreement: float | None) -> list[str]:
-    if name == "id":
+def _called(clip: Clip) -> str:
+    name = repr(one_line(clip.id)[:80])
+    return name if clip.start is None else f"{name} at {clip.start:g} s"
+
+
+def _remarks(attempt: Attempt, labels: Path) -> list[str]:
+    if attempt.way == "id":
         return []
-    proof = "no scores to compare" if agreement is None else f"{agreement:.1%} of the scores are equal"
-    return [f"clips and rows of {one_line(labels.name)} were joined by {name}; {proof}"]
+    equal = "no scores to compare" if attempt.agreement is None else f"{attempt.agreement:.1%} of the scores are equal"
+    return [f"clips and rows of {one_line(labels.name)} were joined by {attempt.way}; {equal}"]
 
 
-def _refusal(where: str, clips: Sequence[Clip], name: str, found: Found, labels: Path) -> str:
-    matched = sum(row is not None for row in found)
-    head = f"the clips of {where} must have rows in {labels}; at best, by {name}, {matched} of {len(clips)} have one"
-    agreement = _agreement(clips, found)
-    if agreement is not None and matched >= _NEARLY_ALL * len(clips):
-        return f"{head}, but only {agreement:.1%} of their scores are equal: give the label file of this source"
-    missing = next(clip.id for clip, row in zip(clips, found, strict=True) if row is None)
-    return f"{head}; without one is {one_line(missing)[:80]!r}: give the label file of this source"
+def _refusal(where: str, clips: Sequence[Clip], best: Attempt, labels: Path) -> str:
+    matched = sum(row is not None for row in best.found)
+    head = (
+        f"the clips of {where} must have rows in {labels}; at best, by {best.way}, {matched} of {len(clips)} have one"
+    )
+    advice = "give the label file of this source"
+    if best.share >= NEARLY_ALL and best.agreement is not None and best.agreement < SCORES_AGREE:
+        return f"{head}, but only {best.agreement:.1%} of their scores are equal: {advice}"
+    shared = _shared(clips, best.found)
+    if best.share >= NEARLY_ALL and shared is not None:
+        return f"{head}, but {_called(shared[0])} and {_called(shared[1])} have the same one: {advice}"
+    missing = next(clip for clip, row in zip(clips, best.found, strict=True) if row is None)
+    return f"{head}; without one is {_called(missing)}: {advice}"
+
+
+def _hint(clips: Sequence[Clip], rows: Sequence[LabelRow], labels: Path) -> str:
+    if all(clip.start is None for clip in clips):
+        return ""
+    if all(row.start is None for row in rows):
+        return f"; the source tells its clips by their starts, and {one_line(labels.name)} has no column start"
+    return "; rows that begin together must differ in stop or score"

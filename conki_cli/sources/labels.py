@@ -5,7 +5,8 @@ have the columns video_id, clip_id, text, label and mode (train, valid or test; 
 valid); further ones may stand anywhere. So all of these are read: the 7 columns of MMSA's old
 label.csv (with annotation and label_by), the 9 of its new one (label_T, label_A and label_V become
 the scores of single modalities), 8 or 10 with start and stop or text_en, and the meta.csv of
-CH-SIMS v2. Copies of 7 or 9 columns that lost their header are read by the order of the columns.
+CH-SIMS v2. Copies of 7 to 10 columns that lost their header are read by the order of these columns;
+mode is found by its values, and what stands behind it is start and stop where it is two numbers.
 The texts are the column text; of SIMS the English text_en where there is one; or --text-column.
 Not read: annotation, which contradicts the score in some rows; label_by; polarity of any kind.
 Beside it: --audio and --vision add features per clip. Other formats take this file as --labels.
@@ -14,9 +15,11 @@ Beside it: --audio and --vision add features per clip. Other formats take this f
 import csv
 import io
 import math
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from conki_cli.files import human_size
 from conki_cli.sources.columns import SPLIT_NAMES, fingerprint, names_of
 from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
-from conki_cli.store.records import Frames
+from conki_cli.store.records import Frames, counted
 
 FORMATS = {"labels": "label.csv or meta.csv: texts, scores and splits, without audio and vision"}
 CHINESE_TEXT_NOTE = "the texts are Chinese (no text_en in the file): choose a Chinese text encoder with --encoder"
@@ -33,11 +36,15 @@ CHINESE_TEXT_NOTE = "the texts are Chinese (no text_en in the file): choose a Ch
 _REQUIRED = ("video_id", "clip_id", "text", "label", "mode")
 _UNIMODAL_COLUMNS = {"text": "label_T", "vision": "label_V", "audio": "label_A"}
 _KNOWN_COLUMNS = {*_REQUIRED, *_UNIMODAL_COLUMNS.values(), "annotation", "label_by", "start", "stop", "text_en", "id"}
-_HEADERLESS = {
-    7: ("video_id", "clip_id", "text", "label"),
-    9: ("video_id", "clip_id", "text", "label", "label_T", "label_A", "label_V"),
-}
-"""First columns of the published layouts by their number of columns; annotation, label_by and mode follow."""
+_OLD = ("video_id", "clip_id", "text", "label")
+_NEW = (*_OLD, "label_T", "label_A", "label_V")
+_HEADERLESS = {7: _OLD, 8: _OLD, 9: _NEW, 10: _NEW}
+"""First columns of the published layouts by their number of columns.
+
+Annotation and mode follow; behind them label_by (7), start and stop (8), text_en (10).
+"""
+LABELS_NOT_NEEDED = "--labels was not needed"
+"""Begins a remark; it is dropped where nobody gave --labels."""
 _MAX_BYTES = 512 * 2**20
 """No label file is larger; MOSEI's has 4 MB."""
 
@@ -79,11 +86,13 @@ class _Table:
     path: Path
     columns: list[str]
     rows: list[Row]
+    lines: list[int]  # of the file, counted from 1, where each row begins
+    blanks: dict[str, int]  # cells of each column that had blanks around them, which were removed
     has_header: bool = True
 
     def where(self, number: int) -> str:
-        row = self.rows[number]
-        return f"{self.path}, row {number + 1} ({row.get('video_id', '')[:40]!r}, {row.get('clip_id', '')[:40]!r})"
+        row, line = self.rows[number], self.lines[number]
+        return f"{self.path}, line {line} ({row.get('video_id', '')[:40]!r}, {row.get('clip_id', '')[:40]!r})"
 
 
 def recognise(raw: Raw) -> str | None:
@@ -100,6 +109,8 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
     Raises:
         SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
     """
+    if raw.kind != "table":
+        raise SourceError(f"{raw.path} must be a table to be read as {name}, found no text: leave --format out")
     table = _read_table(raw.path)
     text_column = _text_column(table, request.text_column, request.takes_english) or "text"
     rows = _label_rows(table, (*_REQUIRED[:2], text_column, *_REQUIRED[3:]), text_column)
@@ -111,9 +122,10 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
     notes = [f"{', '.join(partly)} left out: some rows are empty there"] if partly else []
     if is_chinese(request.dataset) and text_column == "text" and request.text_column is None:
         notes.append(CHINESE_TEXT_NOTE)
-    remarks = [] if table.has_header else ["no header: the columns were taken in the order of the published files"]
+    remarks = [] if table.has_header else [f"no header: the columns were taken as {_columns_said(table.columns)}"]
     remarks += [f"the texts are those of the column {one_line(text_column)}"] if text_column != "text" else []
-    remarks += ["--labels was not needed: the source is a label file itself"] if request.labels is not None else []
+    remarks += blanks_remark(table.blanks.get(text_column, 0))
+    remarks += [f"{LABELS_NOT_NEEDED}: the source is a label file itself"] if request.labels is not None else []
     sha256, size = fingerprint([raw.path])
     return Corpus(
         dataset=request.dataset,
@@ -126,6 +138,11 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
         notes=tuple(notes),
         remarks=tuple(remarks),
     )
+
+
+def blanks_remark(count: int) -> list[str]:
+    """Say of how many texts blanks at the ends were removed."""
+    return [f"removed blanks at the ends of {counted(count, 'text')}"] if count else []
 
 
 def samples_of(
@@ -266,9 +283,12 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
             f"{table.path} has no column 'mode': every row must say train, valid or test there; add the column"
         )
     if missing:
+        absent = ", ".join(name for name in missing if name not in table.columns)
+        twice = ", ".join(name for name in missing if name in table.columns)
+        wrong = [f"{what}: {names}" for what, names in (("missing", absent), ("there twice", twice)) if names]
         raise SourceError(
-            f"{table.path} must have each of the columns {', '.join(required)} once, separated by commas or tabs; "
-            f"not so {', '.join(missing)} in the header {ascii(table.columns)[:200]}"
+            f"{table.path} must have the column{'s' * (len(required) > 1)} {', '.join(required)}, separated by commas "
+            f"or tabs; {'; '.join(wrong)}; its first line is {names_of(table.columns)}"
         )
     if not table.rows:
         raise SourceError(f"{table.path} has a header but no rows: it must have one row per clip")
@@ -277,37 +297,75 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
 def _read_table(path: Path, *, may_lack_header: bool = True) -> _Table:
     """Return the rows of a table; 'None' in a cell is a word, not a missing value."""
     text = _decode(path)
-    first_line = text.lstrip().partition("\n")[0]
+    begin = re.match(r"([ \t]*\r?\n)*", text)
+    skipped = begin.end() if begin is not None else 0
+    first_line = text[skipped:].partition("\n")[0]
     # A header never has commas in its names, so tabs there and no commas say which of the two separates.
-    cells = _parse_tabs(path, text) if "\t" in first_line and "," not in first_line else _parse(path, text)
-    stripped = [[cell.strip() for cell in row] for row in cells]
-    if may_lack_header and _lacks_header(stripped[0]):
-        columns = _columns_by_content(stripped)
-        if columns is not None:
-            return _Table(path, columns, [dict(zip(columns, row, strict=True)) for row in stripped], has_header=False)
-    columns, *rest = stripped
-    return _Table(path, columns, [dict(zip(columns, row, strict=True)) for row in rest])
+    is_tabbed = "\t" in first_line and "," not in first_line
+    cells = _parse_tabs(path, text[skipped:]) if is_tabbed else _parse(path, text[skipped:])
+    lines = _lines_of(cells, 1 + text.count("\n", 0, skipped))
+    kept = [k for k, row in enumerate(cells) if any(row)]
+    stripped = [[cell.strip() for cell in cells[k]] for k in kept]
+    if not stripped:
+        raise SourceError(f"{path} is empty: it must have a header and one row per clip")
+    lacks_header = may_lack_header and _lacks_header(stripped[0])
+    columns = _columns_by_content(path, stripped) if lacks_header else stripped[0]
+    begin_of_rows = 0 if lacks_header else 1
+    blanks = {
+        name: sum(
+            cells[k][place] != row[place] for k, row in zip(kept[begin_of_rows:], stripped[begin_of_rows:], strict=True)
+        )
+        for place, name in enumerate(columns)
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in stripped[begin_of_rows:]]
+    return _Table(path, columns, rows, [lines[k] for k in kept[begin_of_rows:]], blanks, has_header=not lacks_header)
+
+
+def _lines_of(cells: Sequence[Sequence[str]], first: int) -> list[int]:
+    """Return the line of the file in which each row begins, as an editor counts; cells may have line breaks."""
+    breaks = [sum(cell.count("\n") + cell.count("\r") - cell.count("\r\n") for cell in row) for row in cells]
+    return [first + k + before for k, before in enumerate(accumulate(breaks[:-1], initial=0))]
 
 
 def _lacks_header(first: Sequence[str]) -> bool:
-    """Tell whether a table's first row is a clip of one of the published layouts, not the names of columns."""
+    """Tell whether a table's first row is a clip of a layout like the published ones, not the names of columns."""
     return (
-        len(first) in _HEADERLESS
+        len(first) >= min(_HEADERLESS)
         and not _KNOWN_COLUMNS & set(first)
         and _is_number(first[3])
         and any(cell.lower() in SPLIT_NAMES for cell in first[4:])
     )
 
 
-def _columns_by_content(cells: Sequence[Sequence[str]]) -> list[str] | None:
+def _columns_by_content(path: Path, cells: Sequence[Sequence[str]]) -> list[str]:
     """Name the columns of a table without a header; unneeded ones get no name."""
-    known = _HEADERLESS[len(cells[0])]
-    columns = [known[k] if k < len(known) else "" for k in range(len(cells[0]))]
-    modes = [k for k in range(4, len(columns)) if all(row[k].lower() in SPLIT_NAMES for row in cells)]
-    if len(modes) != 1:
-        return None
+    count = len(cells[0])
+    known = _HEADERLESS.get(count, ())
+    modes = [k for k in range(len(_OLD), count) if all(row[k].lower() in SPLIT_NAMES for row in cells)]
+    scores = cells[0][len(_OLD) : len(known)]
+    if not known or len(modes) != 1 or not all(_is_number(cell) or not cell for cell in scores):
+        found = f"one of {count} columns" if not known else f"{len(modes)} such columns"
+        found = f"{', '.join(scores)} instead of three scores" if known and len(modes) == 1 else found
+        raise SourceError(
+            f"{path} has no header: without one a table must have 7 to 10 columns, one of which says train, valid or "
+            f"test in every row; found {found}: add a first line such as {','.join(_REQUIRED)}"
+        )
+    columns = [*known, *[""] * (count - len(known))]
     columns[modes[0]] = "mode"
+    behind = range(modes[0] + 1, count)
+    if count == 8 and len(behind) == 2 and all(_is_span(row[behind[0]], row[behind[1]]) for row in cells):
+        columns[-2:] = "start", "stop"
+    elif count == 10 and len(behind) == 1:
+        columns[-1] = "text_en"
     return columns
+
+
+def _is_span(start: str, stop: str) -> bool:
+    return _is_number(start) and _is_number(stop) and 0 <= float(start) <= float(stop)
+
+
+def _columns_said(columns: Sequence[str]) -> str:
+    return ", ".join(name or "(not read)" for name in columns)
 
 
 def _is_number(cell: str) -> bool:
@@ -339,15 +397,32 @@ def _parse(path: Path, text: str, **options: Any) -> list[list[str]]:
 
     try:
         # The header is read as a row: pandas would take the first column as an index where rows are longer than it.
+        # Empty lines are kept, so that lines can be counted.
         table = pd.read_csv(
-            io.StringIO(text), header=None, dtype=str, keep_default_na=False, na_filter=False, **options
+            io.StringIO(text),
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            skip_blank_lines=False,
+            **options,
         )
     except pd.errors.EmptyDataError:
         raise SourceError(f"{path} is empty: it must have a header and one row per clip") from None
     except pd.errors.ParserError as error:
-        raise SourceError(f"{path} must be CSV but is not ({one_line(str(error))[:200]})") from error
+        raise SourceError(f"{path} must be CSV but {_in_plain_words(str(error))}") from error
     cells: list[list[str]] = table.to_numpy().tolist()
     return cells
+
+
+def _in_plain_words(complaint: str) -> str:
+    """Say what a parser means; a text may have cells with line breaks, so it counts rows and not lines."""
+    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", complaint):
+        wanted, row, seen = found.groups()
+        return f"row {row} has {seen} cells where the first has {wanted}: put texts with commas into double quotes"
+    if found := re.search(r"EOF inside string starting at row (\d+)", complaint):
+        return f"a double quote that is opened in row {int(found[1]) + 1} is never closed: is the file whole?"
+    return "its rows cannot be told apart: save it as CSV in UTF-8"
 
 
 def _decode(path: Path) -> str:

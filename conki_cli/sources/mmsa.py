@@ -5,8 +5,9 @@ One dictionary with the splits train, valid (or dev) and test; each is a diction
     id                  'video$_$clip', as text or bytes; needed
     raw_text            the spoken words; needed, or --labels. --text-column names
                         another key; sims and simsv2: text_en if it is there
-    regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1); needed, or
-                        --labels; with _T, _V, _A: scores of one modality alone
+    regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1), or seven, of which
+                        the first is the sentiment; needed, or --labels; with _T, _V,
+                        _A: scores of one modality alone
     vision, audio       numbers [clips, frames, features], padded at the end
     *_lengths           real frames of vision or audio per clip, list or array
 
@@ -30,9 +31,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.errors import SourceError
+from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import (
     SPLIT_NAMES,
+    array_of,
     edges_of,
     filled_frames,
     fingerprint,
@@ -45,7 +47,7 @@ from conki_cli.sources.columns import (
 )
 from conki_cli.sources.features import FeatureTable
 from conki_cli.sources.joining import Clip, join
-from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LabelRow, read_label_rows
+from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, LabelRow, blanks_remark, read_label_rows
 from conki_cli.sources.request import Progress, Raw, Request, is_chinese
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
 from conki_cli.store.arrays import Array, part_of_row
@@ -54,6 +56,7 @@ FORMATS = {
     "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",
 }
 _TELLTALE = {"raw_text", "regression_labels", "annotations", "text_bert", "audio_lengths", "vision_lengths"}
+_WIDE = 7  # scores of a clip in MOSEI: its sentiment and six emotions
 _UNIMODAL_KEYS = {
     "text": "regression_labels_T",
     "vision": "regression_labels_V",
@@ -72,6 +75,7 @@ class _Reader:
     padding: dict[str, str] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
+    blanks: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +199,7 @@ def _notes(reader: _Reader, request: Request) -> tuple[str, ...]:
 
 
 def _remarks(reader: _Reader, data: Mapping[Any, Any]) -> tuple[str, ...]:
-    remarks = list(reader.rewritten)
+    remarks = [*reader.rewritten, *blanks_remark(reader.blanks[reader.text_key])]
     if others := [key for key in data if key not in SPLIT_NAMES]:
         remarks.append(f"ignored beside the splits: {names_of(others)}")
     if reader.ignored:
@@ -207,7 +211,7 @@ def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> _Split:
     where = f"{reader.path}, split {name!r}"
     ids = _ids(reader, where, part)
     texts = strings_of(where, reader.text_key, part[reader.text_key]) if reader.text_key in part else None
-    scores = numbers_of(where, "regression_labels", part["regression_labels"]) if "regression_labels" in part else None
+    scores = _scores(reader, where, part["regression_labels"]) if "regression_labels" in part else None
     unimodal = {m: numbers_of(where, key, part[key]) for m, key in _UNIMODAL_KEYS.items() if key in part}
     frames = {m: _frames(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
     counts: dict[str, int] = {"id": len(ids)}
@@ -246,11 +250,14 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
         ("regression_labels", any(part.scores is None for part in columns.values())),
     ) if missing]  # fmt: skip
     if not lacking:
+        if request.labels is not None:
+            reader.rewritten.append(f"{LABELS_NOT_NEEDED}: {one_line(reader.path.name)} has texts and scores itself")
         return {}
     if request.labels is None:
+        other = ", or name another key with --text-column" if lacking[0] == reader.text_key else ""
         raise SourceError(
             f"{reader.path} must have {lacking[0]!r} in every split and has not: give the texts and scores with "
-            "--labels label.csv, or another key with --text-column"
+            f"--labels label.csv{other}"
         )
     clips = [
         Clip(id=clip, score=None if part.scores is None else float(part.scores[i]))
@@ -274,8 +281,20 @@ def _samples(reader: _Reader, split: str, part: _Split, rows: Sequence[LabelRow]
             raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")
         frames = {m: clips[i] for m, clips in part.frames.items()}
         unimodal = {m: float(column[i]) for m, column in part.unimodal.items()}
+        reader.blanks[reader.text_key] += text != text.strip()
         samples.append(Sample(id=clip, text=text.strip(), score=score, unimodal=unimodal, **frames))
     return samples
+
+
+def _scores(reader: _Reader, where: str, value: Any) -> npt.NDArray[np.float64]:
+    """Return one score per clip, [N]: the first of (N, 7) and (N, 1, 7), the only one of other shapes."""
+    scores = array_of(where, "regression_labels", value)
+    if scores.ndim < 2 or scores.shape[-1] != _WIDE or scores.size != len(scores) * _WIDE:
+        return numbers_of(where, "regression_labels", scores)
+    remark = f"regression_labels have {_WIDE} values per clip: the first was read, the sentiment"
+    if remark not in reader.rewritten:
+        reader.rewritten.append(remark)
+    return scores[:].reshape(len(scores), _WIDE)[:, 0].astype(np.float64)
 
 
 def _frames(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> list[Array]:

@@ -15,7 +15,8 @@ per clip. The files hold words only as vectors (GloVe or BERT), so the texts com
     text            word vectors, not read; clips of zeros are kept
 
 A clip begins with its first frame that is not all zeros; a clip of zeros has no frames. Where more
-clips end with zeros than begin with them, the padding is taken to be at the end.
+clips end with zeros than begin with them, the padding is taken to be at the end. Where clips or
+modalities disagree, the side with more frames of zeros in the whole file is taken, with a warning.
 
 LMF: mosi.pkl and the like, written by python 2
 
@@ -55,7 +56,7 @@ from conki_cli.sources.columns import (
     slices_of,
     splits_of,
 )
-from conki_cli.sources.joining import with_labels
+from conki_cli.sources.joining import POSITIONS, Clip, are_positions, with_labels
 from conki_cli.sources.request import Progress, Raw, Request
 from conki_cli.sources.unsupported import iemocap, is_emotion_shape
 from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
@@ -70,6 +71,7 @@ _NAMES = {"mult": "MulT", "multibench": "MultiBench", "lmf": "LMF"}
 _KEYS = {"vision": "vision", "audio": "audio", "scores": "labels", "ids": "id"}
 _LMF_KEYS = {"vision": "facet", "audio": "covarep", "scores": "label", "ids": "id"}
 _WORD_VECTORS = ("text", "glove")
+_CLEARLY = 0.9  # of the clips with zeros on a side, this share must have them on the same one
 _FOREIGN = {"raw_text", "regression_labels", "annotations", "text_bert"}  # keys of MMSA's files
 
 
@@ -86,10 +88,9 @@ class _Reader:
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """The columns of one split: N ids and starts, scores [N], frames [N, P, d], and where each clip's frames lie."""
+    """The columns of one split: N ids and times, scores [N], frames [N, P, d], and where each clip's frames lie."""
 
-    ids: list[str]
-    starts: list[float | None]
+    clips: list[Clip]
     scores: npt.NDArray[np.float64]
     frames: Mapping[str, Array]
     edges: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]  # first filled frame, end of the last
@@ -135,7 +136,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
     _check_labels(reader, parts, request)
     columns = {split: _read_split(reader, f"{raw.path}, split {split!r}", part) for split, part in parts.items()}
-    sides = {m: side for m in FRAME_MODALITIES if (side := _side_of_padding(columns, m))}
+    sides, doubts = _sides_of_padding(columns)
     splits, notes, remarks = _samples(reader, columns, sides, request)
     sha256, size = fingerprint([raw.path])
     return Corpus(
@@ -146,7 +147,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         source_format=f"{_NAMES[name]} pickle",
         source_sha256=sha256,
         source_bytes=size,
-        notes=tuple(notes),
+        notes=(*doubts, *notes),
         remarks=(*reader.remarks, *_ignored(reader), *remarks),
         padding={
             m: f"{side}, {'leading' if side == 'front' else 'trailing'} frames of zeros" for m, side in sides.items()
@@ -160,7 +161,7 @@ def _check_labels(reader: _Reader, parts: Mapping[str, Any], request: Request) -
         labels = _named(part).get(reader.keys["scores"]) if isinstance(part, dict) else None
         if isinstance(labels, np.ndarray | FileArray) and is_emotion_shape(labels.shape):
             raise SourceError(f"{reader.path} is {iemocap()}")
-    if request.labels is None:
+    if request.labels is None and request.needs_texts:
         raise SourceError(
             f"{reader.path} has words only as vectors, and ConKI reads texts: "
             "give them with --labels label.csv (columns video_id, clip_id, text)"
@@ -179,7 +180,7 @@ def _read_split(reader: _Reader, where: str, part: Any) -> _Split:
     if missing:
         raise SourceError(f"{where} must have {', '.join(missing)}, found only {names_of(columns)}")
     scores = _scores(reader, where, keys["scores"], columns[keys["scores"]])
-    rows = list(_id_rows(where, columns[keys["ids"]])) if keys["ids"] in columns else [("", None)] * len(scores)
+    rows = list(_id_rows(where, columns[keys["ids"]])) if keys["ids"] in columns else [Clip("")] * len(scores)
     frames = {m: _frames(where, keys[m], columns[keys[m]], keys is _LMF_KEYS) for m in FRAME_MODALITIES}
     counts = {keys["scores"]: len(scores), keys["ids"]: len(rows), **{keys[m]: len(a) for m, a in frames.items()}}
     if len(set(counts.values())) != 1 or not len(scores):
@@ -187,7 +188,7 @@ def _read_split(reader: _Reader, where: str, part: Any) -> _Split:
         raise SourceError(f"{where}: all keys must hold the same clips, one or more, found {found}")
     reader.ignored.update(key for key in columns if key not in keys.values())
     edges = {m: _edges(reader, where, m, array) for m, array in frames.items()}
-    return _Split([name for name, _ in rows], [start for _, start in rows], scores, frames, edges)
+    return _Split(rows, scores, frames, edges)
 
 
 def _scores(reader: _Reader, where: str, key: str, value: Any) -> npt.NDArray[np.float64]:
@@ -204,8 +205,8 @@ def _scores(reader: _Reader, where: str, key: str, value: Any) -> npt.NDArray[np
     return np.concatenate([np.empty(0), *firsts]).astype(np.float64)
 
 
-def _id_rows(where: str, value: Any) -> Iterator[tuple[str, float | None]]:
-    """Yield id and start of every clip from a list or array of ids, or of (id, start, stop)."""
+def _id_rows(where: str, value: Any) -> Iterator[Clip]:
+    """Yield id, start and stop of every clip from a list or array of ids, or of (id, start, stop)."""
     rows: Any = value
     if isinstance(value, np.ndarray | FileArray):
         fits = (value.ndim == 1 or (value.ndim == 2 and value.shape[1] <= 3)) and value.dtype.kind in "SUOiu"
@@ -221,7 +222,8 @@ def _id_rows(where: str, value: Any) -> Iterator[tuple[str, float | None]]:
             )
         # Some sets have numbers as ids; python refuses to write down endless ones.
         name = str(parts[0]) if isinstance(parts[0], int) and abs(parts[0]) < 2**63 else parts[0]
-        yield name_of(f"{where}, row {number}", "id", name), _seconds(parts[1]) if len(parts) > 1 else None
+        start, stop = (_seconds(parts[k]) if len(parts) > k else None for k in (1, 2))
+        yield Clip(name_of(f"{where}, row {number}", "id", name), start=start, stop=stop)
 
 
 def _seconds(value: Any) -> float | None:
@@ -255,16 +257,50 @@ def _edges(
     return np.concatenate(firsts), np.concatenate(ends)
 
 
-def _side_of_padding(columns: Mapping[str, _Split], modality: str) -> str | None:
-    """Return the side that more clips have zeros on; None if no clip has any there."""
-    front = sum(int((part.edges[modality][0] > 0).sum()) for part in columns.values())
-    end = 0
+@dataclass(frozen=True)
+class _Zeros:
+    """Clips of a modality that begin with frames of zeros and that end with them, and how many frames these are."""
+
+    clips: tuple[int, int]  # in front, at the end
+    frames: tuple[int, int]
+
+    @property
+    def side(self) -> str:
+        return _side(self.clips)
+
+    @property
+    def is_clear(self) -> bool:
+        return max(self.clips) >= _CLEARLY * sum(self.clips)
+
+
+def _side(counts: tuple[int, int]) -> str:
+    return "front" if counts[0] >= counts[1] else "end"
+
+
+def _zeros(columns: Mapping[str, _Split], modality: str) -> _Zeros:
+    fronts, ends = [], []
     for part in columns.values():
-        ends = part.edges[modality][1]
-        end += int(((ends > 0) & (ends < part.frames[modality].shape[1])).sum())
-    if not front and not end:
-        return None
-    return "front" if front >= end else "end"
+        first, end = part.edges[modality]
+        fronts.append(first)
+        ends.append(np.where(end > 0, part.frames[modality].shape[1] - end, 0))  # a clip of zeros tells nothing
+    before, behind = np.concatenate(fronts), np.concatenate(ends)
+    return _Zeros((int((before > 0).sum()), int((behind > 0).sum())), (int(before.sum()), int(behind.sum())))
+
+
+def _sides_of_padding(columns: Mapping[str, _Split]) -> tuple[dict[str, str], list[str]]:
+    """Return the side that each modality is padded on (none: not at all), and a warning if that is not clear."""
+    zeros = {m: found for m in FRAME_MODALITIES if any((found := _zeros(columns, m)).clips)}
+    sides = {m: found.side for m, found in zeros.items()}
+    if len(set(sides.values())) <= 1 and all(found.is_clear for found in zeros.values()):
+        return sides, []
+    # One file is padded on one side. Padding is long; what a tracker lost at the other end is short.
+    frames = tuple(sum(found.frames[k] for found in zeros.values()) for k in (0, 1))
+    side = _side((frames[0], frames[1]))
+    counts = ", ".join(f"{m} in {found.clips[0]} clips and {found.clips[1]}" for m, found in zeros.items())
+    return dict.fromkeys(sides, side), [
+        f"the side of the padding is not clear: frames of zeros stand in front and at the end, {counts}; taken to be "
+        f"{'in front' if side == 'front' else 'at the end'}, where {max(frames)} of {sum(frames)} such frames are"
+    ]
 
 
 def _clip_frames(part: _Split, modality: str, i: int, side: str | None) -> Array:
@@ -278,7 +314,8 @@ def _clip_frames(part: _Split, modality: str, i: int, side: str | None) -> Array
 def _samples(
     reader: _Reader, columns: Mapping[str, _Split], sides: Mapping[str, str], request: Request
 ) -> tuple[dict[str, list[Sample]], list[str], list[str]]:
-    ids, remarks = clip_ids([name for part in columns.values() for name in part.ids])
+    written = [clip.id for part in columns.values() for clip in part.clips]
+    ids, remarks = clip_ids(written)
     names = iter(ids)
     splits = {
         split: [
@@ -289,11 +326,10 @@ def _samples(
                 vision=_clip_frames(part, "vision", i, sides.get("vision")),
                 audio=_clip_frames(part, "audio", i, sides.get("audio")),
             )
-            for i in range(len(part.ids))
+            for i in range(len(part.clips))
         ]
         for split, part in columns.items()
     }
     if request.labels is None:
-        return splits, [], remarks
-    joined, notes, how = with_labels(reader.path, splits, request, starts={s: p.starts for s, p in columns.items()})
-    return joined, notes, how
+        return splits, [], [*remarks, *([POSITIONS] if are_positions(written) else [])]
+    return with_labels(reader.path, splits, request, times={split: part.clips for split, part in columns.items()})

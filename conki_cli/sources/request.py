@@ -48,6 +48,7 @@ class Request:
         align_words: average frames over each word's interval (sequences with times only).
         prefers_english: whether texts of SIMS are taken from text_en where there is one; not when they are translated.
         replaced: modalities that come from another file: what the source has of them does not matter.
+        needs_texts: whether clips are of use only with their texts; not where one modality is taken from a file.
         progress: told what was read.
     """
 
@@ -58,6 +59,7 @@ class Request:
     align_words: bool = False
     prefers_english: bool = True
     replaced: frozenset[str] = frozenset()
+    needs_texts: bool = True
     progress: Progress = no_progress
 
     @property

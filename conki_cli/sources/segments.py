@@ -18,6 +18,7 @@ from conki_cli.sources.labels import LabelRow, read_label_rows
 from conki_cli.sources.request import Request
 from conki_cli.sources.tracks import Numbers, Track, label_rows
 from conki_cli.store import FRAME_MODALITIES
+from conki_cli.store.records import counted
 
 _CUT_KEY = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]'
 _SAME_START = 0.05
@@ -152,7 +153,8 @@ def _with_splits(report: Report, clips: Sequence[Segment], rows: Sequence[LabelR
             f"{report.labels} and {report.path} have no video in common: give the label file of this data"
         )
     if len(known) < len(clips):
-        report.notes.append(f"{len(clips) - len(known):,} clips left out: {report.labels} does not have their videos")
+        left_out = counted(len(clips) - len(known), "clip")
+        report.notes.append(f"{left_out} left out: {report.labels} does not have their videos")
     return _join(report, known, rows) or _by_video(report, known, rows)
 
 
@@ -172,7 +174,7 @@ def _join(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]) ->
     unused = len({row.id for row in rows} - {row.id for row in joined})
     if unused:
         report.notes.append(
-            f"{unused:,} rows of {report.labels} have no clip in {report.path.name}; they were left out"
+            f"{counted(unused, 'row')} of {report.labels} left out: no clip of {report.path.name} belongs there"
         )
     return [
         replace(
@@ -210,13 +212,14 @@ def check_presence(report: Report, tracks: Mapping[str, Track], clips: Sequence[
     missing = [[key for key in wanted if not track.has(key)] for track in data]
     if all(len(keys) == len(wanted) for keys in missing):
         raise SourceError(
-            f"{report.path} has none of the {len(wanted):,} videos of its labels, such as "
+            f"{report.path} must have the videos of its labels, has none of {len(wanted):,}, such as "
             f"{one_line(next(iter(wanted), ''))[:60]!r}: give the label file of this data"
         )
     for track, keys in zip(data, missing, strict=True):
         if keys:
             first = one_line(keys[0])[:60]
-            report.notes.append(f"{track.label}: {len(keys):,} of {len(wanted):,} videos are missing, first {first!r}")
+            missed = f"{len(keys):,} of {counted(len(wanted), 'video')}"
+            report.notes.append(f"{track.label}: without {missed}, first {first!r}")
         others = sum(key not in wanted for key in track.keys)
         if others:
-            report.remarks.append(f"{track.label}: {others:,} videos have no clips and were left out")
+            report.remarks.append(f"{track.label}: {counted(others, 'video')} left out, for no clip is in them")

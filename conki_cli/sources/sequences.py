@@ -49,7 +49,7 @@ from conki_cli.sources.tracks import (
     words_of,
 )
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
-from conki_cli.store.records import Frames
+from conki_cli.store.records import Frames, counted
 
 FORMATS = {
     "csd": "CMU-MultimodalSDK computational sequences: a .csd file, or a folder of them",
@@ -82,6 +82,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     """
     labels = _label_file(raw, request)
     report = Report(raw.path, labels)
+    if raw.kind == "folder" and (unread := [name for name in _LABEL_FILES if raw.content.get(name, labels) != labels]):
+        report.remarks.append(f"not read, as {one_line(str(labels))} was: {' and '.join(unread)}")
     tracks = _choose(report, _tracks_in(raw, name), request)
     if request.align_words and "words" not in tracks:
         raise SourceError(f"{raw.path} must hold words for --align words, found none: leave it out or add them")
@@ -187,7 +189,9 @@ def _tracks_in(raw: Raw, name: str) -> list[Track]:
     elif raw.kind == "hdf5":
         tracks = list(tracks_of(raw.content, nested=name == "csd"))
     else:
-        raise SourceError(f"{raw.path} must be HDF5 or a folder with .csd files to be read as {name}: leave --format")
+        raise SourceError(
+            f"{raw.path} must be HDF5 or a folder with .csd files to be read as {name}: leave --format out"
+        )
     if not tracks:
         raise SourceError(f"{raw.path} has no .csd file: name one, or a folder with some")
     return tracks
@@ -286,7 +290,7 @@ def _texts_of(report: Report, clips: Sequence[Segment], spoken: Sequence[str], r
         report.remarks.append(f"{line}; others: {', '.join(map(one_line, other))}" if other else line)
     if unspoken:
         ids = ", ".join(one_line(clips[k].row.id) for k in unspoken)
-        report.remarks.append(f"{len(unspoken):,} clips without words have the label file's text: {ids}")
+        report.remarks.append(f"without words, with the label file's text: {counted(len(unspoken), 'clip')}: {ids}")
     return [spoken[k] or told[k] for k in range(len(clips))]
 
 

@@ -32,7 +32,7 @@ from conki_cli.sources.raw.hdf5 import (
     rows_of,
     texts_of,
 )
-from conki_cli.store.records import Frames
+from conki_cli.store.records import Frames, counted
 
 PAUSE = "sp"
 """The word that stands for silence."""
@@ -270,9 +270,10 @@ def notes_of(track: Track) -> list[str]:
             f"{track.path}: none of the {rows} intervals of {one_line(track.name)[:60]} is a start and a later stop "
             "in seconds: get the file again"
         )
-    notes = [f"{track.label}: {bad} of {rows} rows have no usable interval; they were ignored"] if bad else []
+    ignored = f"{bad:,} of {counted(rows, 'row')} ignored"
+    notes = [f"{track.label}: {ignored}, without a usable interval"] if bad else []
     empty = track.counts["videos without data"]
-    return [*notes, f"{track.label}: {empty} videos have no data"] if empty else notes
+    return [*notes, f"{track.label}: {counted(empty, 'video')} without data"] if empty else notes
 
 
 # ---- cutting ----

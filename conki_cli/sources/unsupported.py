@@ -17,6 +17,7 @@ from typing import Any
 from conki_cli.errors import SourceError
 from conki_cli.sources.clip_lists import is_clip_list
 from conki_cli.sources.columns import SPLIT_NAMES, plain_key
+from conki_cli.sources.raw.hdf5 import damage_in
 from conki_cli.sources.request import Raw
 
 AS_MMSA = (
@@ -126,7 +127,8 @@ def refusal(raw: Raw) -> str | None:
     elif raw.kind == "npz":
         reason = _mertools() if _MERTOOLS & set(raw.content) else None
     elif raw.kind == "hdf5":
-        reason = _reason_of_hdf5(raw.content)
+        with damage_in(raw.path):
+            reason = _reason_of_hdf5(raw.content)
     else:
         reason = None
     return None if reason is None else f"{raw.path} is {reason}"

@@ -8,6 +8,7 @@ Axes: N rows of an array, L frames of a clip, d features per frame.
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ class OpenFile:
         advice: str = "run again",
     ) -> None:
         self.path = path
-        self._failure = failure
-        self._advice = advice
+        self.failure = failure
+        self.advice = advice
         self._handle = -1
         self._handle = os.open(path, os.O_RDONLY) if handle is None else handle
         self.size = os.fstat(self._handle).st_size
@@ -54,7 +55,7 @@ class OpenFile:
             count = self._read(values.reshape(-1).view(np.uint8)[done:], offset + done)
             done = done + count if count else 0
         if not done and values.nbytes:
-            raise self._failure(f"{self.path} ends too early: it must not change while it is read; {self._advice}")
+            raise self.failure(f"{self.path} ends too early: it must not change while it is read; {self.advice}")
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer, as `fill` does."""
@@ -62,11 +63,11 @@ class OpenFile:
 
     def _read(self, values: npt.NDArray[Any], offset: int) -> int:
         if self._handle < 0:
-            raise self._failure(f"{self.path} is closed: read it before")
+            raise self.failure(f"{self.path} is closed: read it before")
         try:
             return os.preadv(self._handle, [values], offset)  # type: ignore[list-item] # arrays are buffers
         except OSError as error:
-            raise self._failure(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise self.failure(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""
@@ -113,6 +114,8 @@ class FileArray:
         made = np.empty((max(0, stop - start), *self.shape[1:]), dtype=self.dtype)
         if made.size:
             self.file.fill(made, self.offset + start * self.row_bytes)
+        if not is_text_or_numbers(made):
+            raise self.file.failure(f"{self.file.path} holds characters that are no text: {self.file.advice}")
         return made
 
     def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -123,6 +126,14 @@ class FileArray:
         inner = math.prod(self.shape[2:]) * self.dtype.itemsize
         shape = (max(0, stop - start), *self.shape[2:])
         return FileArray(self.file, self.offset + index * self.row_bytes + start * inner, self.dtype, shape)
+
+
+def is_text_or_numbers(array: npt.NDArray[Any]) -> bool:
+    """Tell whether an array of text holds characters alone: Python fails in odd ways on codes beyond U+10FFFF."""
+    if array.dtype.kind != "U" or not array.size:
+        return True
+    codes = np.ravel(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+    return bool(codes.max() <= sys.maxunicode)
 
 
 Array = npt.NDArray[Any] | FileArray

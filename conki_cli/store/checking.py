@@ -18,11 +18,14 @@ from conki_cli.errors import SourceError
 from conki_cli.files import human_size
 from conki_cli.store.records import (
     FRAME_MODALITIES,
+    KNOWN_RANGES,
     PUBLISHED_SIZES,
     SPLITS,
     Corpus,
     Sample,
+    counted,
     in_range,
+    is_unicode,
     video_of,
 )
 
@@ -32,6 +35,8 @@ MAX_GROWTH = 64
 """A file may declare this many times its own size; beyond lie shared references and compressed bombs."""
 FREE_BYTES = 64 * 2**20
 """... and this much on top: small files may be anything."""
+MANY_SHARED_TEXTS = 0.2
+"""Where more clips than this share have the text of another, texts are likely those of other clips; MOSEI has 1 %."""
 
 _NAMED = 10  # ids that a warning names
 
@@ -85,6 +90,7 @@ def check(corpus: Corpus) -> Checked:
             raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left: mend its scores")
     splits = _with_common_scores(corpus, splits, found)
     splits = _with_frames(corpus, splits, widths, found)
+    _compare_scores(splits, found)
     _compare_texts(splits, found)
     _compare_splits(corpus, splits, found)
     kept = dataclasses.replace(corpus, splits=splits, remarks=(*corpus.remarks, *found.remarks))
@@ -113,8 +119,29 @@ def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any
     }
 
 
+def repair_lines(modality: str, counts: Mapping[str, int]) -> list[str]:
+    """Say which values of a modality were no numbers that a store can hold; counts are those of its `repaired`."""
+    kinds = {"nan": "NaN", "inf": "infinite", "too_large": "too large (beyond float32)"}
+    found = {name: counts[key] for key, name in kinds.items() if counts.get(key)}
+    if not found:
+        return []
+    listed = " and ".join(f"{count:,} {name}" for name, count in found.items())
+    return [f"{modality}: {listed} value{'s' * (sum(found.values()) != 1)} became 0"]
+
+
+def padding_lines(modality: str, counts: Mapping[str, int]) -> list[str]:
+    """Say where the padding of a file was not what its lengths announce, which does no harm."""
+    lines = []
+    if clips := counts.get("clips_with_junk"):
+        dropped = counted(counts.get("junk_frames", 0), "frame")
+        lines.append(f"{modality}: {_clips(clips)} with values behind their length: {dropped} dropped")
+    if clips := counts.get("lengths_clamped"):
+        lines.append(f"{modality}: {_clips(clips)} with a length beyond the array: the whole array was taken")
+    return lines
+
+
 def _clips(count: int) -> str:
-    return f"{count} clip{'s' * (count != 1)}"
+    return counted(count, "clip")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -149,18 +176,10 @@ def _check_texts(corpus: Corpus) -> None:
         if not sample.id:
             raise SourceError(f"{corpus.source}: every clip must have an id, clip {number} has none")
         for name, text in (("id", sample.id), ("text", sample.text)):
-            if "\0" in text or not _is_unicode(text):
+            if "\0" in text or not is_unicode(text):
                 raise SourceError(
                     f"{corpus.source}: the {name} of {sample.id[:60]!r} holds characters that are no text"
                 )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # surrogates
-        return False
-    return True
 
 
 def _width_of(corpus: Corpus, modality: str) -> int | None:
@@ -197,8 +216,7 @@ def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
         span = f", all scores go from {min(finite):g} to {max(finite):g}" if finite else ""
         raise SourceError(
             f"{corpus.source}: scores must be numbers from {low:g} to {high:g}, {wrong[0].id[:60]!r} has "
-            f"{wrong[0].score:g} ({len(wrong)} of {_clips(total)}{span}): "
-            "mend the labels or give the right --score-range"
+            f"{wrong[0].score:g} ({len(wrong)} of {_clips(total)}{span}): {_score_advice(corpus.dataset)}"
         )
     if wrong:
         named = _some([f"{sample.id[:60]} has {sample.score:g}" for sample in wrong])
@@ -207,6 +225,12 @@ def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
         )
         found.data.setdefault("left_out", {})["score"] = _counted([sample.id for sample in wrong])
     return {s: [one for one in corpus.splits[s] if in_range(one.score, corpus.score_range)] for s in SPLITS}
+
+
+def _score_advice(dataset: str) -> str:
+    if dataset in KNOWN_RANGES:
+        return f"if this is other data than {dataset}, name it with --dataset; otherwise mend the labels"
+    return "mend the labels or give the right --score-range"
 
 
 def _without_repetitions(corpus: Corpus, splits: Splits, found: _Findings) -> Splits:
@@ -279,6 +303,12 @@ def _with_frames(corpus: Corpus, splits: Splits, widths: Mapping[str, int], foun
         if modality in widths and without:
             found.warnings.append(f"{_clips(len(without))} without {modality} ({_some(without)})")
             missing[modality] = _counted(without)
+            lacking = set(without)
+            found.warnings.extend(
+                f"no clip of the split {split!r} has {modality}"
+                for split in SPLITS
+                if lacking.issuperset(sample.id for sample in splits[split])
+            )
         elif modality not in widths and any(getattr(sample, modality) is not None for sample in samples):
             found.warnings.append(f"{modality} left out: no clip has a frame of it")
     if missing:
@@ -301,6 +331,12 @@ def _each(splits: Splits, change: Callable[[Sample], Sample]) -> Splits:
     return {split: [change(sample) for sample in samples] for split, samples in splits.items()}
 
 
+def _compare_scores(splits: Splits, found: _Findings) -> None:
+    scores = {sample.score for samples in splits.values() for sample in samples}
+    if len(scores) == 1 and sum(map(len, splits.values())) > len(SPLITS):
+        found.warnings.append(f"all scores are {min(scores):g}: there is nothing to learn; is it the right column?")
+
+
 def _compare_texts(splits: Splits, found: _Findings) -> None:
     texts = {split: Counter(sample.text for sample in splits[split]) for split in SPLITS}
     empty = sum(count for counts in texts.values() for text, count in counts.items() if not text.strip())
@@ -309,11 +345,14 @@ def _compare_texts(splits: Splits, found: _Findings) -> None:
     counts = Counter(text for part in texts.values() for text in part.elements() if text.strip())
     repeated = [text for text, count in counts.items() if count > 1]
     across = sum(sum(text in part for part in texts.values()) > 1 for text in repeated)
+    sharing = sum(counts[text] for text in repeated)
     if repeated:
-        found.remarks.append(
-            f"{len(repeated)} text{'s' * (len(repeated) != 1)} of more than one clip, {across} of them in two splits"
-        )
-    found.data.update(empty_texts=empty, repeated_texts={"count": len(repeated), "across_splits": across})
+        many = sharing > MANY_SHARED_TEXTS * sum(map(len, splits.values()))
+        line = f"{_clips(sharing)} have a text in common with another clip: {counted(len(repeated), 'text')}"
+        line += f", {across} of them in two splits"
+        (found.warnings if many else found.remarks).append(f"{line}; are they the right texts?" if many else line)
+    repetitions = {"count": len(repeated), "clips": sharing, "across_splits": across}
+    found.data.update(empty_texts=empty, repeated_texts=repetitions)
 
 
 def _compare_splits(corpus: Corpus, splits: Splits, found: _Findings) -> None:
@@ -321,9 +360,7 @@ def _compare_splits(corpus: Corpus, splits: Splits, found: _Findings) -> None:
     sizes, published = tuple(len(splits[split]) for split in SPLITS), PUBLISHED_SIZES.get(corpus.dataset)
     for one, other in combinations(SPLITS, 2):
         if shared := len(videos[one] & videos[other]):
-            line = (
-                f"{one} and {other} share {shared} video{'s' * (shared != 1)}: they are not independent of each other"
-            )
+            line = f"{one} and {other} share {counted(shared, 'video')}: they are not independent of each other"
             # A published split that does so, as that of SIMS, is what everybody compares with: no fault of the file.
             (found.remarks if sizes == published else found.warnings).append(line)
     if published is not None and sizes != published:

@@ -17,6 +17,15 @@ SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
 PUBLISHED_SIZES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "sims": (1368, 456, 457)}
 """Clips in train, valid and test as published."""
+KNOWN_RANGES: dict[str, tuple[float, float]] = {
+    "mosi": (-3, 3),
+    "mosei": (-3, 3),
+    "sims": (-1, 1),
+    "simsv2": (-1, 1),
+    "demo": (-3, 3),
+    "demo-external": (-3, 3),
+}
+"""Lowest and highest score of the data sets that conki knows by name."""
 
 FRAME_MODALITIES = MODALITIES[1:]
 ID_SEPARATOR = "$_$"
@@ -131,6 +140,20 @@ class Utterances:
 def video_of(clip_id: str) -> str:
     """Return the video of a clip: what stands before the last '$_$', or the whole id."""
     return clip_id.rpartition(ID_SEPARATOR)[0] or clip_id
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be stored; numpy and old pickles can hold what is no character at all."""
+    try:
+        text.encode().decode()
+    except UnicodeError:  # surrogates do not encode, numbers beyond U+10FFFF do not decode
+        return False
+    return True
+
+
+def counted(count: int, noun: str) -> str:
+    """Render a count for people: (1, "clip") -> '1 clip', (2000, "clip") -> '2,000 clips'."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def in_range(score: float, score_range: tuple[float, float]) -> bool:

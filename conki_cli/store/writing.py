@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli import __version__
-from conki_cli.errors import SourceError
+from conki_cli.errors import SourceError, StoreError
 from conki_cli.files import atomic_path
-from conki_cli.store.checking import Checked, check
+from conki_cli.store.checking import Checked, check, repair_lines
 from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments
+from conki_cli.store.reading import FeatureStore
 from conki_cli.store.records import (
     FORMAT,
     FRAME_MODALITIES,
@@ -57,7 +59,8 @@ def write_store(
 ) -> None:
     """Check a corpus and write it as a feature store; the file appears complete or not at all.
 
-    NaN and infinite frame values become 0 and are counted. Two processes must not write one store: hold `store_lock`.
+    NaN, infinite values and values beyond float32 become 0 and are counted. A store that cannot be opened never
+    replaces another. Two processes must not write one store: hold `store_lock`.
 
     Args:
         path: the store.
@@ -87,7 +90,8 @@ def write_store(
                 writer.write_split(split)
             writer.write_attributes()
         if strict:
-            _refuse(corpus, writer.repairs())
+            _refuse(corpus, [*writer.repairs(), *writer.zeros()])
+        _check_whole(temporary, corpus)
 
 
 def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
@@ -97,6 +101,16 @@ def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
             f"{corpus.source}: --strict allows no warning, found {len(warnings)}: {first}"
             f"{'; ...' if len(warnings) > 3 else ''}: mend the file, or prepare it without --strict"
         )
+
+
+def _check_whole(path: Path, corpus: Corpus) -> None:
+    try:
+        FeatureStore(path).close()
+    except StoreError as error:
+        raise SourceError(
+            f"{corpus.source}: the store made of it cannot be opened and was thrown away ({error.__cause__ or error}): "
+            "its ids, texts or scores are no plain ones"
+        ) from error
 
 
 class _Sink(io.RawIOBase):
@@ -183,14 +197,15 @@ class _Writer:
         self.progress = progress
         self.hash = hashlib.sha256()
         self.moments: dict[str, Moments] = {}  # of the training split, by modality; empty: frames stay as they are
-        self.repaired = {modality: {"nan": 0, "inf": 0} for modality in checked.widths}
+        self.repaired = {modality: Counter(nan=0, inf=0) for modality in checked.widths}
+        self.is_zero = dict.fromkeys(checked.widths, True)
 
     def learn_moments(self) -> None:
         """Take mean and deviation of every column of the training split, and keep them in the file."""
         group = self.file.create_group("normalization")
         for modality, width in self.checked.widths.items():
             moments = no_moments(width)
-            for block in self._blocks("train", modality):
+            for block, _ in self._blocks("train", modality):
                 _repair(block)
                 moments = moments.joined(block)
                 self.progress(block.size, f"mean and deviation of {modality}")
@@ -224,7 +239,7 @@ class _Writer:
         normalization: dict[str, Any] = {"method": "none"}
         if self.moments:
             normalization |= {"method": "zscore", "epsilon": CONSTANT_BELOW, "constant_columns": constant}
-        warnings = list(self.checked.warnings)
+        warnings = [*self.checked.warnings, *self.zeros()]
         source = {"name": corpus.source, "format": corpus.source_format, "sha256": corpus.source_sha256}
         self.file.attrs.update(
             format=FORMAT,
@@ -243,10 +258,14 @@ class _Writer:
 
     def repairs(self) -> list[str]:
         """Say what had to be repaired."""
+        return [line for modality, counts in self.repaired.items() for line in repair_lines(modality, counts)]
+
+    def zeros(self) -> list[str]:
+        """Say which modalities have nothing but zeros."""
         return [
-            f"{modality}: {counts['nan']} NaN and {counts['inf']} infinite values became 0"
-            for modality, counts in self.repaired.items()
-            if any(counts.values())
+            f"{modality} is all zeros in every clip: is it the right file?"
+            for modality, is_so in self.is_zero.items()
+            if is_so
         ]
 
     def _announce(self, name: str, shape: tuple[int, ...]) -> None:
@@ -272,11 +291,13 @@ class _Writer:
         self._announce(f"{group.name}/frames", (int(offsets[-1]), width))
         target = group.create_dataset("frames", shape=(int(offsets[-1]), width), dtype="<f4")
         start = 0
-        for block in self._blocks(split, modality):
-            self._count(modality, _repair(block))
+        for block, too_large in self._blocks(split, modality):
+            self._count(modality, _repair(block), too_large)
+            self.is_zero[modality] = self.is_zero[modality] and not block.any()
             if modality in self.moments:
                 _standardize(block, self.moments[modality])
-                self._count(modality, _repair(block))  # what lay too far from the mean for float32
+                nan, beyond = _repair(block)  # what lies too far from the mean for float32
+                self._count(modality, (nan, beyond), beyond)
             target[start : start + len(block)] = block
             self.hash.update(block.data)
             start += len(block)
@@ -284,29 +305,34 @@ class _Writer:
                 raise self.sink.failure
             self.progress(block.size, f"{split} {modality}")
 
-    def _count(self, modality: str, repaired: tuple[int, int]) -> None:
-        self.repaired[modality]["nan"] += repaired[0]
-        self.repaired[modality]["inf"] += repaired[1]
+    def _count(self, modality: str, repaired: tuple[int, int], too_large: int) -> None:
+        nan, inf = repaired
+        self.repaired[modality].update(nan=nan, inf=inf - too_large)
+        if too_large:
+            self.repaired[modality].update(too_large=too_large)
 
-    def _blocks(self, split: str, modality: str) -> Iterator[Float32Array]:
-        """Yield the frames of all clips behind each other, [T, d], `SLICE_VALUES` at a time, in one reused array."""
+    def _blocks(self, split: str, modality: str) -> Iterator[tuple[Float32Array, int]]:
+        """Yield the frames of all clips behind each other, `SLICE_VALUES` at a time.
+
+        Yields:
+            One reused array, [T, d], and how many of its values are infinite because float32 ends before them.
+        """
         samples, width = self.corpus.splits[split], self.checked.widths[modality]
         total = sum(getattr(sample, modality).shape[0] for sample in samples)
         block = np.empty((min(total, max(1, SLICE_VALUES // width)), width), dtype="<f4")
-        filled = 0
+        filled = too_large = 0
         for sample in samples:
             for piece in self._pieces(sample, modality, len(block)):
                 rest = piece
                 while len(rest):
                     count = min(len(rest), len(block) - filled)
-                    with np.errstate(over="ignore"):  # beyond float32: becomes infinite here and is counted as that
-                        block[filled : filled + count] = rest[:count]
+                    too_large += _copy(block[filled : filled + count], rest[:count])
                     rest, filled = rest[count:], filled + count
                     if filled == len(block):
-                        yield block
-                        filled = 0
+                        yield block, too_large
+                        filled = too_large = 0
         if filled:
-            yield block[:filled]
+            yield block[:filled], too_large
 
     def _pieces(self, sample: Sample, modality: str, rows: int) -> Iterator[SourceArray]:
         """Read the frames of a clip, [L, d] of any kind of number, a few at a time if the source can."""
@@ -328,6 +354,14 @@ class _Writer:
                     f"as announced, found {piece.dtype} {piece.shape}"
                 )
             yield piece
+
+
+def _copy(target: Float32Array, values: SourceArray) -> int:
+    """Copy frames [T, d] of any kind of number; return how many became infinite by that."""
+    overflows: list[str] = []
+    with np.errstate(over="call", call=lambda kind, flag: overflows.append(kind)):
+        target[:] = values
+    return int((np.isinf(target) & np.isfinite(values)).sum()) if overflows else 0
 
 
 def _repair(values: Float32Array) -> tuple[int, int]:

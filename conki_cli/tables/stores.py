@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conki_cli.errors import one_line
+from conki_cli.store.checking import padding_lines, repair_lines
+from conki_cli.store.records import counted
 from conki_cli.tables.screen import empty_table
 
 _BAR_WIDTH = 12
@@ -26,7 +28,7 @@ def store_tables(description: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(_score_table(splits))
     remarks = Table.grid(padding=(0, 1))  # a grid: what does not fit on one line goes on below itself
     for mark, style, lines in (
-        ("-", "dim", description["report"].get("remarks", [])),
+        ("-", "dim", _store_remarks(description)),
         ("!", "yellow", _store_warnings(description)),
     ):
         for line in lines:
@@ -105,15 +107,15 @@ def _split_table(description: Mapping[str, Any]) -> Table:
 
 
 def _length_table(splits: Mapping[str, Any]) -> Table:
-    table = empty_table("Lengths in frames (text: words), and shares of values")
-    for header in ("split", "modality", "min", "median", "q95", "max", "mean", "zero", "not finite"):
+    table = empty_table("Lengths in frames (text: words), and the share of values that are zero")
+    for header in ("split", "modality", "min", "median", "q95", "max", "mean", "zero"):
         table.add_column(header, justify="left" if header in _SPLITS else "right")
     for name, split in splits.items():
         for modality, lengths in split["lengths"].items():
             values = split["values"].get(modality)
-            shares = [f"{100 * values[key]:.2f}%" for key in ("zero_share", "non_finite_share")] if values else ["", ""]
+            share = _share(values["zero_share"]) if values else ""
             quantiles = (f"{lengths[key]:g}" for key in ("min", "median", "q95", "max"))
-            table.add_row(name, modality, *quantiles, f"{lengths['mean']:.1f}", *shares)
+            table.add_row(name, modality, *quantiles, f"{lengths['mean']:.1f}", share)
     return table
 
 
@@ -135,17 +137,20 @@ def _bar(counts: Sequence[int], number: int) -> str:
     return f"{counts[number]:>{len(str(max(counts)))}} " + "█" * full + " ▏▎▍▌▋▊▉"[eighths].strip()
 
 
+def _store_remarks(description: Mapping[str, Any]) -> list[str]:
+    remarks = [str(remark) for remark in description["report"].get("remarks", [])]
+    return remarks + [line for m, counts in description["repaired"].items() for line in padding_lines(m, counts)]
+
+
 def _store_warnings(description: Mapping[str, Any]) -> list[str]:
     warnings = [str(note) for note in description["notes"]]
     for modality, counts in description["repaired"].items():
-        mended = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        if mended:
-            warnings.append(f"{modality}: repaired when prepared: {mended}")
+        warnings.extend(repair_lines(modality, counts))
     if description["report"]:
         return warnings  # what follows is among the notes of every store since there are reports
     for pair, count in description["shared_videos"].items():
         if count:
-            warnings.append(f"{pair} share {count} video{'s' * (count != 1)}: they are not independent of each other")
+            warnings.append(f"{pair} share {counted(count, 'video')}: they are not independent of each other")
     if any(not size["equal"] for size in (description["published_sizes"] or {}).values()):
         warnings.append("the split sizes differ from the published ones: results are not comparable with the paper's")
     return warnings
@@ -241,11 +246,18 @@ def comparison_tables(found: Mapping[str, Any]) -> list[RenderableType]:
     table.add_column("such as", overflow="fold")
     for what, count, largest, example in differences:
         table.add_row(what, str(count), largest, Text(one_line(example)[:200]))
-    nothing = "No clip differs in what is compared: the stores differ in their features per frame, or in their columns."
-    parts.append(table if differences else Text(nothing))
-    if found["reordered"]:
+    parts.append(table if differences else Text(f"No clip differs: the stores differ {_what_else(found)}."))
+    if found["reordered"] and differences:
         parts.append(Text("The clips of both stand in another order.", style="dim"))
     return _spaced(parts)
+
+
+def _what_else(found: Mapping[str, Any]) -> str:
+    """Say in what two stores differ whose clips are the same as far as they can be compared."""
+    widths = [store["widths"] for store in found["stores"]]
+    reasons = ["in their features per frame"] if widths[0] != widths[1] else []
+    reasons += ["in the order of their clips"] if found["reordered"] else []
+    return " and ".join(reasons) or "in the last digits of their scores"
 
 
 def _both_stores(stores: Sequence[Mapping[str, Any]]) -> Table:

@@ -56,7 +56,8 @@ def open_hdf5(path: Path) -> Any:
     except FileNotFoundError:
         raise SourceError(f"there is no file {path}: check the path") from None
     except Exception as error:  # damage makes the library fail in many ways
-        raise SourceError(f"cannot read {path} as HDF5 ({reason_of(error)}): get the file again, whole") from error
+        reason = "it ends too early" if "truncated file" in str(error) else reason_of(error)
+        raise SourceError(f"cannot read {path} as HDF5 ({reason}): get the file again, whole") from error
 
 
 @contextlib.contextmanager

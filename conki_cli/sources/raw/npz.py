@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
 from conki_cli.files import human_size
-from conki_cli.store.arrays import Array, FileArray, OpenFile
+from conki_cli.store.arrays import Array, FileArray, OpenFile, is_text_or_numbers
 
 MAX_IN_MEMORY = 2**30
 """Bytes that the members of one archive may take in memory together."""
@@ -163,8 +163,9 @@ def header_of(where: str, head: bytes | bytearray, size: int) -> Header:
     except KeyError:
         raise SourceError(f"{where} has a newer .npy version than 2: save plain arrays of numbers or text") from None
     except Exception as error:  # the header is a Python literal, and a damaged one fails in any way
-        reason = one_line(str(error))[:120] or type(error).__name__
-        raise SourceError(f"{where} must be a whole .npy array but is not ({reason}): get it again") from None
+        raise SourceError(
+            f"{where} must be a whole .npy array but is not (its header is damaged): get it again"
+        ) from error
     header = Header(dtype, tuple(int(length) for length in shape), bool(is_fortran), stream.tell())
     _check_header(where, header, size - header.offset)
     return header
@@ -225,8 +226,8 @@ def _members(file: OpenFile) -> list[_Member]:
     except SourceError:
         raise
     except Exception as error:  # a damaged directory fails in any way
-        reason = one_line(str(error))[:120] or type(error).__name__
-        raise SourceError(f"{path} must be a whole .npz archive but is not ({reason}): get it again") from None
+        reason = str(error) if type(error) is ValueError else "its list of contents is missing or damaged"
+        raise SourceError(f"{path} must be a whole .npz archive but is not ({reason}): get it again") from error
     members = sorted((_member_of(file, entry) for entry in entries), key=lambda member: member.start)
     seen: set[str] = set()
     for member in members:
@@ -291,10 +292,8 @@ def _unpacked_array(file: OpenFile, member: _Member, header: Header) -> npt.NDAr
         return _objects(member.where, header, bytes(memoryview(data)[header.offset :]))
     order: Any = "F" if header.is_fortran else "C"
     array: npt.NDArray[Any] = np.ndarray(header.shape, header.dtype, data, header.offset, order=order)
-    if header.dtype.kind == "U" and array.size:
-        codes = np.frombuffer(data, header.dtype.byteorder.replace("|", "=") + "u4", offset=header.offset)
-        if codes.max() > 0x10FFFF:
-            raise SourceError(f"{member.where} holds characters that are no text: get the archive again")
+    if not is_text_or_numbers(array):
+        raise SourceError(f"{member.where} holds characters that are no text: get the archive again")
     return array
 
 
@@ -331,7 +330,7 @@ def _unpacked(file: OpenFile, member: _Member, limit: int) -> bytearray:
                 break
             made += inflate.decompress(chunk, limit - len(made))
     except zlib.error as error:
-        raise SourceError(f"{member.where} is damaged ({error}): get the archive again") from None
+        raise SourceError(f"{member.where} is damaged and cannot be unpacked: get the archive again") from error
     return made
 
 

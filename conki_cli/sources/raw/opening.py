@@ -2,12 +2,16 @@
 
 import codecs
 import csv
+import re
+import stat
 from pathlib import Path
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.request import Raw
 
 _HEAD_BYTES = 4096
+_OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # how a dictionary or list begins in protocols 0 and 1
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -34,11 +38,27 @@ def open_raw(path: Path) -> Raw:
         return Raw(path, "npz", read_npz(path))
     cells = _first_cells(head)
     # Pickles since protocol 2 start with 0x80, all end with a full stop, and older ones have no line of columns.
-    if head[0] == 0x80 or (last == b"." and len(cells) < 2):
+    if head[0] == 0x80 or head.startswith(_OLD_PICKLES) or (last == b"." and len(cells) < 2):
         from conki_cli.sources.raw.pickles import read_pickle
 
         return Raw(path, "pickle", read_pickle(path))
+    if _is_binary(head) and len(cells) < 2:
+        raise SourceError(
+            f"{path} is binary and of no format that is read: `conki prepare --list-formats` explains those that are; "
+            "a table must be UTF-8, or UTF-16 with a byte order mark"
+        )
     return Raw(path, "table", cells)
+
+
+def _is_binary(head: bytes) -> bool:
+    """Tell whether a file's first bytes are no text: control characters, or a first line that is not UTF-8."""
+    if head.startswith(tuple(mark for mark, _ in _TEXT_MARKS)):
+        return False
+    try:
+        head.splitlines()[0].decode()
+    except UnicodeDecodeError:
+        return True
+    return _CONTROL.search(head) is not None
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
@@ -51,6 +71,8 @@ def _files_in(folder: Path) -> dict[str, Path]:
 def _ends_of(path: Path) -> tuple[bytes, bytes]:
     """Return the first bytes of a file, and the last one."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise SourceError(f"{path} must be a file or a folder, found a pipe, device or socket: save it as a file")
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
             stream.seek(-min(len(head), 1), 2)
@@ -66,7 +88,7 @@ def _first_cells(head: bytes) -> list[str]:
     """Return the cells of the first line, separated by tabs or commas; none if this is no text."""
     encoding = next((name for mark, name in _TEXT_MARKS if head.startswith(mark)), "utf-8")
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
-    if "\0" in text or not text.strip():
+    line = next(iter(text.lstrip().splitlines()), "")
+    if "\0" in line or not line:
         return []
-    line = text.lstrip().splitlines()[0]
     return [cell.strip() for cell in next(csv.reader([line], delimiter="\t" if "\t" in line else ","))]

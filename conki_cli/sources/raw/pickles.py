@@ -20,6 +20,8 @@ from conki_cli.sources.raw.tensors import STORAGE_NAMES, Storage, read_storage, 
 from conki_cli.sources.raw.unpickler import ACCEPTED, Unpickler
 from conki_cli.store.arrays import Array, FileArray, OpenFile
 
+_HEAD_BYTES = 4096
+
 
 def _load_storage(budget: Budget, data: object) -> Storage:
     """Read the storage of a torch tensor from a byte string that `torch.save` wrote, with the same unpickler."""
@@ -65,7 +67,9 @@ def _explained(where: str) -> Iterator[None]:
     except MemoryError:
         raise SourceError(f"{where} needs more memory than this machine has: use a machine with more") from None
     except Exception as error:  # none may pass
-        reason = one_line(str(error)[:1000])[:200]
+        # Our own reasons are plain ValueErrors; what else goes wrong would say little.
+        said = str(error)[:1000] if type(error) is ValueError else "its instructions make no sense"
+        reason = one_line("a text in it is damaged" if isinstance(error, UnicodeError) else said)[:200]
         raise SourceError(f"{where} is damaged or not a data pickle ({reason}): {ACCEPTED}") from error
 
 
@@ -82,8 +86,15 @@ def read_pickle(path: Path) -> Any:
     Raises:
         SourceError: the file cannot be read, is empty, truncated or no pickle, or asks for anything but data.
     """
+    from conki_cli.sources.unsupported import refusal_of_bytes
+
     with _explained(str(path)):
-        source = Source(OpenFile(path))
+        file = OpenFile(path)
+        head = np.empty(min(file.size, _HEAD_BYTES), dtype=np.uint8)
+        file.fill(head, 0)
+        if refusal := refusal_of_bytes(path, head.tobytes()):
+            raise SourceError(refusal)
+        source = Source(file)
         return Unpickler(source, 0, source.size, _NAMES).load()
 
 

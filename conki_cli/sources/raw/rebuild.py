@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.sources.raw.spans import Budget, Span, from_escaped_bytes, from_escaped_text, from_utf8, plain
-from conki_cli.store.arrays import Array
+from conki_cli.sources.raw.spans import Budget, Refused, Span, from_escaped_bytes, from_escaped_text, from_utf8, plain
+from conki_cli.store.arrays import Array, FileArray, is_text_or_numbers
 
 _DTYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,6}|O8?")
 _LARGEST_KEY = 2**60  # smaller numbers are their own hash, so nobody can make them collide
@@ -106,7 +106,8 @@ def array_of(dtype: object, shape: object, data: object, *, is_fortran: bool = F
     if math.prod(shape) * real.itemsize != length:
         raise ValueError(f"an array of shape {shape} and dtype {real} does not fit its {length} bytes")
     if isinstance(data, Span):
-        return data.source.array(data.offset, real, shape, is_fortran=is_fortran)
+        array = data.source.array(data.offset, real, shape, is_fortran=is_fortran)
+        return _checked_text(array) if isinstance(array, np.ndarray) else array
     return _from_state(shape, real, data, is_fortran)
 
 
@@ -120,17 +121,31 @@ def object_array(shape: object, items: object, budget: Budget, *, is_fortran: bo
         raise ValueError("an object array may hold text only")
     budget.take_objects(8 * len(items))
     if not all(isinstance(item, str | bytes) for item in items):
-        raise ValueError("an object array may hold text only")
+        raise Refused(_reason_of_objects(items))
     shape = checked_shape(shape)
     if math.prod(shape) != len(items):
         raise ValueError(f"an object array of shape {shape} does not fit its {len(items)} values")
     return _from_state(shape, np.dtype(object), items, is_fortran)
 
 
+def _reason_of_objects(items: list[object]) -> str:
+    if all(isinstance(item, int | float | np.generic) for item in items):
+        return "it holds an object array of numbers: save it with a numeric dtype, such as float32"
+    if all(isinstance(item, np.ndarray | FileArray | Unfilled) for item in items):
+        return "it holds an object array of arrays: pad them to one length and save one array of numbers, with lengths"
+    return "an object array may hold text only: save numbers with a numeric dtype"
+
+
 def _from_state(shape: tuple[int, ...], dtype: np.dtype[Any], data: object, is_fortran: bool) -> npt.NDArray[Any]:
     array: npt.NDArray[Any] = np.empty(0, dtype=np.int8)
     state = (1, shape, dtype, is_fortran, data)
     array.__setstate__(state)  # type: ignore[arg-type]  # numpy keeps these bytes; the array can be written to
+    return _checked_text(array)
+
+
+def _checked_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not is_text_or_numbers(array):
+        raise ValueError("an array of text holds what are no characters")
     return array
 
 

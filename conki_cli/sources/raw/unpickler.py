@@ -29,6 +29,7 @@ from conki_cli.sources.raw.tensors import Storage
 ACCEPTED = "only arrays, text, numbers, lists, tuples and dictionaries are read"
 """The end of a refusal."""
 
+_TRUST = "use a file from a source you trust, saved as plain numpy arrays"
 _LINE_BYTES = 1024  # a number or name in a line of its own
 _NUMBER_BYTES = 256  # 616 digits: nothing that is measured has more
 
@@ -188,10 +189,9 @@ class Unpickler(pickle._Unpickler):
             return self._names[module, name]
         except KeyError:
             asked = ascii(f"{module}.{name}")[1:-1]  # one line, whatever the file calls it
-            raise Refused(
-                f"it asks for {asked[:120]}, and {ACCEPTED}; nothing in it was run: "
-                "use a file from a source you trust, saved as plain numpy arrays"
-            ) from None
+            is_dict = (module, name) == ("collections", "defaultdict")
+            advice = "save plain dictionaries, dict(...)" if is_dict else _TRUST
+            raise Refused(f"it asks for {asked[:120]}, and {ACCEPTED}; nothing in it was run: {advice}") from None
 
     def push_tuple(self, items: list[Any]) -> None:
         """Push a tuple; only arguments may hold what is no value by itself."""
