@@ -192,7 +192,7 @@ def test_the_files_counted_as_loaded_are_those_that_python_loads(module: str) ->
         f"import sys, conki_cli.{module}\n"
         "print(*(sys.modules[name].__file__ for name in sys.modules if name.split('.')[0] == 'conki_cli'), sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert {Path(line) for line in done.stdout.splitlines()} == closure(module)
 
 
