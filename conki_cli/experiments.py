@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config import RunConfig, canonical, resolve, run_label, stage_one, switch_label
+from conki_cli.config import RunConfig, canonical, resolve, stage_one
+from conki_cli.config.words import run_label, switch_label
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import locked
 from conki_cli.preparation import Preparation, prepare

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from conki_cli import __version__
-from conki_cli.config import ADDED_LATER, RunConfig, as_tables, from_toml, run_label, to_toml
+from conki_cli.config import ADDED_LATER, RunConfig, as_tables, from_toml, to_toml
+from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import atomic_path, read_json, size_of, write_json, write_text
 from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons

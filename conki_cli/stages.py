@@ -12,7 +12,8 @@ import torch
 
 from conki_cli import checkpoint, training, zoo
 from conki_cli.batches import Batches, Inputs
-from conki_cli.config import RunConfig, run_label, to_toml
+from conki_cli.config import RunConfig, to_toml
+from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel, TextEncoder
 from conki_cli.environment import environment
 from conki_cli.errors import ConkiError, RunError, SettingsError

@@ -15,16 +15,15 @@ from conki_cli.config import (
     RunConfig,
     canonical,
     from_toml,
-    parse_seeds,
     parse_switches,
     resolve,
     setting_fields,
     setting_type,
     stage_one,
-    switch_label,
     to_toml,
 )
 from conki_cli.config.baselines import BASELINE_SECTIONS
+from conki_cli.config.words import parse_seeds, switch_label
 from conki_cli.errors import SettingsError
 
 

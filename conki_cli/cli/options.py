@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from conki_cli import MODALITIES
-from conki_cli.config import MODALITY_SWITCHES, SWITCHES, RunConfig, parse_seeds, parse_switches, resolve
+from conki_cli.config import MODALITY_SWITCHES, SWITCHES, RunConfig, parse_switches, resolve
+from conki_cli.config.words import parse_seeds
 from conki_cli.errors import SettingsError
 
 _SWITCH_HELP = ";\n\n".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())

@@ -15,7 +15,8 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
-from conki_cli.config import parse_seeds, parse_switches, setting_fields, setting_type
+from conki_cli.config import parse_switches, setting_fields, setting_type
+from conki_cli.config.words import parse_seeds
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -8,14 +8,11 @@ from conki_cli.config.resolving import (
     as_tables,
     canonical,
     from_toml,
-    parse_seeds,
     parse_switches,
     resolve,
-    run_label,
     setting_fields,
     setting_type,
     stage_one,
-    switch_label,
     to_toml,
 )
 from conki_cli.config.sections import (
@@ -54,13 +51,10 @@ __all__ = [
     "as_tables",
     "canonical",
     "from_toml",
-    "parse_seeds",
     "parse_switches",
     "resolve",
-    "run_label",
     "setting_fields",
     "setting_type",
     "stage_one",
-    "switch_label",
     "to_toml",
 ]

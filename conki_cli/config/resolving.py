@@ -8,7 +8,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 from conki_cli.config.sections import (
     BASELINES,
     MODALITY_SWITCHES,
-    MODEL_NAMES,
     NO_EXTERNAL,
     SECTIONS,
     SWITCHES,
@@ -273,23 +272,6 @@ def from_toml(path: Path) -> RunConfig:
     return canonical(_build({key: _checked(key, value) for key, value in values.items()}))
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read '7', '1,4,9' or '1..5' (both ends included).
-
-    Raises:
-        SettingsError: anything else.
-    """
-    first, dots, last = text.partition("..")
-    try:
-        span = range(int(first), int(last) + 1) if dots else [int(part) for part in text.split(",")]
-        seeds = tuple(span[:1001])  # a slice: 1..999999999999 is refused, not built
-    except ValueError:
-        seeds = ()
-    if not seeds or len(seeds) > 1000:
-        raise SettingsError(f"seeds are written 3, 1..5 or 1,4,9; found '{text}'")
-    return seeds
-
-
 def parse_switches(text: str) -> tuple[str, ...]:
     """Read 'C4' or 'C1+C4'.
 
@@ -301,21 +283,3 @@ def parse_switches(text: str) -> tuple[str, ...]:
         if switch not in SWITCHES:
             raise SettingsError(f"unknown switch '{switch}': known are {', '.join(SWITCHES)}, combined as C1+C4")
     return switches
-
-
-def run_label(config: RunConfig) -> str:
-    """Name a run in a table: the switches of ConKI, or the model with what it leaves out."""
-    if not config.is_baseline:
-        return switch_label(config.model.drop)
-    without = f", w/o {'+'.join(config.model.drop)}" if config.model.drop else ""
-    return f"{MODEL_NAMES[config.model.name]}{without}"
-
-
-def switch_label(drop: Sequence[str]) -> str:
-    """Name a row of an ablation table: () -> 'ConKI', ('C1', 'C4') -> 'w/o C1+C4'."""
-    if not drop:
-        return "ConKI"
-    if "plain-transfer" in drop:
-        rest = [switch for switch in drop if switch != "plain-transfer"]
-        return "plain transfer" + (f", w/o {'+'.join(rest)}" if rest else "")
-    return f"w/o {'+'.join(drop)}"

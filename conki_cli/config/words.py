@@ -1,0 +1,41 @@
+"""Seeds as they are typed, and what a run is called in messages and tables."""
+
+from collections.abc import Sequence
+
+from conki_cli.config.sections import MODEL_NAMES, RunConfig
+from conki_cli.errors import SettingsError
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Read '7', '1,4,9' or '1..5' (both ends included).
+
+    Raises:
+        SettingsError: anything else.
+    """
+    first, dots, last = text.partition("..")
+    try:
+        span = range(int(first), int(last) + 1) if dots else [int(part) for part in text.split(",")]
+        seeds = tuple(span[:1001])  # a slice: 1..999999999999 is refused, not built
+    except ValueError:
+        seeds = ()
+    if not seeds or len(seeds) > 1000:
+        raise SettingsError(f"seeds are written 3, 1..5 or 1,4,9; found '{text}'")
+    return seeds
+
+
+def run_label(config: RunConfig) -> str:
+    """Name a run in a table: the switches of ConKI, or the model with what it leaves out."""
+    if not config.is_baseline:
+        return switch_label(config.model.drop)
+    without = f", w/o {'+'.join(config.model.drop)}" if config.model.drop else ""
+    return f"{MODEL_NAMES[config.model.name]}{without}"
+
+
+def switch_label(drop: Sequence[str]) -> str:
+    """Name a row of an ablation table: () -> 'ConKI', ('C1', 'C4') -> 'w/o C1+C4'."""
+    if not drop:
+        return "ConKI"
+    if "plain-transfer" in drop:
+        rest = [switch for switch in drop if switch != "plain-transfer"]
+        return "plain transfer" + (f", w/o {'+'.join(rest)}" if rest else "")
+    return f"w/o {'+'.join(drop)}"
