@@ -251,7 +251,7 @@ def _values(path: str) -> st.SearchStrategy[object]:
         low = max(limits.get("low", 0.0), limits.get("above", 0.0))
         numbers = st.floats(low, limits.get("high", 1e9), allow_nan=False, exclude_min="above" in limits)
         return numbers.map(lambda value: value + 0.0)
-    return {int: st.integers(2, 2**40), bool: st.booleans(), str: _TEXTS}[wanted]
+    return {int: st.integers(max(2, limits.get("low", 2)), 2**40), bool: st.booleans(), str: _TEXTS}[wanted]
 
 
 @settings(max_examples=40)
