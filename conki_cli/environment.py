@@ -1,4 +1,4 @@
-"""What a result depends on beside its configuration: versions, command, commit, data, machine."""
+"""What a result depends on beside its configuration: device, versions, command, commit, data, machine."""
 
 import contextlib
 import os
@@ -9,9 +9,26 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conki_cli import __version__
+from conki_cli.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(name: str) -> "torch.device":
+    """Return the device of `--device auto|cpu|cuda`.
+
+    Raises:
+        SettingsError: a GPU was asked for and none is usable.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found: give --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def environment(data: Mapping[str, Mapping[str, str]], *, device: str, threads: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from conki_cli.batches import open_inputs
 from conki_cli.config import RunConfig, canonical, resolve, stage_one
 from conki_cli.config.words import run_label, switch_label
+from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import locked
 from conki_cli.preparation import Preparation, prepare
@@ -25,7 +26,7 @@ from conki_cli.runs import (
 )
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
-from conki_cli.stages import Job, choose_device, predict_utterances, train_seeds
+from conki_cli.stages import Job, predict_utterances, train_seeds
 from conki_cli.store import FeatureStore, Utterances
 from conki_cli.text.demo_encoder import build_demo_encoder
 

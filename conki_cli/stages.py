@@ -16,7 +16,7 @@ from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel, TextEncoder
 from conki_cli.environment import environment
-from conki_cli.errors import ConkiError, RunError, SettingsError
+from conki_cli.errors import ConkiError, RunError
 from conki_cli.evaluation import predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
 from conki_cli.metrics import sentiment_metrics
@@ -44,17 +44,6 @@ class Job:
     encoder: str
     device: torch.device
     reporter: Reporter
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of `--device auto|cpu|cuda`.
-
-    Raises:
-        SettingsError: a GPU was asked for and none is usable.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found: give --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def train_seeds(job: Job, first: Run | None) -> None:

@@ -11,9 +11,10 @@ import pytest
 from conki_cli import training
 from conki_cli.batches import open_inputs
 from conki_cli.config import RunConfig, resolve, stage_one
+from conki_cli.environment import choose_device
 from conki_cli.experiments import predict_new
 from conki_cli.runs import Reporter, Run, Workspace, describe_runs, evaluate_run
-from conki_cli.stages import Job, build_model, choose_device
+from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore, describe
 
 VERSION_1 = Path(__file__).parent / "fixtures" / "version_1"

@@ -11,10 +11,11 @@ from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, 
 
 from conki_cli import experiments
 from conki_cli.config import RunConfig
+from conki_cli.environment import choose_device
 from conki_cli.errors import ConkiError, EncoderError, RunError, SettingsError
 from conki_cli.evaluation import predict
 from conki_cli.runs import Reporter, Run, Workspace, read_predictions
-from conki_cli.stages import Job, build_model, choose_device, load_model, predict_utterances
+from conki_cli.stages import Job, build_model, load_model, predict_utterances
 from conki_cli.store import FeatureStore
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conki_cli.errors import ConkiError, EncoderError, SettingsError
+from conki_cli.environment import choose_device
+from conki_cli.errors import ConkiError, EncoderError
 from conki_cli.files import check_writable, disk_error
 from conki_cli.text.folders import (
     CONFIG_FILES,
@@ -34,7 +35,6 @@ from conki_cli.text.folders import (
 from conki_cli.text.tokens import max_tokens, tokenize
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _TRANSLATOR = ModelKind("translation model", "--translate", "MarianMTModel")
@@ -193,7 +193,7 @@ def _load(model: str, device: str) -> _Translator:
     """Load tokenizer and network, in float32 and evaluation mode, with a generation that samples nothing."""
     import torch
 
-    place = _device(device)
+    place = choose_device(device)
     if importlib.util.find_spec("sentencepiece") is None:
         raise EncoderError(
             "translating needs the package sentencepiece, which is missing: run `pip install sentencepiece`"
@@ -221,15 +221,6 @@ def _load(model: str, device: str) -> _Translator:
         _fix_generation(network)
         network = network.float().eval().to(place)
     return _Translator(tokenizer, network, max_tokens(tokenizer, config))
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    usable = torch.cuda.is_available()
-    if name == "cuda" and not usable:
-        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found: give --device cpu")
-    return torch.device("cuda" if name != "cpu" and usable else "cpu")
 
 
 def _marian_config(folder: Path, model: str) -> "PretrainedConfig":
