@@ -157,6 +157,8 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
             f"checkpoints need {human_size(during)} and {human_size(free)} are free below {job.run.path}: "
             "free some space or choose another --workspace"
         )
+    for warning in config.own.warnings if config.own is not None else ():
+        job.reporter.say(warning)
     for name, count in job.inputs.cut("train").items():
         if count:
             job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")

@@ -130,7 +130,6 @@ def fit(
     batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
     total = plan.num_epochs * len(train) * len(model.phases)
     _mind_small_batches(model, train, reporter)
-    _mind_judgement(model, plan)
     if not progress.epoch:  # what a model remembers of its clips continues with it
         model.start(torch.from_numpy(train.scores()).to(device))
     with reporter.steps(f"seed {plan.seed}", sum(_steps(model, batches, n + 1) for n in range(plan.num_epochs))) as say:
@@ -203,14 +202,6 @@ def _judge(progress: Progress, plan: Plan, mae: float) -> bool:
     if plan.plateau_patience and since > plan.plateau_patience:
         progress.rate_scale, progress.reduced_epoch = 0.1 * progress.rate_scale, progress.epoch
     return is_best
-
-
-def _mind_judgement(model: SentimentModel, plan: Plan) -> None:
-    if not model.judged(plan.num_epochs):
-        raise ConkiError(
-            f"{plan.num_epochs} epochs are too few: this model's first epochs learn without scores; raise "
-            "optimizer.num_epochs (on external data: pretraining.num_epochs), or lower iccn.cca_epochs"
-        )
 
 
 def _out_of_patience(progress: Progress, plan: Plan) -> bool:

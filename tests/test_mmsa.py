@@ -205,6 +205,19 @@ def test_what_a_file_lacks_comes_from_the_row_of_each_clip_in_the_label_file(pat
     assert [sample.text for sample in splits["test"]] == [f"said in test {n}" for n in range(3)]
 
 
+def test_the_text_column_named_is_taken_from_the_label_file_too(path: Path) -> None:
+    value = features()
+    for columns in value.values():
+        del columns["raw_text"]
+    labels = path.with_name("label.csv")
+    rows = [f"{split},{n:04d},no,said in {split} {n}" for split in ("test", "train", "valid") for n in range(3)]
+    labels.write_text("\n".join(["video_id,clip_id,text,words", *rows]))
+    splits = read(saved(path, value), "own", MOSI, labels=labels, text_column="words").splits
+    assert [sample.text for sample in splits["valid"]] == [f"said in valid {n}" for n in range(3)]
+    with pytest.raises(SourceError, match="no column 'heard' for --text-column"):
+        read(saved(path, value), "own", MOSI, labels=labels, text_column="heard")
+
+
 def test_sims_without_english_texts_warns_that_the_encoder_must_be_chinese(path: Path) -> None:
     assert "Chinese" in read(saved(path, features()), "sims", (-1, 1)).notes[0]
 

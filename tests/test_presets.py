@@ -9,6 +9,7 @@ from baseline_support import config_of
 import conki_cli
 from conki_cli.config import BASELINES, resolve
 from conki_cli.config.baselines import BASELINE_SECTIONS
+from conki_cli.errors import SettingsError
 
 PRESETS = Path(conki_cli.__file__).parent / "presets"
 every_baseline = pytest.mark.parametrize("name", BASELINES)
@@ -130,3 +131,28 @@ def test_the_header_of_a_preset_gives_what_was_published_and_the_command(name: s
     assert "# Published (Tables 2 and 3" in header
     assert f"conki finetune --model {name} --seeds 1..5" in header
     assert all(line.startswith("#") for line in header.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("lines", "short"),
+    [
+        (["optimizer.num_epochs=10"], "optimizer.num_epochs must be greater, found 10"),
+        (["optimizer.num_epochs=20", "iccn.cca_epochs=20"], "optimizer.num_epochs must be greater, found 20"),
+        (["data.external=mosei", "pretraining.num_epochs=3"], "pretraining.num_epochs must be greater, found 3"),
+    ],
+)
+def test_iccn_needs_epochs_beyond_those_of_the_correlation(lines: list[str], short: str) -> None:
+    with pytest.raises(SettingsError, match=short) as error:
+        resolve(assignments=["model.name=iccn", *lines])
+    assert "lower iccn.cca_epochs" in str(error.value)
+    resolve(assignments=["model.name=iccn", *lines[:-1], "iccn.cca_epochs=0", "optimizer.num_epochs=1"])
+
+
+def test_iccn_says_that_few_clips_overstate_a_correlation() -> None:
+    own = resolve(assignments=["model.name=iccn", "iccn.cca_batch_size=63"]).own
+    assert own is not None
+    assert "less than four times iccn.out_width (16)" in own.warnings[0]
+    for line in ("iccn.cca_batch_size=64", "iccn.cca_epochs=0"):
+        enough = resolve(assignments=["model.name=iccn", line]).own
+        assert enough is not None
+        assert not enough.warnings

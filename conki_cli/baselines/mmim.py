@@ -103,6 +103,7 @@ class Mmim(SentimentModel):
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1 and not name.startswith(self.text_prefix):
                 nn.init.xavier_normal_(parameter)
+        self.fits_likelihoods = False
         self.projected = [max(1, sizes[name] // 4) for name in PAIRS]  # a quarter, 4 by default
         self.projections = nn.ModuleDict(
             {name: FixedProjection(sizes[name], k) for name, k in zip(PAIRS, self.projected, strict=True)}
@@ -113,10 +114,11 @@ class Mmim(SentimentModel):
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch from `t` [B, D], `v` and `a` [B, d] and their fusion `f`."""
-        text = self.text_states(batch)[:, 0]  # [B, D], the state of [CLS]
-        vision, audio = (self.frames(batch, name) for name in ("vision", "audio"))
-        v = self.vision(vision.values, vision.mask)  # [B, d]
-        a = self.audio(audio.values, audio.mask)  # [B, d]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fits_likelihoods):
+            text = self.text_states(batch)[:, 0]  # [B, D], the state of [CLS]
+            vision, audio = (self.frames(batch, name) for name in ("vision", "audio"))
+            v = self.vision(vision.values, vision.mask)  # [B, d]
+            a = self.audio(audio.values, audio.mask)  # [B, d]
         fused = self.fusion(self.dropout(torch.cat([text, a, v], dim=1)))  # [B, fusion_width]
         return Output(self.score(fused).squeeze(-1), parts={"t": text, "v": v, "a": a, "f": fused})
 
@@ -156,7 +158,8 @@ class Mmim(SentimentModel):
         return torch.stack([polarity_entropy(piece, signs, ridge=RIDGE) for piece in pieces]).sum()
 
     def start_phase(self, epoch: int, phase: str) -> None:
-        """Empty the bank before each pass `main`."""
+        """Stop the gradients behind the representations in `lld`; empty the bank before each pass `main`."""
+        self.fits_likelihoods = phase == "lld"
         if phase == "main":
             self.bank, self.bank_scores = self.bank[:0].clone(), self.bank_scores[:0].clone()
             self.num_batches = torch.zeros_like(self.num_batches)

@@ -71,6 +71,21 @@ class IccnConfig(BaselineSection):
     cca_batch_size: int = setting(128, "clips per step of the correlation; well above out_width", low=2)
     lr_cca: float = setting(1e-3, "learning rate of the correlation", above=0.0)
 
+    @property
+    def epochs_without_scores(self) -> int:
+        """The epochs of the correlation alone."""
+        return self.cca_epochs
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Few clips per step overstate a correlation: with no more clips than dimensions it is always 1."""
+        if not self.cca_epochs or self.cca_batch_size >= 4 * self.out_width:
+            return ()
+        return (
+            f"iccn.cca_batch_size is {self.cca_batch_size}, less than four times iccn.out_width ({self.out_width}): "
+            "correlations of so few clips are overstated; raise the one or lower the other",
+        )
+
 
 @dataclass(frozen=True)
 class MisaConfig(BaselineSection):

@@ -231,6 +231,20 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
         raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")
     if min(config.run.seeds) < 0 or max(config.run.seeds) >= 2**31:
         raise SettingsError(f"seeds must lie between 0 and {2**31 - 1}, found {list(config.run.seeds)}")
+    _refuse_epochs_without_scores(config)
+
+
+def _refuse_epochs_without_scores(config: RunConfig) -> None:
+    without = config.own.epochs_without_scores if config.own is not None else 0
+    epochs = {"optimizer.num_epochs": config.optimizer.num_epochs}
+    if config.data.external != NO_EXTERNAL:
+        epochs["pretraining.num_epochs"] = config.pretraining.num_epochs
+    short = next((path for path, count in epochs.items() if count <= without), None)
+    if short is not None:
+        raise SettingsError(
+            f"{config.model.name} learns without scores in its first {without} epochs (cca_epochs): setting {short} "
+            f"must be greater, found {epochs[short]}; raise it, or lower {config.model.name}.cca_epochs"
+        )
 
 
 def stage_one(config: RunConfig) -> RunConfig:

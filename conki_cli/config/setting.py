@@ -12,3 +12,13 @@ def setting(default: Any, help_text: str, **limits: Any) -> Any:
 @dataclass(frozen=True)
 class BaselineSection:
     """The common type of the baselines' own sections, which have no setting in common."""
+
+    @property
+    def epochs_without_scores(self) -> int:
+        """First epochs of a stage that learn without scores; a stage must have more."""
+        return 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to say of these settings before training, one line each."""
+        return ()

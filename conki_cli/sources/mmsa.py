@@ -264,7 +264,8 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
         for part in columns.values()
         for i, clip in enumerate(part.ids)
     ]
-    rows = read_label_rows(request.labels, takes_english=request.takes_english)
+    column = request.text_column if reader.text_key in lacking else None
+    rows = read_label_rows(request.labels, text_column=column, takes_english=request.takes_english)
     rows, remarks = join(str(reader.path), clips, rows, labels=request.labels)
     reader.rewritten.extend(remarks)
     ends = np.cumsum([len(part.ids) for part in columns.values()])
