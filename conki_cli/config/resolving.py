@@ -21,7 +21,11 @@ from conki_cli.config.sections import (
 from conki_cli.errors import SettingsError
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
-ADDED_LATER = {f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER}
+ADDED_LATER = {
+    **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER},
+    "iccn.joint": False,
+    "iccn.joint_weight": 0.1,
+}
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
 
 
