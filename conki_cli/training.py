@@ -132,11 +132,11 @@ def fit(
     """
     model = progress.model
     batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
-    total = plan.num_epochs * len(train) * len(model.phases)
+    total = sum(_steps(model, batches, number + 1) for number in range(plan.num_epochs))
     _mind_small_batches(model, batches, reporter)
     if not progress.epoch:  # what a model remembers of its clips continues with it
         model.start(torch.from_numpy(train.scores()).to(device))
-    with reporter.steps(f"seed {plan.seed}", sum(_steps(model, batches, n + 1) for n in range(plan.num_epochs))) as say:
+    with reporter.steps(f"seed {plan.seed}", total) as say:
         say(progress.step, "")
         while progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan):
             began = time.monotonic()
