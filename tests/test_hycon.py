@@ -11,12 +11,12 @@ from baseline_support import (
     MOSI,
     SIMS,
     Dims,
+    alone,
     batch_of,
     config_of,
     count,
     grouped,
     make,
-    singles,
     stirred,
     text_encoder,
     total_loss,
@@ -26,13 +26,19 @@ from baseline_support import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from conki_cli.baselines.hycon import contrasts
+from conki_cli.baselines.hycon import contrasts, ratio_loss
+from conki_cli.baselines.transformer import Dropouts
 from conki_cli.batches import Padded
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import SettingsError
 
 E, Q, U = (1.0, 0.0), (0.0, 1.0), (0.5**0.5, 0.5**0.5)
 SMALL = {"hycon.width": 6, "hycon.num_heads": 2, "hycon.num_layers": 2}
+
+
+def without_positions(length: int, width: int, *, device: torch.device) -> Tensor:
+    """Stand in for the position vectors, [L, D]: every position looks the same."""
+    return torch.zeros(length, width, device=device)
 
 
 @pytest.fixture
@@ -47,18 +53,19 @@ def random_vectors(B: int = 5, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return vectors, torch.tensor([1.0, -2.0, 0.0, -0.5, 3.0, -1.0][:B], dtype=torch.float64)
 
 
-def literal_ratio(vectors: Tensor, scores: Tensor, *, across: bool, target: float) -> Tensor:
-    """The intra- or inter-modal contrast, anchor by anchor."""
+def literal_ratio(vectors: Tensor, scores: Tensor, *, across: bool, target: float) -> tuple[Tensor, Tensor]:
+    """The two parts of the intra- or inter-modal contrast, anchor by anchor: the ratio and the distance to a target."""
     B, M, _ = vectors.shape
-    unit, terms = F.normalize(vectors, dim=-1), []
+    unit, ratios, distances = F.normalize(vectors, dim=-1), [], []
     for i, m in itertools.product(range(B), range(M)):
         others = [(j, n) for j, n in itertools.product(range(B), range(M)) if j != i and (n != m) == across]
         positive = [(j, n) for j, n in others if (scores[j] >= 0) == (scores[i] >= 0)]
         if positive:
             everything = torch.stack([unit[i, m] @ unit[pair] for pair in others]).sum()
             mine = torch.stack([unit[i, m] @ unit[pair] for pair in positive])
-            terms.append(-mine.sum() / everything + ((mine - target) ** 2).mean())
-    return torch.stack(terms).mean()
+            ratios.append(-mine.sum() / everything)
+            distances.append(((mine - target) ** 2).mean())
+    return torch.stack(ratios).mean(), torch.stack(distances).mean()
 
 
 @pytest.mark.parametrize(
@@ -80,8 +87,8 @@ def test_the_contrasts_have_their_known_values(
 def test_the_contrasts_equal_their_definition_written_anchor_by_anchor(seed: int) -> None:
     vectors, scores = random_vectors(seed=seed)
     found = contrasts(vectors, scores)
-    torch.testing.assert_close(found["intra"], literal_ratio(vectors, scores, across=False, target=1.0))
-    torch.testing.assert_close(found["inter"], literal_ratio(vectors, scores, across=True, target=0.8))
+    torch.testing.assert_close(found["intra"], sum(literal_ratio(vectors, scores, across=False, target=1.0)))
+    torch.testing.assert_close(found["inter"], sum(literal_ratio(vectors, scores, across=True, target=0.8)))
     unit = F.normalize(vectors, dim=-1)
     pairs = [(unit[i, m] * unit[i, n]).sum() for i in range(5) for m, n in ((0, 1), (0, 2), (1, 2))]
     torch.testing.assert_close(found["semi"], ((torch.stack(pairs) - 0.8) ** 2).mean())
@@ -113,6 +120,25 @@ def test_no_contrast_is_below_minus_1() -> None:
         found = contrasts(*random_vectors(6, seed=seed))
         assert min(found["intra"], found["inter"]) >= -1
         assert found["semi"] >= 0
+
+
+@pytest.mark.parametrize(("name", "across", "target"), [("intra", False, 1.0), ("inter", True, 0.8)])
+def test_the_ratio_part_of_a_contrast_lies_between_minus_1_and_0(name: str, across: bool, target: float) -> None:
+    vectors, _ = random_vectors()
+    for num_positive in (1, 2, 3, 4):
+        scores = torch.where(torch.arange(5) < num_positive, 1.0, -1.0)
+        _, distance = literal_ratio(vectors, scores, across=across, target=target)
+        assert -1 <= contrasts(vectors, scores)[name] - distance <= 0
+
+
+@pytest.mark.parametrize(("like", "part"), [((0, 1), -1.0), ((2, 3), 0.0)])
+def test_the_ratio_part_reaches_both_of_its_bounds(like: tuple[int, int], part: float) -> None:
+    similarities = torch.zeros(4, 4)
+    similarities[0, like] = 1.0
+    candidates, positives = torch.zeros(2, 4, 4, dtype=torch.bool)
+    candidates[0], positives[0, :2] = True, True
+    target = float(similarities[0, 0])  # reached by every positive pair: the distance is 0
+    assert ratio_loss(similarities, candidates, positives, target=target).item() == part
 
 
 def test_the_length_of_a_vector_changes_no_contrast() -> None:
@@ -178,8 +204,7 @@ def test_what_lies_behind_the_mask_changes_no_score(small: SentimentModel) -> No
 
 def test_the_other_clips_change_no_score(small: SentimentModel) -> None:
     batch = batch_of()
-    alone = torch.cat([small(one).prediction for one in singles(batch)])
-    torch.testing.assert_close(small(batch).prediction, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(small(batch).prediction, alone(small, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_to_predict_no_pairs_are_built_and_no_scores_read(
@@ -198,12 +223,18 @@ def test_a_text_is_read_at_its_sep_and_the_token_before(small: SentimentModel) -
     torch.testing.assert_close(small(batch).parts["t"], expected)
 
 
-def test_frames_may_look_ahead_and_their_order_matters(small: SentimentModel) -> None:
-    batch = batch_of(text=(4,), audio=(7,), vision=(5,))
-    part = batch.modality("audio")
-    turned = replace(batch, audio=Padded(part.values.flip(1), part.mask))
-    assert (small(turned).prediction - small(batch).prediction).abs().item() > 1e-5
-    assert not any(encoder.ordered for encoder in small.encoders.values())
+@pytest.mark.parametrize("name", ["audio", "vision"])
+def test_frames_may_look_ahead_and_their_positions_tell_their_order(
+    small: SentimentModel, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.no_grad():
+        small.convolutions[name].weight[:, :, [0, 2]] = 0.0  # it would tell of neighbours
+    batch = batch_of(text=(4,), audio=(7,), vision=(7,))
+    part = batch.modality(name)
+    moved = replace(batch, **{name: Padded(part.values[:, [5, 4, 3, 2, 1, 0, 6]], part.mask)})
+    assert (small(moved).prediction - small(batch).prediction).abs().item() > 1e-3
+    monkeypatch.setattr("conki_cli.baselines.transformer.sinusoids", without_positions)
+    torch.testing.assert_close(small(moved).prediction, small(batch).prediction, atol=1e-5, rtol=1e-5)
 
 
 def test_the_representations_are_positive_and_add_up(small: SentimentModel) -> None:
@@ -250,3 +281,24 @@ def test_weight_decay_leaves_out_biases_and_norms_and_text_has_its_own_rate(enco
 def test_heads_that_do_not_divide_the_width_are_refused_before_training() -> None:
     with pytest.raises(SettingsError, match=r"^hycon.num_heads must divide hycon.width, found 5 and 41: give --set "):
         make("hycon", {"hycon.width": 41})
+
+
+def test_contrasts_of_half_precision_are_computed_in_float32() -> None:
+    vectors, scores = random_vectors()
+    short = vectors.bfloat16()
+    torch.testing.assert_close(contrasts(short, scores), contrasts(short.float(), scores), atol=0, rtol=0)
+
+
+def test_frames_are_convolved_encoded_and_read_at_their_last_position(small: SentimentModel) -> None:
+    batch = batch_of(text=(4,), audio=(7,), vision=(5,))
+    for name in ("audio", "vision"):
+        part = batch.modality(name)
+        sequence = small.convolutions[name](part.values.mT).mT
+        expected = F.softplus(small.encoders[name].last(sequence, part.mask))
+        torch.testing.assert_close(small(batch).parts[name[0]], expected)
+
+
+def test_attention_has_a_dropout_of_its_own() -> None:
+    model = make("hycon", {"hycon.attention_dropout": 0.4, "hycon.dropout": 0.1})
+    for encoder in model.encoders.values():
+        assert encoder.dropouts == Dropouts(attention=0.4, relu=0.1, residual=0.1, embedding=0.1)

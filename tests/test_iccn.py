@@ -46,15 +46,21 @@ def views(B: int = 20, o: int = 4, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return first, 0.5 * first.flip(1) + noise
 
 
-def correlations_by_numpy(first: np.ndarray, second: np.ndarray, ridge: float) -> np.ndarray:
-    """Singular values of S11^(-1/2) S12 S22^(-1/2), with roots by eigenvectors."""
+def canonical_by_numpy(first: np.ndarray, second: np.ndarray, ridge: float) -> tuple[np.ndarray, ...]:
+    """Singular values [o] of S11^(-1/2) S12 S22^(-1/2), with roots by eigenvectors, and their directions [o, o] each.
+
+    The columns of the directions have length 1: the ridge adds the same to a view and to its projections.
+    """
     first, second = first - first.mean(axis=0), second - second.mean(axis=0)
 
     def root(view: np.ndarray) -> np.ndarray:
         values, vectors = np.linalg.eigh(view.T @ view / (len(view) - 1) + ridge * np.eye(view.shape[1]))
         return vectors @ np.diag(values**-0.5) @ vectors.T
 
-    return np.linalg.svd(root(first) @ (first.T @ second / (len(first) - 1)) @ root(second), compute_uv=False)
+    roots = root(first), root(second)
+    left, correlations, right = np.linalg.svd(roots[0] @ (first.T @ second / (len(first) - 1)) @ roots[1])
+    one, two = (by @ vectors for by, vectors in zip(roots, (left, right.T), strict=True))
+    return correlations, one / np.linalg.norm(one, axis=0), two / np.linalg.norm(two, axis=0)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +81,28 @@ def test_the_correlation_has_its_known_values(
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "ridge", "expected"),
+    [
+        (CROSS, [(1, 1), (0, 1), (-1, 0), (0, -2)], 1e-3, [0.998503, 0.903548]),
+        (CROSS, [(1, 1), (0, 1), (-1, 0), (0, -2)], 0.0, [1.0, 0.904534]),
+        ([(1, 0), (-1, 1), (1, 1), (-1, 0)], [(1, 2), (1, 0), (-1, 1), (-1, 3)], 1e-3, [0.998036, 0.0]),
+    ],
+)
+def test_single_correlations_of_canonical_directions_have_their_known_values(
+    first: list[tuple[int, int]], second: list[tuple[int, int]], ridge: float, expected: list[float]
+) -> None:
+    views = [np.array(view, dtype=float) for view in (first, second)]
+    _, *directions = canonical_by_numpy(*views, ridge)
+    one, two = (torch.from_numpy(view @ columns) for view, columns in zip(views, directions, strict=True))
+    found = [-correlation_loss(one[:, [k]], two[:, [k]], ridge=ridge).item() for k in (0, 1)]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.5])
 def test_the_correlation_equals_the_formula_with_roots_of_matrices(ridge: float) -> None:
     first, second = views()
-    expected = -correlations_by_numpy(first.numpy(), second.numpy(), ridge).sum()
+    expected = -canonical_by_numpy(first.numpy(), second.numpy(), ridge)[0].sum()
     assert correlation_loss(first, second, ridge=ridge).item() == pytest.approx(expected, abs=1e-10)
 
 

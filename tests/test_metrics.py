@@ -1,5 +1,6 @@
 """The metrics against the field's reference values, other libraries, and cases worked out by hand."""
 
+import csv
 import json
 import math
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from conki_cli.errors import ConkiError, SettingsError
 from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden" / "metrics.json"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+GOLDEN = DATA / "golden" / "metrics.json"
+SIMS_LABELS = DATA / "sims" / "label.csv"
 REPRODUCIBLE = settings(derandomize=True, deadline=None, database=None)
 GOLDEN_NAMES = {
     "mosi": {
@@ -102,6 +105,17 @@ def test_the_class_edges_of_sims_are_compared_in_float32() -> None:
     metrics = sentiment_metrics(on_the_edges, [-1.0, -0.5, 0.0, 0.5], dataset="sims")
     assert metrics["acc5"] == 1
     assert metrics["acc3"] == 1
+
+
+@pytest.mark.skipif(not SIMS_LABELS.is_file(), reason="the labels of SIMS are not on this machine")
+def test_a_model_that_finds_all_of_sims_negative_has_the_rates_of_its_majority() -> None:
+    with SIMS_LABELS.open(encoding="utf-8") as lines:
+        scores = [float(row["label"]) for row in csv.DictReader(lines) if row["mode"] == "test"]
+    metrics = sentiment_metrics([-0.5] * len(scores), scores, dataset="sims")
+    assert metrics["n"] == 457
+    assert metrics["acc2"] == pytest.approx(317 / 457)
+    assert round(100 * metrics["acc2"], 2) == 69.37
+    assert round(100 * metrics["f1"], 2) == 56.82
 
 
 def test_halves_are_rounded_to_the_even_class() -> None:

@@ -10,21 +10,23 @@ from baseline_support import (
     MOSI,
     SIMS,
     Dims,
+    alone,
     batch_of,
     chosen,
     config_of,
     count,
     grouped,
     make,
-    singles,
     stirred,
     text_encoder,
+    text_names,
     total_loss,
     with_junk,
     without_gradient,
 )
 from torch import Tensor
 
+from conki_cli import MODALITIES
 from conki_cli.baselines.misa import SequenceReader, dependence, moment_discrepancy
 from conki_cli.batches import Padded
 from conki_cli.errors import SettingsError
@@ -190,13 +192,12 @@ def test_a_sequence_becomes_forward_of_both_lstms_then_backward_of_both() -> Non
 
 def test_attention_runs_over_the_six_vectors_and_not_over_the_clips() -> None:
     model, batch = stirred(make("misa")), batch_of()
-    alone = torch.cat([model(one).prediction for one in singles(batch)])
-    torch.testing.assert_close(alone, model(batch).prediction, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone(model, batch), model(batch).prediction, atol=1e-5, rtol=1e-5)
 
 
 def test_what_stands_behind_the_mask_never_changes_a_prediction() -> None:
     model, batch = stirred(make("misa")), batch_of()
-    torch.testing.assert_close(model(with_junk(batch)).prediction, model(batch).prediction, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(with_junk(batch)).prediction, model(batch).prediction, atol=1e-5, rtol=1e-5)
 
 
 def test_it_trains_on_a_single_clip() -> None:
@@ -219,7 +220,7 @@ def test_text_encoder_and_rest_are_two_groups(encoder: Path) -> None:
     groups = model.parameter_groups(config, "main")
     assert [(group.learning_rate, group.weight_decay) for group in groups] == [(1e-5, 0.0), (1e-4, 0.0)]
     text, others = grouped(groups, model)
-    assert text == {name for name, _ in model.named_parameters() if name.startswith("text.")}
+    assert text == text_names(model)
     assert text | others == {name for name, _ in model.named_parameters()}
 
 
@@ -253,3 +254,31 @@ def test_recurrent_matrices_start_orthogonal_when_asked(orthogonal: bool) -> Non
 def test_impossible_sizes_are_refused(overrides: dict[str, int], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         make("misa", overrides)
+
+
+def test_the_score_is_that_of_the_network_written_out() -> None:
+    model, batch = stirred(make("misa")), batch_of(text=(3,), audio=(5,), vision=(4,))
+    clips = {name: model.readers[name](batch.modality(name)) for name in ("vision", "audio")}
+    clips["text"] = batch.modality("text").values.mean(dim=1)
+    private, shared, restored = [], [], []
+    for name in MODALITIES:
+        linear, norm = model.projections[name][0], model.projections[name][2]
+        original = norm(linear(clips[name]).relu())
+        private.append(model.private[name](original).sigmoid())
+        shared.append(model.shared(original).sigmoid())
+        restored.append(model.restorers[name](private[-1] + shared[-1]))
+    fused = model.fusion(torch.stack([*private, *shared], dim=1)).flatten(1)
+    output = model(batch)
+    torch.testing.assert_close(output.prediction, model.head[3](model.head[0](fused).relu())[:, 0])
+    torch.testing.assert_close(output.parts["restored"], torch.stack(restored, dim=1))
+
+
+def test_the_head_has_the_dropout_of_the_settings_and_the_fusion_a_fixed_one() -> None:
+    model = make("misa", {"misa.dropout": 0.4})
+    assert (model.head[1].p, model.fusion.dropout.p, model.fusion.self_attn.dropout) == (0.4, 0.1, 0.1)
+
+
+def test_the_bridge_of_an_external_data_set_is_not_handed_over() -> None:
+    model = make("misa", external_widths={"audio": 3})
+    assert set(model.handed_over()) == {name for name in model.state_dict() if not name.startswith("bridges.")}
+    assert "bridges.audio.weight" in model.state_dict()

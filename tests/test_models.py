@@ -310,11 +310,19 @@ def test_a_stored_model_goes_on_as_if_it_had_never_stopped(name: str, build: Bui
         assert [term.tolist() for term in terms[0].values()] == [term.tolist() for term in terms[1].values()]
 
 
+@pytest.fixture(scope="module")
+def all_weights(build: Build) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: build(name).model.state_dict() for name in zoo.MODELS}
+
+
 @every_model
-def test_weights_of_another_model_are_refused(name: str, build: Build) -> None:
-    stranger = "mag-bert" if name != "mag-bert" else "conki"
-    with pytest.raises(RunError, match=r"^elsewhere does not fit the model: .* there, .* here$"):
-        checkpoint.restore(build(name).model, build(stranger).model.state_dict(), "elsewhere")
+def test_the_weights_of_every_other_model_are_refused(
+    name: str, build: Build, all_weights: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    model = build(name).model
+    for stranger in zoo.MODELS.keys() - {name}:
+        with pytest.raises(RunError, match=r"^elsewhere does not fit the model: .* there, .* here$"):
+            checkpoint.restore(model, all_weights[stranger], "elsewhere")
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
@@ -376,17 +384,24 @@ PULLING_ELSEWHERE = {
     "mmim": ("mmim.nce_weight", "mmim.mi_weight"),
 }
 """The weights of terms that do not ask for the scores."""
+STEADY = {"mag-bert": {"optimizer.lr_encoders": 1e-3}, "misa": {"misa.width": 32}}
+"""What goes astray at a rate of 1e-2: the gate in front of BERT's blocks, and a wide layer that normalises late."""
 
 
 @every_model
-@pytest.mark.slow
-def test_eight_clips_can_be_learnt_by_heart(name: str, build: Build) -> None:
+def test_eight_clips_can_be_learnt_by_heart_in_200_steps(name: str, build: Build) -> None:
     section = "model" if name == "conki" else name
     idle = [path for path in setting_fields() if re.match(rf"{section}\.\w*dropout$", path)]
     idle += PULLING_ELSEWHERE.get(name, ())
-    built = build(name, {"optimizer.lr_encoders": 1e-3, "optimizer.lr_others": 5e-3, **dict.fromkeys(idle, 0.0)})
+    rates = {"optimizer.lr_encoders": 1e-2, "optimizer.lr_others": 1e-2}
+    built = build(name, {**rates, **dict.fromkeys(idle, 0.0), **STEADY.get(name, {})})
     for module in built.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    learn(built, range(1, 201), EIGHT)
-    assert (built.model(EIGHT).prediction - EIGHT.scores).abs().mean() < 0.2
+    for first in range(1, 201, 5):
+        learn(built, range(first, first + 5), EIGHT)
+        with torch.no_grad():
+            error = (built.model(EIGHT).prediction - EIGHT.scores).abs().mean()
+        if error < 0.2:
+            break
+    assert error < 0.2

@@ -85,6 +85,11 @@ def test_without_the_text_encoder_it_has_as_many_parameters_as_the_reference(
     assert count(model) == expected
 
 
+def test_at_the_sizes_of_the_authors_it_has_as_many_parameters_as_theirs() -> None:
+    sizes = {"self-mm.audio_hidden": 32, "self-mm.vision_hidden": 64, "self-mm.text_width": 64}
+    assert count(make("self-mm", sizes, dims=MOSI)) == 206_980
+
+
 @pytest.mark.parametrize(
     ("own", "label"),
     [((0.0, 1.0), 0.666667), ((0.5, 0.0), 2.0), ((-0.5, 0.0), 0.222222), ((0.75, 0.0), 2.666667)],
@@ -97,10 +102,19 @@ def test_a_label_moves_as_the_reference_moves_it(own: tuple[float, float], label
     torch.testing.assert_close(model.labels[0], torch.tensor([2.0, label, label, label]), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("feature", "ratio"), [((0.0, 1.0), 0.0), ((0.5, 0.0), 2.0), ((-0.5, 0.0), -0.666667)])
+@pytest.mark.parametrize(
+    ("feature", "ratio"),
+    [((0.0, 1.0), 0.0), ((0.5, 0.0), 2.0), ((-0.5, 0.0), -0.666667), ((0.75, 0.0), 6.0)],
+)
 def test_the_ratio_says_how_much_nearer_the_positive_centre_is(feature: tuple[float, float], ratio: float) -> None:
     found = polarity_ratio(torch.tensor([feature]), torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0]))
     torch.testing.assert_close(found, torch.tensor([ratio]), atol=1e-6, rtol=0)
+
+
+def test_the_ratios_suggest_the_labels_of_the_reference_within_the_bound() -> None:
+    ratios, fusion, scores = torch.tensor([0.0, 2.0, -2 / 3, 6.0]), torch.full((4,), 2.0), torch.full((4,), 2.0)
+    new = shifted_label(ratios, fusion, scores, torch.tensor(3.0))
+    torch.testing.assert_close(new, torch.tensor([0.0, 2.0, -0.666667, 3.0]), atol=1e-6, rtol=0)
 
 
 def test_the_later_the_epoch_the_less_a_label_moves() -> None:
@@ -310,3 +324,36 @@ def test_junk_behind_the_mask_changes_nothing() -> None:
     for name, part in expected.parts.items():
         torch.testing.assert_close(found.parts[name], part, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.prediction, expected.prediction, atol=1e-6, rtol=0)
+
+
+def test_every_score_is_that_of_its_head_written_out() -> None:
+    model, batch = self_mm().eval(), clips(0, 1, 2)
+    text = batch.modality("text").values[:, 0]
+    vision, audio = (batch.modality(name) for name in ("vision", "audio"))
+    v, a = model.vision(vision.values, vision.mask), model.audio(audio.values, audio.mask)
+    output = model(batch)
+    for name, read in {"f": torch.cat([text, a, v], dim=1), "t": text, "v": v, "a": a}.items():
+        head = model.heads[name]
+        feature = head.inner[-1](read).relu()
+        expected = head.score[2](head.score[0](feature).relu())[:, 0]
+        torch.testing.assert_close(output.parts[name], feature)
+        torch.testing.assert_close(output.prediction if name == "f" else output.parts[f"score_{name}"], expected)
+
+
+def test_every_head_has_the_dropout_of_the_settings() -> None:
+    shares = {"fusion_dropout": 0.1, "text_dropout": 0.2, "vision_dropout": 0.3, "audio_dropout": 0.4}
+    heads = self_mm(**shares).heads
+    assert [heads[name].inner[0].p for name in HEADS] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_audio_vision_and_heads_have_rates_and_decays_of_their_own() -> None:
+    own = {"lr_audio": 0.1, "lr_vision": 0.2, "decay_audio": 0.3, "decay_vision": 0.4, "decay_others": 0.5}
+    config = config_of("self-mm", {f"self-mm.{key}": value for key, value in own.items()})
+    groups = self_mm(**own).parameter_groups(config, "main")
+    assert [(g.learning_rate, g.weight_decay) for g in groups] == [(0.1, 0.3), (0.2, 0.4), (1e-3, 0.5)]
+
+
+def test_labels_may_reach_as_far_as_the_most_negative_score() -> None:
+    model = self_mm(**PAIRS)
+    model.start(torch.tensor([1.0, -2.5, 0.0]))
+    assert float(model.bound) == 2.5
