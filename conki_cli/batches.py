@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conki_cli import MODALITIES
@@ -34,6 +35,11 @@ class Padded:
     def to(self, device: torch.device) -> "Padded":
         """Copy to a device."""
         return Padded(self.values.to(device), self.mask.to(device))
+
+    def with_leading_position(self) -> "Padded":
+        """Return the sequences with one more real position in front, of zeros."""
+        pad = (1, 0) if self.values.dim() == 2 else (0, 0, 1, 0)
+        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True))
 
     def take(self, indices: Tensor) -> "Padded":
         """Return some of the sequences [G], padded to the longest of them alone."""

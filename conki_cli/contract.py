@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.layers import freeze
+from conki_cli.packing import Packing
+from conki_cli.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,6 @@ class Architecture:
     """Longest sequence in frames that the audio and vision encoders have positions for."""
     external_widths: Mapping[str, int] = field(default_factory=dict)
     """Stage 1 only: feature widths of the external data set where they differ from the target's."""
-
-
-class TextEncoder(nn.Module):
-    """A pretrained text encoder (Eq. 1); one without a pooler gets Linear + tanh on its first token."""
-
-    def __init__(self, backbone: nn.Module, *, width: int, fresh: frozenset[str] = frozenset()) -> None:
-        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
-        super().__init__()
-        self.backbone = backbone
-        self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
-        own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
-        self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
-
-    def forward(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode token ids [B, L] into O_t [B, D] and H_t, the input of layer 1 and every layer's output [B, L, D]."""
-        out = self.backbone(input_ids=token_ids, attention_mask=mask.long(), output_hidden_states=True)
-        hidden = list(out.hidden_states)
-        pooled: Tensor = out.pooler_output if self.pooler is None else torch.tanh(self.pooler(hidden[-1][:, 0]))
-        return pooled, hidden
 
 
 class SentimentModel(nn.Module):
@@ -178,8 +161,8 @@ class SentimentModel(nn.Module):
         if part.values.is_floating_point():
             return part.values
         assert self.text is not None
-        states: Tensor = self.text(part.values, part.mask)[1][-1]
-        return states
+        packing = Packing.of(part.mask)
+        return packing.unpack(self.text(packing.pack(part.values), packing)[1][-1])
 
     @property
     def reads_states(self) -> bool:

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from conki_cli.batches import Inputs, pad_tokens
-from conki_cli.contract import TextEncoder
 from conki_cli.errors import StoreError, reason_of
 from conki_cli.files import atomic_path, locked
-from conki_cli.layers import length_groups
+from conki_cli.packing import Packing
 from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
+from conki_cli.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from conki_cli.runs import Reporter
@@ -68,7 +68,7 @@ def _write(path: Path, encoder: TextEncoder, inputs: Inputs, device: torch.devic
     ):
         for split, ids in tokens.items():
             offsets = np.concatenate([[0], np.cumsum([len(clip) for clip in ids])]).astype("<i8")
-            width = encoder.backbone.config.hidden_size  # type: ignore[union-attr]
+            width = encoder.backbone.config.hidden_size
             states = file.create_dataset(f"{split}/states", shape=(int(offsets[-1]), width), dtype="<f4")
             for first in range(0, len(ids), _CLIPS):
                 clips = ids[first : first + _CLIPS]
@@ -81,13 +81,10 @@ def _write(path: Path, encoder: TextEncoder, inputs: Inputs, device: torch.devic
 def _encoded(encoder: TextEncoder, clips: list[np.ndarray], device: torch.device) -> np.ndarray:
     """Return the states of some clips behind each other, [T, D]."""
     part = pad_tokens(clips).to(device)
-    found: list[np.ndarray] = [np.empty(0)] * len(clips)
-    for group in length_groups(part.mask):
-        piece = part.take(group)
-        states = encoder(piece.values, piece.mask)[1][-1].float().cpu().numpy()  # [G, L, D]
-        for row, clip in zip(states, group.tolist(), strict=True):
-            found[clip] = row[: len(clips[clip])]
-    return np.concatenate(found)
+    packing = Packing.of(part.mask)
+    states = encoder(packing.pack(part.values), packing)[1][-1].float()
+    found: np.ndarray = packing.unpack(states)[part.mask].cpu().numpy()
+    return found
 
 
 def _read(path: Path, counts: Mapping[str, int]) -> dict[str, Ragged]:

@@ -14,7 +14,7 @@ from conki_cli import checkpoint, training, zoo
 from conki_cli.batches import Batches, Inputs
 from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
-from conki_cli.contract import Architecture, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.evaluation import predict
@@ -32,6 +32,7 @@ from conki_cli.text import (
     save_encoder_files,
     tokenize,
 )
+from conki_cli.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)

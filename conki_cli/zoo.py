@@ -14,7 +14,8 @@ from conki_cli.config import MODALITY_SWITCHES, RunConfig
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
-    from conki_cli.contract import Architecture, SentimentModel, TextEncoder
+    from conki_cli.contract import Architecture, SentimentModel
+    from conki_cli.text_encoder import TextEncoder
 
     Make = Callable[[RunConfig, Architecture, TextEncoder | None], SentimentModel]
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from conki_cli import MODALITIES, zoo
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig, resolve
-from conki_cli.contract import Architecture, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, ParameterGroup, SentimentModel
 from conki_cli.text import load_backbone
+from conki_cli.text_encoder import TextEncoder
 
 Dims = tuple[int, int, int]
 

@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from conki_cli import zoo
 from conki_cli.baselines.mag_bert import AdaptationGate, MagBert, align_to_tokens, limited_shift
 from conki_cli.batches import Padded
-from conki_cli.contract import Architecture, TextEncoder
+from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError
+from conki_cli.text_encoder import TextEncoder
 
 WHOLE = torch.tensor([[True] * 5])
 """Five tokens: [CLS], three inner ones, [SEP]."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from conki_cli.baselines.mmim import Mmim, contrastive_prediction, log_likelihood, polarity_entropy
 from conki_cli.batches import Batch
-from conki_cli.contract import Output, TextEncoder
+from conki_cli.contract import Output
+from conki_cli.text_encoder import TextEncoder
 
 SQUARE = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
 

@@ -14,9 +14,10 @@ from baseline_support import DIMS, MOSEI, MOSI, SIMS, batch_of, chosen, config_o
 from conki_cli import MODALITIES, checkpoint, training, zoo
 from conki_cli.batches import Batch, Padded, pad_frames
 from conki_cli.config import BASELINES, MODEL_NAMES, RunConfig, setting_fields
-from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import RunError, SettingsError
 from conki_cli.text import load_backbone
+from conki_cli.text_encoder import TextEncoder
 
 WIDTHS = dict(zip(("audio", "vision"), DIMS[1:], strict=True))
 D = DIMS[0]

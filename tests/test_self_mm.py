@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from conki_cli.baselines.self_mm import HEADS, SelfMm, polarity_ratio, shifted_label, weighted_error
 from conki_cli.batches import Batch
-from conki_cli.contract import Output, TextEncoder
+from conki_cli.contract import Output
+from conki_cli.text_encoder import TextEncoder
 
 SMALL = {"fusion_width": 4, "text_width": 3, "vision_width": 3, "audio_width": 2, "text_dropout": 0, "audio_dropout": 0}
 PAIRS = {"fusion_width": 2, "text_width": 2, "vision_width": 2, "audio_width": 2}
