@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conki_cli.batches import Batch, Padded
+from conki_cli.batches import Batch
 from conki_cli.config import RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.layers import (
@@ -68,7 +68,7 @@ class Adapter(nn.Module):
         self.pool = pool
         self.pooler: nn.Module = nn.Linear(width, width) if pool == "first" else nn.LayerNorm(width, eps=1e-5)
 
-    def forward(self, hidden: Sequence[Tensor], packing: Packing) -> Tensor:
+    def forward(self, hidden: Sequence[Tensor] | Mapping[int, Tensor], packing: Packing) -> Tensor:
         """Turn the packed hidden states H_m, each [T, D], into A_m [B, D]."""
         carried: Tensor | float = 0.0
         for index, module in zip(self.indices, self.chain, strict=True):
@@ -164,7 +164,7 @@ class ConKI(SentimentModel):
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
         pan, specific, fused = [], [], []
         for name in self.architecture.modalities:
-            known = self._represent(name, batch.modality(name))  # O_m, A_m, as far as they exist, each [B, D]
+            known = self._represent(name, batch)  # O_m, A_m, as far as they exist, each [B, D]
             pan.append(known[0])
             specific += known[1:]
             used = known if self.uses_pan else known[1:]
@@ -176,17 +176,43 @@ class ConKI(SentimentModel):
             specific=torch.stack(specific, dim=1) if specific else None,
         )
 
-    def _represent(self, name: str, part: Padded) -> list[Tensor]:
+    def _represent(self, name: str, batch: Batch) -> list[Tensor]:
         """Return O_m and, where there are adapters, A_m of a modality, each [B, D]."""
+        part = batch.modality(name)
         if name == "text":
             packing = Packing.of(part.mask)
-            own, hidden = self.encoders[name](packing.pack(part.values), packing)
+            own, hidden = self._encode_text(packing.pack(part.values), packing, batch.states)
         else:
             led = part.with_leading_position()  # the place of [CLS]
             packing = Packing.of(led.mask)
             frames = packing.pack(led.values)  # [T, d]
             own, hidden = self.encoders[name](self.bridges[name](frames) if name in self.bridges else frames, packing)
         return [own, self.adapters[name](hidden, packing)] if self.adapters else [own]
+
+    def _encode_text(
+        self, token_ids: Tensor, packing: Packing, states: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Mapping[int, Tensor] | list[Tensor]]:
+        """Return O_t [B, D] and the H_t that are read, each [T, D]; they may have been kept from an earlier epoch."""
+        encoder = self.text_encoder
+        if not states:
+            found: tuple[Tensor, list[Tensor]] = encoder(token_ids, packing)
+            return found
+        hidden = {int(name[6:]): packing.pack(kept) for name, kept in states.items() if name != "first"}
+        if 0 in (self.layers_read or ()) and 0 not in hidden:
+            hidden[0] = encoder.embed(token_ids, packing)
+        return encoder.pool(states["first"]), hidden
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of a run with text."""
+        return cast(TextEncoder, self.encoders["text"])
+
+    @property
+    def layers_read(self) -> tuple[int, ...] | None:
+        """Which hidden states H_t of a frozen text encoder are read: stage 1 reads those of the adapter."""
+        if "text" not in self.encoders or self.encoders["text"] not in self.frozen:
+            return None
+        return cast(Adapter, self.adapters["text"]).indices if self.adapters else ()
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return L_task (Eq. 4) and, in stage 2, lambda L_con (Eq. 5)."""

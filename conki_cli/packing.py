@@ -99,7 +99,8 @@ class Packing:
 
     def mean(self, values: Tensor) -> Tensor:
         """Average [T, D] over the positions of each sample, [B, D]; as a product, the same on every run and device."""
-        return self._shares.to(values.dtype) @ values
+        with torch.autocast(values.device.type, enabled=False):  # a rounded 1/length would shift the whole mean
+            return self._shares.to(values.dtype) @ values
 
 
 def similar(lengths: Sequence[int], share: float) -> list[tuple[int, ...]]:

@@ -53,17 +53,31 @@ class TextEncoder(nn.Module):
             O_t [B, D] and H_t, the input of layer 1 and every layer's output, each [T, D].
         """
         hidden = (self._packed if self.packs else self._in_groups)(token_ids, packing, shift)
-        first = hidden[-1][packing.first]  # [B, D]
+        return self.pool(hidden[-1][packing.first]), hidden
+
+    def pool(self, first: Tensor) -> Tensor:
+        """Turn the last state of the first token into O_t, [B, D] both."""
         if self.pooler is not None:
-            return torch.tanh(self.pooler(first)), hidden
+            return torch.tanh(self.pooler(first))
         pooled: Tensor = self.backbone.pooler(first.unsqueeze(1))
-        return pooled, hidden
+        return pooled
+
+    def embed(self, token_ids: Tensor, packing: Packing) -> Tensor:
+        """Return H_t[0] of packed token ids, the input of layer 1, [T, D]; of an encoder that packs."""
+        embeddings: Tensor = self.backbone.embeddings(
+            input_ids=token_ids[None], position_ids=self._positions(packing)
+        ).squeeze(0)
+        return embeddings
+
+    def _positions(self, packing: Packing) -> Tensor:
+        """Return the place of every token in its text as the encoder counts it, [1, T]."""
+        config = self.backbone.config
+        start = 0 if config.model_type == "bert" else config.pad_token_id + 1  # RoBERTa counts from behind its padding
+        return packing.positions[None] + start
 
     def _packed(self, token_ids: Tensor, packing: Packing, shift: Shift | None) -> list[Tensor]:
         """Run all texts as one row of tokens that only attend within their text."""
-        config = self.backbone.config
-        start = 0 if config.model_type == "bert" else config.pad_token_id + 1  # RoBERTa counts from behind its padding
-        positions = packing.positions[None] + start
+        positions = self._positions(packing)
         with self._shifted(shift and (lambda embeddings: shift(embeddings[0], slice(None))[None])):
             out = self.backbone(
                 input_ids=token_ids[None], position_ids=positions, output_hidden_states=True, packing=packing

@@ -78,7 +78,9 @@ def build(config: RunConfig, architecture: "Architecture", text_encoder: "TextEn
             f"{name} needs {' and '.join(missing)} and this run has only {', '.join(architecture.modalities)}: "
             f"do not drop {switches}, prepare a store that has {them}, or choose another --model"
         )
-    return cast("Make", found)(config, architecture, text_encoder)
+    model = cast("Make", found)(config, architecture, text_encoder)
+    model.precision = config.compute.precision
+    return model
 
 
 def facts(name: str) -> Facts:

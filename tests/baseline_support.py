@@ -14,6 +14,7 @@ from conki_cli import MODALITIES, zoo
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig, resolve
 from conki_cli.contract import Architecture, ParameterGroup, SentimentModel
+from conki_cli.packing import Packing
 from conki_cli.text import load_backbone
 from conki_cli.text_encoder import TextEncoder
 
@@ -39,6 +40,13 @@ def text_encoder(folder: Path) -> TextEncoder:
     """Load the fixture `encoder`, width 16."""
     backbone, fresh = load_backbone(str(folder))
     return TextEncoder(backbone, width=backbone.config.hidden_size, fresh=fresh)
+
+
+def encoded(encoder: TextEncoder, text: Padded) -> tuple[Tensor, list[Tensor]]:
+    """Encode padded token ids [B, L]: pooled output [B, D], and hidden states [B, L, D] with 0 on padding."""
+    packing = Packing.of(text.mask)
+    pooled, hidden = encoder(packing.pack(text.values), packing)
+    return pooled, [packing.unpack(states) for states in hidden]
 
 
 def make(
@@ -91,17 +99,18 @@ def batch_of(
     )
 
 
-def _mask(lengths: Sequence[int]) -> Tensor:
+def mask_of(lengths: Sequence[int]) -> Tensor:
+    """Mark the real positions of sequences of these lengths, [B, L]."""
     return torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
 
 
 def _frames(lengths: Sequence[int], width: int, generator: torch.Generator) -> Padded:
-    mask = _mask(lengths)
+    mask = mask_of(lengths)
     return Padded(torch.randn(*mask.shape, width, generator=generator) * mask[..., None], mask)
 
 
 def _token_ids(lengths: Sequence[int], generator: torch.Generator) -> Padded:
-    mask = _mask(lengths)
+    mask = mask_of(lengths)
     values = torch.randint(FIRST_WORD, FIRST_WORD + NUM_WORDS, mask.shape, generator=generator) * mask
     values[:, 0] = CLS
     values[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = SEP

@@ -191,8 +191,7 @@ def test_states_of_a_frozen_text_encoder_may_come_with_the_batch(name: str, buil
     model = stirred(build(name).model)
     assert model.reads_states is (name in ("tfn", "lmf", "mult"))
     if model.reads_states:
-        assert model.text is not None
-        states = model.text(FOUR.modality("text").values, FOUR.modality("text").mask)[1][-1]
+        states = model.text_states(FOUR)
         close(model(replace(FOUR, text=Padded(states, FOUR.modality("text").mask))), model(FOUR).prediction)
 
 
