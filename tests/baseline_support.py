@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conki_cli import MODALITIES, zoo
 from conki_cli.batches import Batch, Padded
@@ -49,6 +49,13 @@ def encoded(encoder: TextEncoder, text: Padded) -> tuple[Tensor, list[Tensor]]:
     return pooled, [packing.unpack(states) for states in hidden]
 
 
+class GivenStates(nn.Module):
+    """A text encoder for batches whose text is hidden states already: it has no weights and gives them back."""
+
+    def forward(self, states: Tensor, packing: Packing) -> tuple[Tensor, list[Tensor]]:
+        return states[packing.first], [states]
+
+
 def make(
     name: str,
     overrides: Mapping[str, object] | None = None,
@@ -69,7 +76,10 @@ def make(
         external_widths=external_widths or {},
     )
     torch.manual_seed(seed)
-    return zoo.build(config_of(name, overrides, dataset), architecture, text)
+    made = zoo.build(config_of(name, overrides, dataset), architecture, text)
+    if text is None:
+        made.text = GivenStates()
+    return made
 
 
 def batch_of(

@@ -189,10 +189,10 @@ def test_a_clip_alone_can_be_learnt_from_unless_the_model_says_otherwise(name: s
 @every_model
 def test_states_of_a_frozen_text_encoder_may_come_with_the_batch(name: str, build: Build) -> None:
     model = stirred(build(name).model)
-    assert model.reads_states is (name in ("tfn", "lmf", "mult"))
-    if model.reads_states:
-        states = model.text_states(FOUR)
-        close(model(replace(FOUR, text=Padded(states, FOUR.modality("text").mask))), model(FOUR).prediction)
+    assert model.layers_read == ((4,) if name in ("tfn", "lmf", "mult") else None)
+    if model.layers_read:
+        others = Padded(torch.zeros_like(FOUR.modality("text").values), FOUR.modality("text").mask)  # are not read
+        close(model(replace(FOUR, text=others, states={"layer_4": model.text_states(FOUR)})), model(FOUR).prediction)
 
 
 # --- modalities --------------------------------------------------------------------------------------------------

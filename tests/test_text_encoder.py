@@ -158,15 +158,12 @@ def test_every_text_is_encoded_as_it_is_alone(kind: str) -> None:
 @every_kind
 def test_the_gradients_of_every_weight_are_those_of_transformers(kind: str) -> None:
     encoder, plain, text = encoder_of(kind), backbone_of(kind, "eager"), texts(kind)
-    pooler = copy.deepcopy(encoder.pooler)
-    expected = gradients(plain, plainly(plain, text, pooler))
+    reference = nn.ModuleDict({"backbone": plain})
+    if encoder.pooler is not None:
+        reference["pooler"] = copy.deepcopy(encoder.pooler)
+    expected = gradients(reference, plainly(plain, text, dict(reference.items()).get("pooler")))
     found = gradients(encoder, encoded(encoder, text))
     assert all(gradient is not None for gradient in found.values())
-    if pooler is not None:
-        own = {f"pooler.{name}": weight.grad for name, weight in pooler.named_parameters()}
-    else:
-        own = {}
-    expected = {f"backbone.{name}": gradient for name, gradient in expected.items()} | own
     torch.testing.assert_close(found, expected, atol=1e-11, rtol=1e-6)
 
 
@@ -200,6 +197,36 @@ def test_other_families_run_in_groups_of_similar_length(kind: str) -> None:
     with calls_of(encoder.backbone) as shapes:
         encoded(encoder, texts(kind))
     assert shapes == [(3, 9), (1, 3), (1, 1)]
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_the_embeddings_alone_are_the_first_hidden_state(kind: str) -> None:
+    encoder, packing = encoder_of(kind), Packing.of(texts(kind).mask)
+    token_ids = packing.pack(texts(kind).values)
+    assert torch.equal(encoder.embed(token_ids, packing), encoder(token_ids, packing)[1][0])
+
+
+@every_kind
+def test_the_last_states_of_the_first_tokens_are_enough_for_the_pooled_output(kind: str) -> None:
+    encoder = encoder_of(kind)
+    pooled, hidden = encoded(encoder, texts(kind))
+    assert torch.equal(encoder.pool(hidden[-1][:, 0]), pooled)
+
+
+class _Closed(transformers.BertModel):
+    """A BERT as before transformers 5, whose forward takes no arguments that it does not know."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False) -> Any:
+        return super().forward(input_ids, attention_mask, output_hidden_states=output_hidden_states)
+
+
+def test_where_transformers_hands_nothing_through_bert_runs_in_groups() -> None:
+    plain, text = backbone_of("Bert", "eager"), texts("Bert")
+    closed = _Closed(plain.config).double().eval()
+    closed.load_state_dict(plain.state_dict())
+    encoder = TextEncoder(closed, width=D)
+    assert not encoder.packs
+    assert_equal(encoded(encoder, text), plainly(plain, text, None))
 
 
 # --- training ----------------------------------------------------------------------------------------------------
