@@ -70,8 +70,6 @@ class SentimentModel(nn.Module):
     """Names of the passes of an epoch; each has an optimiser of its own."""
     required_modalities: frozenset[str] = frozenset()
     """Modalities the model cannot do without."""
-    smallest_training_batch = 1
-    """Smaller training batches are skipped."""
     memory: tuple[str, ...] = ()
     """Names of buffers with one row per training clip; their size follows the data."""
     precision = "fp32"
@@ -126,6 +124,10 @@ class SentimentModel(nn.Module):
     def batch_size(self, phase: str) -> int | None:
         """Return the clips per step of a pass; None: the run's."""
         return None
+
+    def smallest_batch(self, phase: str) -> int:
+        """Return the clips that a training batch of a pass must have; smaller ones are skipped."""
+        return 1
 
     def judged(self, epoch: int) -> bool:
         """Tell whether the validation MAE after this epoch may become the best and counts for patience."""

@@ -114,7 +114,7 @@ class ConKI(SentimentModel):
         self.inter_knowledge = not config.dropped("N1")
         self.loss_config = config.loss
         self.contrast_weight = 0.0 if self.pretraining or config.dropped("C4") else config.loss.contrast_weight
-        self.smallest_training_batch = 2 if config.model.gate_norm == "batch" else 1
+        self.gate_norm = config.model.gate_norm
         width, modalities = architecture.width, architecture.modalities
         self.encoders = nn.ModuleDict(
             {name: self._sequence_encoder(config, name) for name in modalities if name != "text"}
@@ -213,6 +213,10 @@ class ConKI(SentimentModel):
         if "text" not in self.encoders or self.encoders["text"] not in self.frozen:
             return None
         return cast(Adapter, self.adapters["text"]).indices if self.adapters else ()
+
+    def smallest_batch(self, phase: str) -> int:
+        """Return 2 with BatchNorm in the gate, which cannot train on one clip."""
+        return 2 if self.gate_norm == "batch" else 1
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return L_task (Eq. 4) and, in stage 2, lambda L_con (Eq. 5)."""

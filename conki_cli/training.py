@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from conki_cli.runs import Reporter
 
 
+LEAST_GAIN = 1e-6
+"""A validation MAE is better than another if it is lower by this much: less is rounding."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long and in which steps a stage trains."""
@@ -128,11 +132,11 @@ def fit(
     """
     model = progress.model
     batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
-    total = plan.num_epochs * len(train) * len(model.phases)
-    _mind_small_batches(model, train, reporter)
+    total = sum(_steps(model, batches, number + 1) for number in range(plan.num_epochs))
+    _mind_small_batches(model, batches, reporter)
     if not progress.epoch:  # what a model remembers of its clips continues with it
         model.start(torch.from_numpy(train.scores()).to(device))
-    with reporter.steps(f"seed {plan.seed}", sum(_steps(model, batches, n + 1) for n in range(plan.num_epochs))) as say:
+    with reporter.steps(f"seed {plan.seed}", total) as say:
         say(progress.step, "")
         while progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan):
             began = time.monotonic()
@@ -180,7 +184,7 @@ def _pass(
         _set_rates(progress, phase, factor * progress.rate_scale)
         progress.step += 1
         terms: dict[str, float] = {}
-        if len(batch) >= model.smallest_training_batch:
+        if len(batch) >= model.smallest_batch(phase):
             with memory_advice(train.batch_size):
                 terms = _backward(progress, batch.to(device), plan, phase)
         if number % plan.accumulate == 0 or number == count:
@@ -195,7 +199,7 @@ def _judge(progress: Progress, plan: Plan, mae: float) -> bool:
     if not progress.model.judged(progress.epoch):
         progress.best_epoch = progress.reduced_epoch = progress.epoch  # patience counts from the first that is judged
         return False
-    is_best = mae < progress.best_mae
+    is_best = mae <= progress.best_mae - LEAST_GAIN
     if is_best:
         progress.best_mae, progress.best_epoch = mae, progress.epoch
     since = progress.epoch - max(progress.best_epoch, progress.reduced_epoch)
@@ -208,19 +212,20 @@ def _out_of_patience(progress: Progress, plan: Plan) -> bool:
     return bool(plan.patience) and progress.epoch - progress.best_epoch >= plan.patience
 
 
-def _mind_small_batches(model: SentimentModel, train: Batches, reporter: "Reporter") -> None:
-    """Say that a last batch is too small to train on; refuse when that leaves nothing to train on."""
-    smallest, count = model.smallest_training_batch, len(train.scores())
-    if min(count, train.batch_size) < smallest:
-        raise ConkiError(
-            f"this model's BatchNorm needs training batches of at least {smallest} clips, found batch_size "
-            f"{train.batch_size} for {count} clips: raise batch_size (ConKI: or give --set model.gate_norm=layer)"
-        )
-    if 0 < count % train.batch_size < smallest:
-        reporter.say(
-            f"the last batch of every epoch has {count % train.batch_size} of {count} training clips and is skipped: "
-            f"BatchNorm needs {smallest}"
-        )
+def _mind_small_batches(model: SentimentModel, batches: Mapping[str, Batches], reporter: "Reporter") -> None:
+    """Say that the last batch of a pass is too small to train on; refuse when that leaves nothing to train on."""
+    for phase, train in batches.items():
+        smallest, count = model.smallest_batch(phase), len(train.scores())
+        if min(count, train.batch_size) < smallest:
+            raise ConkiError(
+                f"this model needs training batches of at least {smallest} clips, found batch_size {train.batch_size} "
+                f"for {count} clips: raise it (or, ConKI: --set model.gate_norm=layer; ICCN: lower iccn.out_width)"
+            )
+        if 0 < count % train.batch_size < smallest:
+            reporter.say(
+                f"the last batch of every epoch has {count % train.batch_size} of {count} training clips and is "
+                f"skipped: this model needs {smallest} to learn from"
+            )
 
 
 def _set_rates(progress: Progress, phase: str, factor: float) -> None:

@@ -186,7 +186,7 @@ _FACTS = {
         venue="arXiv 2109.01797",
         idea="contrasts within a modality, across modalities, and within a sample shape the representations",
         pinned="the three losses by a third party's code after the first version of the paper; encoders by later code",
-        ours="loss weights, rates, batch sizes and SIMS settings: the authors' code is not public",
+        ours="task loss, loss weights, rates, batch sizes and SIMS settings: the authors' code is not public",
     ),
     "mmim": Facts(
         title=(

@@ -152,6 +152,11 @@ def singles(batch: Batch) -> Iterator[Batch]:
     return (chosen(batch, [row]) for row in range(len(batch)))
 
 
+def alone(model: SentimentModel, batch: Batch) -> Tensor:
+    """Predict every clip of a batch on its own, [B]."""
+    return torch.cat([model(one).prediction for one in singles(batch)])
+
+
 def stirred(model: SentimentModel, *, seed: int = 5) -> SentimentModel:
     """Move every trainable weight off its start, so that nothing is zero by initialisation; evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
@@ -167,6 +172,14 @@ def total_loss(model: SentimentModel, batch: Batch, phase: str = "main") -> Tens
     return torch.stack(list(model.loss(model(batch), batch, phase).values())).sum()
 
 
+def assert_absolute_error_alone(model: SentimentModel, batch: Batch) -> None:
+    """Assert that a model's loss is the mean absolute error and nothing else."""
+    output = model(batch)
+    terms = model.loss(output, batch, "main")
+    assert list(terms) == ["task"]
+    torch.testing.assert_close(terms["task"], (output.prediction - batch.scores).abs().mean())
+
+
 def count(model: SentimentModel) -> int:
     """Count the parameters that train, without the text encoder's."""
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not name.startswith("text."))
@@ -176,6 +189,11 @@ def grouped(groups: Sequence[ParameterGroup], model: SentimentModel) -> list[set
     """Return the names of the parameters of every group."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [{names[id(parameter)] for parameter in group.parameters} for group in groups]
+
+
+def text_names(model: SentimentModel) -> set[str]:
+    """Name the parameters of the text encoder."""
+    return {name for name, _ in model.named_parameters() if name.startswith("text.")}
 
 
 def without_gradient(model: SentimentModel) -> set[str]:

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Trained, make_corpus
 from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
-from conki_cli import contests
+from conki_cli import MODALITIES, contests
 from conki_cli.cli import app
-from conki_cli.config import MODEL_NAMES
-from conki_cli.errors import SettingsError
-from conki_cli.runs import Workspace, list_runs
-from conki_cli.store import write_store
+from conki_cli.config import MODEL_NAMES, resolve
+from conki_cli.contract import Architecture
+from conki_cli.errors import RunError, SettingsError
+from conki_cli.runs import Reporter, Workspace, list_runs
+from conki_cli.store import FeatureStore, write_store
 
 Conki = Callable[..., Result]
 TRAIN = "--table 6 --dataset tiny --external tiny-external --epochs 1 --device cpu"
@@ -92,6 +94,18 @@ def test_table_3_is_of_sims_with_the_models_of_the_paper() -> None:
     assert {config.data.dataset for config in contests.plan(3, assignments=["data.dataset=demo"])} == {"demo"}
 
 
+def test_table_3_is_of_another_data_set_when_a_flag_or_a_file_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[data]\ndataset = "mosei"\n', encoding="utf-8")
+    assert {config.data.dataset for config in contests.plan(3, flags={"data.dataset": "mosi"})} == {"mosi"}
+    assert {config.data.dataset for config in contests.plan(3, config_file=file)} == {"mosei"}
+
+
+def test_switches_reach_every_row() -> None:
+    configs = contests.plan(2, ["conki", "mag-bert"], extra_drop=["V"])
+    assert ["V" in config.model.drop for config in configs] == [True, True]
+
+
 def test_in_table_6_every_model_reads_the_external_data() -> None:
     configs = contests.plan(6)
     assert [config.model.name for config in configs] == ["conki", "misa", "self-mm", "mmim"]
@@ -111,6 +125,27 @@ def test_settings_of_one_model_go_to_that_model_only() -> None:
     assert (conki.loss.temperature, tfn.loss.temperature) == (0.1, 0.07)
     assert getattr(tfn.own, "text_out", None) == 4
     assert {config.optimizer.batch_size for config in (conki, tfn, lmf)} == {8}
+
+
+def test_a_run_in_the_way_of_a_later_row_is_noticed_before_the_first_is_trained(
+    workspace: Workspace, trained: Trained, encoder: Path
+) -> None:
+    shutil.copytree(trained.run.path, workspace.runs / "mine", copy_function=shutil.copy2)
+    flags = {"data.dataset": "tiny", "data.external": "none", "model.text_encoder": str(encoder), "run.seeds": (1,)}
+    first = resolve(flags={**flags, "model.name": "misa", "optimizer.num_epochs": 1})
+    second = resolve(flags={**flags, "model.name": "tfn", "run.name": "mine"})
+    before = sorted(path.name for path in workspace.runs.iterdir())
+    with pytest.raises(RunError, match="run mine exists with other settings"):
+        contests.train_rows([first, second], workspace, Reporter())
+    assert sorted(path.name for path in workspace.runs.iterdir()) == before
+
+
+def test_stored_predictions_are_not_made_again(space: Path, names: dict[str, str]) -> None:
+    run = next(run for run in list_runs(Workspace(space)) if run.name == names["misa"])
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")}
+    contests.ready_predictions([run], "test", Workspace(space), Reporter())
+    assert run.predictions_path(1, "test") in before
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")} == before
 
 
 # ---- tests in table and JSON ----
@@ -267,6 +302,24 @@ def test_parameters_are_those_at_the_widths_of_the_store_and_the_encoder(space: 
     with_text = stored["parameters"]["all"]
     assert [entry["name"] for entry in found["models"]] == ["misa"]
     assert 0 < found["models"][0]["parameters"] < with_text
+
+
+def test_conki_is_counted_with_its_positions_for_the_official_lengths(tmp_path: Path) -> None:
+    widths, lengths = {"vision": 20, "audio": 5}, {"vision": 500, "audio": 375}
+    official = Architecture(MODALITIES, width=768, text_layers=12, widths=widths, positions=lengths)
+    config = resolve(flags={"data.dataset": "mosi", "data.external": "none"})
+    found = contests.describe_models(["conki"], None, None, Workspace(tmp_path))["models"][0]["parameters"]
+    with torch.device("meta"):
+        assert found == sum(p.numel() for p in contests.zoo.build(config, official, None).parameters())
+
+
+def test_positions_are_those_of_the_training_clips_up_to_the_most_frames(tmp_path: Path) -> None:
+    write_store(tmp_path / "tiny.h5", make_corpus("tiny", (9, 4, 1), seed=3, longest=30))
+    with FeatureStore(tmp_path / "tiny.h5") as store:
+        longest = store.longest("audio", "train")
+        assert store.longest("audio", "test") < longest
+        for most, expected in ((100, longest), (3, 3)):
+            assert contests._architecture(store, most, 16, 4).positions == {"vision": expected, "audio": expected}
 
 
 def test_an_encoder_that_is_not_there_is_replaced_by_the_sizes_of_bert_base(tmp_path: Path) -> None:

@@ -39,13 +39,18 @@ def make_run(tmp_path: Path) -> MakeRun:
     """Return a function that writes a finished run: seed -> how noisy its predictions are."""
 
     def make(name: str, noise: dict[int, float], *, model: str = "conki", **changes: Any) -> Run:
-        options = {"dataset": "mosi", "content": "c0", "stage": "finetune", "ids": IDS, "scores": SCORES, **changes}
+        options = {"dataset": "mosi", "content": "c0", "stage": "finetune", "ids": IDS, "scores": SCORES}
+        options |= {"range": (-3, 3), **changes}
         flags = {"data.dataset": options["dataset"], "model.name": model, "run.seeds": tuple(noise)}
         config = resolve(flags=flags | options.get("flags", {}))
         run = Run(tmp_path / "runs" / name)
         write_text(run.path / "config.toml", to_toml(config))
         found = {"schema": 1, "stage": options["stage"], "digest": "0", "dataset": options["dataset"], "label": "x"}
-        found |= {"data": {options["dataset"]: options["content"]}, "score_range": [-3, 3], "state": "finished"}
+        found |= {
+            "data": {options["dataset"]: options["content"]},
+            "score_range": [*options["range"]],
+            "state": "finished",
+        }
         write_json(run.path / "result.json", {**found, "seeds": sorted(noise)})
         for seed, size in noise.items():
             column = noisy(size, seed, options["scores"])
@@ -223,6 +228,24 @@ def test_scores_that_are_all_0_leave_some_metrics_undefined() -> None:
     assert [name for name, one in found.items() if one is None] == ["mae", "corr", "acc2_pos", "f1_pos"]
 
 
+def test_a_common_offset_of_a_million_changes_no_correlation() -> None:
+    far = [np.round(noisy(size, 1)) + np.float32(1e6) for size in (2.0, 4.0)]
+    found = bootstrap(*far, SCORES, np.arange(len(SCORES)), num_draws=9)["corr"]
+    one, two = (np.corrcoef(values - 1e6, SCORES)[0, 1] for values in far)
+    assert found is not None
+    assert found["difference"] == pytest.approx(two - one, abs=1e-9)
+
+
+def test_draws_of_a_single_video_whose_predictions_are_all_alike_have_no_correlation() -> None:
+    videos = np.repeat([0, 1, 2], [3, 5, 7])
+    alike = np.array([0.13, 0.71, -0.57], dtype=np.float32)[videos]
+    scores = np.random.default_rng(0).normal(size=15).astype(np.float32)
+    found = bootstrap(noisy(0.5, 1, scores), alike, scores, videos, num_draws=200)["corr"]
+    mixed = [(counts > 0).sum() > 1 for counts in np.concatenate([*_draws(3, 200)])]
+    assert found is not None
+    assert 0 < sum(mixed) == found["num_draws"] < 200
+
+
 # ---- whole runs ----
 
 
@@ -257,6 +280,49 @@ def test_holms_correction_covers_all_cells_of_the_table(make_run: MakeRun) -> No
         tests = [cell[kind] for verdict in found.verdicts for cell in (verdict.cells or {}).values() if cell[kind]]
         assert len(tests) > 7
         assert [test["p_holm"] for test in tests] == holm([test["p"] for test in tests])
+
+
+def test_the_predictions_of_three_seeds_are_averaged(make_run: MakeRun) -> None:
+    noise = {1: 0.3, 2: 2.0, 3: 0.5}
+    runs = [make_run("a", noise), make_run("b", dict.fromkeys(noise, 0.1), model="misa")]
+    cells = compare(read_systems(runs, "test", "all"), num_draws=50).verdicts[0].cells
+    means = [np.mean([noisy(size, seed) for seed, size in pairs], axis=0) for pairs in
+             (noise.items(), dict.fromkeys(noise, 0.1).items())]  # fmt: skip
+    maes = [sentiment_metrics(mean, SCORES)["mae"] for mean in means]
+    assert cells is not None
+    assert cells["mae"]["bootstrap"] is not None
+    assert cells["mae"]["bootstrap"]["difference"] == pytest.approx(maes[1] - maes[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("dataset", "protocol"), [("sims", "all"), ("mosi", "nonzero")])
+def test_the_bootstrap_of_runs_keeps_to_their_score_range_the_protocol_and_the_draws(
+    dataset: str, protocol: str, make_run: MakeRun
+) -> None:
+    bound = 1 if dataset == "sims" else 3
+    ids, scores = clips(bound=bound)
+    changes: Any = {"dataset": dataset, "ids": ids, "scores": scores, "range": (-bound, bound)}
+    runs = [make_run("a", {1: 0.3, 2: 0.4}, **changes), make_run("b", {1: 0.9, 2: 0.8}, model="misa", **changes)]
+    cells = compare(read_systems(runs, "test", protocol), protocol, num_draws=30).verdicts[0].cells or {}
+    means = [np.mean([noisy(size, seed, scores) for seed, size in pairs], axis=0) for pairs in
+             (((1, 0.3), (2, 0.4)), ((1, 0.9), (2, 0.8)))]  # fmt: skip
+    videos = np.array([int(name.partition("$")[0].removeprefix("video-")) for name in ids])
+    expected = bootstrap(*means, scores, videos, rules=dataset, protocol=protocol, num_draws=30)
+    for metric, cell in cells.items():
+        found, wanted = cell["bootstrap"], expected[metric]
+        assert found is not None and wanted is not None  # noqa: PT018
+        assert found["difference"] == pytest.approx(wanted["difference"], abs=1e-6)
+        assert (found["p"], found["num_draws"]) == (wanted["p"], wanted["num_draws"])
+    assert set(cells) == set(expected)
+
+
+def test_a_metric_that_a_seed_leaves_undefined_has_no_difference(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.9, 2: 0.8}, model="misa")]
+    constant = Predictions(IDS, SCORES, np.zeros(len(SCORES), dtype=np.float32))
+    write_predictions(runs[1].predictions_path(2, "test"), constant)
+    cells = compare(read_systems(runs, "test", "all"), num_draws=20).verdicts[0].cells
+    assert cells is not None
+    assert (cells["corr"]["difference"], cells["corr"]["paired_t"]) == (None, None)
+    assert cells["mae"]["difference"] is not None
 
 
 @pytest.mark.parametrize(("seeds", "reason"), [((4,), "found none"), ((2,), "found seed 2")])
@@ -301,7 +367,8 @@ def test_marks_are_uncorrected_for_the_papers_test_and_corrected_for_the_others(
 def test_the_explanation_names_every_test_and_what_was_drawn(make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.9, 2: 0.8}, model="misa")]
     lines = explanation(compare(read_systems(runs, "test", "all"), num_draws=1000))
-    assert [line[0] for line in lines] == ["†", "‡", "§"]
+    assert [line[0] for line in lines[:3]] == ["†", "‡", "§"]
+    assert lines[3:] == ["effect sizes (Cohen's d) and p-values: --json"]
     assert "paired t-test over seeds, p < 0.05, uncorrected" in lines[0]
     assert "Welch's t-test over seeds, p < 0.05 after Holm's correction" in lines[1]
     assert "1,000 draws of the 5 videos" in lines[2]

@@ -11,23 +11,25 @@ from baseline_support import (
     MOSI,
     SIMS,
     Dims,
+    alone,
     batch_of,
     chosen,
     config_of,
     count,
     grouped,
     make,
-    singles,
     stirred,
     text_encoder,
     total_loss,
     with_junk,
 )
 from torch import Tensor
+from torch.nn import functional as F
 
 from conki_cli.baselines.iccn import correlation_loss
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import ConkiError, SettingsError
+from conki_cli.layers import masked_mean
 
 SMALL = {"iccn.text_width": 8, "iccn.sequence_width": 8, "iccn.out_width": 2, "iccn.cca_epochs": 3}
 CROSS = [(1, 0), (0, 1), (-1, 0), (0, -1)]
@@ -151,8 +153,7 @@ def test_what_lies_behind_the_mask_changes_nothing(small: SentimentModel) -> Non
 
 def test_the_other_clips_change_no_score(small: SentimentModel) -> None:
     batch = batch_of()
-    alone = torch.cat([small(one).prediction for one in singles(batch)])
-    torch.testing.assert_close(small(batch).prediction, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(small(batch).prediction, alone(small, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_the_representations_are_text_based_audio_the_text_and_text_based_vision() -> None:
@@ -202,10 +203,42 @@ def test_the_term_of_the_correlation_is_that_of_the_text_based_views(small: Sent
 
 
 def test_a_batch_of_as_many_clips_as_features_is_not_correlated(small: SentimentModel) -> None:
-    batch = chosen(batch_of(), [0, 1])
-    total_loss(small, batch, "cca").backward()
-    gradients = [p.grad for p in small.interactions.parameters()]
-    assert not any(gradient.any() for gradient in gradients)
+    assert small.smallest_batch("cca") == 3
+    assert small.smallest_batch("main") == 1
+    assert make("iccn", {**SMALL, "iccn.cca_epochs": 0}).smallest_batch("cca") == 1
+
+
+def test_joint_learns_both_losses_in_one_phase(encoder: Path) -> None:
+    settings = {**SMALL, "iccn.joint": True, "iccn.joint_weight": 0.3}
+    model, batch = make("iccn", settings, text=text_encoder(encoder)), batch_of(token_ids=True)
+    assert (model.phases, model.passes(1), model.judged(1)) == (("main",), ("main",), True)
+    model.start_phase(1, "main")
+    output = model.eval()(batch)
+    terms = model.loss(output, batch, "main")
+    correlation = correlation_loss(output.parts["a"], output.parts["v"], ridge=1e-3)
+    torch.testing.assert_close(terms["cca"], 0.3 * correlation)
+    torch.testing.assert_close(terms["task"], (output.prediction - batch.scores).abs().mean())
+    torch.stack(list(terms.values())).sum().backward()
+    pooler = {f"text.backbone.pooler.dense.{name}" for name in ("weight", "bias")}
+    assert {name for name, p in model.named_parameters() if p.grad is None} == pooler
+    stepped = grouped(model.parameter_groups(config_of("iccn", settings), "main"), model)
+    assert set().union(*stepped) == {name for name, _ in model.named_parameters()}
+
+
+def test_joint_leaves_the_correlation_of_a_batch_of_few_clips_out() -> None:
+    model = make("iccn", {**SMALL, "iccn.joint": True})
+    pair = chosen(batch_of(), [0, 1])
+    assert list(model.loss(model(pair), pair, "main")) == ["task"]
+
+
+def test_a_text_width_of_0_leaves_the_text_as_wide_as_its_states() -> None:
+    model = make("iccn", {**SMALL, "iccn.text_width": 0})
+    batch = batch_of()
+    text = model(batch).parts["t"]
+    torch.testing.assert_close(text, masked_mean(model.text_states(batch), batch.modality("text").mask))
+    assert not any(name.startswith("narrow") for name, _ in model.named_parameters())
+    with pytest.raises(SettingsError, match="must be 0 or at least 4, found 3"):
+        make("iccn", {**SMALL, "iccn.text_width": 3})
 
 
 def test_each_phase_gives_gradients_to_what_it_steps_alone(encoder: Path) -> None:
@@ -264,12 +297,6 @@ def test_correlating_brings_the_views_together() -> None:
     assert losses[-1] < losses[0] - 0.2
 
 
-def test_too_few_training_clips_to_correlate_are_refused(small: SentimentModel) -> None:
-    with pytest.raises(SettingsError, match=r"^iccn correlates iccn.out_width = 2 features .* found 2: lower iccn.out"):
-        small.start(torch.zeros(2))
-    small.start(torch.zeros(3))
-
-
 def test_a_batch_too_small_to_correlate_is_refused_before_training() -> None:
     message = r"^iccn.cca_batch_size must exceed iccn.out_width, found 16 and 16: raise it to 64 or more$"
     with pytest.raises(SettingsError, match=message):
@@ -279,3 +306,35 @@ def test_a_batch_too_small_to_correlate_is_refused_before_training() -> None:
 def test_clips_of_one_frame_can_be_scored_alone(small: SentimentModel) -> None:
     batch = batch_of(text=(2,), audio=(1,), vision=(1,))
     assert small(batch).prediction.isfinite().all()
+
+
+def test_while_it_correlates_the_text_encoder_keeps_nothing_for_a_gradient(encoder: Path) -> None:
+    model, kept = make("iccn", SMALL, text=text_encoder(encoder)).train(), []
+    model.text.register_forward_hook(lambda module, inputs, out: kept.append(out[1][-1].requires_grad))
+    for epoch, phase in ((1, "cca"), (4, "main")):
+        model.start_phase(epoch, phase)
+        model(batch_of(token_ids=True))
+    assert kept == [False, True]
+
+
+def test_both_phases_decay_by_the_setting() -> None:
+    model, config = make("iccn", SMALL), config_of("iccn", {**SMALL, "optimizer.weight_decay": 0.25})
+    groups = [group for phase in model.phases for group in model.parameter_groups(config, phase)]
+    assert [group.weight_decay for group in groups] == [0.25, 0.25]
+
+
+def test_the_score_is_that_of_the_network_written_out(small: SentimentModel) -> None:
+    batch = batch_of(text=(4,), audio=(7,), vision=(5,))
+    text = small.narrow(batch.modality("text").values.mean(dim=1)).tanh()
+    based = {}
+    for name in ("audio", "vision"):
+        reader, layers = small.vectors[name], small.interactions[name].layers
+        sequence = reader.convolution(batch.modality(name).values.mT).relu().mT
+        vector = reader.lstm(sequence)[0][:, -1]
+        product = text.unsqueeze(-1) * vector.unsqueeze(-2)
+        maps = F.max_pool2d(layers[0](product.unsqueeze(1)).relu(), 2)
+        grid = F.adaptive_avg_pool2d(layers[3](maps).relu(), 4)
+        based[name] = layers[7](grid.flatten(1))
+    fused = torch.cat([based["audio"], text, based["vision"]], dim=-1)
+    expected = small.head[2](small.head[0](fused).relu())[:, 0]
+    torch.testing.assert_close(small(batch).prediction, expected)

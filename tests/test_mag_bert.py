@@ -115,6 +115,12 @@ def test_the_gate_is_its_definition_written_out_for_one_token() -> None:
     torch.testing.assert_close(out.flatten(), F.layer_norm(e + alpha * h, (4,)))
 
 
+def test_the_gated_embeddings_are_thinned_out_in_training() -> None:
+    gate = AdaptationGate({"audio": 1}, 64, beta=1.0, dropout=0.5).train()
+    out = gate(torch.randn(1, 1, 64), {"audio": torch.ones(1, 1, 1)})
+    assert 10 < int((out == 0).sum()) < 54
+
+
 def test_the_new_layers_start_as_those_of_bert() -> None:
     made = make("mag-bert", dims=MOSI)
     for name, parameter in made.named_parameters():

@@ -222,6 +222,11 @@ def test_entropies_run_over_the_bank_and_the_batch() -> None:
     assert float(term.detach()) == pytest.approx(-0.1 * expected, rel=1e-4)
 
 
+def test_clips_that_all_look_alike_leave_the_term_of_the_entropies_finite() -> None:
+    alike = torch.ones(12, 8)  # both projections, [B, 2 k]
+    assert bool(mmim()._entropy(alike, torch.tensor([1.0, -1.0]).repeat(6)).isfinite())
+
+
 def test_entropies_pull_at_this_batch() -> None:
     model = mmim().train()
     run_pass(model, "main", range(2))
@@ -309,3 +314,59 @@ def test_junk_behind_the_mask_changes_nothing() -> None:
     for name, part in expected.parts.items():
         torch.testing.assert_close(found.parts[name], part, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.prediction, expected.prediction, atol=1e-6, rtol=0)
+
+
+def test_contrastive_prediction_is_its_definition_written_with_loops() -> None:
+    draw = torch.Generator().manual_seed(3)
+    values, predicted = torch.randn(2, 5, 4, generator=draw, dtype=torch.float64)
+    total = 0.0
+    for i in range(5):
+        cosines = [float(values[i] @ row / (values[i].norm() * row.norm())) for row in predicted]
+        total -= cosines[i] - math.log(sum(math.exp(cosine) for cosine in cosines))
+    assert float(contrastive_prediction(values, predicted)) == pytest.approx(total / 5)
+
+
+def test_the_score_is_that_of_the_network_written_out() -> None:
+    model, batch = mmim().eval(), clips(1)
+    text = batch.modality("text").values[:, 0]
+    vision, audio = (batch.modality(name) for name in ("vision", "audio"))
+    v, a = model.vision(vision.values, vision.mask), model.audio(audio.values, audio.mask)
+    first, second = model.fusion[0], model.fusion[2]
+    fused = second(first(torch.cat([text, a, v], dim=1)).tanh()).tanh()
+    torch.testing.assert_close(model(batch).prediction, model.score(fused)[:, 0])
+
+
+def test_the_fusion_is_thinned_out_in_training() -> None:
+    model, batch = make("mmim", {"mmim.dropout": 0.5}).train(), clips(1)
+    assert not torch.equal(model(batch).prediction, model(batch).prediction)
+
+
+def test_a_fixed_projection_is_bounded() -> None:
+    model = mmim()
+    projection, vectors = model.projections["v"], torch.randn(9, 16)
+    expected = torch.tanh(vectors @ projection.weight.T + projection.bias)
+    torch.testing.assert_close(projection(vectors), expected)
+
+
+def test_a_pretrained_text_encoder_keeps_its_weights(encoder: Path) -> None:
+    model, fresh = make("mmim", text=text_encoder(encoder)), text_encoder(encoder)
+    assert model.text is not None
+    for name, weights in fresh.state_dict().items():
+        assert torch.equal(model.text.state_dict()[name], weights), name
+
+
+def test_the_likelihoods_have_a_rate_of_their_own_and_decay() -> None:
+    config = config_of("mmim", {"mmim.lr_mi": 0.5, "optimizer.weight_decay": 0.25})
+    model = make("mmim", {"mmim.lr_mi": 0.5})
+    (group,) = model.parameter_groups(config, "lld")
+    assert (group.learning_rate, group.weight_decay) == (0.5, 0.25)
+
+
+def test_the_pass_lld_keeps_nothing_of_the_text_encoder_for_a_gradient(encoder: Path) -> None:
+    model, kept = make("mmim", text=text_encoder(encoder)).train(), []
+    assert model.text is not None
+    model.text.register_forward_hook(lambda module, inputs, out: kept.append(out[1][-1].requires_grad))
+    for phase in model.phases:
+        model.start_phase(1, phase)
+        model(batch_of(token_ids=True))
+    assert kept == [False, True]

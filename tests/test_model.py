@@ -261,7 +261,7 @@ def test_the_recipes_differ_in_the_gates_normalisation(
 ) -> None:
     model, _ = model_and_batch(open_job(tiny_config("", f"model.gate_norm={norm}")))
     assert isinstance(model.fusion.norm, kind)
-    assert model.smallest_training_batch == smallest
+    assert model.smallest_batch("main") == smallest
 
 
 def test_the_text_representation_is_the_backbones_pooled_output(tiny_config: MakeConfig, open_job: OpenJob) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baseline_support import DIMS, MOSEI, MOSI, SIMS, batch_of, chosen, config_of, make, singles, stirred, with_junk
+from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, config_of, make, stirred, with_junk
 
 from conki_cli import MODALITIES, checkpoint, training, zoo
 from conki_cli.batches import Batch, Padded, pad_frames
@@ -147,7 +147,7 @@ def test_scores_are_never_read_to_predict(name: str, training_mode: bool, build:
 @every_model
 def test_the_rest_of_the_batch_never_changes_a_prediction(name: str, build: Build) -> None:
     model = stirred(build(name).model)
-    close(model(FOUR), torch.cat([model(one).prediction for one in singles(FOUR)]))
+    close(model(FOUR), alone(model, FOUR))
 
 
 @every_model
@@ -180,7 +180,7 @@ def test_clips_without_any_frame_can_be_learnt_from(name: str, build: Build) -> 
 @every_model
 def test_a_clip_alone_can_be_learnt_from_unless_the_model_says_otherwise(name: str, build: Build) -> None:
     built = build(name)
-    smallest = built.model.smallest_training_batch
+    smallest = built.model.smallest_batch("main")
     assert smallest == {"tfn": 2, "lmf": 2}.get(name, 1)
     terms = step(built, chosen(EIGHT, range(smallest)), built.model.phases[-1])
     assert all(term.isfinite() for term in terms.values())

@@ -12,19 +12,22 @@ from baseline_support import (
     MOSI,
     SIMS,
     Dims,
+    alone,
+    assert_absolute_error_alone,
     batch_of,
     config_of,
     count,
     grouped,
     make,
-    singles,
     stirred,
     text_encoder,
+    text_names,
     total_loss,
     with_junk,
     without_gradient,
 )
 
+from conki_cli.baselines.subnets import SubNet
 from conki_cli.baselines.tfn import bounded, outer_product
 from conki_cli.layers import masked_mean
 
@@ -101,16 +104,11 @@ def test_what_stands_behind_the_mask_never_changes_a_prediction() -> None:
 
 def test_the_rest_of_the_batch_never_changes_a_prediction() -> None:
     model, batch = stirred(make("tfn")), batch_of()
-    alone = torch.cat([model(one).prediction for one in singles(batch)])
-    torch.testing.assert_close(alone, model(batch).prediction, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone(model, batch), model(batch).prediction, atol=1e-5, rtol=0)
 
 
 def test_the_loss_is_the_mean_absolute_error_alone() -> None:
-    model, batch = stirred(make("tfn")), batch_of()
-    output = model(batch)
-    terms = model.loss(output, batch, "main")
-    assert list(terms) == ["task"]
-    torch.testing.assert_close(terms["task"], (output.prediction - batch.scores).abs().mean())
+    assert_absolute_error_alone(stirred(make("tfn")), batch_of())
 
 
 def test_every_weight_but_the_frozen_text_encoders_gets_a_gradient(encoder: Path) -> None:
@@ -140,7 +138,7 @@ def test_a_text_encoder_that_trains_has_a_rate_of_its_own(encoder: Path) -> None
     groups = model.parameter_groups(config_of("tfn", overrides), "main")
     assert [(group.learning_rate, group.weight_decay) for group in groups] == [(5e-5, 0.0), (1e-3, 0.0)]
     text, others = grouped(groups, model)
-    assert text == {name for name, _ in model.named_parameters() if name.startswith("text.")}
+    assert text == text_names(model)
     assert text | others == {name for name, _ in model.named_parameters()}
 
 
@@ -161,4 +159,30 @@ def test_its_smallest_training_batch_is_the_one_that_batch_norm_can_train_on() -
         else:
             with pytest.raises(ValueError, match="more than 1 value"):
                 model(batch)
-    assert model.smallest_training_batch == 2
+    assert model.smallest_batch("main") == 2
+
+
+def test_a_sub_network_is_batch_norm_and_three_layers_with_relu_behind_each() -> None:
+    torch.manual_seed(0)
+    net, vectors = SubNet(3, 4, dropout=0.5).eval(), torch.randn(6, 3)
+    net.norm.running_mean, net.norm.running_var = torch.tensor([1.0, -1.0, 2.0]), torch.tensor([4.0, 0.5, 1.0])
+    found = (vectors - net.norm.running_mean) / (net.norm.running_var + 1e-5).sqrt()
+    for layer in (net.layers[0], net.layers[2], net.layers[4]):
+        found = layer(found).relu()
+    torch.testing.assert_close(net(vectors), found)
+
+
+def test_a_sub_network_drops_in_training_alone() -> None:
+    torch.manual_seed(0)
+    net, vectors = SubNet(8, 8, dropout=0.5).train(), torch.randn(6, 8)
+    assert not torch.equal(net(vectors), net(vectors))
+    net.eval()
+    assert torch.equal(net(vectors), net(vectors))
+
+
+def test_every_dropout_reaches_its_place() -> None:
+    shares = {"audio": 0.1, "vision": 0.2, "fusion": 0.4}
+    model = make("tfn", {f"tfn.{name}_dropout": share for name, share in shares.items()})
+    encoder, first = model.clip_encoder, model.head[0]
+    assert isinstance(first, torch.nn.Dropout)
+    assert (encoder.audio.dropout.p, encoder.vision.dropout.p, first.p) == (0.1, 0.2, 0.4)

@@ -169,7 +169,10 @@ def test_a_last_batch_of_one_is_skipped_under_batchnorm_and_said_so(tiny_config:
     model.__class__ = Counting
     progress, _ = trained(job, model, notes, num_epochs=1)
     assert (seen, progress.step) == ([4, 4, 4], 4)
-    assert notes.lines == ["the last batch of every epoch has 1 of 13 training clips and is skipped: BatchNorm needs 2"]
+    skipped = (
+        "the last batch of every epoch has 1 of 13 training clips and is skipped: this model needs 2 to learn from"
+    )
+    assert notes.lines == [skipped]
 
 
 def test_batches_too_small_for_batchnorm_are_refused(tiny_config: MakeConfig, open_job: OpenJob) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conki_cli import experiments, training
 from conki_cli.batches import Batch
-from conki_cli.config import BASELINES, RunConfig
+from conki_cli.config import BASELINES, RunConfig, stage_one
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.runs import Reporter, Workspace
 from conki_cli.stages import Job
@@ -118,7 +118,7 @@ def test_training_stops_after_exactly_so_many_epochs_without_a_better_one(job: J
 def test_rates_fall_to_a_tenth_on_a_plateau_and_again_on_the_next(job: Job) -> None:
     progress, _ = fitted(job, Line(learns=False), num_epochs=14, plateau_patience=5)
     assert progress.rate_scale == pytest.approx(0.01)  # after epochs 7 and 13
-    assert progress.optimizers["first"].param_groups[0]["lr"] == pytest.approx(1e-32)
+    assert progress.optimizers["first"].param_groups[0]["lr"] == pytest.approx(1e-32, rel=1e-6, abs=0)
 
 
 def test_constant_rates_stay_and_linear_ones_fall(job: Job) -> None:
@@ -153,6 +153,95 @@ def test_epochs_that_are_not_judged_are_never_the_best_and_cost_no_patience(job:
     progress, epochs = fitted(job, Late(learns=False), num_epochs=50, patience=2)
     assert [epoch.is_best for epoch in epochs] == [False, False, False, True, False, False]
     assert progress.best_epoch == 4
+
+
+def test_every_pass_begins_in_training_mode_and_keeps_what_the_model_then_changes(job: Job) -> None:
+    modes: list[tuple[bool, bool]] = []
+
+    class Partly(Line):
+        def start_phase(self, epoch: int, phase: str) -> None:
+            self.bridges.eval()
+
+        def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
+            modes.append((self.training, self.bridges.training))
+            return super().loss(output, batch, phase)
+
+    fitted(job, Partly(), num_epochs=2)
+    assert set(modes) == {(True, False)}
+
+
+def test_chance_is_another_in_every_epoch_and_the_same_in_every_run(job: Job) -> None:
+    class Chancy(Line):
+        def start_phase(self, epoch: int, phase: str) -> None:
+            self.seen.append(("drawn", float(torch.rand(()))))
+
+    runs = [Chancy(), Chancy()]
+    for model in runs:
+        fitted(job, model, num_epochs=3)
+    one, other = ([entry[1] for entry in model.seen if entry[0] == "drawn"] for model in runs)
+    assert one == other
+    assert len(set(one[::2])) == 3
+
+
+def test_an_epoch_reports_the_mean_of_a_term_over_its_batches(job: Job) -> None:
+    values: list[float] = []
+
+    class Noted(Line):
+        def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
+            terms = super().loss(output, batch, phase)
+            values.append(float(terms["task"].detach()))
+            return terms
+
+    _, (epoch,) = fitted(job, Noted())
+    assert len(values) == 8
+    assert epoch.losses["task"] == pytest.approx(sum(values) / 8)
+
+
+def test_epochs_that_are_not_judged_count_for_no_plateau(job: Job) -> None:
+    class Late(Line):
+        def judged(self, epoch: int) -> bool:
+            return epoch > 6
+
+    progress, _ = fitted(job, Late(learns=False), num_epochs=9, plateau_patience=2)
+    assert progress.rate_scale == 1.0  # epochs 8 and 9 are the only ones without a better MAE
+
+
+def test_a_plan_has_every_setting_of_the_optimiser(tiny_config: MakeConfig) -> None:
+    settings = {
+        "schedule": "constant",
+        "accumulate": 3,
+        "clip_value": 0.5,
+        "clip_norm": 0.25,
+        "plateau_patience": 7,
+        "patience": 9,
+    }
+    lines = [f"optimizer.{name}={value}" for name, value in settings.items()]
+    first = tiny_config("", "model.name=misa", *lines)
+    for config in (first, stage_one(first)):
+        plan = training.plan_of(config, 1)
+        assert {name: getattr(plan, name) for name in settings} == settings
+
+
+def test_a_linear_schedule_ends_with_the_last_step_of_all_passes(job: Job) -> None:
+    class Uneven(Line):
+        def batch_size(self, phase: str) -> int | None:
+            return 10 if phase == "second" else None
+
+        def share(self, phase: str) -> float:
+            return 0.5 if phase == "first" else 1.0
+
+    progress, _ = fitted(job, Uneven(), num_epochs=3, schedule="linear", warmup=0.0)
+    assert progress.step == 3 * (2 + 2)
+    assert progress.optimizers["second"].param_groups[0]["lr"] == pytest.approx(0.01 / progress.step)
+
+
+def test_the_weight_decay_of_a_group_reaches_its_optimiser(job: Job) -> None:
+    class Decaying(Line):
+        def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
+            return [ParameterGroup([self.weight], 0.1, 0.5), ParameterGroup([self.shift], 0.2, 0.25)]
+
+    optimizer = training.start(Decaying(), job.config).optimizers["first"]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0.5), (0.2, 0.25)]
 
 
 # ---- a baseline as a run ----

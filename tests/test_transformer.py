@@ -154,3 +154,9 @@ def test_heads_that_do_not_divide_the_width_are_refused_with_a_number_that_does(
     with pytest.raises(SettingsError) as caught:
         check_heads("mult", 49, 10)
     assert str(caught.value) == message
+
+
+def test_the_residual_dropout_drops_what_attention_and_feed_forward_layers_add() -> None:
+    layer = CrossLayer(D, num_heads=2, dropouts=Dropouts(residual=1.0))
+    states = torch.randn(B, L, D)
+    assert torch.equal(layer(states, states, MASK[:, None, None, :]), states)

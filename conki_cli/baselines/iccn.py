@@ -33,6 +33,7 @@ KERNEL = 3
 MAPS = (8, 16)
 """Channels of the two convolutions over an outer product."""
 GRID = 4
+LEAST_WIDTH = 4
 """Side of the grid that a map is averaged to."""
 
 
@@ -113,75 +114,86 @@ class Iccn(SentimentModel):
     """Phase `cca`: the frame and interaction networks correlate. Phase `main`: text and head learn the scores."""
 
     required_modalities = frozenset(MODALITIES)
-    phases = ("cca", "main")
+    phases: tuple[str, ...] = ("cca", "main")
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
         super().__init__(architecture, text_encoder)
         own = config.own
         assert isinstance(own, IccnConfig)
-        if own.cca_batch_size <= own.out_width:
+        if not own.joint and own.cca_batch_size <= own.out_width:
             raise SettingsError(
                 f"iccn.cca_batch_size must exceed iccn.out_width, found {own.cca_batch_size} and {own.out_width}: "
                 f"raise it to {4 * own.out_width} or more"
             )
+        if 0 < own.text_width < LEAST_WIDTH:
+            raise SettingsError(
+                f"iccn.text_width must be 0 or at least {LEAST_WIDTH}, found {own.text_width}: raise it, the networks "
+                "over outer products halve it"
+            )
         self.own = own
-        self.correlating = False
-        self.narrow = nn.Linear(architecture.width, own.text_width)
+        self.phase = ""
+        if own.joint:
+            self.phases = ("main",)
+        width = own.text_width or architecture.width
+        self.narrow = nn.Linear(architecture.width, width) if own.text_width else None
         frames = {name: architecture.widths[name] for name in ("vision", "audio")}
         self.vectors = nn.ModuleDict({name: FrameNetwork(d, own.sequence_width) for name, d in frames.items()})
         self.interactions = nn.ModuleDict({name: InteractionNetwork(own.out_width) for name in frames})
-        self.head = relu_mlp([own.text_width + 2 * own.out_width, own.text_width, 1])
+        self.head = relu_mlp([width + 2 * own.out_width, width, 1])
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """Return the one pass of an epoch: the first epochs correlate."""
-        return ("cca",) if epoch <= self.own.cca_epochs else ("main",)
+        return ("main",) if self.judged(epoch) else ("cca",)
 
     def batch_size(self, phase: str) -> int | None:
         """Return the batch size of the correlation, whose estimate needs more rows."""
         return self.own.cca_batch_size if phase == "cca" else None
 
+    def smallest_batch(self, phase: str) -> int:
+        """Return more clips than features where these correlate: fewer correlate whatever they hold."""
+        return self.own.out_width + 1 if phase == "cca" and self.own.cca_epochs else 1
+
     def judged(self, epoch: int) -> bool:
         """Tell whether the scores are learnt in this epoch."""
-        return epoch > self.own.cca_epochs
-
-    def start(self, scores: Tensor) -> None:
-        """Check that there are clips enough to correlate."""
-        if self.own.cca_epochs and len(scores) <= self.own.out_width:
-            raise SettingsError(
-                f"iccn correlates iccn.out_width = {self.own.out_width} features over more training clips than that, "
-                f"found {len(scores)}: lower iccn.out_width, or give --set iccn.cca_epochs=0"
-            )
+        return epoch > self.own.epochs_without_scores
 
     def start_phase(self, epoch: int, phase: str) -> None:
         """Keep the text encoder as it is while the rest correlates: no dropout, no gradient."""
-        self.correlating = phase == "cca"
-        if self.correlating and self.text is not None:
+        self.phase = phase
+        if phase == "cca" and self.text is not None:
             self.text.eval()
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `a` and `v` are text-based, [B, o], `t` is the text [B, w], `f` all three.
 
-        The correlation stops at the text, the scores stop at what correlates: neither phase moves the other's weights.
+        In two phases the correlation stops at the text and the scores stop at what correlates: neither phase moves the
+        other's weights.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.correlating):
-            mean = masked_mean(self.text_states(batch), batch.modality("text").mask)  # [B, D]
-        text = torch.tanh(self.narrow(mean))  # [B, w]
-        based = {
-            name: self.interactions[name](text.detach(), self.vectors[name](self.frames(batch, name)))
-            for name in ("audio", "vision")
-        }
-        fused = torch.cat([based["audio"].detach(), text, based["vision"].detach()], dim=-1)  # [B, w + 2o]
+        learns = torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns and self.phase != "cca"):
+            text = masked_mean(self.text_states(batch), batch.modality("text").mask)  # [B, D]
+            text = torch.tanh(self.narrow(text)) if self.narrow is not None else text  # [B, w]
+        with torch.set_grad_enabled(learns and (self.phase != "main" or self.own.joint)):
+            known = text if self.own.joint else text.detach()
+            based = {
+                name: self.interactions[name](known, self.vectors[name](self.frames(batch, name)))
+                for name in ("audio", "vision")
+            }
+        kept = based if self.own.joint else {name: part.detach() for name, part in based.items()}
+        fused = torch.cat([kept["audio"], text, kept["vision"]], dim=-1)  # [B, w + 2o]
         prediction = self.head(fused).squeeze(-1)  # [B]
         return Output(prediction, parts={"t": text, "v": based["vision"], "a": based["audio"], "f": fused})
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return minus the correlations, which need no scores, or the mean absolute error."""
-        if phase == "main":
-            return {"task": absolute_loss(output.prediction, batch.scores)}
-        audio, vision = output.parts["a"], output.parts["v"]
-        if len(batch) <= self.own.out_width:  # an epoch's last batch: so few rows correlate whatever they hold
-            return {"cca": 0.0 * (audio.sum() + vision.sum())}
-        return {"cca": correlation_loss(audio, vision, ridge=self.own.ridge)}
+        """Return minus the correlations, which need no scores, or the mean absolute error; where joint, both."""
+        terms = {} if phase == "cca" else {"task": absolute_loss(output.prediction, batch.scores)}
+        if phase == "cca" or self._correlates_too(batch):
+            weight = 1.0 if phase == "cca" else self.own.joint_weight
+            terms["cca"] = weight * correlation_loss(output.parts["a"], output.parts["v"], ridge=self.own.ridge)
+        return terms
+
+    def _correlates_too(self, batch: Batch) -> bool:
+        return self.own.joint and len(batch) > self.own.out_width
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
         """Return what correlates, or the text encoder, its narrowing and the head."""
@@ -190,7 +202,9 @@ class Iccn(SentimentModel):
             parts = (self.bridges, self.vectors, self.interactions)
             correlating = [parameter for part in parts for parameter in part.parameters()]
             return [ParameterGroup(correlating, self.own.lr_cca, decay)]
-        others = [*self.narrow.parameters(), *self.head.parameters()]
+        if self.own.joint:
+            return super().parameter_groups(config, phase)
+        others = [p for part in (self.narrow, self.head) if part is not None for p in part.parameters()]
         groups = [ParameterGroup(others, config.optimizer.lr_others, decay)]
         if self.text is not None:
             groups.append(ParameterGroup(list(self.text.parameters()), config.optimizer.lr_encoders, decay))

@@ -51,7 +51,6 @@ class Lmf(SentimentModel):
     """Three modality vectors, fused by factors of low rank."""
 
     required_modalities = frozenset(MODALITIES)
-    smallest_training_batch = 2
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
         super().__init__(architecture, text_encoder)
@@ -69,6 +68,10 @@ class Lmf(SentimentModel):
         clips = self.clip_encoder(text, self.frames(batch, "vision"), self.frames(batch, "audio"))
         prediction, products = self.fusion(clips)
         return Output(prediction, parts={**clips, "f": products})
+
+    def smallest_batch(self, phase: str) -> int:
+        """Return 2: BatchNorm cannot train on one clip."""
+        return 2
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""

@@ -77,7 +77,6 @@ class Tfn(SentimentModel):
     """The outer product of three modality vectors, and a network that reads it."""
 
     required_modalities = frozenset(MODALITIES)
-    smallest_training_batch = 2
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
         super().__init__(architecture, text_encoder)
@@ -95,6 +94,10 @@ class Tfn(SentimentModel):
         clips = self.clip_encoder(text, self.frames(batch, "vision"), self.frames(batch, "audio"))
         fused = outer_product(clips["a"], clips["v"], clips["t"])
         return Output(bounded(self.head(fused).squeeze(-1)), parts={**clips, "f": fused})
+
+    def smallest_batch(self, phase: str) -> int:
+        """Return 2: BatchNorm cannot train on one clip."""
+        return 2
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""

@@ -128,7 +128,7 @@ def explanation(found: Comparison) -> list[str]:
     }
     if found.num_videos < 2:
         lines["bootstrap"] = "no bootstrap: it draws videos, and all clips are of one"
-    return [f"{SIGNS[name]} {line}" for name, line in lines.items()]
+    return [*(f"{SIGNS[name]} {line}" for name, line in lines.items()), "effect sizes (Cohen's d) and p-values: --json"]
 
 
 def _correct(tests: Sequence[SeedTest | None] | Sequence[Bootstrap | None]) -> None:

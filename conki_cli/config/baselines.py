@@ -63,23 +63,25 @@ class MultConfig(BaselineSection):
 class IccnConfig(BaselineSection):
     """Interaction Canonical Correlation Network (Sun et al., 2020)."""
 
-    text_width: int = setting(64, "width of the text representation", low=4)
+    text_width: int = setting(64, "width of the text representation; 0: that of the text encoder", low=0)
     sequence_width: int = setting(32, "width of the audio and vision representations", low=4)
     out_width: int = setting(16, "width of text-based audio and text-based vision", low=1)
     ridge: float = setting(1e-3, "r, added to the diagonal of the covariances", low=0.0)
     cca_epochs: int = setting(10, "epochs of the correlation alone, before the scores are learnt", low=0)
     cca_batch_size: int = setting(128, "clips per step of the correlation; well above out_width", low=2)
     lr_cca: float = setting(1e-3, "learning rate of the correlation", above=0.0)
+    joint: bool = setting(False, "learn correlation and scores together, in one phase")
+    joint_weight: float = setting(0.1, "weight of the correlation where both are learnt together", low=0.0)
 
     @property
     def epochs_without_scores(self) -> int:
         """The epochs of the correlation alone."""
-        return self.cca_epochs
+        return 0 if self.joint else self.cca_epochs
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Few clips per step overstate a correlation: with no more clips than dimensions it is always 1."""
-        if not self.cca_epochs or self.cca_batch_size >= 4 * self.out_width:
+        if not self.epochs_without_scores or self.cca_batch_size >= 4 * self.out_width:
             return ()
         return (
             f"iccn.cca_batch_size is {self.cca_batch_size}, less than four times iccn.out_width ({self.out_width}): "

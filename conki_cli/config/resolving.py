@@ -22,8 +22,12 @@ from conki_cli.config.sections import (
 from conki_cli.errors import SettingsError
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
-ADDED_LATER = {f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER} | {
-    f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)
+ADDED_LATER = {
+    **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER},
+    **{f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)},
+    "iccn.joint": False,
+    "iccn.joint_weight": 0.1,
+}
 }
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
 
