@@ -17,7 +17,6 @@ from conki_cli import MODALITIES
 from conki_cli.config import MODALITY_SWITCHES, RunConfig
 from conki_cli.errors import SettingsError, StoreError
 from conki_cli.store import FeatureStore, Ragged, Utterances
-from conki_cli.text import encoder_config, load_tokenizer, max_tokens, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -234,6 +233,8 @@ class Inputs:
         """Return the token ids of a split, made once; None where the run has no text."""
         if self.tokenizer is None:
             return None
+        from conki_cli.text import tokenize
+
         if key not in self._tokens:
             self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)[0]
         return self._tokens[key]
@@ -263,6 +264,8 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         StoreError: the external store lacks a modality that the run uses.
         SettingsError: no modality is left.
     """
+    from conki_cli.text import encoder_config, load_tokenizer, max_tokens
+
     modalities = available_modalities(target.modalities, config.model.drop)
     if not modalities:
         raise SettingsError(

@@ -85,6 +85,18 @@ def trained_parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]
                 yield parameter, not (is_norm or name == "bias")
 
 
+def compile_positions(model: nn.Module, backend: str = "inductor") -> None:
+    """Let torch.compile fuse what happens at every position by itself, in our layers and in those of a BERT.
+
+    Attention stays as it is: its groups change with every batch. Weights keep their names.
+    """
+    for part in model.modules():
+        if isinstance(part, EncoderLayer):
+            part.__dict__["settle"] = torch.compile(part.settle, dynamic=True, backend=backend)
+        elif type(part).__name__.endswith(("Intermediate", "SelfOutput", "Output")):
+            part.compile(dynamic=True, backend=backend)
+
+
 class EncoderLayer(nn.Module):
     """One post-norm Transformer encoder layer with GELU (Vaswani et al., 2017)."""
 
@@ -104,15 +116,15 @@ class EncoderLayer(nn.Module):
 
     def forward(self, states: Tensor, packing: Packing) -> Tensor:
         """Transform packed states [T, D] into [T, D]."""
-        states = self.norm_attention(states + self.dropout(self._attention(states, packing)))
-        inner = self.dropout(F.gelu(self.ffn_in(states)))  # [T, ffn_width]
-        out: Tensor = self.norm_ffn(states + self.dropout(self.ffn_out(inner)))
-        return out
-
-    def _attention(self, states: Tensor, packing: Packing) -> Tensor:
         query, key, value = self.qkv(states).view(len(states), 3, self.num_heads, -1).unbind(1)  # each [T, H, D/H]
         share = self.dropout.p if self.training else 0.0
-        out: Tensor = self.out(attend(query, key, value, packing, dropout=share))  # [T, D]
+        return self.settle(states, attend(query, key, value, packing, dropout=share))
+
+    def settle(self, states: Tensor, attended: Tensor) -> Tensor:
+        """Do what happens at every position by itself once its sequence was attended to; [T, D] each."""
+        states = self.norm_attention(states + self.dropout(self.out(attended)))
+        inner = self.dropout(F.gelu(self.ffn_in(states)))  # [T, ffn_width]
+        out: Tensor = self.norm_ffn(states + self.dropout(self.ffn_out(inner)))
         return out
 
 

@@ -16,9 +16,10 @@ from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import ConkiError, RunError
+from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.evaluation import predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
+from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import Predictions, Reporter, Run, finish_run, write_predictions
 from conki_cli.store import SPLITS, Utterances
@@ -74,10 +75,17 @@ def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
         positions={name: job.inputs.limits[name] for name in names},
         external_widths=job.inputs.external_widths,
     )
-    model = zoo.build(job.config, architecture, text)
+    config = job.config
+    model = zoo.build(config, architecture, text)
     if first is not None:
         stored = _stored_weights(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
+    on_gpu = job.device.type == "cuda"
+    if config.compute.precision == "tf32" and not on_gpu:
+        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
+    torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
+    if config.run.compile:
+        compile_positions(model)
     return model.to(job.device)
 
 

@@ -28,7 +28,6 @@ ADDED_LATER = {
     "iccn.joint": False,
     "iccn.joint_weight": 0.1,
 }
-}
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
 
 
