@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conki_cli import MODALITIES
 from conki_cli.config import MODALITY_SWITCHES, RunConfig
 from conki_cli.errors import SettingsError, StoreError
 from conki_cli.store import FeatureStore, Ragged, Utterances
-from conki_cli.text import encoder_config, load_tokenizer, max_tokens, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_POOL = 50  # batches of shuffled clips that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Padded:
     def to(self, device: torch.device) -> "Padded":
         """Copy to a device."""
         return Padded(self.values.to(device), self.mask.to(device))
+
+    def with_leading_position(self) -> "Padded":
+        """Return the sequences with one more real position in front, of zeros."""
+        pad = (1, 0) if self.values.dim() == 2 else (0, 0, 1, 0)
+        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True))
 
     def take(self, indices: Tensor) -> "Padded":
         """Return some of the sequences [G], padded to the longest of them alone."""
@@ -53,6 +61,8 @@ class Batch:
     text: Padded | None = None
     vision: Padded | None = None
     audio: Padded | None = None
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a frozen text encoder made of the text, by name (frozen.py): [B, L, D], and `first` [B, D]."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -67,7 +77,8 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
         moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
-        return replace(self, indices=self.indices.to(device), scores=self.scores.to(device), **moved)
+        states = {name: tensor.to(device) for name, tensor in self.states.items()}
+        return replace(self, indices=self.indices.to(device), scores=self.scores.to(device), states=states, **moved)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:
@@ -105,8 +116,10 @@ class Batches:
     limits: Mapping[str, int]
     batch_size: int
     seed: int | None = None
-    text_states: Ragged | None = None
-    """Last hidden states of a frozen text encoder; given out instead of token ids, [B, L, D] float32."""
+    states: Mapping[str, Ragged] = field(default_factory=dict)
+    """States of a frozen text encoder, by name; given out beside the token ids."""
+    bucket: bool = False
+    """Whether clips of similar length share a batch."""
     score_range: tuple[float, float] = (-3.0, 3.0)
     """Range of the scores as given out."""
     rescale: tuple[float, float] = (1.0, 0.0)
@@ -119,21 +132,39 @@ class Batches:
         """Yield the batches of epoch `number`, or the first share of them: shuffled if a seed was given."""
         order = np.arange(len(self.utterances.ids))
         if self.seed is not None:
-            order = np.random.default_rng([self.seed, number]).permutation(order)
+            generator = np.random.default_rng([self.seed, number])
+            order = generator.permutation(order)
+            if self.bucket:
+                order = self._bucketed(order, generator)
         for start in range(0, math.ceil(len(self) * share) * self.batch_size, self.batch_size):
             yield self.take(order[start : start + self.batch_size])
+
+    def _bucketed(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Sort shuffled clips by length within pools of several batches, then shuffle the full batches."""
+        lengths = np.zeros(len(order), dtype=np.int64)
+        if self.token_ids is not None:
+            lengths += [len(ids) for ids in self.token_ids]
+        for name, limit in self.limits.items():
+            lengths += np.minimum(self.utterances.frames[name].lengths, limit)
+        pool = _POOL * self.batch_size
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        found = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in pools])
+        full = len(found) // self.batch_size * self.batch_size  # the short batch stays the last
+        batches = generator.permutation(found[:full].reshape(-1, self.batch_size))
+        return np.concatenate([batches.reshape(-1), found[full:]])
 
     def take(self, indices: np.ndarray) -> Batch:
         """Collate the utterances at `indices` [B]."""
         parts: dict[str, Padded] = {}
-        if self.text_states is not None:
-            parts["text"] = pad_frames([self.text_states[int(i)] for i in indices])
-        elif self.token_ids is not None:
+        if self.token_ids is not None:
             parts["text"] = pad_tokens([self.token_ids[i] for i in indices])
         for name, limit in self.limits.items():
             sequences = self.utterances.frames[name]
             parts[name] = pad_frames([sequences[int(i)][:limit] for i in indices])
-        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), **parts)
+        states = {name: pad_frames([rows[int(i)] for i in indices]).values for name, rows in self.states.items()}
+        if states:
+            states["first"] = states["first"].squeeze(1)  # [B, D]
+        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), states=states, **parts)
 
     def scores(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return the scores of the split, or of some of its clips, as given out, float32; nan where unknown."""
@@ -159,8 +190,10 @@ class Inputs:
     max_tokens: int
     rescales: bool
     """Whether external scores are brought to the target's range."""
-    states: Mapping[str, Ragged] = field(default_factory=dict)
-    """Last hidden states of a frozen text encoder, by split of the store that this stage trains on."""
+    states: Mapping[str, Mapping[str, Ragged]] = field(default_factory=dict)
+    """States of a frozen text encoder, by split of the store that this stage trains on, and name."""
+    bucket: bool = False
+    """Whether training batches hold clips of similar length."""
     _tokens: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -190,7 +223,8 @@ class Inputs:
             self.limits,
             batch_size,
             seed=seed,
-            text_states=self.states.get(split),
+            states=self.states.get(split, {}),
+            bucket=self.bucket,
             score_range=self.score_range,
             rescale=_rescale(self.learnt.score_range, self.score_range),
         )
@@ -199,6 +233,8 @@ class Inputs:
         """Return the token ids of a split, made once; None where the run has no text."""
         if self.tokenizer is None:
             return None
+        from conki_cli.text import tokenize
+
         if key not in self._tokens:
             self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)[0]
         return self._tokens[key]
@@ -228,6 +264,8 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         StoreError: the external store lacks a modality that the run uses.
         SettingsError: no modality is left.
     """
+    from conki_cli.text import encoder_config, load_tokenizer, max_tokens
+
     modalities = available_modalities(target.modalities, config.model.drop)
     if not modalities:
         raise SettingsError(
@@ -257,6 +295,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         tokenizer,
         max_tokens(tokenizer, encoder_config(encoder)) if tokenizer is not None else 0,
         rescales=crosses,
+        bucket=config.compute.bucket,
     )
 
 

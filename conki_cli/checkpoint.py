@@ -44,8 +44,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
             raise disk_error(path, OSError(int(found[1]) if found else 0, str(error))) from error
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors and the facts of a checkpoint.
+def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors (none with `facts_only`) and the facts of a checkpoint.
 
     Raises:
         RunError: the file is missing, damaged or from another schema.
@@ -57,7 +57,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as stored:
             header = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
+            names = () if facts_only else stored.keys()
+            tensors = {name: stored.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise RunError(f"checkpoint {path} is damaged ({error}): delete its seed folder and train again") from error
     if header.get("schema") != CHECKPOINT_SCHEMA:

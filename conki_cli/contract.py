@@ -4,7 +4,7 @@ Axis letters: B batch, M modalities of the run (t, v, a), L positions, D hidden 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.layers import freeze
+from conki_cli.losses import full_precision
+from conki_cli.packing import Packing
+from conki_cli.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,12 @@ class Output:
     """Knowledge-specific representations A_m, [B, M, D]."""
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     """What a baseline's loss needs beside the prediction, and its representations t, v, a and f, by name."""
+
+    def full_precision(self) -> Self:
+        """Return the same in float32 at least: losses are never computed in less."""
+        parts = {name: full_precision(part) for name, part in self.parts.items()}
+        pan, specific = (None if part is None else full_precision(part) for part in (self.pan, self.specific))
+        return replace(self, prediction=full_precision(self.prediction), pan=pan, specific=specific, parts=parts)
 
 
 @dataclass(frozen=True)
@@ -54,25 +63,6 @@ class Architecture:
     """Stage 1 only: feature widths of the external data set where they differ from the target's."""
 
 
-class TextEncoder(nn.Module):
-    """A pretrained text encoder (Eq. 1); one without a pooler gets Linear + tanh on its first token."""
-
-    def __init__(self, backbone: nn.Module, *, width: int, fresh: frozenset[str] = frozenset()) -> None:
-        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
-        super().__init__()
-        self.backbone = backbone
-        self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
-        own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
-        self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
-
-    def forward(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode token ids [B, L] into O_t [B, D] and H_t, the input of layer 1 and every layer's output [B, L, D]."""
-        out = self.backbone(input_ids=token_ids, attention_mask=mask.long(), output_hidden_states=True)
-        hidden = list(out.hidden_states)
-        pooled: Tensor = out.pooler_output if self.pooler is None else torch.tanh(self.pooler(hidden[-1][:, 0]))
-        return pooled, hidden
-
-
 class SentimentModel(nn.Module):
     """The contract: one loop trains every model through these members."""
 
@@ -82,6 +72,8 @@ class SentimentModel(nn.Module):
     """Modalities the model cannot do without."""
     memory: tuple[str, ...] = ()
     """Names of buffers with one row per training clip; their size follows the data."""
+    precision = "fp32"
+    """Numbers of the forward pass: fp32, tf32 or bf16."""
 
     def __init__(
         self, architecture: Architecture, text_encoder: TextEncoder | None, *, has_bridges: bool = True
@@ -154,6 +146,13 @@ class SentimentModel(nn.Module):
         """Return further numbers for the log, by name; they are not minimised."""
         return {}
 
+    def represent(self, batch: Batch) -> Output:
+        """Run forward in the model's precision; what comes out is float32 again."""
+        kind = batch.scores.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            output: Output = self(batch)
+        return output.full_precision()
+
     # ---- what models share ----
 
     def freeze(self, *modules: nn.Module) -> None:
@@ -176,17 +175,28 @@ class SentimentModel(nn.Module):
 
     def text_states(self, batch: Batch) -> Tensor:
         """Return the last hidden states of the text, [B, L, D]; those of a frozen encoder may come with the batch."""
+        if batch.states:
+            return batch.states[f"layer_{self.architecture.text_layers}"]
         part = batch.modality("text")
-        if part.values.is_floating_point():
-            return part.values
         assert self.text is not None
-        states: Tensor = self.text(part.values, part.mask)[1][-1]
-        return states
+        packing = Packing.of(part.mask)
+        return packing.unpack(self.text(packing.pack(part.values), packing)[1][-1])
 
     @property
-    def reads_states(self) -> bool:
-        """Whether the text encoder is frozen and only its last hidden states are read: they can be kept."""
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of a model that reads text."""
+        assert self.text is not None
+        return self.text
+
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether the text encoder is the pretrained one and stays it."""
         return self.text is not None and any(module is self.text for module in self.frozen)
+
+    @property
+    def layers_read(self) -> tuple[int, ...] | None:
+        """Which hidden states H_t of a frozen text encoder are read, so that they can be kept; None: it trains."""
+        return (self.architecture.text_layers,) if self.text_is_frozen else None
 
     def handed_over(self) -> list[str]:
         """Name the weights that training on the external data set hands over (Table 6): all but the bridge layers."""

@@ -48,7 +48,7 @@ def predict(
     parts = []
     with memory_advice(batches.batch_size):
         for batch in batches.epoch():
-            parts.append(model(batch.to(device)).prediction.float().cpu().numpy())
+            parts.append(model.represent(batch.to(device)).prediction.cpu().numpy())
             on_batch(1, "")
     predictions: npt.NDArray[np.float32] = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(predictions))

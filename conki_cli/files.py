@@ -163,8 +163,8 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, what: str) -> Iterator[None]:
-    """Hold the lock file `path` during the block.
+def locked(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` during the block; with `wait`, as soon as no other process holds it.
 
     Raises:
         ConkiError: another process holds it; `what` names the thing in the message.
@@ -174,7 +174,7 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
         raise ConkiError(f"another process is writing {what}: wait for it or stop it (lock file {path})") from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """Shared network parts: Transformer encoder layer, sequence encoder, LSTMs, masked pooling, MLP, freezing.
 
-Axis letters: B batch, L positions (tokens or frames), D width, H heads, d width of the input features.
-Masks are boolean [B, L], True on real positions. Padding never changes an output.
+Axis letters: B batch, L positions (tokens or frames), T real positions of the whole batch, D width, H heads, d width of
+the input features. Masks are boolean [B, L], True on real positions. Padding never changes an output.
 """
 
 import itertools
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from conki_cli.packing import Packing, attend
 
 GROUP_SHARE = 0.7
 """Shortest sequence of a length group, as a share of its longest; 0.7 balances padding against smaller products."""
@@ -83,6 +85,18 @@ def trained_parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]
                 yield parameter, not (is_norm or name == "bias")
 
 
+def compile_positions(model: nn.Module, backend: str = "inductor") -> None:
+    """Let torch.compile fuse what happens at every position by itself, in our layers and in those of a BERT.
+
+    Attention stays as it is: its groups change with every batch. Weights keep their names.
+    """
+    for part in model.modules():
+        if isinstance(part, EncoderLayer):
+            part.__dict__["settle"] = torch.compile(part.settle, dynamic=True, backend=backend)
+        elif type(part).__name__.endswith(("Intermediate", "SelfOutput", "Output")):
+            part.compile(dynamic=True, backend=backend)
+
+
 class EncoderLayer(nn.Module):
     """One post-norm Transformer encoder layer with GELU (Vaswani et al., 2017)."""
 
@@ -100,20 +114,17 @@ class EncoderLayer(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Transform states [B, L, D] under mask [B, L] into [B, L, D]."""
-        states = self.norm_attention(states + self.dropout(self._attention(states, mask)))
-        inner = self.dropout(F.gelu(self.ffn_in(states)))  # [B, L, ffn_width]
-        out: Tensor = self.norm_ffn(states + self.dropout(self.ffn_out(inner)))
-        return out
-
-    def _attention(self, states: Tensor, mask: Tensor) -> Tensor:
-        batch, length, width = states.shape
-        qkv = self.qkv(states).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
+    def forward(self, states: Tensor, packing: Packing) -> Tensor:
+        """Transform packed states [T, D] into [T, D]."""
+        query, key, value = self.qkv(states).view(len(states), 3, self.num_heads, -1).unbind(1)  # each [T, H, D/H]
         share = self.dropout.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :], dropout_p=share)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))  # [B, L, D]
+        return self.settle(states, attend(query, key, value, packing, dropout=share))
+
+    def settle(self, states: Tensor, attended: Tensor) -> Tensor:
+        """Do what happens at every position by itself once its sequence was attended to; [T, D] each."""
+        states = self.norm_attention(states + self.dropout(self.out(attended)))
+        inner = self.dropout(F.gelu(self.ffn_in(states)))  # [T, ffn_width]
+        out: Tensor = self.norm_ffn(states + self.dropout(self.ffn_out(inner)))
         return out
 
 
@@ -138,17 +149,15 @@ class SequenceEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=1e-5)
 
-    def forward(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Encode frames [B, L, d] under mask [B, L].
+    def forward(self, frames: Tensor, packing: Packing) -> tuple[Tensor, list[Tensor]]:
+        """Encode packed frames [T, d] whose first position per sequence is the place of [CLS], its values unread.
 
         Returns:
-            O_m [B, D]; H_m, the input of layer 1 and every layer's output, each [B, 1+L, D]; their mask [B, 1+L].
+            O_m [B, D]; H_m, the input of layer 1 and every layer's output, each [T, D].
         """
-        projected = self.projection(frames)  # [B, L, D]
-        cls = self.cls.expand(len(frames), 1, -1)  # [B, 1, D]
-        states = torch.cat([cls, projected], dim=1) + self.positions[: 1 + frames.shape[1]]  # [B, 1+L, D]
-        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # [B, 1+L]
-        hidden = [self.dropout(states)]
+        is_first = (packing.positions == 0).unsqueeze(1)  # [T, 1]
+        states = torch.where(is_first, self.cls, self.projection(frames))  # [T, D]
+        hidden = [self.dropout(states + F.embedding(packing.positions, self.positions))]
         for layer in self.layers:
-            hidden.append(layer(hidden[-1], mask))
-        return masked_mean(self.norm(hidden[-1]), mask), hidden, mask
+            hidden.append(layer(hidden[-1], packing))
+        return packing.mean(self.norm(hidden[-1])), hidden

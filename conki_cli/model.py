@@ -1,7 +1,7 @@
 """ConKI: encoders, adapters, fusion (Eqs. 1-3, Figures 1-3, Algorithm 1).
 
-Axis letters: B batch, M modalities of the run (t, v, a), L positions, D common width (hidden size of the text
-encoder), s inner width of an adapter module.
+Axis letters: B batch, M modalities of the run (t, v, a), T real positions of the batch, D common width (hidden size of
+the text encoder), s inner width of an adapter module.
 
 Departures from the paper, and what it leaves open, are listed in docs/fidelity.md; the main ones: LayerNorm instead of
 BatchNorm in the gate of the fusion network, and masks honoured everywhere, so that padding never changes an output.
@@ -14,19 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conki_cli.batches import Batch, Padded
+from conki_cli.batches import Batch
 from conki_cli.config import RunConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.layers import (
     EncoderLayer,
     SequenceEncoder,
     largest_divisor,
-    length_groups,
-    masked_mean,
     mlp,
     trained_parameters,
 )
 from conki_cli.losses import Reduction, hierarchical_contrastive_loss, task_loss
+from conki_cli.packing import Packing
+from conki_cli.text_encoder import TextEncoder
 
 ADAPTER_INIT_STD = 0.0002
 TEXT_ADAPTER_LAYERS = (0, 5, 10)
@@ -48,11 +48,11 @@ class AdapterModule(nn.Module):
             nn.init.normal_(linear.weight, std=ADAPTER_INIT_STD)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Transform states [B, L, D] under mask [B, L] into [B, L, D]."""
-        inner = self.down(states)  # [B, L, s]
+    def forward(self, states: Tensor, packing: Packing) -> Tensor:
+        """Transform packed states [T, D] into [T, D]."""
+        inner = self.down(states)  # [T, s]
         for layer in self.layers:
-            inner = layer(inner, mask)
+            inner = layer(inner, packing)
         out: Tensor = states + self.up(inner)
         return out
 
@@ -68,16 +68,15 @@ class Adapter(nn.Module):
         self.pool = pool
         self.pooler: nn.Module = nn.Linear(width, width) if pool == "first" else nn.LayerNorm(width, eps=1e-5)
 
-    def forward(self, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """Turn the hidden states H_m (each [B, L, D]) under mask [B, L] into A_m [B, D]."""
+    def forward(self, hidden: Sequence[Tensor] | Mapping[int, Tensor], packing: Packing) -> Tensor:
+        """Turn the packed hidden states H_m, each [T, D], into A_m [B, D]."""
         carried: Tensor | float = 0.0
         for index, module in zip(self.indices, self.chain, strict=True):
-            carried = module(hidden[index] + carried, mask)  # [B, L, D]
+            carried = module(hidden[index] + carried, packing)  # [T, D]
         assert isinstance(carried, Tensor)
         if self.pool == "first":
-            pooled: Tensor = torch.tanh(self.pooler(carried[:, 0]))
-            return pooled
-        return masked_mean(self.pooler(carried), mask)
+            return torch.tanh(self.pooler(carried[packing.first]))
+        return packing.mean(self.pooler(carried))
 
 
 class FusionNetwork(nn.Module):
@@ -165,7 +164,7 @@ class ConKI(SentimentModel):
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
         pan, specific, fused = [], [], []
         for name in self.architecture.modalities:
-            known = self._represent(name, batch.modality(name))  # O_m, A_m, as far as they exist, each [B, D]
+            known = self._represent(name, batch)  # O_m, A_m, as far as they exist, each [B, D]
             pan.append(known[0])
             specific += known[1:]
             used = known if self.uses_pan else known[1:]
@@ -177,24 +176,43 @@ class ConKI(SentimentModel):
             specific=torch.stack(specific, dim=1) if specific else None,
         )
 
-    def _represent(self, name: str, part: Padded) -> list[Tensor]:
-        """Return O_m and, where there are adapters, A_m of a modality, each [B, D]; in groups of similar length."""
-        groups = length_groups(part.mask)
-        pieces = [self._represent_group(name, part.take(group)) for group in groups]
-        back = torch.argsort(torch.cat(groups))  # [B]
-        return [torch.cat(kind)[back] for kind in zip(*pieces, strict=True)]
-
-    def _represent_group(self, name: str, part: Padded) -> list[Tensor]:
-        own, hidden, mask = self._encode(name, part)  # O_m [G, D], H_m, [G, L]
-        return [own, self.adapters[name](hidden, mask)] if self.adapters else [own]
-
-    def _encode(self, name: str, part: Padded) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _represent(self, name: str, batch: Batch) -> list[Tensor]:
+        """Return O_m and, where there are adapters, A_m of a modality, each [B, D]."""
+        part = batch.modality(name)
         if name == "text":
-            pooled, hidden = self.encoders[name](part.values, part.mask)
-            return pooled, hidden, part.mask
-        frames = self.bridges[name](part.values) if name in self.bridges else part.values
-        encoded: tuple[Tensor, list[Tensor], Tensor] = self.encoders[name](frames, part.mask)
-        return encoded
+            packing = Packing.of(part.mask)
+            own, hidden = self._encode_text(packing.pack(part.values), packing, batch.states)
+        else:
+            led = part.with_leading_position()  # the place of [CLS]
+            packing = Packing.of(led.mask)
+            frames = packing.pack(led.values)  # [T, d]
+            own, hidden = self.encoders[name](self.bridges[name](frames) if name in self.bridges else frames, packing)
+        return [own, self.adapters[name](hidden, packing)] if self.adapters else [own]
+
+    def _encode_text(
+        self, token_ids: Tensor, packing: Packing, states: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Mapping[int, Tensor] | list[Tensor]]:
+        """Return O_t [B, D] and the H_t that are read, each [T, D]; they may have been kept from an earlier epoch."""
+        encoder = self.text_encoder
+        if not states:
+            found: tuple[Tensor, list[Tensor]] = encoder(token_ids, packing)
+            return found
+        hidden = {int(name[6:]): packing.pack(kept) for name, kept in states.items() if name != "first"}
+        if 0 in (self.layers_read or ()) and 0 not in hidden:
+            hidden[0] = encoder.embed(token_ids, packing)
+        return encoder.pool(states["first"]), hidden
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of a run with text."""
+        return cast(TextEncoder, self.encoders["text"])
+
+    @property
+    def layers_read(self) -> tuple[int, ...] | None:
+        """Which hidden states H_t of a frozen text encoder are read: stage 1 reads those of the adapter."""
+        if "text" not in self.encoders or self.encoders["text"] not in self.frozen:
+            return None
+        return cast(Adapter, self.adapters["text"]).indices if self.adapters else ()
 
     def smallest_batch(self, phase: str) -> int:
         """Return 2 with BatchNorm in the gate, which cannot train on one clip."""

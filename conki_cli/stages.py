@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,25 @@ from conki_cli import checkpoint, training, zoo
 from conki_cli.batches import Batches, Inputs
 from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
-from conki_cli.contract import Architecture, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import ConkiError, RunError
+from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.evaluation import predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
+from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import Predictions, Reporter, Run, finish_run, write_predictions
-from conki_cli.store import Utterances
+from conki_cli.store import SPLITS, Utterances
 from conki_cli.text import (
     backbone_from_config,
     encoder_config,
-    encoder_identity,
     load_backbone,
     load_tokenizer,
     max_tokens,
     save_encoder_files,
     tokenize,
 )
+from conki_cli.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,17 @@ def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
         positions={name: job.inputs.limits[name] for name in names},
         external_widths=job.inputs.external_widths,
     )
-    model = zoo.build(job.config, architecture, text)
+    config = job.config
+    model = zoo.build(config, architecture, text)
     if first is not None:
         stored = _stored_weights(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
+    on_gpu = job.device.type == "cuda"
+    if config.compute.precision == "tf32" and not on_gpu:
+        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
+    torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
+    if config.run.compile:
+        compile_positions(model)
     return model.to(job.device)
 
 
@@ -90,8 +98,7 @@ def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
 
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     model = build_model(job, seed, first)
-    if model.reads_states:
-        job = _with_states(job, model)
+    job, kept_as = _with_states(job, seed, model)
     trained, kept = model.stored_names()
     _announce(job, model, seed, checkpoint.size_while_training(model, trained, kept))
     facts = {
@@ -99,9 +106,10 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
         "architecture": dataclasses.asdict(model.architecture),
         "fresh_text": sorted(name.removeprefix(model.text_prefix) for name in model.fresh_text),
         "seed": seed,
+        "cache": kept_as,
     }
     _write_setting(job, seed)
-    if model.reads_states and not _frozen_encoder(job.run).exists():
+    if model.text_is_frozen and not _frozen_encoder(job.run).exists():
         encoder = [name for name in model.state_dict() if name.startswith(model.text_prefix)]
         checkpoint.save(_frozen_encoder(job.run), checkpoint.select(model, encoder), facts)
     if kept:
@@ -115,7 +123,7 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter):
         seconds += epoch.seconds
         _save_epoch(job, seed, progress, epoch, trained, facts)
-    _finish_seed(job, seed, progress, seconds, first)
+    _finish_seed(job, seed, progress, {"seconds": round(seconds, 3), "cache": kept_as}, first)
 
 
 def _frozen_encoder(run: Run) -> Path:
@@ -123,20 +131,28 @@ def _frozen_encoder(run: Run) -> Path:
     return run.path / "encoder" / "frozen.safetensors"
 
 
-def _with_states(job: Job, model: SentimentModel) -> Job:
-    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds."""
-    from conki_cli.frozen import text_states
+def _with_states(job: Job, seed: int, model: SentimentModel) -> tuple[Job, str]:
+    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds.
 
-    assert model.text is not None
-    states = text_states(
-        model.text,
-        job.inputs,
-        job.run.path.parent.parent / "frozen",
-        encoder_identity(job.encoder),
-        device=job.device,
-        reporter=job.reporter,
-    )
-    return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states))
+    Returns:
+        The job, and how the states are kept: fp32, fp16 or off. A seed that was interrupted stays with what it began.
+    """
+    from conki_cli.frozen import Keeping, kept_states
+
+    last = job.run.checkpoint(seed, "last")
+    begun = checkpoint.load(last, facts_only=True)[1].get("cache") if last.exists() else None
+    how = begun or job.config.run.cache
+    if model.layers_read is None or how == "off":
+        return job, "off"
+    if begun not in (None, job.config.run.cache):
+        job.reporter.say(f"seed {seed} began with --cache {begun} and continues so")
+    folder = job.run.path.parent.parent / "frozen"
+    keeping = Keeping(model.text_encoder, model.layers_read, how, folder, job.device)
+    splits = ("train", "valid") if job.config.run.stage == "pretrain" else SPLITS
+    states = kept_states(keeping, job.inputs, splits, job.reporter)
+    if states is None:
+        return job, "off"
+    return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
 
 
 def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
@@ -223,7 +239,7 @@ def _save_epoch(
     checkpoint.save(job.run.checkpoint(seed, "last"), {**weights, **moments}, {**facts, **state})
 
 
-def _finish_seed(job: Job, seed: int, progress: training.Progress, seconds: float, first: Run | None) -> None:
+def _finish_seed(job: Job, seed: int, progress: training.Progress, spent: Mapping[str, Any], first: Run | None) -> None:
     """Read the test split, once; store predictions and metrics of the best epoch; slim the checkpoints."""
     run, model = job.run, progress.model
     checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
@@ -238,7 +254,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, seconds: floa
         "seed": seed,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
-        "seconds": round(seconds, 3),
+        **spent,
         "stage_1": first.name if first else None,
         "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
         "parameters": {
@@ -291,7 +307,7 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
         text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
     model = zoo.build(run.config, architecture, text)
     weights = _stored_weights(run, seed)
-    if model.reads_states:
+    if model.text_is_frozen:
         weights |= checkpoint.load(_frozen_encoder(run))[0]
     if missing := sorted(set(model.state_dict()) - set(weights)):
         raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")

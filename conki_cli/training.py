@@ -236,7 +236,7 @@ def _set_rates(progress: Progress, phase: str, factor: float) -> None:
 def _backward(progress: Progress, batch: Batch, plan: Plan, phase: str) -> dict[str, float]:
     """Add the gradients of one batch and return the value of every term."""
     model = progress.model
-    output = model(batch)
+    output = model.represent(batch)
     terms = model.loss(output, batch, phase)
     loss = torch.stack(list(terms.values())).sum()
     values = {name: float(value.detach()) for name, value in {**terms, **model.report(terms, batch)}.items()}

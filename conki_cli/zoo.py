@@ -14,7 +14,8 @@ from conki_cli.config import MODALITY_SWITCHES, RunConfig
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
-    from conki_cli.contract import Architecture, SentimentModel, TextEncoder
+    from conki_cli.contract import Architecture, SentimentModel
+    from conki_cli.text_encoder import TextEncoder
 
     Make = Callable[[RunConfig, Architecture, TextEncoder | None], SentimentModel]
 
@@ -77,7 +78,9 @@ def build(config: RunConfig, architecture: "Architecture", text_encoder: "TextEn
             f"{name} needs {' and '.join(missing)} and this run has only {', '.join(architecture.modalities)}: "
             f"do not drop {switches}, prepare a store that has {them}, or choose another --model"
         )
-    return cast("Make", found)(config, architecture, text_encoder)
+    model = cast("Make", found)(config, architecture, text_encoder)
+    model.precision = config.compute.precision
+    return model
 
 
 def facts(name: str) -> Facts:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conki_cli import MODALITIES, zoo
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig, resolve
-from conki_cli.contract import Architecture, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, ParameterGroup, SentimentModel
+from conki_cli.packing import Packing
 from conki_cli.text import load_backbone
+from conki_cli.text_encoder import TextEncoder
 
 Dims = tuple[int, int, int]
 
@@ -40,6 +42,20 @@ def text_encoder(folder: Path) -> TextEncoder:
     return TextEncoder(backbone, width=backbone.config.hidden_size, fresh=fresh)
 
 
+def encoded(encoder: TextEncoder, text: Padded) -> tuple[Tensor, list[Tensor]]:
+    """Encode padded token ids [B, L]: pooled output [B, D], and hidden states [B, L, D] with 0 on padding."""
+    packing = Packing.of(text.mask)
+    pooled, hidden = encoder(packing.pack(text.values), packing)
+    return pooled, [packing.unpack(states) for states in hidden]
+
+
+class GivenStates(nn.Module):
+    """A text encoder for batches whose text is hidden states already: it has no weights and gives them back."""
+
+    def forward(self, states: Tensor, packing: Packing) -> tuple[Tensor, list[Tensor]]:
+        return states[packing.first], [states]
+
+
 def make(
     name: str,
     overrides: Mapping[str, object] | None = None,
@@ -60,7 +76,10 @@ def make(
         external_widths=external_widths or {},
     )
     torch.manual_seed(seed)
-    return zoo.build(config_of(name, overrides, dataset), architecture, text)
+    made = zoo.build(config_of(name, overrides, dataset), architecture, text)
+    if text is None:
+        made.text = GivenStates()
+    return made
 
 
 def batch_of(
@@ -90,17 +109,18 @@ def batch_of(
     )
 
 
-def _mask(lengths: Sequence[int]) -> Tensor:
+def mask_of(lengths: Sequence[int]) -> Tensor:
+    """Mark the real positions of sequences of these lengths, [B, L]."""
     return torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
 
 
 def _frames(lengths: Sequence[int], width: int, generator: torch.Generator) -> Padded:
-    mask = _mask(lengths)
+    mask = mask_of(lengths)
     return Padded(torch.randn(*mask.shape, width, generator=generator) * mask[..., None], mask)
 
 
 def _token_ids(lengths: Sequence[int], generator: torch.Generator) -> Padded:
-    mask = _mask(lengths)
+    mask = mask_of(lengths)
     values = torch.randint(FIRST_WORD, FIRST_WORD + NUM_WORDS, mask.shape, generator=generator) * mask
     values[:, 0] = CLS
     values[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = SEP

@@ -30,8 +30,10 @@ TORCH_FREE_LEFT = (
 )
 MAY_IMPORT_TORCH = (
     "batches",
+    "packing",
     "layers",
     "losses",
+    "text_encoder",
     "contract",
     "model",
     "baselines",

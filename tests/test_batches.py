@@ -198,3 +198,12 @@ def test_a_store_of_texts_alone_makes_a_run_of_texts_alone(
     target = opened(without(make_corpus("tiny", (4, 2, 2), seed=4, longest=3), "audio", "vision"))
     inputs = open_inputs(tiny_config("C1"), target, None, str(encoder))
     assert (inputs.modalities, inputs.limits) == (("text",), {})
+
+
+def test_a_leading_position_is_a_real_one_of_zeros_in_front_of_every_sequence() -> None:
+    tokens, frames = pad_tokens([np.array([7, 8]), np.array([9])]), pad_frames([np.ones((2, 3)), np.ones((1, 3))])
+    for part in (tokens, frames):
+        led = part.with_leading_position()
+        assert led.mask.tolist() == [[True, True, True], [True, True, False]]
+        assert not led.values[:, 0].any()
+        assert torch.equal(led.values[:, 1:], part.values)

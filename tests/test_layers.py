@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
+from baseline_support import mask_of
+from torch import Tensor, nn
 
+from conki_cli.batches import Padded
 from conki_cli.layers import (
     EncoderLayer,
     SequenceEncoder,
@@ -14,10 +16,12 @@ from conki_cli.layers import (
     mlp,
     trained_parameters,
 )
+from conki_cli.packing import Packing
 
 B, L, D = 3, 5, 8
-LENGTHS = torch.tensor([5, 3, 1])
-MASK = torch.arange(L)[None, :] < LENGTHS[:, None]  # [B, L]
+LENGTHS = torch.tensor([3, 5, 1])
+MASK = mask_of(LENGTHS.tolist())  # [B, L]
+PACKING = Packing.of(MASK)
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +33,18 @@ def sequence_encoder(num_layers: int = 2, dropout: float = 0.0) -> SequenceEncod
     made = SequenceEncoder(4, D, num_positions=9, num_layers=num_layers, num_heads=8, dropout=dropout)
     nn.init.normal_(made.positions)
     return made
+
+
+def transformed(layer: EncoderLayer, states: Tensor) -> Tensor:
+    """Run a layer on the real positions of [B, L, D]; 0 on padding."""
+    return PACKING.unpack(layer(PACKING.pack(states), PACKING))
+
+
+def encoded(encoder: SequenceEncoder, frames: Tensor, mask: Tensor = MASK) -> tuple[Tensor, list[Tensor], Packing]:
+    """Run an encoder on frames [B, L, d]: O_m [B, D], its packed hidden states [T, D], how they are packed."""
+    led = Padded(frames, mask).with_leading_position()
+    packing = Packing.of(led.mask)
+    return *encoder(packing.pack(led.values), packing), packing
 
 
 def torchs_layer(ours: EncoderLayer, dropout: float = 0.0) -> nn.TransformerEncoderLayer:
@@ -60,13 +76,13 @@ def test_an_encoder_layer_equals_torchs_post_norm_layer(num_heads: int) -> None:
         nn.init.normal_(parameter)
     states = torch.randn(B, L, D)
     expected = torchs_layer(ours)(states, src_key_padding_mask=~MASK)
-    torch.testing.assert_close(ours(states, MASK)[MASK], expected[MASK], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(transformed(ours, states)[MASK], expected[MASK], atol=1e-5, rtol=1e-5)
 
 
 def test_the_gradients_of_an_encoder_layer_equal_those_of_torchs() -> None:
     ours = EncoderLayer(D, num_heads=2, ffn_width=12, dropout=0.0)
     theirs, states = torchs_layer(ours), torch.randn(B, L, D)
-    ours(states, MASK)[MASK].square().sum().backward()
+    transformed(ours, states).square().sum().backward()
     theirs(states, src_key_padding_mask=~MASK)[MASK].square().sum().backward()
     assert ours.qkv.weight.grad is not None
     torch.testing.assert_close(ours.qkv.weight.grad, theirs.self_attn.in_proj_weight.grad, atol=1e-4, rtol=1e-4)
@@ -74,15 +90,15 @@ def test_the_gradients_of_an_encoder_layer_equal_those_of_torchs() -> None:
 
 def test_dropout_acts_in_training_alone() -> None:
     layer, states = EncoderLayer(D, num_heads=2, ffn_width=12, dropout=0.5), torch.randn(B, L, D)
-    assert not torch.equal(layer(states, MASK), layer(states, MASK))
+    assert not torch.equal(transformed(layer, states), transformed(layer, states))
     layer.eval()
-    assert torch.equal(layer(states, MASK), layer(states, MASK))
+    assert torch.equal(transformed(layer, states), transformed(layer, states))
 
 
 def test_what_stands_behind_the_mask_does_not_reach_the_rest() -> None:
     layer, states = EncoderLayer(D, num_heads=2, ffn_width=12, dropout=0.0), torch.randn(B, L, D)
     changed = torch.where(MASK[..., None], states, 1e3)
-    torch.testing.assert_close(layer(changed, MASK)[MASK], layer(states, MASK)[MASK])
+    assert torch.equal(transformed(layer, changed), transformed(layer, states))
 
 
 def test_the_masked_mean_is_the_mean_of_the_real_positions() -> None:
@@ -113,23 +129,23 @@ def test_a_frozen_part_neither_trains_nor_drops() -> None:
 
 def test_the_first_hidden_state_is_what_enters_layer_1() -> None:
     encoder, frames = sequence_encoder(), torch.randn(B, L, 4)
-    _, hidden, mask = encoder(frames, MASK)
+    _, hidden, packing = encoded(encoder, frames)
     cls = encoder.cls.expand(B, 1, D)
     expected = torch.cat([cls, encoder.projection(frames)], dim=1) + encoder.positions[: 1 + L]
-    torch.testing.assert_close(hidden[0], expected)
-    torch.testing.assert_close(hidden[1], encoder.layers[0](hidden[0], mask))
+    torch.testing.assert_close(hidden[0], packing.pack(expected))
+    torch.testing.assert_close(hidden[1], encoder.layers[0](hidden[0], packing))
 
 
 def test_there_is_a_hidden_state_per_layer_and_the_input() -> None:
-    assert len(sequence_encoder(num_layers=3)(torch.randn(B, L, 4), MASK)[1]) == 4
+    assert len(encoded(sequence_encoder(num_layers=3), torch.randn(B, L, 4))[1]) == 4
 
 
 def test_the_pan_knowledge_is_the_normalised_mean_over_cls_and_the_real_frames() -> None:
     encoder = sequence_encoder()
-    pan, hidden, mask = encoder(torch.randn(B, L, 4), MASK)
-    normalised = encoder.norm(hidden[-1])
+    pan, hidden, packing = encoded(encoder, torch.randn(B, L, 4))
+    normalised = packing.unpack(encoder.norm(hidden[-1]))
     expected = torch.stack([row[: 1 + length].mean(dim=0) for row, length in zip(normalised, LENGTHS, strict=True)])
-    assert mask.sum(dim=1).tolist() == (1 + LENGTHS).tolist()
+    assert packing.lengths == (6, 4, 2)
     torch.testing.assert_close(pan, expected)
 
 
@@ -143,25 +159,25 @@ def test_extra_frames_behind_the_mask_change_no_encoding() -> None:
     encoder, frames = sequence_encoder().eval(), torch.randn(B, L, 4)
     longer = torch.cat([frames, torch.full((B, 3, 4), 1e3)], dim=1)
     mask = torch.cat([MASK, MASK.new_zeros(B, 3)], dim=1)
-    torch.testing.assert_close(encoder(longer, mask)[0], encoder(frames, MASK)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoded(encoder, longer, mask)[0], encoded(encoder, frames)[0], atol=1e-5, rtol=0)
 
 
 def test_the_order_of_the_frames_matters_once_positions_are_learnt() -> None:
     encoder, frames = sequence_encoder().eval(), torch.randn(1, L, 4)
     mask = torch.ones(1, L, dtype=torch.bool)
-    assert not torch.allclose(encoder(frames, mask)[0], encoder(frames.flip(1), mask)[0], atol=1e-4)
+    forwards, backwards = encoded(encoder, frames, mask)[0], encoded(encoder, frames.flip(1), mask)[0]
+    assert not torch.allclose(forwards, backwards, atol=1e-4)
 
 
 def test_the_layers_heads_divide_an_odd_width() -> None:
     encoder = SequenceEncoder(4, 12, num_positions=9, num_layers=2, num_heads=8, dropout=0.0)
     assert encoder.layers[0].num_heads == 6
-    assert encoder(torch.randn(B, L, 4), MASK)[0].shape == (B, 12)
+    assert encoded(encoder, torch.randn(B, L, 4))[0].shape == (B, 12)
 
 
 @pytest.mark.parametrize("lengths", [[5], [1, 1, 1], [3, 9, 1, 7, 10, 2], [100, 71, 70, 69, 50, 49]])
 def test_length_groups_hold_every_sequence_once_and_similar_lengths_only(lengths: list[int]) -> None:
-    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-    groups = [[lengths[k] for k in group.tolist()] for group in length_groups(mask)]
+    groups = [[lengths[k] for k in group.tolist()] for group in length_groups(mask_of(lengths))]
     assert sorted(length for group in groups for length in group) == sorted(lengths)
     assert all(min(group) >= 0.7 * max(group) for group in groups)
     assert [max(group) for group in groups] == sorted((max(group) for group in groups), reverse=True)

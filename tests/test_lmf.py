@@ -139,7 +139,7 @@ def test_a_frozen_text_encoder_is_in_no_group_and_stays_in_evaluation_mode(encod
     model = make("lmf", text=text_encoder(encoder)).train()
     names = set().union(*grouped(model.parameter_groups(config_of("lmf"), "main"), model))
     assert names == {name for name, _ in model.named_parameters() if not name.startswith("text.")}
-    assert model.reads_states
+    assert model.text_is_frozen
     assert not any(module.training for name, module in model.named_modules() if name.startswith("text"))
 
 

@@ -14,6 +14,7 @@ from baseline_support import (
     batch_of,
     config_of,
     count,
+    encoded,
     grouped,
     make,
     stirred,
@@ -26,8 +27,10 @@ from torch.nn import functional as F
 from conki_cli import zoo
 from conki_cli.baselines.mag_bert import AdaptationGate, MagBert, align_to_tokens, limited_shift
 from conki_cli.batches import Padded
-from conki_cli.contract import Architecture, TextEncoder
+from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError
+from conki_cli.packing import Packing
+from conki_cli.text_encoder import TextEncoder
 
 WHOLE = torch.tensor([[True] * 5])
 """Five tokens: [CLS], three inner ones, [SEP]."""
@@ -188,7 +191,8 @@ def test_what_bert_reads_are_the_gated_embeddings(model: MagBert) -> None:
         name: align_to_tokens(batch.modality(name).values, batch.modality(name).mask, text.mask)
         for name in ("vision", "audio")
     }
-    torch.testing.assert_close(read[0], model.gate(embedded(model, text.values), aligned))
+    gated = model.gate(embedded(model, text.values), aligned)  # [B, L, D]
+    torch.testing.assert_close(read[0], Packing.of(text.mask).pack(gated))
 
 
 def test_without_sight_and_sound_it_is_bert_with_one_more_layer_norm(model: MagBert, encoder: Path) -> None:
@@ -196,7 +200,7 @@ def test_without_sight_and_sound_it_is_bert_with_one_more_layer_norm(model: MagB
     zeros = {name: Padded(0 * batch.modality(name).values, batch.modality(name).mask) for name in ("vision", "audio")}
     text, plain = batch.modality("text"), text_encoder(encoder).eval()
     plain.backbone.embeddings.register_forward_hook(lambda module, inputs, out: F.layer_norm(out, (DIMS[0],)))
-    expected = plain(text.values, text.mask)[0]
+    expected = encoded(plain, text)[0]
     torch.testing.assert_close(model(type(batch)(batch.indices, batch.scores, text=text, **zeros)).parts["f"], expected)
 
 
@@ -204,16 +208,18 @@ def test_outside_of_the_model_the_encoder_is_not_gated(model: MagBert, encoder: 
     text = batch_of(token_ids=True).modality("text")
     model(batch_of(token_ids=True))
     assert model.text is not None
-    assert torch.equal(model.text(text.values, text.mask)[0], text_encoder(encoder).eval()(text.values, text.mask)[0])
+    assert torch.equal(encoded(model.text, text)[0], encoded(text_encoder(encoder).eval(), text)[0])
 
 
 def test_a_batch_that_fails_leaves_nothing_behind(model: MagBert) -> None:
     batch = batch_of(token_ids=True)
     text = batch.modality("text")
+    assert model.text is not None
+    before = encoded(model.text, text)[0]
     broken = Padded(text.values + 1000, text.mask)  # no such tokens
     with pytest.raises(IndexError):
         model(type(batch)(batch.indices, batch.scores, broken, batch.vision, batch.audio))
-    assert model._aligned is None
+    assert torch.equal(encoded(model.text, text)[0], before)
 
 
 def test_a_copy_has_a_gate_of_its_own(model: MagBert) -> None:

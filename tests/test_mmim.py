@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conki_cli.baselines.mmim import Mmim, contrastive_prediction, log_likelihood, polarity_entropy
 from conki_cli.batches import Batch
-from conki_cli.contract import Output, TextEncoder
+from conki_cli.contract import Output
 
 SQUARE = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
 
@@ -279,9 +279,9 @@ def test_names_tell_what_belongs_to_the_likelihoods() -> None:
     assert {name.split(".")[0] for name in names if name.startswith("mi_")} == {"mi_likelihoods"}
 
 
-def test_the_optimisers_of_both_passes_share_the_parameters_out() -> None:
+def test_the_optimisers_of_both_passes_share_the_parameters_out(encoder: Path) -> None:
     model, config = mmim(), config_of("mmim")
-    model.text = TextEncoder(nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)), width=16)
+    model.text = text_encoder(encoder)
     groups = [group for phase in model.phases for group in model.parameter_groups(config, phase)]
     grouped = [id(p) for group in groups for p in group.parameters]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())

@@ -1,20 +1,28 @@
 """ConKI's network: encoders, adapters, fusion (Eqs. 1-3, Figures 1-3), and what each switch takes away."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from baseline_support import encoded, mask_of
 from conftest import ALL_SWITCHES, HIDDEN_SIZE, MakeConfig, OpenJob, model_and_batch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from conki_cli.batches import Batch, Padded
 from conki_cli.contract import Architecture, Output, SentimentModel
+from conki_cli.layers import EncoderLayer, SequenceEncoder, masked_mean
 from conki_cli.losses import hierarchical_contrastive_loss
 from conki_cli.model import Adapter, AdapterModule, ConKI, FusionNetwork
+from conki_cli.packing import GROUP_SHARE, Packing
 from conki_cli.stages import build_model
 
 D = HIDDEN_SIZE
+TWO = Packing.of(mask_of([2, 4]))
+"""Two sequences of 6 positions together."""
 
 
 def stirred(model: ConKI) -> ConKI:
@@ -41,6 +49,13 @@ def with_padding(batch: Batch, count: int, junk: float) -> Batch:
         )
 
     return replace(batch, **{name: longer(name, part) for name, part in parts_of(batch).items()})
+
+
+def in_float64(batch: Batch) -> Batch:
+    frames = {
+        name: replace(part, values=part.values.double()) for name, part in parts_of(batch).items() if name != "text"
+    }
+    return replace(batch, scores=batch.scores.double(), **frames)
 
 
 def trainable(model: ConKI) -> set[str]:
@@ -73,22 +88,97 @@ def test_the_rest_of_the_batch_never_changes_a_prediction(
     torch.testing.assert_close(torch.cat(singles), model(batch).prediction, atol=1e-5, rtol=0)
 
 
-def test_computing_in_groups_of_similar_length_changes_no_prediction_and_no_gradient(
-    tiny_config: MakeConfig, open_job: OpenJob, monkeypatch: pytest.MonkeyPatch
+# --- the same network computed on padded sequences, in float64 --------------------------------------------------
+
+
+def padded_layer(layer: EncoderLayer, states: Tensor, mask: Tensor) -> Tensor:
+    """Write out a layer for padded states [B, L, D]: whole matrices of scores, -inf where a key is padding."""
+    parts = layer.qkv(states).chunk(3, dim=-1)
+    query, key, value = (part.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for part in parts)  # [B, H, L, D/H]
+    scores = (query @ key.mT / query.shape[-1] ** 0.5).masked_fill(~mask[:, None, None], -torch.inf)
+    mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)  # [B, L, D]
+    states = layer.norm_attention(states + layer.out(mixed))
+    return layer.norm_ffn(states + layer.ffn_out(F.gelu(layer.ffn_in(states))))
+
+
+def padded_encoder(encoder: SequenceEncoder, frames: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Write out an encoder for padded frames [B, L, d]; `mask` [B, 1 + L] counts [CLS]."""
+    cls = encoder.cls.expand(len(frames), 1, D)
+    hidden = [torch.cat([cls, encoder.projection(frames)], dim=1) + encoder.positions[: mask.shape[1]]]
+    for layer in encoder.layers:
+        hidden.append(padded_layer(layer, hidden[-1], mask))
+    return masked_mean(encoder.norm(hidden[-1]), mask), hidden
+
+
+def padded_adapter(adapter: Adapter, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
+    carried = torch.zeros_like(hidden[0])
+    for index, module in zip(adapter.indices, adapter.chain, strict=True):
+        inner = module.down(hidden[index] + carried)
+        for layer in module.layers:
+            inner = padded_layer(layer, inner, mask)
+        carried = hidden[index] + carried + module.up(inner)
+    if adapter.pool == "first":
+        return torch.tanh(adapter.pooler(carried[:, 0]))
+    return masked_mean(adapter.pooler(carried), mask)
+
+
+def padded_conki(model: ConKI, batch: Batch) -> Output:
+    """Write out ConKI for padded sequences, with transformers' own attention in the text encoder."""
+    pan, specific = [], []
+    for name, part in parts_of(batch).items():
+        if name == "text":
+            mask = part.mask
+            out = model.encoders["text"].backbone(part.values, mask.long(), output_hidden_states=True)
+            own, hidden = out.pooler_output, out.hidden_states
+        else:
+            mask = F.pad(part.mask, (1, 0), value=True)
+            frames = model.bridges[name](part.values) if name in model.bridges else part.values
+            own, hidden = padded_encoder(model.encoders[name], frames, mask)
+        pan.append(own)
+        specific.append(padded_adapter(model.adapters[name], hidden, mask))
+    fused = [model.inner[name](torch.cat([pan[k], specific[k]], dim=-1)) for k, name in enumerate(parts_of(batch))]
+    prediction = model.head(model.fusion(torch.cat(fused, dim=-1))).squeeze(-1)
+    return Output(prediction, torch.stack(pan, dim=1), torch.stack(specific, dim=1))
+
+
+def gradients_of(model: ConKI, output: Output, batch: Batch) -> dict[str, Tensor]:
+    model.zero_grad()
+    torch.stack(list(model.loss(output, batch, "main").values())).sum().backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize(("drop", "stage"), [("C1", "finetune"), ("", "finetune"), ("", "pretrain")])
+def test_padded_computation_gives_the_same_predictions_and_gradients(
+    drop: str, stage: str, share: float, tiny_config: MakeConfig, open_job: OpenJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, batch = model_and_batch(open_job(tiny_config("C1")))
-    stirred(model)
-    found = []
-    for share in (0.7, 0.0):  # at 0 everything is one group
-        monkeypatch.setattr("conki_cli.layers.GROUP_SHARE", share)
-        model.zero_grad()
-        output = model(batch)
-        torch.stack(list(model.loss(output, batch, "main").values())).sum().backward()
-        found.append((output, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-    (grouped, gradients), (whole, others) = found
-    torch.testing.assert_close(grouped.prediction, whole.prediction, atol=1e-5, rtol=0)
-    torch.testing.assert_close(grouped.specific, whole.specific, atol=1e-5, rtol=0)
-    torch.testing.assert_close(gradients, others, atol=1e-4, rtol=1e-3)
+    model, batch = model_and_batch(open_job(tiny_config(drop, "loss.contrast_weight=1", stage=stage)))
+    stirred(model).double()
+    batch = in_float64(batch)
+    padded = copy.deepcopy(model)
+    padded.encoders["text"].backbone.set_attn_implementation("eager")
+    monkeypatch.setitem(GROUP_SHARE, "cpu", share)  # 1: no attention is padded; 0: all sequences are one group
+    output, expected = model(batch), padded_conki(padded, batch)
+    for found, plain in (
+        (getattr(output, name), getattr(expected, name)) for name in ("prediction", "pan", "specific")
+    ):
+        torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
+    gradients = gradients_of(model, output, batch)
+    assert gradients.keys() == trainable(model)
+    torch.testing.assert_close(gradients, gradients_of(padded, expected, batch), atol=1e-9, rtol=1e-6)
+
+
+def test_the_order_of_the_clips_changes_neither_loss_nor_gradients(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    job = open_job(tiny_config("C1"))
+    model, rows = stirred(build_model(job, 1, None)).double(), np.random.default_rng(0).permutation(13)
+    batches = job.inputs.batches("train", batch_size=99)
+    one, other = (in_float64(batches.take(chosen)) for chosen in (np.arange(13), rows))
+    torch.testing.assert_close(model(other).prediction, model(one).prediction[rows], atol=1e-9, rtol=0)
+    expected = gradients_of(model, model(one), one)
+    torch.testing.assert_close(gradients_of(model, model(other), other), expected, atol=1e-9, rtol=1e-6)
+
+
+# --- the parts --------------------------------------------------------------------------------------------------
 
 
 def test_a_sequence_without_frames_is_predicted_as_one_zero_frame(tiny_config: MakeConfig, open_job: OpenJob) -> None:
@@ -101,40 +191,40 @@ def test_a_sequence_without_frames_is_predicted_as_one_zero_frame(tiny_config: M
 
 def test_a_fresh_adapter_module_is_nearly_the_identity() -> None:
     torch.manual_seed(0)
-    module, states = AdapterModule(D, D, dropout=0.1).eval(), torch.randn(2, 4, D)
-    assert float((module(states, torch.ones(2, 4, dtype=torch.bool)) - states).detach().abs().max()) < 0.01
+    module, states = AdapterModule(D, D, dropout=0.1).eval(), torch.randn(6, D)
+    assert float((module(states, TWO) - states).detach().abs().max()) < 0.01
 
 
 def test_an_adapter_module_has_a_projection_two_layers_a_projection_and_a_residual() -> None:
     torch.manual_seed(0)
-    module, states, mask = AdapterModule(D, 8, dropout=0.0), torch.randn(2, 4, D), torch.ones(2, 4, dtype=torch.bool)
+    module, states = AdapterModule(D, 8, dropout=0.0), torch.randn(6, D)
     nn.init.normal_(module.up.weight)
-    inner = module.layers[1](module.layers[0](module.down(states), mask), mask)
-    torch.testing.assert_close(module(states, mask), states + module.up(inner))
+    inner = module.layers[1](module.layers[0](module.down(states), TWO), TWO)
+    torch.testing.assert_close(module(states, TWO), states + module.up(inner))
     assert [layer.ffn_in.out_features for layer in module.layers] == [32, 32]
 
 
 def test_the_chain_adds_what_it_carries_to_the_next_chosen_hidden_state() -> None:
     torch.manual_seed(0)
     adapter = Adapter([0, 2], D, 8, dropout=0.0, pool="first")
-    hidden, mask = [torch.randn(2, 4, D) for _ in range(4)], torch.ones(2, 4, dtype=torch.bool)
-    first = adapter.chain[0](hidden[0], mask)
-    second = adapter.chain[1](hidden[2] + first, mask)
-    torch.testing.assert_close(adapter(hidden, mask), torch.tanh(adapter.pooler(second[:, 0])))
+    hidden = [torch.randn(6, D) for _ in range(4)]
+    first = adapter.chain[0](hidden[0], TWO)
+    second = adapter.chain[1](hidden[2] + first, TWO)
+    torch.testing.assert_close(adapter(hidden, TWO), torch.tanh(adapter.pooler(TWO.unpack(second)[:, 0])))
 
 
 def test_text_is_pooled_at_its_first_position_and_frames_by_their_masked_mean() -> None:
     torch.manual_seed(0)
-    states, mask = torch.randn(2, 4, D), torch.tensor([[True] * 4, [True, True, False, False]])
+    states = torch.randn(2, 4, D)
     text = Adapter([0], D, 8, dropout=0.0, pool="first")
     audio = Adapter([0], D, 8, dropout=0.0, pool="mean")
     for adapter in (text, audio):
         nn.init.zeros_(adapter.chain[0].up.weight)  # the module is the identity then
     assert isinstance(audio.pooler, nn.LayerNorm)
     normalised = audio.pooler(states)
-    expected = torch.stack([normalised[0].mean(dim=0), normalised[1, :2].mean(dim=0)])
-    torch.testing.assert_close(text([states], mask), torch.tanh(text.pooler(states[:, 0])))
-    torch.testing.assert_close(audio([states], mask), expected)
+    expected = torch.stack([normalised[0, :2].mean(dim=0), normalised[1].mean(dim=0)])
+    torch.testing.assert_close(text([TWO.pack(states)], TWO), torch.tanh(text.pooler(states[:, 0])))
+    torch.testing.assert_close(audio([TWO.pack(states)], TWO), expected)
 
 
 @pytest.mark.parametrize(
@@ -178,13 +268,14 @@ def test_the_text_representation_is_the_backbones_pooled_output(tiny_config: Mak
     model, batch = model_and_batch(open_job(tiny_config()))
     model.eval()
     assert batch.text is not None
-    out = model.encoders["text"].backbone(
-        input_ids=batch.text.values, attention_mask=batch.text.mask.long(), output_hidden_states=True
-    )
-    pan, hidden = model.encoders["text"](batch.text.values, batch.text.mask)
+    backbone = copy.deepcopy(model.encoders["text"].backbone)
+    backbone.set_attn_implementation("eager")
+    out = backbone(input_ids=batch.text.values, attention_mask=batch.text.mask.long(), output_hidden_states=True)
+    pan, hidden = encoded(model.encoders["text"], batch.text)
     torch.testing.assert_close(pan, out.pooler_output)
     assert len(hidden) == 1 + 4
-    torch.testing.assert_close(hidden[0], model.encoders["text"].backbone.embeddings(batch.text.values))
+    real = batch.text.mask
+    torch.testing.assert_close(hidden[0][real], backbone.embeddings(batch.text.values)[real])
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, c
 from conki_cli import MODALITIES, checkpoint, training, zoo
 from conki_cli.batches import Batch, Padded, pad_frames
 from conki_cli.config import BASELINES, MODEL_NAMES, RunConfig, setting_fields
-from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import RunError, SettingsError
 from conki_cli.text import load_backbone
+from conki_cli.text_encoder import TextEncoder
 
 WIDTHS = dict(zip(("audio", "vision"), DIMS[1:], strict=True))
 D = DIMS[0]
@@ -188,11 +189,10 @@ def test_a_clip_alone_can_be_learnt_from_unless_the_model_says_otherwise(name: s
 @every_model
 def test_states_of_a_frozen_text_encoder_may_come_with_the_batch(name: str, build: Build) -> None:
     model = stirred(build(name).model)
-    assert model.reads_states is (name in ("tfn", "lmf", "mult"))
-    if model.reads_states:
-        assert model.text is not None
-        states = model.text(FOUR.modality("text").values, FOUR.modality("text").mask)[1][-1]
-        close(model(replace(FOUR, text=Padded(states, FOUR.modality("text").mask))), model(FOUR).prediction)
+    assert model.layers_read == ((4,) if name in ("tfn", "lmf", "mult") else None)
+    if model.layers_read:
+        others = Padded(torch.zeros_like(FOUR.modality("text").values), FOUR.modality("text").mask)  # are not read
+        close(model(replace(FOUR, text=others, states={"layer_4": model.text_states(FOUR)})), model(FOUR).prediction)
 
 
 # --- modalities --------------------------------------------------------------------------------------------------

@@ -224,8 +224,8 @@ def test_every_parameter_learns() -> None:
 def test_the_text_encoder_stays_as_it_is_unless_asked_otherwise(encoder: Path) -> None:
     frozen = make("mult", SMALL, text=text_encoder(encoder))
     trained = make("mult", {**SMALL, "mult.train_text": True}, text=text_encoder(encoder))
-    assert frozen.reads_states
-    assert not trained.reads_states
+    assert frozen.text_is_frozen
+    assert not trained.text_is_frozen
     total_loss(trained, batch_of(token_ids=True)).backward()
     assert any(p.grad is not None for p in trained.text.parameters())
     (others,) = grouped(frozen.parameter_groups(config_of("mult"), "main"), frozen)

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from baseline_support import MOSEI, MOSI, SIMS, Dims, batch_of, chosen, config_of, count, make, with_junk
+from baseline_support import MOSEI, MOSI, SIMS, Dims, batch_of, chosen, config_of, count, make, text_encoder, with_junk
 from torch import Tensor, nn
 
 from conki_cli.baselines.self_mm import HEADS, SelfMm, polarity_ratio, shifted_label, weighted_error
 from conki_cli.batches import Batch
-from conki_cli.contract import Output, TextEncoder
+from conki_cli.contract import Output
 
 SMALL = {"fusion_width": 4, "text_width": 3, "vision_width": 3, "audio_width": 2, "text_dropout": 0, "audio_dropout": 0}
 PAIRS = {"fusion_width": 2, "text_width": 2, "vision_width": 2, "audio_width": 2}
@@ -287,10 +288,10 @@ def test_the_memory_stays_behind_when_another_data_set_takes_over() -> None:
     assert not {"labels", "features"} & set(self_mm().handed_over())
 
 
-def test_every_parameter_is_in_one_of_five_groups() -> None:
+def test_every_parameter_is_in_one_of_five_groups(encoder: Path) -> None:
     model = self_mm()
     config = config_of("self-mm")
-    model.text = TextEncoder(nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)), width=16)
+    model.text = text_encoder(encoder)
     model.bridges["audio"] = nn.Linear(3, 5)
     groups = model.parameter_groups(config, "main")
     grouped = [id(p) for group in groups for p in group.parameters]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,15 +122,13 @@ def test_the_text_encoder_stays_in_evaluation_mode_unless_it_trains(encoder: Pat
     for trains in (False, True):
         model = make("tfn", {"tfn.train_text": trains}, text=text_encoder(encoder)).train()
         assert model.text is not None
-        assert (model.text.training, model.reads_states) == (trains, not trains)
+        assert (model.text.training, model.text_is_frozen) == (trains, not trains)
 
 
 def test_kept_states_of_a_frozen_text_encoder_give_the_same_prediction(encoder: Path) -> None:
     model = stirred(make("tfn", text=text_encoder(encoder)))
     batch = batch_of(token_ids=True)
-    assert batch.text is not None
-    states = type(batch.text)(model.text_states(batch), batch.text.mask)
-    kept = type(batch)(batch.indices, batch.scores, states, batch.vision, batch.audio)
+    kept = replace(batch, states={"layer_4": model.text_states(batch)})
     assert torch.equal(model(kept).prediction, model(batch).prediction)
 
 

@@ -22,9 +22,10 @@ from conki_cli.baselines.transformer import Dropouts, SequenceTransformer, check
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import HyconConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.layers import trained_parameters
 from conki_cli.losses import absolute_loss, equal_pairs, full_precision, unit_vectors
+from conki_cli.text_encoder import TextEncoder
 
 TARGETS = {"intra": 1.0, "inter": 0.8, "semi": 0.8}
 """The similarity that a contrast pulls its positive pairs to: 1 within a modality, less between two."""

@@ -23,10 +23,11 @@ from conki_cli.baselines.subnets import relu_mlp, run_lstm
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import IccnConfig
-from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.errors import ConkiError, SettingsError
 from conki_cli.layers import masked_mean
 from conki_cli.losses import absolute_loss
+from conki_cli.text_encoder import TextEncoder
 
 KERNEL = 3
 MAPS = (8, 16)

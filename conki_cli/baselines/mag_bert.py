@@ -14,7 +14,6 @@ Axis letters: B batch, L tokens, T frames, d width of the frames, D hidden size 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +22,11 @@ from torch import Tensor, nn
 from conki_cli.batches import Batch
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MagBertConfig
-from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import EncoderError
 from conki_cli.losses import absolute_loss
+from conki_cli.packing import Packing
+from conki_cli.text_encoder import TextEncoder
 
 INITIAL_DEVIATION = 0.02
 """Of the new Linear layers, as BERT itself starts."""
@@ -104,39 +105,33 @@ class MagBert(SentimentModel):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
                 nn.init.zeros_(module.bias)
-        self._aligned: dict[str, Tensor] | None = None
         if text_encoder is not None:
-            _embeddings_of(text_encoder.backbone, architecture.width).register_forward_hook(self._shift_embeddings)
+            _check_embeddings(text_encoder.backbone, architecture.width)
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `f` is the pooled output of the gated encoder, [B, D]."""
         assert self.text is not None
         text = batch.modality("text")
+        packing = Packing.of(text.mask)
         aligned = {}
         for name in self.gate.gates:
             frames = self.frames(batch, name)
-            aligned[name] = align_to_tokens(frames.values, frames.mask, text.mask)  # [B, L, d]
-        self._aligned = aligned
-        try:
-            pooled = self.text(text.values, text.mask)[0]  # [B, D]
-        finally:
-            self._aligned = None  # the hook stays: whoever else runs the encoder must not meet this batch
-        return Output(self.classifier(self.dropout(pooled)).squeeze(-1), parts={"f": pooled})
+            aligned[name] = packing.pack(align_to_tokens(frames.values, frames.mask, text.mask))  # [T, d]
 
-    def _shift_embeddings(self, module: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor | None:
-        """Return what takes the place of the embedding layer's output [B, L, D]; None leaves it as it is."""
-        if self._aligned is None:
-            return None
-        shifted: Tensor = self.gate(embeddings, self._aligned)
-        return shifted
+        def shift(embeddings: Tensor, rows: slice) -> Tensor:
+            shifted: Tensor = self.gate(embeddings, {name: frames[rows] for name, frames in aligned.items()})
+            return shifted
+
+        pooled = self.text(packing.pack(text.values), packing, shift)[0]  # [B, D]
+        return Output(self.classifier(self.dropout(pooled)).squeeze(-1), parts={"f": pooled})
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""
         return {"task": absolute_loss(output.prediction, batch.scores)}
 
 
-def _embeddings_of(backbone: nn.Module, width: int) -> nn.Module:
-    """Return the embedding layer of a text encoder.
+def _check_embeddings(backbone: nn.Module, width: int) -> None:
+    """Refuse a text encoder whose embeddings cannot be gated.
 
     Raises:
         EncoderError: it has none of that name, or one of another width than its hidden states (ALBERT).
@@ -153,4 +148,3 @@ def _embeddings_of(backbone: nn.Module, width: int) -> nn.Module:
             f"mag-bert needs embeddings as wide as the hidden states, {width}, and those of {type(backbone).__name__} "
             f"have width {found}: choose another --encoder"
         )
-    return layer

@@ -24,10 +24,11 @@ from conki_cli.baselines.subnets import run_lstm
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MisaConfig
-from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import SettingsError
 from conki_cli.layers import masked_mean
 from conki_cli.losses import task_loss
+from conki_cli.text_encoder import TextEncoder
 
 NUM_HEADS = 2
 FEED_FORWARD_WIDTH = 2048

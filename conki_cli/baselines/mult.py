@@ -24,9 +24,10 @@ from conki_cli.baselines.transformer import Dropouts, SequenceTransformer, check
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MultConfig
-from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.layers import length_groups
 from conki_cli.losses import absolute_loss
+from conki_cli.text_encoder import TextEncoder
 
 CROSSINGS = tuple((target, source) for target in MODALITIES for source in MODALITIES if source != target)
 """Who looks at whom."""

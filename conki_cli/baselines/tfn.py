@@ -20,9 +20,10 @@ from conki_cli.baselines.subnets import LstmHead, SubNet, relu_mlp
 from conki_cli.batches import Batch, Padded
 from conki_cli.config import RunConfig
 from conki_cli.config.baselines import LmfConfig, TfnConfig
-from conki_cli.contract import Architecture, Output, SentimentModel, TextEncoder
+from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.layers import masked_mean
 from conki_cli.losses import absolute_loss
+from conki_cli.text_encoder import TextEncoder
 
 LARGEST_SCORE = 3.0
 """The head cannot leave the open interval from minus this to this."""

@@ -57,6 +57,19 @@ def _run_settings(
         ),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where to compute.")] = None,
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16"] | None, typer.Option(help="Numbers to compute with. Default: fp32.")
+    ] = None,
+    bucket: Annotated[
+        bool | None, typer.Option("--bucket", help="Batches of clips of similar length; other clips then meet.")
+    ] = None,
+    cache: Annotated[
+        Literal["fp32", "fp16", "off"] | None,
+        typer.Option(help="Keep what a frozen text encoder says of each text below frozen/. Default: fp32."),
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile", help="Fuse operations with torch.compile; for GPUs, slow to start.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Folder name below runs/. Default: made from the settings.")] = None,
 ) -> dict[str, Any]:
     """Gather the options that decide a run; the options of `pretrain`, `finetune` and `ablate` are these."""
@@ -73,6 +86,10 @@ def _run_settings(
         "model.text_encoder": encoder,
         "run.recipe": recipe,
         "run.device": device,
+        "run.cache": cache,
+        "run.compile": compile_,
+        "compute.precision": precision,
+        "compute.bucket": bucket,
         "run.name": name,
         "run.seeds": chosen,
     }

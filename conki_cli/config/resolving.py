@@ -11,6 +11,7 @@ from conki_cli.config.sections import (
     NO_EXTERNAL,
     SECTIONS,
     SWITCHES,
+    ComputeConfig,
     DataConfig,
     LossConfig,
     ModelConfig,
@@ -23,6 +24,7 @@ from conki_cli.errors import SettingsError
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
 ADDED_LATER = {
     **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER},
+    **{f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)},
     "iccn.joint": False,
     "iccn.joint_weight": 0.1,
 }

@@ -117,14 +117,30 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """Ways to compute faster that change what is learnt a little."""
+
+    precision: str = _setting(
+        "fp32", "numbers of the forward pass; weights stay fp32. tf32: GPUs", choices=("fp32", "tf32", "bf16")
+    )
+    bucket: bool = _setting(False, "batches of clips of similar length; other clips then meet in the contrast")
+
+
+@dataclass(frozen=True)
 class RunSection:
-    """How the run is carried out; none of it but the recipe changes what is learnt per seed."""
+    """How the run is carried out; none of it but the recipe changes what is learnt per seed beyond rounding."""
 
     recipe: str = _setting("paper", "paper, or released (as the authors' code)", choices=("paper", "released"))
     stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
     seeds: tuple[int, ...] = _setting((1,), "random seeds, one training each")
     device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     name: str = _setting("", "folder name below runs/; empty: made from the settings")
+    cache: str = _setting(
+        "fp32",
+        "states of a frozen text encoder: kept as fp32 or fp16, or computed anew",
+        choices=("fp32", "fp16", "off"),
+    )
+    compile: bool = _setting(False, "let torch.compile fuse what happens at every position; slow to start")
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     run: RunSection = field(default_factory=RunSection)
     own: BaselineSection | None = None
     """The section of a baseline, called like the model; None for ConKI."""
@@ -177,6 +194,7 @@ SECTIONS: dict[str, Any] = {
     "loss": LossConfig,
     "pretraining": PretrainingConfig,
     "optimizer": OptimizerConfig,
+    "compute": ComputeConfig,
     "run": RunSection,
 }
 """The sections that every run has."""

@@ -1,11 +1,8 @@
 """Write a corpus as a feature store: checked first, repaired and hashed on the way, complete or not at all."""
 
-import errno
 import hashlib
-import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +28,7 @@ from conki_cli.store.records import (
     Sample,
     SourceArray,
 )
+from conki_cli.store.sink import Sink
 
 Normalization = Literal["none", "zscore"]
 Progress = Callable[[int, str], None]
@@ -82,7 +80,7 @@ def write_store(
     with atomic_path(path) as temporary:
         import h5py
 
-        with _Sink(temporary) as sink, h5py.File(sink, "w") as file:
+        with Sink(temporary) as sink, h5py.File(sink, "w") as file:
             writer = _Writer(file, sink, checked, progress)
             if normalize == "zscore":
                 writer.learn_moments()
@@ -113,83 +111,10 @@ def _check_whole(path: Path, corpus: Corpus) -> None:
         ) from error
 
 
-class _Sink(io.RawIOBase):
-    """The file that HDF5 writes to.
-
-    HDF5 crashes the process when it cannot write while closing a file, and when it reads back what was not written. So
-    a failed write (a full disk) is remembered, that write and the few that follow are kept in memory instead, HDF5
-    closes in peace, and the failure is raised at the end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR)
-        self._position = 0
-        self._size = 0
-        self._kept: list[tuple[int, bytes]] = []
-        self.failure: OSError | None = None
-
-    def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
-        if self.failure is None:
-            try:
-                self._write_through(view)
-            except OSError as error:
-                self.failure = error
-        if self.failure is not None:
-            self._kept.append((self._position, bytes(view)))
-        self._position += len(view)
-        self._size = max(self._size, self._position)
-        return len(view)
-
-    def _write_through(self, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            count = os.pwrite(self._file, view[done:], self._position + done)
-            if not count:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            done += count
-
-    def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer).cast("B")
-        first, count = self._position, max(0, min(len(view), self._size - self._position))
-        found = bytearray(os.pread(self._file, count, first).ljust(count, b"\0"))
-        for start, kept in self._kept:
-            low, high = max(first, start), min(first + count, start + len(kept))
-            if low < high:
-                found[low - first : high - first] = kept[low - start : high - start]
-        view[:count] = found
-        self._position += count
-        return count
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def truncate(self, size: int | None = None, /) -> int:
-        self._size = self._position if size is None else size
-        if self.failure is None:
-            try:
-                os.ftruncate(self._file, self._size)
-            except OSError as error:
-                self.failure = error
-        return self._size
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._file)
-        if self.failure is not None:
-            raise self.failure
-
-
 class _Writer:
     """Writes columns and frames in a fixed order, hashing, repairing and normalising on the way."""
 
-    def __init__(self, file: Any, sink: _Sink, checked: Checked, progress: Progress) -> None:
+    def __init__(self, file: Any, sink: Sink, checked: Checked, progress: Progress) -> None:
         self.file = file
         self.sink = sink
         self.corpus = checked.corpus

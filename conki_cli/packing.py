@@ -1,0 +1,157 @@
+"""Sequences of different lengths behind each other, so that nothing is computed for padding.
+
+What happens at every position by itself (Linear, LayerNorm, GELU, dropout) runs once over all real positions;
+attention, where positions of one sequence meet, runs over groups of sequences of equal or similar length. The batch
+stays whole: no sample changes its place, and the contrastive loss sees the same pairs.
+
+Axis letters: B sequences of a batch, L longest of them, T positions of all of them, D width, H heads, G sequences of a
+group.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GROUP_SHARE = {"cpu": 1.0}
+"""Shortest sequence of an attention group, as a share of its longest, by kind of device: 1 pads nothing."""
+_SHARE_ELSEWHERE = 0.5
+"""A GPU would rather compute some padding than start many small kernels."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring packed sequences whose attention is computed together."""
+
+    count: int
+    """G."""
+    longest: int
+    rows: int
+    """Positions of the group, without padding."""
+    gather: Tensor | None
+    """The group's row at each padded position, [G * longest]; None where all have one length."""
+    real: Tensor | None
+    """[rows], where each row stands among the padded positions."""
+    mask: Tensor | None
+    """[G, 1, 1, longest], True on real positions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """How the positions of a batch lie behind each other: whole sequences, longest first."""
+
+    lengths: tuple[int, ...]
+    """Of the sequences in their packed order, each at least 1."""
+    order: Tensor
+    """[B] int64, the sample of the batch at each packed place."""
+    width: int
+    """L of the padded batch."""
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Packing":
+        """Work out the packing of a batch whose real positions come first; mask [B, L]."""
+        counts = mask.sum(dim=1).tolist()  # one wait for a GPU per batch and modality
+        order = sorted(range(len(counts)), key=lambda sample: -counts[sample])
+        lengths = tuple(int(counts[sample]) for sample in order)
+        share = GROUP_SHARE.get(mask.device.type, _SHARE_ELSEWHERE)
+        groups = tuple(_group(part, mask.device) for part in similar(lengths, share))
+        return cls(lengths, torch.tensor(order, device=mask.device), mask.shape[1], groups)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[T] int64, the place of each packed position in its sequence."""
+        return torch.cat([torch.arange(length) for length in self.lengths]).to(self.order.device)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """[T] int64, the row of each packed position in the padded batch flattened to [B * L, ...]."""
+        lengths = torch.tensor(self.lengths, device=self.order.device)
+        return self.order.repeat_interleave(lengths) * self.width + self.positions
+
+    @cached_property
+    def first(self) -> Tensor:
+        """[B] int64, the packed row of the first position of each sample of the batch."""
+        starts = torch.tensor([0, *itertools.accumulate(self.lengths)][:-1], device=self.order.device)
+        return starts[torch.argsort(self.order)]
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        """[B, T], 1/length where a position belongs to a sample."""
+        device = self.order.device
+        lengths = torch.tensor(self.lengths, device=device)
+        owner = self.order.repeat_interleave(lengths)  # [T]
+        weights = (1.0 / lengths).repeat_interleave(lengths)  # [T]
+        return (owner == torch.arange(len(self.lengths), device=device)[:, None]) * weights
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Take the real positions of [B, L, ...], [T, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.rows)
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """Put [T, ...] back in their places, [B, L, ...] with 0 on padding."""
+        flat = values.new_zeros(len(self.lengths) * self.width, *values.shape[1:])
+        return flat.index_copy(0, self.rows, values).view(len(self.lengths), self.width, *values.shape[1:])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average [T, D] over the positions of each sample, [B, D]; as a product, the same on every run and device."""
+        with torch.autocast(values.device.type, enabled=False):  # a rounded 1/length would shift the whole mean
+            return self._shares.to(values.dtype) @ values
+
+
+def similar(lengths: Sequence[int], share: float) -> list[tuple[int, ...]]:
+    """Cut lengths, which must not grow, into runs whose shortest is at least `share` of their longest."""
+    parts: list[list[int]] = []
+    for length in lengths:
+        if not parts or length < share * parts[-1][0]:
+            parts.append([])
+        parts[-1].append(length)
+    return [tuple(part) for part in parts]
+
+
+def _group(lengths: tuple[int, ...], device: torch.device) -> Group:
+    count, longest, rows = len(lengths), lengths[0], sum(lengths)
+    if lengths[-1] == longest:
+        return Group(count, longest, rows, None, None, None)
+    real = torch.arange(longest) < torch.tensor(lengths)[:, None]  # [G, longest]
+    gather = torch.zeros(count * longest, dtype=torch.int64)  # padding reads row 0, and is masked
+    places = real.flatten().nonzero().squeeze(1)  # [rows]
+    gather[places] = torch.arange(rows)
+    return Group(count, longest, rows, *(part.to(device) for part in (gather, places, real[:, None, None, :])))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float = 0.0) -> Tensor:
+    """Let the positions of each sequence attend to one another (scaled dot products).
+
+    Args:
+        query: [T, H, D/H].
+        key: like `query`.
+        value: like `query`.
+        packing: which rows are a sequence.
+        dropout: share of the attention weights that are left out.
+
+    Returns:
+        [T, D].
+    """
+    sizes = [group.rows for group in packing.groups]
+    pieces = [torch.split(tensor, sizes) for tensor in (query, key, value)]
+    parts = zip(packing.groups, *pieces, strict=True)
+    return torch.cat([_attend_group(q, k, v, group, dropout) for group, q, k, v in parts])
+
+
+def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
+    """Return what the rows of one group attend to; [rows, H, D/H] each -> [rows, D]."""
+
+    def padded(rows: Tensor) -> Tensor:
+        whole = rows if group.gather is None else rows.index_select(0, group.gather)
+        return whole.view(group.count, group.longest, *rows.shape[1:]).transpose(1, 2)  # [G, H, longest, D/H]
+
+    mixed = F.scaled_dot_product_attention(
+        padded(query), padded(key), padded(value), attn_mask=group.mask, dropout_p=dropout
+    )
+    flat = mixed.transpose(1, 2).flatten(2).flatten(0, 1)  # [G * longest, D]
+    return flat if group.real is None else flat.index_select(0, group.real)

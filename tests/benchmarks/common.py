@@ -1,0 +1,157 @@
+"""What the benchmarks share: real stores and networks, the usual way of running them, alternating measurements."""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from conki_cli import training
+from conki_cli.batches import Batch, Padded, open_inputs
+from conki_cli.config import NO_EXTERNAL, resolve, stage_one
+from conki_cli.contract import SentimentModel
+from conki_cli.frozen import Keeping, kept_states
+from conki_cli.runs import Reporter, Run
+from conki_cli.stages import Job, build_model
+from conki_cli.store import FeatureStore
+
+FILE_LENGTHS = {
+    "mosi": {"text": 50, "vision": 500, "audio": 375},
+    "mosei": {"text": 50, "vision": 500, "audio": 500},
+    "sims": {"text": 39, "vision": 55, "audio": 400},
+}
+"""Positions per clip in the files that MMSA distributes."""
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark that trains: the folder with the stores, the encoder, threads and rounds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, default=Path(), help="folder with features/mosi.h5 and mosei.h5")
+    parser.add_argument("--encoder", default="bert-base-uncased")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=8)
+    return parser
+
+
+def open_job(
+    stack: ExitStack, workspace: Path, encoder: str, *, stage: int, settings: Sequence[str] = (), model: str = "conki"
+) -> Job:
+    """Open the stores and configure one stage, as `conki finetune` does it; nothing is written."""
+    external = "mosei" if model == "conki" else NO_EXTERNAL
+    flags = {"model.name": model, "data.external": external, "model.text_encoder": encoder, "run.device": "cpu"}
+    config = resolve(assignments=list(settings), flags=flags)
+    config = stage_one(config) if stage == 1 else config
+    stores = {
+        name: stack.enter_context(FeatureStore(workspace / "features" / f"{name}.h5"))
+        for name in ("mosi", external)
+        if name != NO_EXTERNAL
+    }
+    inputs = open_inputs(config, stores["mosi"], stores.get(external), encoder)
+    return Job(config, Run(workspace / "runs" / "benchmark"), inputs, encoder, torch.device("cpu"), Reporter())
+
+
+class Steps:
+    """Takes training steps of a stage, as the loop does, and tells their seconds."""
+
+    def __init__(self, job: Job, *, precision: str = "fp32") -> None:
+        self.model: SentimentModel = build_model(job, 1, None).train()
+        self.model.precision = precision
+        self.progress = training.start(self.model, job.config)
+        self.model.start(torch.zeros(len(job.inputs.learnt.split("train"))))
+        for phase in self.model.phases:
+            self.model.start_phase(1, phase)
+
+    def take(self, batch: Batch) -> float:
+        """Take a step of every pass; return the seconds."""
+        began = time.perf_counter()
+        for phase in self.model.phases:
+            self.model.start_phase(1, phase)
+            self.model.zero_grad(set_to_none=True)
+            output = self.model.represent(batch)
+            torch.stack(list(self.model.loss(output, batch, phase).values())).sum().backward()
+            self.model.after_backward(output, batch, epoch=1, phase=phase)
+            self.progress.optimizers[phase].step()
+        return time.perf_counter() - began
+
+
+def keep_states(job: Job, model: SentimentModel, folder: Path) -> tuple[Job, float]:
+    """Keep the states of the frozen encoder for the training clips; return the seconds per clip, too."""
+    assert model.layers_read is not None
+    keeping = Keeping(model.text_encoder, model.layers_read, "fp32", folder, job.device)
+    began = time.perf_counter()
+    states = kept_states(keeping, job.inputs, ("train",), job.reporter)
+    seconds = time.perf_counter() - began
+    assert states is not None
+    count = len(job.inputs.learnt.split("train"))
+    return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), seconds / count
+
+
+def first_batches(job: Job, count: int, batch_size: int = 32) -> list[Batch]:
+    """Return the first shuffled batches of the first epoch."""
+    batches = job.inputs.batches("train", batch_size=batch_size, seed=1).epoch(1)
+    return [next(batches) for _ in range(count)]
+
+
+def padded(batch: Batch, lengths: Mapping[str, int]) -> Batch:
+    """Return the batch as files are read elsewhere: every sequence as long as the file's, all of it computed."""
+
+    def filled(part: Padded | None, length: int) -> Padded | None:
+        if part is None:
+            return None
+        shape = (len(part.values), length, *part.values.shape[2:])
+        values = part.values.new_zeros(shape)
+        kept = min(length, part.values.shape[1])
+        values[:, :kept] = part.values[:, :kept]
+        return Padded(values, torch.ones(shape[:2], dtype=torch.bool))
+
+    parts = {name: filled(getattr(batch, name), length) for name, length in lengths.items()}
+    return dataclasses.replace(batch, **parts, states={})
+
+
+def alternate(arms: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """Run every arm once per round, each round in the other order; the first round warms up and is not counted.
+
+    An arm takes the round's number and returns seconds.
+    """
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        for name in arms if number % 2 else reversed(list(arms)):
+            seconds = arms[name](number)
+            if number:
+                found[name].append(seconds)
+    return found
+
+
+def spread(values: Sequence[float], unit: str = "s") -> str:
+    """Render measured values: their median, lowest and highest."""
+    return f"{statistics.median(values):.3g} {unit} ({min(values):.3g} to {max(values):.3g}, n = {len(values)})"
+
+
+def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
+    """Return the ratios of two arms, round by round."""
+    return [one / other for one, other in zip(slow, fast, strict=True)]
+
+
+def matmul_peak(rounds: int = 5, size: int = 2048) -> float:
+    """Return the floating-point operations per second of a large product of float32 matrices, the best of some."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        torch.mm(one, other)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def flops_of(steps: Steps, batch: Batch) -> int:
+    """Count the operations of the products in one training step, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        steps.take(batch)
+    return int(counter.get_total_flops())
