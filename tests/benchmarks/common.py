@@ -155,3 +155,11 @@ def flops_of(steps: Steps, batch: Batch) -> int:
     with counter:
         steps.take(batch)
     return int(counter.get_total_flops())
+
+
+def resident_peak(*, reset: bool = False) -> int:
+    """Return the largest resident set of this process in bytes; `reset` begins to count anew (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

@@ -50,9 +50,10 @@ def main() -> None:
 
                 seconds = alternate({"step": step}, options.rounds)["step"]
                 shares = [w / s / p for w, s, p in zip(work[1:], seconds, peaks[1:], strict=True)]
+                share = spread([100 * share for share in shares], "% of it")
                 print(
-                    f"stage {stage}, {part}: {statistics.median(work) / 1e9:.0f} GFLOP per step, step {spread(seconds)}, "
-                    f"peak {statistics.median(peaks) / 1e9:.0f} GFLOP/s, share {spread([100 * s for s in shares], '%')}",
+                    f"stage {stage}, {part}: {statistics.median(work) / 1e9:.0f} GFLOP, {spread(seconds)}, "
+                    f"peak {statistics.median(peaks) / 1e9:.0f} GFLOP/s, {share}",
                     flush=True,
                 )
 

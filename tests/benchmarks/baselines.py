@@ -1,0 +1,64 @@
+"""Seconds per training epoch of the baselines at the official shapes of MOSI, against padding everything.
+
+    python -m tests.benchmarks.baselines --workspace W --encoder FOLDER --threads 2 [--models self-mm,misa]
+
+The other arm computes every sentence at 50 tokens and every sequence at the file's length. Both arms take the same
+batches, alternating; an epoch is extrapolated from the steps. TFN, LMF and MulT read kept states of their frozen text
+encoder in our arm and run it in every step in the other.
+"""
+
+import statistics
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from conki_cli.training import plan_of
+from tests.benchmarks.common import (
+    FILE_LENGTHS,
+    Steps,
+    alternate,
+    first_batches,
+    keep_states,
+    open_job,
+    padded,
+    parser_of,
+    ratios,
+    spread,
+)
+
+MODELS = "self-mm,misa,mmim,mag-bert,tfn,lmf,mult"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--models", default=MODELS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in options.models.split(","):
+        with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+            job = open_job(stack, options.workspace, options.encoder, stage=2, model=name)
+            steps = Steps(job)
+            size = plan_of(job.config, 1).batch_size
+            plain = first_batches(job, options.rounds + 1, size)
+            ours, per_clip = plain, 0.0
+            if steps.model.layers_read is not None:
+                job, per_clip = keep_states(job, steps.model, Path(folder))
+                ours = first_batches(job, options.rounds + 1, size)
+            theirs = [padded(batch, FILE_LENGTHS["mosi"]) for batch in plain]
+            arms = {"ours": lambda n: steps.take(ours[n]), "theirs": lambda n: steps.take(theirs[n])}  # noqa: B023
+            seconds = alternate(arms, options.rounds)
+            num_steps = -(-len(job.inputs.learnt.split("train")) // size)
+            epochs = {arm: num_steps * statistics.median(values) for arm, values in seconds.items()}
+        once = f", and {1e3 * per_clip:.1f} ms per clip once" if per_clip else ""
+        print(
+            f"{name} (batch {size}): epoch {epochs['ours']:.3g} s{once}; padded {epochs['theirs']:.3g} s; "
+            f"ratio {spread(ratios(seconds['theirs'], seconds['ours']), '')}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
