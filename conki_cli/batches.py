@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_POOL = 50  # batches of shuffled clips that are sorted by length together
+_POOL = 50  # at most so many batches of shuffled clips are sorted by length together
+_POOLS = 4  # in an epoch at least: sorted as a whole, the same clips would share a batch in every epoch
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Batches:
             lengths += [len(ids) for ids in self.token_ids]
         for name, limit in self.limits.items():
             lengths += np.minimum(self.utterances.frames[name].lengths, limit)
-        pool = _POOL * self.batch_size
+        pool = self.batch_size * max(1, min(_POOL, len(order) // self.batch_size // _POOLS))
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
         found = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in pools])
         full = len(found) // self.batch_size * self.batch_size  # the short batch stays the last

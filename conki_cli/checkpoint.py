@@ -4,10 +4,12 @@
 is unfinished `last` also holds the optimiser's state, so training continues where the last epoch ended.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from torch import Tensor, nn
 
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
-from conki_cli.errors import RunError
-from conki_cli.files import atomic_path, disk_error
+from conki_cli.errors import ConkiError, RunError, reason_of
+from conki_cli.files import atomic_path, disk_error, human_size
 
 CHECKPOINT_SCHEMA = "1"
 _OPTIMIZER = "optimizer."
@@ -34,14 +36,26 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = {"schema": CHECKPOINT_SCHEMA, "conki": __version__, "facts": json.dumps(facts)}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    said = json.dumps(facts)
+    header = {"schema": CHECKPOINT_SCHEMA, "conki": __version__, "facts": said, "crc32": _checksum(plain, said)}
     with atomic_path(path) as temporary:
+        mode = temporary.stat().st_mode
         try:
             save_file(plain, temporary, metadata=header)
+            temporary.chmod(mode)  # the library puts a file of its own there, which nobody else may read
         except SafetensorError as error:  # it reports a full disk as its own kind of error
             found = re.search(r"\(os error (\d+)\)", str(error))
             raise disk_error(path, OSError(int(found[1]) if found else 0, str(error))) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Return the CRC-32 of the facts and of every tensor's name, type, shape and bytes, in 8 hex digits."""
+    found = zlib.crc32(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,21 +66,25 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
     """
     from safetensors import SafetensorError, safe_open
 
+    advice = f"delete {'its seed' if path.parent.name == 'checkpoints' else 'the run'} folder and train again"
     if not path.is_file():
-        raise RunError(f"checkpoint {path} is missing: delete its seed folder and train again")
+        raise RunError(f"checkpoint {path} is missing: {advice}")
     try:
         with safe_open(path, framework="pt") as stored:
             header = stored.metadata() or {}
             names = () if facts_only else stored.keys()
             tensors = {name: stored.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise RunError(f"checkpoint {path} is damaged ({error}): delete its seed folder and train again") from error
+        raise RunError(f"checkpoint {path} is damaged ({reason_of(error)}): {advice}") from error
     if header.get("schema") != CHECKPOINT_SCHEMA:
         raise RunError(f"checkpoint {path} has schema {header.get('schema')}, this conki reads {CHECKPOINT_SCHEMA}")
+    # Checkpoints of earlier versions have no checksum, and without the tensors there is nothing to compare.
+    if not facts_only and header.get("crc32", "") not in ("", _checksum(tensors, header.get("facts", ""))):
+        raise RunError(f"checkpoint {path} is damaged (its content does not fit its checksum): {advice}")
     try:
         return tensors, dict(json.loads(header["facts"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"checkpoint {path} lacks its facts: delete its seed folder and train again") from error
+        raise RunError(f"checkpoint {path} lacks its facts: {advice}") from error
 
 
 def select(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
@@ -140,3 +158,30 @@ def size_while_training(model: nn.Module, trained: Sequence[str], frozen: Sequen
     kept = _ITEMSIZE * sum(state[name].numel() for name in frozen)
     moments = 2 * _ITEMSIZE * sum(p.numel() for p in model.parameters() if p.requires_grad)
     return kept + 2 * weights + moments, kept + 2 * weights
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuse to begin where the disk has less room than the checkpoints take, in bytes; the folder may not exist yet.
+
+    Raises:
+        ConkiError: it has.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise ConkiError(
+            f"checkpoints need {human_size(size)} and {human_size(free)} are free below {folder}: "
+            "free some space or choose another --workspace"
+        )
+
+
+def whole_lines(log: Path, last: int) -> dict[int, str]:
+    """Return the lines of a log that are whole, by epoch, in order, up to an epoch; the rest may be anything."""
+    found: dict[int, str] = {}
+    for line in log.read_bytes().split(b"\n") if log.exists() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(text := line.decode("utf-8"))
+            number = entry.get("epoch") if isinstance(entry, dict) else None
+            if type(number) is int and 1 <= number <= last:
+                found[number] = text
+    return dict(sorted(found.items()))

@@ -8,10 +8,10 @@ import torch
 
 from conki_cli import zoo
 from conki_cli.batches import available_modalities
-from conki_cli.config import BASELINES, MODALITY_SWITCHES, MODEL_NAMES, NO_EXTERNAL, RunConfig, resolve
+from conki_cli.config import BASELINES, CONKI_ONLY, MODALITY_SWITCHES, MODEL_NAMES, NO_EXTERNAL, RunConfig, resolve
 from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError, SettingsError
-from conki_cli.experiments import finetune, open_store, predict_split
+from conki_cli.experiments import check_trainable, finetune, open_store, predict_split
 from conki_cli.runs import Reporter, Run, Workspace, locate_run
 from conki_cli.store import FeatureStore
 from conki_cli.text import encoder_config
@@ -22,8 +22,6 @@ ROWS = {
     6: ("conki", "misa", "self-mm", "mmim"),
 }
 """The models of each table, ConKI first: it is the reference."""
-_OWNERS = {"loss": "conki", **{name: name for name in BASELINES}}
-"""Sections of settings that only one model reads."""
 _BERT_BASE = (768, 12)
 """Hidden size and layers of bert-base-uncased, the default; known without asking a network for them."""
 _OFFICIAL_WIDTHS = {"vision": 20, "audio": 5}
@@ -61,8 +59,8 @@ def plan(
     """
     names = chosen_models(models) if models is not None else ROWS[table]
     given = {path: value for path, value in (flags or {}).items() if value is not None}
-    lines = [(_section(line), line) for line in assignments]
-    idle = next((line for section, line in lines if _OWNERS.get(section, names[0]) not in names), None)
+    lines = [(_owner(line.partition("=")[0].strip()), line) for line in assignments]
+    idle = next((line for owner, line in lines if owner not in ("", *names)), None)
     if idle is not None:
         raise SettingsError(
             f"--set {idle} belongs to a model that is not compared: leave it out, or add it to --models"
@@ -71,8 +69,9 @@ def plan(
         given = {"data.dataset": "sims", **given}
 
     def resolved(name: str, **changes: str) -> RunConfig:
-        own = [line for section, line in lines if _OWNERS.get(section, name) == name]
-        chosen = {**given, "model.name": name, **{f"data.{key}": value for key, value in changes.items()}}
+        own = [line for owner, line in lines if owner in ("", name)]
+        chosen = {path: value for path, value in given.items() if _owner(path) in ("", name)}
+        chosen |= {"model.name": name, **{f"data.{key}": value for key, value in changes.items()}}
         return resolve(config_file=config_file, assignments=own, flags=chosen, extra_drop=extra_drop)
 
     first = resolved("conki")
@@ -95,8 +94,10 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != "conki"))
 
 
-def _section(assignment: str) -> str:
-    return assignment.partition("=")[0].partition(".")[0].strip()
+def _owner(path: str) -> str:
+    """Return the one model that reads a setting; empty where several do."""
+    section = path.partition(".")[0]
+    return "conki" if path in CONKI_ONLY else section if section in BASELINES else ""
 
 
 def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> list[Run]:
@@ -110,6 +111,7 @@ def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Rep
         locate_run(workspace, config)
     with open_store(workspace, configs[0].data.dataset, reporter) as store:
         _check_modalities(configs, store)
+    check_trainable(configs, workspace, reporter)
     runs = []
     for number, config in enumerate(configs, start=1):
         reporter.say(f"row {number} of {len(configs)}: {MODEL_NAMES[config.model.name]}")

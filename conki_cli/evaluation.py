@@ -1,6 +1,7 @@
 """A model and batches -> predictions; their metrics come from `metrics`."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,19 +12,56 @@ from conki_cli.batches import Batches
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import ConkiError
 
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "Storage size calculation overflow",
+    "multiplication overflow",
+)
+"""How torch says that a tensor finds no room in a CPU's memory, or could in none; it has no error of its own for it."""
 
-@contextlib.contextmanager
-def memory_advice(batch_size: int) -> Iterator[None]:
-    """Turn a GPU's out-of-memory error into one line that names the setting to change.
+_SMALLER = "lower its widths and numbers of layers (`conki settings` lists them), or choose a smaller --encoder"
+
+
+def check_memory(size: int) -> None:
+    """Refuse a network whose weights and what training keeps beside them, in bytes, cannot fit into this machine.
 
     Raises:
-        ConkiError: the device's memory is used up.
+        ConkiError: the machine has less memory altogether.
+    """
+    from conki_cli.files import human_size
+
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # a system that does not tell
+        return
+    if size > whole:
+        raise ConkiError(
+            f"the network takes {human_size(size)} of memory and this machine has {human_size(whole)}: {_SMALLER}"
+        )
+
+
+@contextlib.contextmanager
+def memory_advice(batch_size: int | None) -> Iterator[None]:
+    """Turn an out-of-memory error into one line that names the settings to change.
+
+    Args:
+        batch_size: clips that are computed together; None while a network is built.
+
+    Raises:
+        ConkiError: the memory of the GPU or of the machine is used up.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:  # a GPU's is a RuntimeError too
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (on_gpu or isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
+            raise
+        where = "the GPU's" if on_gpu else "this machine's"
+        if batch_size is None:
+            raise ConkiError(f"{where} memory is too small for the network: {_SMALLER}") from error
         raise ConkiError(
-            f"the GPU's memory is used up at a batch size of {batch_size}: "
+            f"{where} memory is used up at a batch size of {batch_size}: "
             "lower it with --set optimizer.batch_size=N and --set pretraining.batch_size=N, or cut sequences "
             "with --set data.max_frames=N"
         ) from error

@@ -21,12 +21,11 @@ from conki_cli.runs import (
     Run,
     Workspace,
     locate_run,
-    open_run,
     write_predictions,
 )
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
-from conki_cli.stages import Job, predict_utterances, train_seeds
+from conki_cli.stages import Job, check_network, is_finished, predict_utterances, train_seeds
 from conki_cli.store import FeatureStore, Utterances
 from conki_cli.text.demo_encoder import build_demo_encoder
 
@@ -78,21 +77,37 @@ def ready_encoder(workspace: Workspace, name: str, reporter: Reporter) -> str:
 
 
 @contextlib.contextmanager
-def _open_job(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Iterator[Job]:
+def _open_job(config: RunConfig, workspace: Workspace, reporter: Reporter, *, to_train: bool = True) -> Iterator[Job]:
+    """Open what a run reads and find where it lies or will lie; to train it, no other process may."""
     encoder = ready_encoder(workspace, config.model.text_encoder, reporter)
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(open_store(workspace, config.data.dataset, reporter))
         external = None
         if config.needs_pretraining:
             external = stack.enter_context(open_store(workspace, config.data.external, reporter))
-        if external is not None:
+        if external is not None and to_train:
             _mention_scale(target, external, reporter)
         inputs = open_inputs(config, target, external, encoder)
         data = {store.dataset: store.content_id for store in (target, external) if store is not None}
         run = locate_run(workspace, config)
-        stack.enter_context(locked(workspace.runs / f".{run.name}.lock", what=f"the run {run.name}"))
-        run = open_run(workspace, config, data, inputs.score_range)
-        yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter)
+        if to_train:
+            stack.enter_context(locked(workspace.runs / f".{run.name}.lock", what=f"the run {run.name}"))
+            run = locate_run(workspace, config)
+        yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter, data)
+
+
+def check_trainable(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> None:
+    """Refuse whatever of some runs cannot be trained, in either stage, before hours go into the first of them.
+
+    Raises:
+        ConkiError: a store or an encoder is missing, settings do not fit each other or the inputs.
+    """
+    for config in configs:
+        stages = [stage_one(config), config] if config.needs_pretraining else [config]
+        for stage in stages:
+            with _open_job(stage, workspace, reporter, to_train=False) as job:
+                if not is_finished(job):
+                    check_network(job)
 
 
 def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run:
@@ -126,6 +141,7 @@ def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
     locate_run(workspace, config)  # a name that cannot be used is refused before hours of stage 1
     first = None
     if config.needs_pretraining:
+        check_trainable([config], workspace, reporter)
         first = pretrain(config.with_values("run", name=""), workspace, reporter)
     with _open_job(config, workspace, reporter) as job:
         train_seeds(job, first)
@@ -146,6 +162,7 @@ def ablate(
     configs = [row.with_values("run", name=config.run.name if row == configs[0] else "") for row in configs]
     for row in configs:
         locate_run(workspace, row)
+    check_trainable(configs, workspace, reporter)
     rows: list[tuple[str, Run]] = []
     for number, (drop, row) in enumerate(zip(switches, configs, strict=True)):
         label = run_label(row)
@@ -170,7 +187,8 @@ def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter
             raise RunError(f"run {run.name} was trained on another version of {store.path}: restore that one")
         clips = store.split(split)
         scores = np.asarray(clips.scores, dtype=np.float32)
-        for seed, predictions in predict_utterances(run, clips, choose_device("auto"), reporter).items():
+        found = predict_utterances(run, clips, choose_device("auto"), reporter, split_of=(store, split))
+        for seed, predictions in found.items():
             write_predictions(run.predictions_path(seed, split), Predictions(clips.ids, scores, predictions))
 
 

@@ -3,25 +3,30 @@
 Stage 1 of ConKI, TFN, LMF and MulT read states of an encoder that never changes. Of one split a file holds, for each
 hidden state H_t that is read, `layer_<i>` [T, D], all texts behind each other, `offsets` [N + 1] int64, and `first`
 [N, D], the last state of the first token, which the pooler reads. Nothing is compressed: every text is one read. The
-file's name says what it was made from (texts, tokens, the encoder's weights, layers, type of number); a part of one is
-never seen. The embedding layer's output (H_t[0]) is a table look-up and is not kept.
+file's name says what it was made from (store, tokens, the encoder's weights and settings, layers, type of number); a
+part of one is never seen, and what was changed later is found by its checksum. The embedding layer's output (H_t[0])
+is a table look-up and is not kept.
 
 Axes: N texts of a split, T tokens of all of them, L tokens of a text, D hidden size.
 """
 
+import contextlib
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from conki_cli.batches import Inputs, pad_tokens
 from conki_cli.errors import ConkiError, StoreError, reason_of
-from conki_cli.files import atomic_path, human_size, locked
+from conki_cli.files import atomic_path, disk_error, human_size, locked, remove_leftovers
 from conki_cli.packing import Packing
 from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
@@ -31,8 +36,14 @@ if TYPE_CHECKING:
     from conki_cli.runs import Reporter
 
 _CLIPS = 64  # are encoded together
-_SPARE = 64 * 2**20  # bytes that stay free on the disk
+_SPARE = 64 * 2**20  # bytes that stay free on the disk beside what the run asks for
+_BLOCK = 4 * 2**20  # bytes that are read at once to be checked
+_NOT_ITS_OWN = ("transformers_version", "architectures", "dtype", "torch_dtype")  # settings that move no state
 _TYPES = {"fp32": "<f4", "fp16": "<f2"}
+
+
+Texts = Sequence[np.ndarray]
+"""Token ids of every text."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,8 @@ class Keeping:
     """fp32 or fp16."""
     folder: Path
     device: torch.device
+    spare: int = 0
+    """Bytes on the disk that the run needs for itself, for its checkpoints."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,6 +69,16 @@ class Keeping:
     def width(self) -> int:
         """D."""
         return int(self.encoder.backbone.config.hidden_size)
+
+    @property
+    def kind(self) -> np.dtype[np.floating]:
+        """The numbers in the file."""
+        return np.dtype(_TYPES[self.precision])
+
+    def shapes(self, tokens: Texts) -> dict[str, tuple[int, int]]:
+        """Return the shape of every data set for some texts, [T, D], and [N, D] of `first`."""
+        rows = {name: sum(map(len, tokens)) for name in self.names} | {"first": len(tokens)}
+        return {name: (count, self.width) for name, count in rows.items()}
 
 
 def kept_states(
@@ -69,106 +92,165 @@ def kept_states(
     Raises:
         StoreError: a kept file is damaged.
     """
-    store = inputs.learnt
-    weights = _digest(keeping.encoder)
-    found = {}
+    store, encoder = inputs.learnt, _encoder_digest(keeping.encoder)
+    texts: dict[Path, Texts] = {}
     for split in splits:
         tokens = inputs.token_ids(store.split(split), f"{store.dataset}/{split}") or []
-        made_from = [store.content_id, split, str(inputs.max_tokens), weights, *keeping.names, keeping.precision]
+        made_from = [store.content_id, split, _tokens_digest(tokens), encoder, *keeping.names, keeping.precision]
         key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
-        path = keeping.folder / f"{store.dataset}-{split}-{key}.h5"
-        with locked(path.with_name(f".{path.name}.lock"), what=str(path), wait=True):
-            if not path.exists() and not _made(path, keeping, tokens, f"{store.dataset}, {split}", reporter):
-                return None
-        found[split] = _read(path, keeping, len(tokens))
-    return found
+        texts[keeping.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens
+    missing = {path: tokens for path, tokens in texts.items() if not os.path.exists(path)}
+    if missing and not _made(missing, keeping, store.dataset, reporter):
+        return None
+    return {split: _read(path, keeping, texts[path]) for split, path in zip(splits, texts, strict=True)}
 
 
-def _digest(encoder: TextEncoder) -> str:
-    """Return the SHA-256 of every weight that the kept states depend on: the pooler runs after them."""
-    digest = hashlib.sha256()
+def _encoder_digest(encoder: TextEncoder) -> str:
+    """Return the SHA-256 of all of an encoder that the kept states depend on: the pooler runs after them."""
+    settings = {k: v for k, v in encoder.backbone.config.to_dict().items() if k[0] != "_" and k not in _NOT_ITS_OWN}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.backbone.state_dict().items()):
         if not name.startswith("pooler."):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _made(path: Path, keeping: Keeping, tokens: Sequence[np.ndarray], what: str, reporter: "Reporter") -> bool:
-    """Write the file of a split; tell whether the disk had room for it."""
-    count = sum(map(len, tokens)) * len(keeping.names) + len(tokens)  # rows
-    size = count * keeping.width * np.dtype(_TYPES[keeping.precision]).itemsize + 8 * len(tokens)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if size + _SPARE > free:
-        reporter.say(
-            f"{path.parent} has {human_size(free)} free, and the states of the frozen text encoder for {what} take "
-            f"{human_size(size)}: they are computed anew in every epoch"
-        )
-        return False
-    reporter.say(f"the frozen text encoder reads {what} once; its states take {human_size(size)} below {path.parent}")
+def _tokens_digest(tokens: Texts) -> str:
+    """Return the SHA-256 of the texts as the encoder gets them: another tokenizer or limit gives other ones."""
+    digest = hashlib.sha256()
+    for ids in tokens:
+        digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporter: "Reporter") -> bool:
+    """Write the files that are missing; tell whether the disk had room for them. If not, none of them stays."""
+    made: list[Path] = []
     try:
-        with reporter.steps(what, len(tokens)) as advance:
-            _write(path, keeping, tokens, advance)
+        _announce(missing, keeping, dataset, reporter)
+        with reporter.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
+            for path, tokens in missing.items():
+                with locked(path.with_name(f".{path.name}.lock"), what=str(path), wait=True):
+                    if os.path.exists(path):  # by another process, meanwhile
+                        advance(len(tokens), "")
+                        continue
+                    remove_leftovers(path)
+                    _write(path, keeping, tokens, advance)
+                    made.append(path)
     except ConkiError as error:
-        reporter.say(f"{error}; the states of the frozen text encoder are computed anew in every epoch")
+        reporter.say(f"{error}; the states of the frozen text encoder are computed anew in every epoch instead")
+        for path in made:
+            path.unlink(missing_ok=True)
         return False
     return True
 
 
-def _write(path: Path, keeping: Keeping, tokens: Sequence[np.ndarray], advance: Any) -> None:
+def _announce(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporter: "Reporter") -> None:
+    """Say what will be written, before it is; a disk without room for it is a ConkiError."""
+    rows = [count for tokens in missing.values() for count, _ in keeping.shapes(tokens).values()]
+    size = sum(rows) * keeping.width * keeping.kind.itemsize
+    try:
+        keeping.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(keeping.folder).free
+    except OSError as error:
+        raise disk_error(keeping.folder, error) from error
+    if size + keeping.spare + _SPARE > free:
+        rest = f" and the run's own files {human_size(keeping.spare)}" if keeping.spare else ""
+        raise ConkiError(
+            f"{keeping.folder} has {human_size(free)} free, and what the frozen text encoder makes of {dataset} takes "
+            f"{human_size(size)}{rest}"
+        )
+    reporter.say(
+        f"the frozen text encoder reads {dataset} once; its states take {human_size(size)} below {keeping.folder}"
+    )
+
+
+def _write(path: Path, keeping: Keeping, tokens: Texts, advance: Callable[[int, str], None]) -> None:
     import h5py
 
     from conki_cli.store.sink import Sink
 
-    keeping.encoder.eval()
-    offsets = np.concatenate([[0], np.cumsum([len(clip) for clip in tokens])]).astype("<i8")
-    kind = _TYPES[keeping.precision]
+    offsets = _offsets(tokens)
     with atomic_path(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
-        shapes = {name: (int(offsets[-1]), keeping.width) for name in keeping.names}
-        made = {name: file.create_dataset(name, shape=shape, dtype=kind) for name, shape in shapes.items()}
-        made["first"] = file.create_dataset("first", shape=(len(tokens), keeping.width), dtype=kind)
+        shapes = keeping.shapes(tokens)
+        made = {name: file.create_dataset(name, shape=shape, dtype=keeping.kind) for name, shape in shapes.items()}
+        sums = dict.fromkeys(made, 0)
         for start in range(0, len(tokens), _CLIPS):
             clips = tokens[start : start + _CLIPS]
-            states = _encoded(keeping, clips)
-            made["first"][start : start + len(clips)] = states.pop("first")
-            for name, rows in states.items():
-                made[name][offsets[start] : offsets[start + len(clips)]] = rows
+            for name, rows in _encoded(keeping, clips).items():
+                begin = start if name == "first" else int(offsets[start])
+                made[name][begin : begin + len(rows)] = rows
+                sums[name] = zlib.crc32(rows.data, sums[name])
             advance(len(clips), "")
             file.flush()
             if sink.failure is not None:
                 break  # a full disk: what is not written would be held in memory
+        for name, found in sums.items():
+            made[name].attrs["crc32"] = np.uint32(found)
         file.create_dataset("offsets", data=offsets)
 
 
+def _offsets(tokens: Texts) -> np.ndarray:
+    """Return where every text begins and the last one ends, [N + 1]."""
+    return np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype("<i8")
+
+
 @torch.no_grad()
-def _encoded(keeping: Keeping, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def _encoded(keeping: Keeping, clips: Texts) -> dict[str, np.ndarray]:
     """Return the states of some texts behind each other, [T, D] each, and `first`, [N, D]."""
     part = pad_tokens(clips).to(keeping.device)
     packing = Packing.of(part.mask)
-    hidden = keeping.encoder(packing.pack(part.values), packing)[1]
+    keeping.encoder.eval()
+    with _full_products():
+        hidden = keeping.encoder(packing.pack(part.values), packing)[1]
     found = {name: packing.unpack(hidden[int(name.removeprefix("layer_"))])[part.mask] for name in keeping.names}
     found["first"] = hidden[-1][packing.first]
-    return {name: states.float().cpu().numpy() for name, states in found.items()}
+    with np.errstate(over="ignore"):
+        rows = {name: states.float().cpu().numpy().astype(keeping.kind) for name, states in found.items()}
+    if not all(np.isfinite(values).all() for values in rows.values()):
+        raise ConkiError(f"some states of the frozen text encoder are no finite numbers as {keeping.precision}")
+    return rows
 
 
-def _read(path: Path, keeping: Keeping, count: int) -> dict[str, Ragged]:
+@contextlib.contextmanager
+def _full_products() -> Iterator[None]:
+    """Multiply in full float32 also where the run takes tf32: runs of either share the files."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
+    """Open a file and compare every byte of its states with the checksum, once."""
     import h5py
 
-    opened = OpenFile(path, failure=StoreError, advice="delete it and run again")
+    offsets, made = _offsets(tokens), {}
     try:
+        opened = OpenFile(path, failure=StoreError, advice="delete it and run again")
         with h5py.File(path, "r") as file:
-            offsets = file["offsets"][:]
-            shapes = {name: (int(offsets[-1]), keeping.width) for name in keeping.names}
-            shapes["first"] = (count, keeping.width)
-            made = {}
-            for name, shape in shapes.items():
-                states = file[name]
-                start, kind = states.id.get_offset(), np.dtype(_TYPES[keeping.precision])
-                if len(offsets) != count + 1 or states.shape != shape or states.dtype != kind or start is None:
+            if not np.array_equal(file["offsets"][:], offsets):
+                raise ValueError("its texts are not those of the store")
+            for name, shape in keeping.shapes(tokens).items():
+                states, start = file[name], file[name].id.get_offset()
+                if states.shape != shape or states.dtype != keeping.kind or start is None:
                     raise ValueError(f"{name} is not what the store has")
-                bounds = np.arange(count + 1) if name == "first" else offsets
-                made[name] = Ragged(FileArray(opened, start, kind, shape), bounds)
-    except (OSError, KeyError, ValueError) as error:
+                values = FileArray(opened, start, keeping.kind, shape)
+                if _checksum(values) != int(states.attrs["crc32"]):
+                    raise ValueError(f"{name} was changed after it was written")
+                made[name] = Ragged(values, np.arange(len(tokens) + 1) if name == "first" else offsets)
+    except StoreError:
+        raise
+    except Exception as error:  # h5py raises of every kind on damaged files
         raise StoreError(f"{path} is damaged ({reason_of(error)}): delete it and run again") from error
     return made
+
+
+def _checksum(values: FileArray) -> int:
+    step, found = max(1, _BLOCK // values.row_bytes), 0
+    for start in range(0, len(values), step):
+        found = zlib.crc32(values[start : start + step].data, found)
+    return found

@@ -5,7 +5,7 @@ the input features. Masks are boolean [B, L], True on real positions. Padding ne
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,9 +90,10 @@ def compile_positions(model: nn.Module, backend: str = "inductor") -> None:
 
     Attention stays as it is: its groups change with every batch. Weights keep their names.
     """
+    settle = torch.compile(EncoderLayer.settle, dynamic=True, backend=backend)
     for part in model.modules():
         if isinstance(part, EncoderLayer):
-            part.__dict__["settle"] = torch.compile(part.settle, dynamic=True, backend=backend)
+            part.settled = settle
         elif type(part).__name__.endswith(("Intermediate", "SelfOutput", "Output")):
             part.compile(dynamic=True, backend=backend)
 
@@ -113,12 +114,14 @@ class EncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
+        self.settled: Callable[[EncoderLayer, Tensor, Tensor], Tensor] = EncoderLayer.settle
+        """Is told its layer at every call, so that a copy of the layer computes with weights of its own."""
 
     def forward(self, states: Tensor, packing: Packing) -> Tensor:
         """Transform packed states [T, D] into [T, D]."""
         query, key, value = self.qkv(states).view(len(states), 3, self.num_heads, -1).unbind(1)  # each [T, H, D/H]
         share = self.dropout.p if self.training else 0.0
-        return self.settle(states, attend(query, key, value, packing, dropout=share))
+        return self.settled(self, states, attend(query, key, value, packing, dropout=share))
 
     def settle(self, states: Tensor, attended: Tensor) -> Tensor:
         """Do what happens at every position by itself once its sequence was attended to; [T, D] each."""

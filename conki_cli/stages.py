@@ -1,28 +1,28 @@
 """One stage of one configuration: build the network, train its seeds, keep what they learnt, load it back."""
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from conki_cli import checkpoint, training, zoo
-from conki_cli.batches import Batches, Inputs
+from conki_cli.batches import Batches, Inputs, open_inputs
 from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import ConkiError, RunError, SettingsError
-from conki_cli.evaluation import predict
+from conki_cli.errors import RunError, SettingsError
+from conki_cli.evaluation import check_memory, memory_advice, predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
+from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.runs import Predictions, Reporter, Run, finish_run, write_predictions
-from conki_cli.store import SPLITS, Utterances
+from conki_cli.runs import Predictions, Reporter, Run, Workspace, finish_run, open_run, write_predictions
+from conki_cli.store import SPLITS, FeatureStore, Ragged, Utterances
 from conki_cli.text import (
     backbone_from_config,
     encoder_config,
@@ -33,6 +33,9 @@ from conki_cli.text import (
     tokenize,
 )
 from conki_cli.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -45,48 +48,90 @@ class Job:
     encoder: str
     device: torch.device
     reporter: Reporter
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Content id of every store that the run reads, by data set."""
+
+    def begin(self) -> None:
+        """Make the run folder, or add the seeds to the one that is there.
+
+        Raises:
+            RunError: a run of that name has other settings or saw other data.
+        """
+        open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
 
 
 def train_seeds(job: Job, first: Run | None) -> None:
-    """Train the seeds of a run that are not finished, each from what the stage-1 run `first` hands over."""
+    """Train the seeds of a run that are not finished, each from what the stage-1 run `first` hands over.
+
+    The folder of a run is made once its first network is ready to train: what is refused leaves none behind.
+    """
     stage = 1 if job.config.run.stage == "pretrain" else 2
-    missing = [seed for seed in job.config.run.seeds if job.run.seed_result(seed) is None]
-    if not missing:
+    if is_finished(job):
+        job.begin()
         job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
-    for seed in missing:
-        _train_seed(job, seed, first)
+    else:
+        check_network(job)
+    for seed in job.config.run.seeds:
+        if job.run.seed_result(seed) is None:
+            _train_seed(job, seed, first)
     finish_run(job.run)
+
+
+def is_finished(job: Job) -> bool:
+    """Say whether nothing of a job is left to train."""
+    return all(job.run.seed_result(seed) is not None for seed in job.config.run.seeds)
+
+
+def check_network(job: Job) -> None:
+    """Refuse what can be known not to train from the inputs alone, before anything is written.
+
+    The network is built without values: nothing is drawn, nothing is loaded, no memory is taken.
+
+    Raises:
+        ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
+    """
+    config, on_cpu = job.config, job.device.type == "cpu"
+    if config.compute.precision == "tf32" and on_cpu:
+        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
+    with memory_advice(None), torch.device("meta"):
+        backbone = backbone_from_config(job.encoder) if "text" in job.inputs.modalities else None
+        model = _network(job, backbone, frozenset())
+    weights = sum(tensor.numel() for tensor in model.state_dict().values())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
+    plan = training.plan_of(config, config.run.seeds[0])
+    training.check_batches(model, len(job.inputs.learnt.split("train").ids), plan.batch_size)
 
 
 def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
     """Build the network of a run, random under its seed, with what the stage-1 run `first` hands over."""
     torch.manual_seed(seed)
-    sizes = encoder_config(job.encoder)
-    text = None
-    if "text" in job.inputs.modalities:
-        backbone, fresh = load_backbone(job.encoder)
-        text = TextEncoder(backbone, width=sizes.hidden_size, fresh=fresh)
-    names = [name for name in job.inputs.modalities if name != "text"]
-    architecture = Architecture(
-        modalities=job.inputs.modalities,
-        width=sizes.hidden_size,
-        text_layers=sizes.num_hidden_layers,
-        widths={name: job.inputs.target.widths[name] for name in names},
-        positions={name: job.inputs.limits[name] for name in names},
-        external_widths=job.inputs.external_widths,
-    )
-    config = job.config
-    model = zoo.build(config, architecture, text)
+    config, has_text = job.config, "text" in job.inputs.modalities
+    backbone, fresh = load_backbone(job.encoder) if has_text else (None, frozenset())
+    model = _network(job, backbone, fresh)
     if first is not None:
         stored = _stored_weights(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
-    on_gpu = job.device.type == "cuda"
-    if config.compute.precision == "tf32" and not on_gpu:
-        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
     torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
     if config.run.compile:
         compile_positions(model)
     return model.to(job.device)
+
+
+def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]) -> SentimentModel:
+    """Make the network of a run around the text encoder's backbone."""
+    sizes, inputs = encoder_config(job.encoder), job.inputs
+    names = [name for name in inputs.modalities if name != "text"]
+    architecture = Architecture(
+        modalities=inputs.modalities,
+        width=sizes.hidden_size,
+        text_layers=sizes.num_hidden_layers,
+        widths={name: inputs.target.widths[name] for name in names},
+        positions={name: inputs.limits[name] for name in names},
+        external_widths=inputs.external_widths,
+    )
+    text = TextEncoder(backbone, width=sizes.hidden_size, fresh=fresh) if backbone is not None else None
+    return zoo.build(job.config, architecture, text)
 
 
 def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
@@ -97,10 +142,15 @@ def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
 
 
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
-    model = build_model(job, seed, first)
-    job, kept_as = _with_states(job, seed, model)
+    with memory_advice(None):
+        model = build_model(job, seed, first)
+        progress = training.start(model, job.config)
     trained, kept = model.stored_names()
-    _announce(job, model, seed, checkpoint.size_while_training(model, trained, kept))
+    encoder = _encoder_to_store(job.run, model)
+    sizes = checkpoint.size_while_training(model, trained, [*kept, *encoder])
+    job, kept_as = _with_states(job, seed, model, spare=sizes[0])
+    _announce(job, model, seed, sizes)
+    job.begin()
     facts = {
         "config": to_toml(job.config),
         "architecture": dataclasses.asdict(model.architecture),
@@ -109,20 +159,19 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
         "cache": kept_as,
     }
     _write_setting(job, seed)
-    if model.text_is_frozen and not _frozen_encoder(job.run).exists():
-        encoder = [name for name in model.state_dict() if name.startswith(model.text_prefix)]
+    if encoder:
         checkpoint.save(_frozen_encoder(job.run), checkpoint.select(model, encoder), facts)
     if kept:
         checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, kept), facts)
-    progress = training.start(model, job.config)
     _continue(job, seed, progress)
     plan = training.plan_of(job.config, seed)
     train = job.inputs.batches("train", batch_size=plan.batch_size, seed=seed)
     valid = job.inputs.batches("valid", batch_size=plan.batch_size)
     seconds = 0.0
-    for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter):
-        seconds += epoch.seconds
-        _save_epoch(job, seed, progress, epoch, trained, facts)
+    with memory_advice(plan.batch_size):
+        for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter):
+            seconds += epoch.seconds
+            _save_epoch(job, seed, progress, epoch, trained, facts)
     _finish_seed(job, seed, progress, {"seconds": round(seconds, 3), "cache": kept_as}, first)
 
 
@@ -131,23 +180,29 @@ def _frozen_encoder(run: Run) -> Path:
     return run.path / "encoder" / "frozen.safetensors"
 
 
-def _with_states(job: Job, seed: int, model: SentimentModel) -> tuple[Job, str]:
-    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds.
+def _encoder_to_store(run: Run, model: SentimentModel) -> list[str]:
+    """Name the weights of a frozen text encoder that the run does not keep yet."""
+    if not model.text_is_frozen or _frozen_encoder(run).exists():
+        return []
+    return [name for name in model.state_dict() if name.startswith(model.text_prefix)]
+
+
+def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> tuple[Job, str]:
+    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds; `spare` bytes stay free.
 
     Returns:
         The job, and how the states are kept: fp32, fp16 or off. A seed that was interrupted stays with what it began.
     """
-    from conki_cli.frozen import Keeping, kept_states
-
     last = job.run.checkpoint(seed, "last")
     begun = checkpoint.load(last, facts_only=True)[1].get("cache") if last.exists() else None
     how = begun or job.config.run.cache
-    if model.layers_read is None or how == "off":
+    if model.layers_read is None:
         return job, "off"
-    if begun not in (None, job.config.run.cache):
+    if how != job.config.run.cache:
         job.reporter.say(f"seed {seed} began with --cache {begun} and continues so")
-    folder = job.run.path.parent.parent / "frozen"
-    keeping = Keeping(model.text_encoder, model.layers_read, how, folder, job.device)
+    if how == "off":
+        return job, "off"
+    keeping = Keeping(model.text_encoder, model.layers_read, how, _states_folder(job.run), job.device, spare)
     splits = ("train", "valid") if job.config.run.stage == "pretrain" else SPLITS
     states = kept_states(keeping, job.inputs, splits, job.reporter)
     if states is None:
@@ -155,10 +210,14 @@ def _with_states(job: Job, seed: int, model: SentimentModel) -> tuple[Job, str]:
     return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
 
 
+def _states_folder(run: Run) -> Path:
+    """Return where the states of frozen text encoders are kept for all runs beside this one."""
+    return run.path.parent.parent / "frozen"
+
+
 def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
     """Say what is trained and the bytes it takes on disk, while training and afterwards, before any is written."""
     during, after = sizes
-    free = shutil.disk_usage(job.run.path).free
     count = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = job.config
@@ -168,11 +227,7 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}; "
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
-    if during > free:
-        raise ConkiError(
-            f"checkpoints need {human_size(during)} and {human_size(free)} are free below {job.run.path}: "
-            "free some space or choose another --workspace"
-        )
+    checkpoint.check_room(job.run.path, during)
     for warning in config.own.warnings if config.own is not None else ():
         job.reporter.say(warning)
     for name, count in job.inputs.cut("train").items():
@@ -203,9 +258,11 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     progress.epoch, progress.step = facts["epoch"], facts["step"]
     progress.best_mae, progress.best_epoch = facts["best_mae"], facts["best_epoch"]
     progress.rate_scale, progress.reduced_epoch = facts.get("rate_scale", 1.0), facts.get("reduced_epoch", 0)
-    kept = log.read_text(encoding="utf-8").splitlines()[: progress.epoch] if log.exists() else []
-    write_text(log, "".join(line + "\n" for line in kept))
+    kept = checkpoint.whole_lines(log, progress.epoch)
+    write_text(log, "".join(line + "\n" for line in kept.values()))
     job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues after epoch {progress.epoch}")
+    if lost := [str(number) for number in range(1, progress.epoch + 1) if number not in kept]:
+        job.reporter.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; what they learnt is not affected")
 
 
 def _save_epoch(
@@ -316,9 +373,22 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
 
 
 def predict_utterances(
-    run: Run, utterances: Utterances, device: torch.device, reporter: Reporter | None = None
+    run: Run,
+    utterances: Utterances,
+    device: torch.device,
+    reporter: Reporter | None = None,
+    *,
+    split_of: tuple[FeatureStore, str] | None = None,
 ) -> dict[int, np.ndarray]:
-    """Predict new utterances with every finished seed of a run.
+    """Predict utterances with every finished seed of a run.
+
+    Args:
+        run: a fine-tuned run.
+        utterances: what to score.
+        device: where to compute.
+        reporter: is told the progress.
+        split_of: the store and the split that they are, where they are one of the run's target: what a frozen text
+            encoder says of it is then read as while training, so the same bits come out.
 
     Returns:
         Seed -> predicted scores, [N] float32.
@@ -338,12 +408,31 @@ def predict_utterances(
             tokenizer = load_tokenizer(folder)
             limit = max_tokens(tokenizer, encoder_config(folder))
             token_ids = tokenize(tokenizer, utterances.texts, max_length=limit)[0]
-        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size)
+        states = _states_of(run, seed, model, split_of, reporter or Reporter()) if split_of is not None else {}
+        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
         with (reporter or Reporter()).steps(f"seed {seed}", len(batches)) as advance:
             predicted[seed] = predict(model, batches, device, advance)
     if not predicted:
         raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
     return predicted
+
+
+def _states_of(
+    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], reporter: Reporter
+) -> Mapping[str, Ragged]:
+    """Return what the frozen text encoder of a seed says of a split, as kept while it trained; nothing if it was not.
+
+    What is kept no longer is computed again, and kept.
+    """
+    how = (run.seed_result(seed) or {}).get("cache", "off")
+    if model.layers_read is None or how == "off":
+        return {}
+    store, split = split_of
+    inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
+    device = next(model.parameters()).device
+    keeping = Keeping(model.text_encoder, model.layers_read, how, _states_folder(run), device)
+    found = kept_states(keeping, inputs, (split,), reporter)
+    return {} if found is None else found[split]
 
 
 def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:

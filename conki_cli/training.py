@@ -133,6 +133,7 @@ def fit(
     model = progress.model
     batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
     total = sum(_steps(model, batches, number + 1) for number in range(plan.num_epochs))
+    check_batches(model, len(train.scores()), train.batch_size)
     _mind_small_batches(model, batches, reporter)
     if not progress.epoch:  # what a model remembers of its clips continues with it
         model.start(torch.from_numpy(train.scores()).to(device))
@@ -212,15 +213,25 @@ def _out_of_patience(progress: Progress, plan: Plan) -> bool:
     return bool(plan.patience) and progress.epoch - progress.best_epoch >= plan.patience
 
 
-def _mind_small_batches(model: SentimentModel, batches: Mapping[str, Batches], reporter: "Reporter") -> None:
-    """Say that the last batch of a pass is too small to train on; refuse when that leaves nothing to train on."""
-    for phase, train in batches.items():
-        smallest, count = model.smallest_batch(phase), len(train.scores())
-        if min(count, train.batch_size) < smallest:
+def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
+    """Refuse batches of `count` training clips that are all too small for a pass of the model.
+
+    Raises:
+        ConkiError: they are.
+    """
+    for phase in model.phases:
+        smallest, size = model.smallest_batch(phase), model.batch_size(phase) or batch_size
+        if min(count, size) < smallest:
             raise ConkiError(
-                f"this model needs training batches of at least {smallest} clips, found batch_size {train.batch_size} "
+                f"this model needs training batches of at least {smallest} clips, found batch_size {size} "
                 f"for {count} clips: raise it (or, ConKI: --set model.gate_norm=layer; ICCN: lower iccn.out_width)"
             )
+
+
+def _mind_small_batches(model: SentimentModel, batches: Mapping[str, Batches], reporter: "Reporter") -> None:
+    """Say that the last batch of a pass is too small to train on."""
+    for phase, train in batches.items():
+        smallest, count = model.smallest_batch(phase), len(train.scores())
         if 0 < count % train.batch_size < smallest:
             reporter.say(
                 f"the last batch of every epoch has {count % train.batch_size} of {count} training clips and is "

@@ -3,7 +3,6 @@
 Nothing here needs torch until a class is asked for, so that a list of the models costs nothing.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from conki_cli import MODALITIES
 from conki_cli.config import MODALITY_SWITCHES, RunConfig
+from conki_cli.config.words import unknown_model
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def facts(name: str) -> Facts:
 def _known(name: str, table: dict[str, Value]) -> Value:
     if name in table:
         return table[name]
-    nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-    advice = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(table)}"
-    raise SettingsError(f"unknown model '{name}': {advice}")
+    raise unknown_model(name, table)
 
 
 _FACTS = {

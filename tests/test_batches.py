@@ -207,3 +207,95 @@ def test_a_leading_position_is_a_real_one_of_zeros_in_front_of_every_sequence() 
         assert led.mask.tolist() == [[True, True, True], [True, True, False]]
         assert not led.values[:, 0].any()
         assert torch.equal(led.values[:, 1:], part.values)
+
+
+# --- batches of clips of similar length --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucketed(opened: Callable[[Corpus], FeatureStore], tiny_config: MakeConfig, encoder: Path) -> Batches:
+    """61 clips in batches of 4 of similar length: 15 full ones and a clip."""
+    store = opened(make_corpus("tiny", (61, 2, 2), seed=5, longest=30))
+    config = tiny_config("C1", "compute.bucket=true", "data.external=none")
+    return open_inputs(config, store, None, str(encoder)).batches("train", batch_size=4, seed=1)
+
+
+def order_of(batches: Batches, epoch: int = 1) -> list[list[int]]:
+    return [batch.indices.tolist() for batch in batches.epoch(epoch)]
+
+
+def lengths_of(batches: Batches) -> np.ndarray:
+    """Count the tokens and frames of every clip."""
+    assert batches.token_ids is not None
+    frames = [np.minimum(batches.utterances.frames[name].lengths, limit) for name, limit in batches.limits.items()]
+    return np.sum([[len(ids) for ids in batches.token_ids], *frames], axis=0)
+
+
+def spread(batches: Batches, lengths: np.ndarray) -> int:
+    """Sum up how far the shortest and the longest clip of every batch are apart."""
+    return sum(int(np.ptp(lengths[batch])) for batch in order_of(batches))
+
+
+def computed(batches: Batches) -> int:
+    """Count the positions of an epoch, padding and all."""
+    return sum(batch.modality(name).mask.numel() for batch in batches.epoch(1) for name in ("text", "vision", "audio"))
+
+
+@pytest.mark.parametrize("pool", [1, 2, 50])
+@pytest.mark.parametrize("batch_size", [1, 4, 60, 61, 99])
+def test_in_buckets_too_every_clip_comes_once_and_the_short_batch_last(
+    pool: int, batch_size: int, bucketed: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conki_cli.batches._POOL", pool)
+    order = order_of(dataclasses.replace(bucketed, batch_size=batch_size))
+    assert sorted(index for batch in order for index in batch) == list(range(61))
+    sizes = [batch_size] * (61 // batch_size) + [61 % batch_size] * (61 % batch_size > 0)
+    assert [len(batch) for batch in order] == sizes
+
+
+def test_the_order_of_buckets_is_a_function_of_seed_and_epoch(bucketed: Batches) -> None:
+    other = dataclasses.replace(bucketed, seed=2)
+    orders = [order_of(bucketed, 1), order_of(bucketed, 2), order_of(other, 1), order_of(other, 2)]
+    assert order_of(bucketed, 1) == orders[0]
+    assert all(one != other for k, one in enumerate(orders) for other in orders[:k])
+
+
+def test_other_clips_meet_in_every_epoch(bucketed: Batches) -> None:
+    first, second = ({frozenset(batch) for batch in order_of(bucketed, epoch)} for epoch in (1, 2))
+    assert len(first & second) < 3
+
+
+def test_clips_of_a_bucket_are_of_similar_length(bucketed: Batches) -> None:
+    plain = dataclasses.replace(bucketed, bucket=False)
+    assert spread(bucketed, lengths_of(bucketed)) < 0.6 * spread(plain, lengths_of(bucketed))
+    assert computed(bucketed) < 0.85 * computed(plain)
+
+
+def test_short_and_long_buckets_come_in_no_order(bucketed: Batches) -> None:
+    longest = [int(lengths_of(bucketed)[batch].max()) for batch in order_of(bucketed)]
+    assert longest != sorted(longest)
+
+
+def test_frames_that_are_cut_count_for_no_length(bucketed: Batches) -> None:
+    assert bucketed.token_ids is not None
+    tokens = np.array([len(ids) for ids in bucketed.token_ids])
+    short = dataclasses.replace(bucketed, limits={"vision": 1, "audio": 1})
+    assert spread(short, tokens) < 0.6 * spread(bucketed, tokens)
+
+
+def test_a_share_of_an_epoch_is_its_first_buckets(bucketed: Batches) -> None:
+    assert [batch.indices.tolist() for batch in bucketed.epoch(1, 0.5)] == order_of(bucketed)[:8]
+
+
+def test_without_buckets_the_order_is_the_shuffled_one(bucketed: Batches) -> None:
+    plain = dataclasses.replace(bucketed, bucket=False)
+    shuffled = np.random.default_rng([1, 3]).permutation(61).tolist()
+    assert [index for batch in order_of(plain, 3) for index in batch] == shuffled
+
+
+def test_buckets_are_no_default_and_never_reorder_what_is_predicted(
+    bucketed: Batches, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    assert not open_job(tiny_config("C1")).inputs.batches("train", batch_size=4, seed=1).bucket
+    stored = order_of(dataclasses.replace(bucketed, seed=None))
+    assert [index for batch in stored for index in batch] == list(range(61))

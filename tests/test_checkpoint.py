@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import equal_bits
 from safetensors.torch import save_file
 from torch import nn
 
 from conki_cli import checkpoint
 from conki_cli.errors import ConkiError, RunError
+from conki_cli.files import write_text
 
 
 @pytest.fixture
@@ -170,3 +172,44 @@ def test_the_announced_size_is_that_of_the_weights_and_the_moments() -> None:
     during, after = checkpoint.size_while_training(model, ["1.weight", "1.bias"], ["0.weight", "0.bias"])
     assert after == 4 * (2 * 5 + 16)
     assert during == after + 4 * 2 * 5
+
+
+def test_changed_bytes_of_a_tensor_are_found(path: Path) -> None:
+    checkpoint.save(path, {"a": torch.arange(500.0)}, {"epoch": 1})
+    content = bytearray(path.read_bytes())
+    content[-900:-850] = bytes(byte ^ 0x55 for byte in content[-900:-850])
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"is damaged \(its content does not fit its checksum\): delete its seed folder"):
+        checkpoint.load(path)
+    assert checkpoint.load(path, facts_only=True)[1] == {"epoch": 1}
+
+
+def test_changed_facts_are_found(path: Path) -> None:
+    checkpoint.save(path, {"a": torch.zeros(3)}, {"epoch": 7})
+    path.write_bytes(path.read_bytes().replace(rb"\"epoch\": 7", rb"\"epoch\": 8"))
+    with pytest.raises(RunError, match="does not fit its checksum"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.bfloat16, torch.float64])
+def test_every_type_of_number_has_a_checksum(path: Path, kind: torch.dtype) -> None:
+    tensors = {"scalar": torch.ones((), dtype=kind), "none": torch.ones(0, 2, dtype=kind)}
+    checkpoint.save(path, tensors, {})
+    assert equal_bits(checkpoint.load(path)[0], tensors)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksum_and_is_read(path: Path) -> None:
+    path.parent.mkdir()
+    save_file({"a": torch.ones(2)}, path, metadata={"schema": "1", "facts": "{}"})
+    assert equal_bits(checkpoint.load(path)[0], {"a": torch.ones(2)})
+
+
+def test_weights_may_be_read_by_whom_other_files_may_be(path: Path) -> None:
+    checkpoint.save(path, {"a": torch.zeros(1)}, {})
+    write_text(path.with_name("other"), "")
+    assert path.stat().st_mode == path.with_name("other").stat().st_mode
+
+
+def test_a_damaged_file_of_the_whole_run_names_the_runs_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is missing: delete the run folder and train again"):
+        checkpoint.load(tmp_path / "encoder" / "frozen.safetensors")

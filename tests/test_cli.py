@@ -126,6 +126,12 @@ MINE = "prepare --dataset mine --score-range -3..3 --out {bad}/new.h5 --source {
 CONFIG = "finetune --dataset tiny --external none --config {bad}/"
 
 WRONG = {
+    # models
+    "finetune --model mag-brt": "unknown model 'mag-brt': did you mean mag-bert?",
+    "models --model Self-MM": "unknown model 'Self-MM': did you mean self-mm?",
+    "finetune --model tfn --recipe released": "setting run.recipe is read by conki alone",
+    "finetune --model tfn --set loss.contrast_weight=0.1": "loss.contrast_weight is read by conki alone",
+    "finetune --model tfn --set tfn.text_hidden=99999999999": "must be at most 65536",
     # prepare
     "prepare --dataset mosi": "looked in {space}/data/MOSI for Processed/unaligned_50.pkl",
     "prepare --dataset new": "give the range of its scores",

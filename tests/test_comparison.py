@@ -249,16 +249,52 @@ def test_draws_of_a_single_video_whose_predictions_are_all_alike_have_no_correla
 # ---- whole runs ----
 
 
-def test_the_metrics_compared_are_those_of_the_seeds_in_common(make_run: MakeRun) -> None:
+def maes_of(noise: dict[int, float]) -> list[float]:
+    return [sentiment_metrics(noisy(size, seed), SCORES)["mae"] for seed, size in noise.items()]
+
+
+def test_the_paired_test_is_of_the_seeds_in_common_and_welchs_of_all_seeds(make_run: MakeRun) -> None:
+    one, two = {1: 0.3, 2: 0.4, 3: 0.5}, {2: 0.9, 3: 0.8, 7: 0.7, 8: 0.6}
+    found = compare(read_systems([make_run("a", one), make_run("b", two, model="misa")], "test", "all"), num_draws=50)
+    cell = (found.verdicts[0].cells or {})["mae"]
+    common = [maes_of({seed: noise[seed] for seed in (2, 3)}) for noise in (one, two)]
+    assert found.verdicts[0].seeds == (2, 3)
+    for test, expected in (("paired_t", paired_t(*common)), ("welch", welch_t(maes_of(one), maes_of(two)))):
+        assert cell[test]["statistic"] == pytest.approx((expected or {})["statistic"])  # type: ignore[literal-required]
+    assert cell["reasons"] == {}
+
+
+def test_the_difference_is_that_of_the_means_in_the_table(make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.4, 3: 0.5}), make_run("b", {2: 0.9, 3: 0.8, 7: 0.7}, model="misa")]
     found = compare(read_systems(runs, "test", "all"), num_draws=50)
-    cells = found.verdicts[0].cells
-    assert found.verdicts[0].seeds == (2, 3)
-    assert cells is not None
-    maes = [[sentiment_metrics(noisy(s, k), SCORES)["mae"] for k, s in sizes]
-            for sizes in (((2, 0.4), (3, 0.5)), ((2, 0.9), (3, 0.8)))]  # fmt: skip
-    assert cells["mae"]["difference"] == pytest.approx(np.mean(maes[1]) - np.mean(maes[0]))
-    assert cells["mae"]["paired_t"] == {**(paired_t(*maes) or {}), "p_holm": cells["mae"]["paired_t"]["p_holm"]}
+    means = [system.result["metrics"]["mae"]["mean"] for system in found.systems]
+    assert (found.verdicts[0].cells or {})["mae"]["difference"] == pytest.approx(means[1] - means[0])
+
+
+def test_systems_without_a_seed_in_common_are_tested_by_welch_alone(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {3: 0.9, 4: 0.8}, model="misa")]
+    verdict = compare(read_systems(runs, "test", "all"), num_draws=50).verdicts[0]
+    cell = (verdict.cells or {})["mae"]
+    assert cell["welch"] is not None
+    assert (cell["paired_t"], cell["bootstrap"], verdict.seeds) == (None, None, ())
+    reason = "a paired test needs two seeds that both systems have, found none"
+    assert cell["reasons"] == {"paired_t": reason, "bootstrap": reason}
+
+
+def test_what_does_not_vary_has_a_reason(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.3, 2: 0.4}, model="misa")]
+    cell = (compare(read_systems(runs, "test", "all"), num_draws=9).verdicts[0].cells or {})["mae"]
+    assert cell["paired_t"] is None
+    assert cell["reasons"] == {"paired_t": "the differences do not vary over the seeds"}
+
+
+def test_clips_of_one_video_are_the_reason_for_no_bootstrap_and_no_line_explains_it(make_run: MakeRun) -> None:
+    ids = [f"video$_${number}" for number in range(len(IDS))]
+    runs = [make_run("a", {1: 0.3, 2: 0.4}, ids=ids), make_run("b", {1: 0.9, 2: 0.8}, model="misa", ids=ids)]
+    found = compare(read_systems(runs, "test", "all"), num_draws=9)
+    cell = (found.verdicts[0].cells or {})["mae"]
+    assert cell["reasons"] == {"bootstrap": "it draws videos, and all clips are of one"}
+    assert "bootstrap" not in " ".join(explanation(found))
 
 
 def test_the_bootstrap_takes_the_mean_prediction_over_the_seeds_in_common(make_run: MakeRun) -> None:
@@ -325,14 +361,14 @@ def test_a_metric_that_a_seed_leaves_undefined_has_no_difference(make_run: MakeR
     assert cells["mae"]["difference"] is not None
 
 
-@pytest.mark.parametrize(("seeds", "reason"), [((4,), "found none"), ((2,), "found seed 2")])
-def test_fewer_than_two_seeds_in_common_are_not_tested(seeds: tuple[int, ...], reason: str, make_run: MakeRun) -> None:
+@pytest.mark.parametrize("seeds", [(4,), (2,)])
+def test_a_system_with_a_single_seed_is_not_tested(seeds: tuple[int, ...], make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", dict.fromkeys(seeds, 0.5), model="misa")]
     found = compare(read_systems(runs, "test", "all"))
     assert found.verdicts[0].cells is None
-    assert found.verdicts[0].reason.endswith(reason)
+    assert found.verdicts[0].reason == "a test needs two seeds of each system, found 2 of ConKI and 1 of MISA"
     assert not found.is_tested
-    assert explanation(found) == ["not tested: a test needs two seeds that both systems have"]
+    assert explanation(found) == ["not tested: a test needs two seeds of each system"]
 
 
 def test_seeds_that_were_not_asked_for_are_left_out(make_run: MakeRun) -> None:
@@ -355,6 +391,14 @@ def test_systems_are_named_by_model_switches_and_external_data(make_run: MakeRun
     assert labels == ["ConKI", "ConKI, w/o C4", "MISA, w/o A", "Self-MM, with mosei"]
 
 
+def test_two_runs_of_one_model_are_told_apart(make_run: MakeRun) -> None:
+    runs = [make_run("lmf5", {1: 0.3, 2: 0.4}, model="lmf"), make_run("old", {1: 0.9, 2: 0.8}, model="lmf")]
+    runs.append(make_run("c", {1: 0.2, 2: 0.1}))
+    found = compare(read_systems(runs, "test", "all"), num_draws=9)
+    assert [system.label for system in found.systems] == ["LMF, run lmf5", "LMF, run old", "ConKI"]
+    assert "from LMF, run lmf5" in explanation(found)[0]
+
+
 def test_marks_are_uncorrected_for_the_papers_test_and_corrected_for_the_others() -> None:
     one: Any = {"statistic": 9.0, "df": 4.0, "p": 0.04, "p_holm": 0.2, "cohen_d": 2.0}
     drawn: Any = {"difference": 0.1, "low": 0.0, "high": 0.2, "p": 0.001, "p_holm": 0.01, "num_draws": 99}
@@ -364,14 +408,30 @@ def test_marks_are_uncorrected_for_the_papers_test_and_corrected_for_the_others(
     assert marks({"mae": {**cell, "paired_t": {**one, "p": 0.05}, "bootstrap": None}}) == {}
 
 
-def test_the_explanation_names_every_test_and_what_was_drawn(make_run: MakeRun) -> None:
+def test_only_signs_of_the_table_are_explained_and_the_other_tests_found_nothing(make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.9, 2: 0.8}, model="misa")]
+    found = compare(read_systems(runs, "test", "all"), num_draws=1000)
+    lines = explanation(found)
+    signs = {sign for signs in marks(found.verdicts[0].cells or {}).values() for sign in signs}
+    assert signs == {line[0] for line in lines[:-2]} == {"§"}
+    assert "1,000 draws of the 5 videos" in lines[0]
+    assert lines[1].startswith("no difference from ConKI is found by: paired t-test over seeds, p < 0.05, uncorrected")
+    assert "Welch's t-test over seeds, p < 0.05 after Holm's correction" in lines[1]
+    assert lines[2:] == ["effect sizes (Cohen's d) and p-values: --json"]
+
+
+def test_where_nothing_differs_one_line_says_what_was_tested(make_run: MakeRun) -> None:
+    runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.4, 2: 0.25}, model="misa")]
+    lines = explanation(compare(read_systems(runs, "test", "all"), num_draws=200))
+    assert len(lines) == 2
+    assert lines[0].startswith("no difference from ConKI is found by: ")
+    assert all(test in lines[0] for test in ("paired t-test", "Welch's t-test", "paired bootstrap"))
+
+
+def test_a_difference_of_every_kind_is_explained(make_run: MakeRun) -> None:
+    runs = [make_run("a", dict.fromkeys(range(6), 0.2)), make_run("b", dict.fromkeys(range(6), 2.0), model="misa")]
     lines = explanation(compare(read_systems(runs, "test", "all"), num_draws=1000))
     assert [line[0] for line in lines[:3]] == ["†", "‡", "§"]
-    assert lines[3:] == ["effect sizes (Cohen's d) and p-values: --json"]
-    assert "paired t-test over seeds, p < 0.05, uncorrected" in lines[0]
-    assert "Welch's t-test over seeds, p < 0.05 after Holm's correction" in lines[1]
-    assert "1,000 draws of the 5 videos" in lines[2]
 
 
 def test_other_data_other_clips_and_other_stages_are_refused(make_run: MakeRun) -> None:
@@ -405,5 +465,5 @@ def test_a_run_without_the_seeds_asked_for_says_which_it_has(make_run: MakeRun) 
 def test_seeds_that_name_other_clips_are_refused(make_run: MakeRun) -> None:
     run, other = make_run("a", {1: 0.3, 2: 0.3}), make_run("b", {1: 0.3, 2: 0.3})
     write_predictions(run.predictions_path(2, "test"), Predictions([*IDS[1:], "new"], SCORES, noisy(0.3, 2)))
-    with pytest.raises(RunError, match=r"test\.csv must hold the clips of seed 1"):
+    with pytest.raises(RunError, match=r"test\.csv must hold the same clips"):
         read_systems([run, other], "test", "all")

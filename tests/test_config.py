@@ -251,7 +251,8 @@ def _values(path: str) -> st.SearchStrategy[object]:
         low = max(limits.get("low", 0.0), limits.get("above", 0.0))
         numbers = st.floats(low, limits.get("high", 1e9), allow_nan=False, exclude_min="above" in limits)
         return numbers.map(lambda value: value + 0.0)
-    return {int: st.integers(max(2, limits.get("low", 2)), 2**40), bool: st.booleans(), str: _TEXTS}[wanted]
+    whole = st.integers(max(2, limits.get("low", 2)), limits.get("high", 2**40))
+    return {int: whole, bool: st.booleans(), str: _TEXTS}[wanted]
 
 
 @settings(max_examples=40)
@@ -370,3 +371,59 @@ def test_every_section_says_what_it_is_for() -> None:
 def test_configurations_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().data.dataset = "sims"  # type: ignore[misc]
+
+
+# --- settings that a model does not read -----------------------------------------------------------------------
+
+UNREAD = ("loss.contrast_weight=0.1", "model.adapter_width=64", "model.start_from=all", "optimizer.lr_audio_vision=0.1")
+
+
+@pytest.mark.parametrize("model", BASELINES)
+@pytest.mark.parametrize("line", [*UNREAD, "run.recipe=released"])
+def test_a_setting_that_only_conki_reads_is_refused_for_a_baseline(line: str, model: str) -> None:
+    path = line.partition("=")[0]
+    with pytest.raises(
+        SettingsError, match=rf"^setting {path} is read by conki alone and changes nothing in {model}: "
+    ):
+        resolve(assignments=[line], flags={"model.name": model})
+    assert resolve(assignments=[line]) != resolve()
+
+
+def test_the_released_recipe_is_refused_for_a_baseline_and_that_of_the_paper_is_not() -> None:
+    with pytest.raises(SettingsError, match=r"setting run\.recipe is read by conki alone"):
+        resolve(flags={"model.name": "tfn", "run.recipe": "released"})
+    assert resolve(flags={"model.name": "tfn", "run.recipe": "paper"}) == resolve(flags={"model.name": "tfn"})
+
+
+def test_a_file_may_hold_what_a_baseline_does_not_read_and_the_experiment_stays_the_same(file: Path) -> None:
+    flags = {"model.name": "misa", "data.external": "mosei"}
+    file.write_text(
+        '[loss]\ntemperature = 0.5\n[model]\ndropout = 0.1\n[run]\nrecipe = "released"\n'
+        "[pretraining]\nbatch_size = 7\nlearning_rate = 0.5\n[optimizer]\nlr_audio_vision = 1.0\n",
+        encoding="utf-8",
+    )
+    assert resolve(config_file=file, flags=flags) == resolve(flags=flags)
+
+
+def test_what_a_baseline_reads_stays() -> None:
+    lines = ["model.text_encoder=x", "model.drop=V", "optimizer.lr_others=0.5", "pretraining.num_epochs=3"]
+    config = resolve(assignments=[*lines, "model.name=mag-bert"], flags={"data.external": "mosei"})
+    assert (config.model.text_encoder, config.model.drop) == ("x", ("V",))
+    assert (config.optimizer.lr_others, config.pretraining.num_epochs) == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "line", "highest"),
+    [
+        ("tfn", "tfn.text_hidden=99999999999", 65536),
+        ("lmf", "lmf.rank=65537", 65536),
+        ("mult", "mult.num_layers=513", 512),
+        ("misa", "misa.freeze_layers=513", 512),
+        ("conki", "model.adapter_width=65537", 65536),
+        ("conki", "model.num_layers=513", 512),
+        ("conki", "optimizer.num_epochs=99999999999", 100000),
+    ],
+)
+def test_sizes_have_an_upper_bound(model: str, line: str, highest: int) -> None:
+    with pytest.raises(SettingsError, match=f"must be at most {highest}, found"):
+        resolve(assignments=[line], flags={"model.name": model})

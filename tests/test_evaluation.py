@@ -6,7 +6,7 @@ import torch
 from conftest import MakeConfig, OpenJob
 
 from conki_cli.errors import ConkiError
-from conki_cli.evaluation import memory_advice, predict
+from conki_cli.evaluation import check_memory, memory_advice, predict
 from conki_cli.model import ConKI
 from conki_cli.stages import Job, build_model
 
@@ -69,3 +69,35 @@ def test_running_out_of_gpu_memory_names_the_settings_to_change() -> None:
 def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(ZeroDivisionError), memory_advice(32):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Storage size calculation overflowed with sizes=[9]"),
+    ],
+)
+def test_running_out_of_this_machines_memory_names_what_to_lower(error: Exception) -> None:
+    with pytest.raises(ConkiError, match=r"^this machine's memory is used up at a batch size of 4: "), memory_advice(4):
+        raise error
+    with pytest.raises(ConkiError, match="memory is too small for the network: lower its widths"), memory_advice(None):
+        raise error
+
+
+def test_a_tensor_without_room_is_one_line() -> None:
+    for sizes in ((2**50,), (2**40, 2**40)):
+        with pytest.raises(ConkiError, match="this machine's memory is too small"), memory_advice(None):
+            torch.zeros(*sizes)
+
+
+def test_a_network_larger_than_the_machine_is_refused_unbuilt() -> None:
+    check_memory(2**20)
+    with pytest.raises(ConkiError, match=r"takes 1024\.0 TiB of memory and this machine has .*iB: lower its widths"):
+        check_memory(2**50)
+
+
+def test_an_error_in_a_computation_passes_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="must match the size"), memory_advice(32):
+        torch.zeros(2) + torch.zeros(3)

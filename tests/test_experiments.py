@@ -5,15 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus
 
-from conki_cli import experiments
+from conki_cli import contests, experiments
+from conki_cli.config import resolve
 from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.files import locked
-from conki_cli.runs import Reporter, Workspace, read_predictions
+from conki_cli.runs import Reporter, Workspace, list_runs, read_predictions
 from conki_cli.store import FeatureStore, write_store
 
 QUICK = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")
+
+
+ICCN = ("iccn.cca_epochs=0",)
+
+
+def run_folders(workspace: Workspace) -> list[Path]:
+    return [path for path in workspace.runs.glob("*") if path.is_dir()]
 
 
 def stamps(workspace: Workspace) -> dict[Path, int]:
@@ -120,6 +129,100 @@ def test_an_impossible_row_is_refused_before_it_is_trained(workspace: Workspace,
     with pytest.raises(SettingsError, match="no representation is left"):
         experiments.ablate(tiny_config("C2+T", *QUICK), [("C4",), ("C3",)], workspace, Reporter())
     assert not workspace.runs.exists()
+
+
+# --- what can be known is refused before anything is trained ---------------------------------------------------
+
+REFUSED = {
+    "model.name=tfn model.drop=A": "tfn needs audio",
+    "model.name=mult model.drop=V": "mult needs vision",
+    "model.name=mult mult.num_heads=7": r"mult\.num_heads must divide mult\.width",
+    "model.name=misa misa.width=3": r"misa\.width must be even",
+    "model.name=misa misa.freeze_layers=99": r"misa\.freeze_layers must be at most 4",
+    "model.name=iccn iccn.cca_batch_size=2": r"iccn\.cca_batch_size must exceed",
+    "model.name=tfn optimizer.batch_size=1": "needs training batches of at least 2 clips",
+    "model.name=tfn tfn.text_hidden=65536 tfn.audio_hidden=65536 tfn.vision_hidden=65536": "memory",
+    "compute.precision=tf32": "--precision tf32 is a kind of number that GPUs have",
+    "model.gate_norm=batch optimizer.batch_size=1": "needs training batches of at least 2 clips",
+}
+
+
+@pytest.mark.parametrize("external", ["none", "tiny-external"])
+@pytest.mark.parametrize(("lines", "message"), REFUSED.items(), ids=REFUSED)
+def test_a_refused_run_leaves_no_folder(
+    lines: str, message: str, external: str, workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("", *lines.split(), f"data.external={external}", *QUICK, *(ICCN if "iccn" in lines else ()))
+    with pytest.raises(ConkiError, match=message) as error:
+        experiments.finetune(config, workspace, Reporter())
+    assert "\n" not in str(error.value)
+    assert run_folders(workspace) == []
+
+
+def test_a_gpu_that_is_missing_leaves_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    with pytest.raises(SettingsError, match="needs a usable NVIDIA GPU"):
+        experiments.finetune(tiny_config("C1", "run.device=cuda"), workspace, Reporter())
+    assert run_folders(workspace) == []
+
+
+def test_a_text_encoder_whose_weights_are_damaged_leaves_no_folder(
+    workspace: Workspace, tiny_config: MakeConfig, encoder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(encoder, tmp_path / "bert")
+    (tmp_path / "bert" / "model.safetensors").write_bytes(b"damaged")
+    config = tiny_config("C1", f"model.text_encoder={tmp_path / 'bert'}")
+    with pytest.raises(ConkiError, match=r"the weights in .* cannot be loaded"):
+        experiments.finetune(config, workspace, Reporter())
+    assert run_folders(workspace) == []
+
+
+def test_kept_states_that_are_damaged_leave_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    lines = ("model.name=tfn", "data.external=none", *QUICK)
+    run = experiments.finetune(tiny_config("", *lines), workspace, Reporter())
+    for path in (workspace.root / "frozen").glob("*.h5"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="is damaged"):
+        experiments.finetune(tiny_config("", *lines, "tfn.text_out=5"), workspace, Reporter())
+    assert run_folders(workspace) == [run.path]
+
+
+def test_seeds_that_are_refused_leave_the_finished_run_finished(
+    copied: Workspace, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(ConkiError, match="checkpoints need"):
+        experiments.finetune(tiny_config(seeds=(1, 9)), copied, Reporter())
+    assert [run.is_finished for run in list_runs(copied)] == [True, True]
+
+
+def test_no_row_is_trained_where_a_later_one_cannot_be(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    config = tiny_config("", "model.name=tfn", "data.external=none", *QUICK)
+    with pytest.raises(SettingsError, match="tfn needs audio"):
+        experiments.ablate(config, [("A",)], workspace, Reporter())
+    assert run_folders(workspace) == []
+
+
+def test_no_model_of_a_table_is_trained_where_a_later_one_cannot_be(workspace: Workspace, encoder: Path) -> None:
+    flags = {"data.dataset": "tiny", "data.external": "tiny-external", "model.text_encoder": str(encoder)}
+    configs = contests.plan(2, ["conki", "lmf", "mult"], assignments=["mult.num_heads=7"], flags=flags)
+    with pytest.raises(SettingsError, match=r"mult\.num_heads must divide"):
+        contests.train_rows(configs, workspace, Reporter())
+    assert run_folders(workspace) == []
+
+
+def test_settings_of_conki_alone_reach_no_other_row_of_a_table() -> None:
+    lines = ["loss.contrast_weight=0.5", "model.adapter_width=8", "optimizer.lr_audio_vision=0.1", "tfn.text_out=5"]
+    flags = {"run.recipe": "released"}
+    conki, tfn, lmf = contests.plan(2, ["conki", "tfn", "lmf"], assignments=lines, flags=flags)
+    assert (conki.loss.contrast_weight, conki.model.adapter_width, conki.run.recipe) == (0.5, 8, "released")
+    assert tfn == resolve(assignments=["tfn.text_out=5"], flags={"model.name": "tfn"})
+    assert lmf == resolve(flags={"model.name": "lmf"})
+    with pytest.raises(
+        SettingsError, match=r"--set loss\.contrast_weight=0\.5 belongs to a model that is not compared"
+    ):
+        contests.plan(2, ["tfn", "lmf"], assignments=lines)
 
 
 def test_the_training_split_can_be_predicted_afterwards(copied: Workspace, trained: Trained) -> None:

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from conki_cli.config import RunConfig, from_toml, stage_one
 from conki_cli.environment import environment
 from conki_cli.errors import ConkiError, RunError
+from conki_cli.experiments import predict_split
 from conki_cli.files import read_json, write_json
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import (
@@ -260,7 +263,7 @@ _FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 _IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
-@given(st.lists(st.tuples(_IDS, _FLOATS, _FLOATS), min_size=1, max_size=5))
+@given(st.lists(st.tuples(_IDS, _FLOATS, _FLOATS), min_size=1, max_size=5, unique_by=lambda row: row[0]))
 def test_predictions_come_back_to_the_last_bit(rows: list[tuple[str, float, float]]) -> None:
     import tempfile
 
@@ -274,16 +277,115 @@ def test_predictions_come_back_to_the_last_bit(rows: list[tuple[str, float, floa
     assert found.predictions.tobytes() == given_.predictions.tobytes()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"id,score\n1,2\n", b"id,score,prediction\n", b"id,score,prediction\na,1\n", b"id,score,prediction\na,x,1\n"],
-    ids=["empty", "columns", "no rows", "torn", "no number"],
-)
-def test_damaged_predictions_are_one_line(tmp_path: Path, content: bytes) -> None:
+DAMAGED = {
+    b"": "its first line is another",
+    b"id,score\n1,2\n": "its first line is another",
+    b"id,score,prediction\n": "its end is missing",
+    b"id,score,prediction\na,1,2": "its end is missing",
+    b"id,score,prediction\na,1\n": "row 1 has 2 of 3 fields",
+    b"id,score,prediction\na,1,2,3\n": "row 1 has 4 of 3 fields",
+    b"id,score,prediction\na,1,1\n\n": "row 2 has 0 of 3 fields",
+    b"id,score,prediction\na,x,1\n": r"row 1 \(id 'a'\) has the score 'x', which is no number",
+    b"id,score,prediction\na,1,1\nb,1,nan\n": r"row 2 \(id 'b'\) has the prediction 'nan', which is not finite",
+    b"id,score,prediction\na,1,1e300\n": r"row 1 \(id 'a'\) has the prediction '1e300', which is not finite",
+    b"id,score,prediction\na,-inf,1\n": r"row 1 \(id 'a'\) has the score '-inf', which is not finite",
+    b"id,score,prediction\na,1,1\na,1,1\n": r"row 2 \(id 'a'\) has the id of an earlier row",
+}
+
+
+@pytest.mark.parametrize(("content", "fault"), DAMAGED.items())
+def test_damaged_predictions_are_one_line_that_names_file_row_and_what_to_do(
+    tmp_path: Path, content: bytes, fault: str
+) -> None:
     (tmp_path / "test.csv").write_bytes(content)
-    with pytest.raises(RunError, match="must hold id,score,prediction rows but does not") as error:
+    with pytest.raises(RunError, match=rf"test\.csv must hold .* rows, but {fault}.*: delete it: it is pred") as error:
         read_predictions(tmp_path / "test.csv")
     assert "\n" not in str(error.value)
+
+
+def test_predictions_that_are_no_text_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match=r"test\.csv must hold .* rows but is no UTF-8 text: delete it"):
+        read_predictions(tmp_path / "test.csv")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_predictions_that_are_no_file_are_noticed_before_anything_is_predicted(
+    copied: Trained, make: Callable[[Path], None]
+) -> None:
+    path = copied.run.predictions_path(2, "test")
+    path.unlink()
+    make(path)
+    for use in (lambda: read_predictions(path), lambda: copied.run.predictions_exist("test")):
+        with pytest.raises(RunError, match=r"test\.csv must be a file with predictions but is .*: move it away"):
+            use()
+
+
+def test_a_place_where_no_predictions_can_be_written_is_noticed_before_anything_is_predicted(copied: Trained) -> None:
+    folder = copied.run.predictions_path(1, "test").parent
+    shutil.rmtree(folder)
+    folder.write_text("", encoding="utf-8")
+    with pytest.raises(ConkiError, match="a part of that path is a file"):
+        copied.run.predictions_exist("test")
+
+
+def change(path: Path, column: str, row: int, by: float) -> None:
+    """Edit one number of a file of predictions."""
+    found = read_predictions(path)
+    getattr(found, column)[row] += by
+    write_predictions(path, found)
+
+
+@pytest.mark.parametrize("column", ["predictions", "scores"])
+def test_edited_predictions_are_refused(copied: Trained, column: str) -> None:
+    change(copied.run.predictions_path(1, "test"), column, 2, 0.01)
+    with pytest.raises(
+        RunError, match=r"seed-1/predictions/test\.csv must give the mae .* but gives .*: delete it: it"
+    ):
+        evaluate_run(copied.run, "test", "all")
+
+
+def test_edited_predictions_of_stage_1_are_trained_again_for_it_predicts_nothing_later(copied: Trained) -> None:
+    change(copied.first.predictions_path(1, "valid"), "predictions", 2, 0.01)
+    with pytest.raises(
+        RunError, match=r"valid\.csv must give the mae .*: delete that seed's folder and train it again"
+    ):
+        evaluate_run(copied.first, "valid", "all")
+
+
+def test_predictions_that_are_made_again_are_those_that_were_measured(copied: Trained) -> None:
+    before = evaluate_run(copied.run, "test", "all")
+    copied.run.predictions_path(1, "test").unlink()
+    predict_split(copied.run, "test", copied.workspace, Reporter())
+    assert evaluate_run(copied.run, "test", "all") == before
+
+
+def reorder(path: Path) -> None:
+    found = read_predictions(path)
+    write_predictions(path, Predictions([*found.ids][::-1], found.scores[::-1], found.predictions[::-1]))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_of_two_seeds_with_other_clips_neither_is_blamed(copied: Trained, seed: int) -> None:
+    reorder(copied.run.predictions_path(seed, "test"))
+    expected = r"seed-1/\S+ and \S+/seed-2/\S+ must hold the same clips .* delete both: they are predicted again"
+    with pytest.raises(RunError, match=expected):
+        evaluate_run(copied.run, "test", "all")
+
+
+def test_of_three_seeds_the_one_with_other_clips_is_named(copied: Trained) -> None:
+    shutil.copytree(copied.run.seed_folder(2), copied.run.seed_folder(3))
+    write_json(copied.run.path / "result.json", {**copied.run.result, "seeds": [1, 2, 3]})
+    reorder(copied.run.predictions_path(1, "test"))
+    with pytest.raises(RunError, match=r"seed-1/predictions/test\.csv must .* as the files of the other seeds but"):
+        evaluate_run(copied.run, "test", "all")
+
+
+@pytest.mark.parametrize("metrics", ["[]", '{"test": []}', '{"test": {"mae": "x"}}', "null"])
+def test_a_damaged_result_of_a_seed_is_one_line(copied: Trained, metrics: str) -> None:
+    (copied.run.seed_folder(1) / "result.json").write_text(f'{{"metrics": {metrics}}}', encoding="utf-8")
+    with pytest.raises(RunError, match=r"seed-1/result\.json must describe a trained seed but does not"):
+        evaluate_run(copied.run, "test", "all")
 
 
 def test_missing_predictions_are_one_line(tmp_path: Path) -> None:
@@ -321,6 +423,9 @@ def test_the_nonzero_protocol_leaves_out_scores_of_zero(copied: Trained) -> None
     found = read_predictions(path)
     scores = np.where(np.arange(6) < 2, 0, found.scores).astype(np.float32)
     write_predictions(path, Predictions(found.ids, scores, found.predictions))
+    shutil.copy(copied.run.predictions_path(1, "test"), copied.run.predictions_path(2, "test"))
+    for seed in (1, 2):
+        write_json(copied.run.seed_folder(seed) / "result.json", {"metrics": {}})
     expected = np.abs(found.predictions - scores)[scores != 0].mean(dtype=np.float64)
     assert evaluate_run(copied.run, "test", "nonzero")["metrics"]["mae"]["values"][0] == pytest.approx(expected)
 

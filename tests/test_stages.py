@@ -1,6 +1,7 @@
 """One stage of one configuration: what it hands over, keeps, continues and loads back."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, 
 from conki_cli import experiments
 from conki_cli.config import RunConfig
 from conki_cli.environment import choose_device
-from conki_cli.errors import ConkiError, EncoderError, RunError, SettingsError
+from conki_cli.errors import ConkiError, EncoderError, RunError, SettingsError, StoreError
 from conki_cli.evaluation import predict
 from conki_cli.runs import Reporter, Run, Workspace, read_predictions
 from conki_cli.stages import Job, build_model, load_model, predict_utterances
@@ -35,6 +36,10 @@ def assert_same_run(one: Run, other: Run) -> None:
     assert seed_log(one) == seed_log(other)
     for path in (one.seed_folder(1) / "predictions").iterdir():
         assert path.read_bytes() == other.predictions_path(1, path.stem).read_bytes()
+
+
+def run_folders(workspace: Workspace) -> list[Path]:
+    return [path for path in workspace.runs.glob("*") if path.is_dir()]
 
 
 def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter | None = None) -> Run:
@@ -163,6 +168,20 @@ def test_a_disk_too_small_is_said_before_training(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(ConkiError, match=r"checkpoints need .* and 1 B are free below"):
         finetune(tiny_config("C1+T"), workspace)
+    assert run_folders(workspace) == []
+
+
+def test_a_frozen_text_encoder_is_counted_as_long_as_the_run_does_not_keep_it(
+    workspace: Workspace, tiny_config: MakeConfig, encoder: Path
+) -> None:
+    notes = Notes()
+    lines = ("model.name=lmf", "data.external=none", "optimizer.num_epochs=1", "optimizer.patience=0")
+    run = finetune(tiny_config("", *lines, seeds=(1, 2)), workspace, notes)
+    said = [re.search(r"([\d.]+) KiB afterwards", line) for line in notes.lines]
+    first, second = [float(found[1]) for found in said if found]
+    kept = sum(tensor.nbytes for tensor in content(run.path / "encoder" / "frozen.safetensors").values())
+    assert first - second == pytest.approx(kept / 1024, abs=0.2)
+    assert kept > 20_000
 
 
 # --- interrupted and continued ---------------------------------------------------------------------------------
@@ -217,6 +236,31 @@ def test_a_torn_line_of_the_log_is_dropped(workspace: Workspace, tiny_config: Ma
     (path,) = workspace.runs.glob("*/seed-1/metrics.jsonl")
     path.write_text(path.read_text(encoding="utf-8") + '{"epoch": 2, "los', encoding="utf-8")
     assert [line["epoch"] for line in seed_log(finetune(config, workspace))] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"", b'{"epoch": 2}\n["epoch"]\n{"epoch": true}\n', b"[" * 9999, None]
+)
+def test_a_log_that_was_damaged_is_continued_and_its_gap_is_said(
+    content: bytes | None, workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config, notes = tiny_config("C1+T"), Notes()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, workspace, Notes(interrupt_at="epoch 2/2"))
+    (path,) = workspace.runs.glob("*/seed-1/metrics.jsonl")
+    path.unlink() if content is None else path.write_bytes(content)
+    assert [line["epoch"] for line in seed_log(finetune(config, workspace, notes))] == [2]
+    assert f"{path} was damaged and lacks epochs 1; what they learnt is not affected" in notes.lines
+
+
+def test_the_whole_lines_of_a_damaged_log_are_kept(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    config, notes = tiny_config("C1+T", "optimizer.num_epochs=3"), Notes()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, workspace, Notes(interrupt_at="epoch 3/3"))
+    (path,) = workspace.runs.glob("*/seed-1/metrics.jsonl")
+    path.write_bytes(b"\xff\xfe\n" + path.read_bytes().partition(b"\n")[2])
+    assert [line["epoch"] for line in seed_log(finetune(config, workspace, notes))] == [2, 3]
+    assert [line for line in notes.lines if "lacks epochs 1; " in line]
 
 
 # --- loaded back -----------------------------------------------------------------------------------------------
@@ -287,6 +331,30 @@ def test_a_lost_checkpoint_is_one_line(trained: Trained, tmp_path: Path, name: s
     with pytest.raises(RunError, match=r"is missing|lack adapters") as error:
         load_model(run, 1, CPU)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cache", ["fp32", "fp16", "off"])
+def test_a_frozen_encoders_predictions_come_out_again_to_the_last_bit(
+    cache: str, workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    lines = ("model.name=tfn", "data.external=none", "optimizer.num_epochs=1", "optimizer.patience=0")
+    run = finetune(tiny_config("", *lines, cache=cache), workspace)
+    path = run.predictions_path(1, "test")
+    stored = path.read_bytes()
+    path.unlink()
+    experiments.predict_split(run, "test", workspace, Reporter())
+    assert path.read_bytes() == stored
+
+
+def test_what_a_frozen_encoder_says_is_read_from_where_it_is_kept(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    lines = ("model.name=tfn", "data.external=none", "optimizer.num_epochs=1", "optimizer.patience=0")
+    run = finetune(tiny_config("", *lines), workspace)
+    for path in (workspace.root / "frozen").glob("*-test-*.h5"):
+        path.write_bytes(b"")
+    with pytest.raises(StoreError, match=r"frozen/tiny-test-.*\.h5 is damaged"):
+        experiments.predict_split(run, "test", workspace, Reporter())
 
 
 # --- encoders --------------------------------------------------------------------------------------------------

@@ -250,6 +250,25 @@ def test_brackets_in_a_label_are_not_markup() -> None:
     assert "[bold]x" in drawn(metric_table([Row("[bold]x", VALUES)], INFO))
 
 
+@pytest.mark.parametrize("width", [50, 62, 80, 100])
+def test_a_narrow_screen_has_room_for_labels_and_numbers(width: int) -> None:
+    label = "Self-MM, run mosi-self-mm-1789cddf"
+    text = drawn(metric_table([Row(label, VALUES), OURS], INFO, width=width), width=width)
+    assert {"mosi-self-mm-1789cddf", "ConKI"} <= set(text.split())
+    assert text.replace("/\n", "/").count("0.720") == 2
+    assert "85.00" in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_a_row_of_other_seeds_than_the_table_names_its_own() -> None:
+    rows = [Row("a", VALUES, seeds=(1, 2, 3)), Row("b", {"corr": [0.5, math.nan, 0.5]}, seeds=(2, 4, 6))]
+    text = drawn(metric_table(rows, TableInfo("mosi", "test", "all", (1, 2, 3, 4, 6), 686)))
+    assert "a¹" in text
+    assert "¹ seeds 1..3" in text
+    assert "² seeds 2, 4, 6" in text
+    assert "undefined: constant predictions or scores (seed 4)" in text
+
+
 # ---- marks ----
 
 MARKED = Row("MISA", VALUES, {"mae": 0.804, "acc2_pos": 0.821}, signs={"mae": "†‡", "acc2_pos": "§"})
@@ -289,6 +308,15 @@ def test_csv_holds_fractions_with_one_line_per_system_and_metric(tmp_path: Path)
     assert float(acc7["std"]) == pytest.approx(0.01)
     assert (float(acc7["paper"]), float(acc7["value_3"])) == (0.4843, 0.47)
     assert (rows[-1]["mean"], rows[-1]["std"], rows[-1]["paper"], rows[-1]["value_2"]) == ("nan", "", "", "")
+
+
+def test_csv_names_the_run_and_holds_every_value_below_its_own_seed(tmp_path: Path) -> None:
+    rows = [Row("LMF", {"mae": [0.1, 0.2]}, run="lmf5", seeds=(1, 2)), Row("LMF", {"mae": [0.3]}, run="b", seeds=(4,))]
+    export_table(rows, TableInfo("mosi", "test", "all", (1, 2, 4), 686), tmp_path / "table.csv")
+    one, two = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    assert (one["run"], one["seeds"], two["run"], two["seeds"]) == ("lmf5", "1 2", "b", "4")
+    assert [one[f"value_{seed}"] for seed in (1, 2, 4)] == ["0.1", "0.2", ""]
+    assert [two[f"value_{seed}"] for seed in (1, 2, 4)] == ["", "", "0.3"]
 
 
 def test_markdown_is_one_table_with_title_and_footnotes(tmp_path: Path) -> None:
@@ -355,9 +383,17 @@ def test_the_list_of_runs_shows_all_columns(width: int) -> None:
     assert "x finetune unfinished 1/3 - - 417.7 MiB 2025-01-02" in words(text)
 
 
-def test_the_list_of_runs_folds_long_names_and_loses_no_letter() -> None:
-    lines = drawn(runs_table([a_run()])).splitlines()[3:5]
-    assert lines[0].split()[0] + lines[1].strip() == a_run()["name"]
+@pytest.mark.parametrize("width", [40, 62, 80, 120])
+def test_the_list_of_runs_breaks_no_name(width: int) -> None:
+    text = drawn(runs_table([a_run(), a_run(name="mosi-self-mm-1789cddf")], width=width), width=width)
+    words_of_lines = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert {a_run()["name"], "mosi-self-mm-1789cddf"} <= set(words_of_lines)
+
+
+def test_on_a_narrow_screen_every_run_has_its_facts_below_its_name() -> None:
+    lines = drawn(runs_table([a_run()], width=80)).splitlines()
+    assert lines[2] == a_run()["name"]
+    assert lines[3].split() == ["finetune", "finished", "3", "0.700", "-", "417.7", "MiB", "2025-01-02"]
 
 
 @pytest.fixture

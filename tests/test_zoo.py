@@ -7,7 +7,7 @@ import pytest
 from baseline_support import MOSI, config_of, make
 
 from conki_cli import zoo
-from conki_cli.config import BASELINES, MODEL_NAMES
+from conki_cli.config import BASELINES, MODEL_NAMES, resolve
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.errors import SettingsError
 
@@ -57,3 +57,13 @@ def test_a_list_of_the_models_loads_no_torch() -> None:
     program = "import sys; from conki_cli import zoo; [zoo.facts(n) for n in zoo.MODELS]; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("mag-brt", "mag-bert"), ("Self-MM", "self-mm"), ("TFM", "tfn")])
+def test_a_mistyped_model_is_answered_alike_wherever_it_is_named(typed: str, meant: str) -> None:
+    said = rf"^unknown model '{typed}': did you mean {meant}\?$"
+    with pytest.raises(SettingsError, match=said):
+        zoo.facts(typed)
+    for source in ({"flags": {"model.name": typed}}, {"assignments": [f"model.name={typed}"]}):
+        with pytest.raises(SettingsError, match=said):
+            resolve(**source)

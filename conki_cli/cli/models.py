@@ -7,6 +7,7 @@ import typer
 
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
+from conki_cli.cli.results import show_metrics
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def compare(
     """
     from conki_cli.comparison import compare as work
     from conki_cli.comparison import read_systems
+    from conki_cli.tables import comparison_answer, comparison_rows
 
     if bool(runs) == (table is not None):
         raise SettingsError("name two or more finished runs, or give --table 2, 3 or 6 to train what is missing")
@@ -54,12 +56,13 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        found = _named_runs(runs or [], split, workspace, screen)
+        found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         seeds, found = _trained_rows(int(table), models, {**settings, "epochs": epochs}, split, workspace, screen)
     systems = read_systems(found, split, protocol, seeds)
-    shown = screen.compare_systems(work(systems, protocol), export=export)
-    screen.answer({"table": int(table) if table is not None else None, **shown})
+    compared = work(systems, protocol)
+    show_metrics(screen, *comparison_rows(compared), export)
+    screen.answer({"table": int(table) if table is not None else None, **comparison_answer(compared)})
 
 
 def _refuse_training_options(settings: dict[str, Any], models: str | None, epochs: int | None) -> None:
@@ -87,22 +90,35 @@ def _refuse_training_options(settings: dict[str, Any], models: str | None, epoch
         )
 
 
-def _named_runs(names: list[str], split: str, workspace: Path, screen: "Screen") -> list["Run"]:
+def _named_runs(
+    names: list[str], seeds: tuple[int, ...] | None, split: str, workspace: Path, screen: "Screen"
+) -> list["Run"]:
+    from conki_cli.comparison import check_predicts
     from conki_cli.runs import find_run
 
     place = workspace_at(workspace)
     found = [find_run(place, name) for name in names]
     for run in found:
-        if left_out := sorted(set(run.result["seeds"]) - set(run.finished_seeds())):
-            screen.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+        check_predicts(run)
+        _mention_absent(run, seeds, screen)
     _make_predictions(found, split, workspace, screen)
     return found
+
+
+def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen") -> None:
+    """Say which seeds a comparison lacks: of those asked for, or of those that the run was to train."""
+    from conki_cli.tables import seeds_text
+
+    wanted, finished = set(run.result["seeds"] if seeds is None else seeds), set(run.finished_seeds())
+    if (absent := sorted(wanted - finished)) and wanted & finished:  # none of them is there: an error, later
+        screen.say(f"{run.name}: {seeds_text(absent)} {'is' if len(absent) == 1 else 'are'} not finished and left out")
 
 
 def _trained_rows(
     table: int, models: str | None, settings: dict[str, Any], split: str, workspace: Path, screen: "Screen"
 ) -> tuple[tuple[int, ...], list["Run"]]:
     from conki_cli.contests import plan, train_rows
+    from conki_cli.runs import locate_run
 
     epochs, flags = settings.pop("epochs"), settings["flags"]
     if flags["model.name"] is not None or flags["run.name"] is not None:
@@ -111,6 +127,8 @@ def _trained_rows(
         )
     names = [name.strip() for name in models.split(",")] if models is not None else None
     configs = plan(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
+    for config in configs:  # a damaged run in the way is an error: it need not be warned of as well
+        locate_run(workspace_at(workspace), config)
     mention_damage(screen, workspace)
     found = train_rows(configs, workspace_at(workspace), screen)
     _make_predictions(found, split, workspace, screen)

@@ -1,13 +1,19 @@
 """The commands that use finished runs: their metrics, their list, scores for new utterances."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
-from conki_cli.errors import SettingsError
+from conki_cli.errors import RunError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conki_cli.screen import Screen
+    from conki_cli.tables import Row, TableInfo
 
 
 def evaluate(
@@ -23,7 +29,8 @@ def evaluate(
     conki evaluate
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
-    from conki_cli.runs import find_run
+    from conki_cli.runs import evaluate_run, find_run
+    from conki_cli.tables import run_row, table_info
 
     screen = screen_for(json)
     check_export_option(export)
@@ -33,11 +40,24 @@ def evaluate(
     if left_out := sorted(set(found.result["seeds"]) - set(found.finished_seeds())):
         screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not found.predictions_exist(split):
+        if (found.result["stage"], split) == ("pretrain", "valid"):
+            raise RunError(f"a stage-1 run predicts while it trains, and {found.name} lacks valid.csv: train it again")
         from conki_cli.experiments import predict_split
 
         predict_split(found, split, workspace_at(workspace), screen)
-    rows = [(found.result["label"], found)]
-    screen.answer(*screen.compare(rows, split, protocol=protocol, export=export))
+    label, result = found.result["label"], evaluate_run(found, split, protocol)
+    show_metrics(screen, [run_row(label, found.config, result)], table_info([result]), export)
+    screen.answer({"label": label, **result})
+
+
+def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:
+    """Write a table of metrics to a file, if one is wanted, and show it."""
+    from conki_cli.tables import export_table, metric_table
+
+    if export is not None:
+        export_table(rows, info, export)
+        screen.say(f"table written to {export}")
+    screen.show(metric_table(rows, info, width=screen.results.width))
 
 
 def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
@@ -50,7 +70,8 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
     mention_damage(screen, workspace)
     if not entries:
         screen.say(f"no runs below {workspace_at(workspace).runs} yet: train one with `conki finetune`")
-    screen.show(runs_table(entries))
+    if not json:  # not `show`, which would cut a name that is longer than a line
+        screen.results.print(runs_table(entries, width=screen.results.width), soft_wrap=True)
     screen.answer({"runs": entries})
 
 

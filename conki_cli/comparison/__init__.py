@@ -1,20 +1,21 @@
 """Do two systems differ? Statistics over the stored predictions of finished runs that were judged on the same clips.
 
-The first system is the reference (ConKI in the paper's tables); every other one is held against it, metric by metric,
-over the seeds that both have: a paired t-test (the paper's dagger), Welch's t-test, since seeds of different systems
-are no natural pairs, and a paired bootstrap that draws whole videos. Differences are a system minus the reference.
-Holm's correction covers the cells of one table, for each kind of test by itself. Axes: S seeds, N clips, V videos.
+The first system is the reference (ConKI in the paper's tables); every other one is held against it, metric by metric:
+a paired t-test (the paper's dagger) and a paired bootstrap that draws whole videos, both over the seeds that both have,
+and Welch's t-test over all seeds of each, since seeds of different systems are no natural pairs. Differences are a
+system minus the reference. Holm's correction covers the cells of one table, for each kind of test by itself.
+Axes: S seeds, N clips, V videos.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from conki_cli.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
-from conki_cli.comparison.systems import System, read_systems, system_label
+from conki_cli.comparison.systems import System, check_predicts, read_systems, system_label
 from conki_cli.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap, rules_of
 from conki_cli.store import video_of
 
@@ -28,6 +29,7 @@ __all__ = [
     "System",
     "Verdict",
     "bootstrap",
+    "check_predicts",
     "compare",
     "explanation",
     "holm",
@@ -50,10 +52,12 @@ class CellTests(TypedDict):
     """Everything that is said of one cell; None where a test is not defined."""
 
     difference: float | None
-    """Mean over the common seeds."""
+    """Of the two means, each over all seeds of its system: those that the table shows."""
     paired_t: SeedTest | None
     welch: SeedTest | None
     bootstrap: Bootstrap | None
+    reasons: dict[str, str]
+    """Why a test is None, by its name."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ class Verdict:
     """One system held against the reference."""
 
     seeds: tuple[int, ...]
-    """The seeds that both have."""
+    """The seeds that both have: those of the paired tests."""
     cells: dict[str, CellTests] | None
     """By metric; None: not tested."""
     reason: str = ""
-    """Why it was not tested."""
+    """Why it was not tested, or by Welch's test alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +119,28 @@ def marks(cells: Mapping[str, CellTests]) -> dict[str, str]:
 
 
 def explanation(found: Comparison) -> list[str]:
-    """Say below a table which test each sign is, and what was drawn; why there is none where nothing was tested."""
+    """Say below a table which test each sign in it is, and which tests find nothing; why nothing was tested."""
     if not found.is_tested:
-        return ["not tested: a test needs two seeds that both systems have"]
+        return ["not tested: a test needs two seeds of each system"]
     first = found.systems[0].label
     after = f"p < {LEVEL:g} after Holm's correction for the cells of the table"
     drawn = f"{found.num_draws:,} draws of the {found.num_videos} videos"
-    lines = {
-        "paired_t": f"differs from {first}: paired t-test over seeds, p < {LEVEL:g}, uncorrected (the paper's dagger)",
-        "welch": f"differs from {first}: Welch's t-test over seeds, {after}",
-        "bootstrap": f"differs from {first}: paired bootstrap of the mean over seeds, {drawn}, {after}",
+    tests = {
+        "paired_t": f"paired t-test over seeds, p < {LEVEL:g}, uncorrected (the paper's dagger)",
+        "welch": f"Welch's t-test over seeds, {after}",
+        "bootstrap": f"paired bootstrap of the mean over seeds, {drawn}, {after}",
     }
-    if found.num_videos < 2:
-        lines["bootstrap"] = "no bootstrap: it draws videos, and all clips are of one"
-    return [*(f"{SIGNS[name]} {line}" for name, line in lines.items()), "effect sizes (Cohen's d) and p-values: --json"]
+    cells = [verdict.cells for verdict in found.verdicts if verdict.cells]
+    signs = {sign for table in cells for marked in marks(table).values() for sign in marked}
+    lines = [f"{SIGNS[name]} differs from {first}: {test}" for name, test in tests.items() if SIGNS[name] in signs]
+    made = [name for name in tests if any(_made(cell, name) for table in cells for cell in table.values())]
+    if silent := [tests[name] for name in made if SIGNS[name] not in signs]:
+        lines.append(f"no difference from {first} is found by: {'; '.join(silent)}")
+    return [*(lines or [f"no test against {first} is defined"]), "effect sizes (Cohen's d) and p-values: --json"]
+
+
+def _made(cell: CellTests, name: str) -> bool:
+    return {"paired_t": cell["paired_t"], "welch": cell["welch"], "bootstrap": cell["bootstrap"]}[name] is not None
 
 
 def _correct(tests: Sequence[SeedTest | None] | Sequence[Bootstrap | None]) -> None:
@@ -140,24 +152,50 @@ def _correct(tests: Sequence[SeedTest | None] | Sequence[Bootstrap | None]) -> N
 
 def _verdict(reference: System, other: System, videos: npt.NDArray[np.intp], protocol: str, num_draws: int) -> Verdict:
     seeds = tuple(seed for seed in reference.seeds if seed in other.seeds)
+    counts = [len(system.seeds) for system in (reference, other)]
+    if min(counts) < 2:
+        found = f"{counts[0]} of {reference.label} and {counts[1]} of {other.label}"
+        return Verdict(seeds, None, f"a test needs two seeds of each system, found {found}")
+    pair, unpaired = (reference, other), ""
+    drawn: dict[str, Bootstrap | None] = {}
     if len(seeds) < 2:
         found = f"seed {seeds[0]}" if seeds else "none"
-        return Verdict(seeds, None, f"a test needs two seeds that both systems have, found {found}")
-    pair = (reference, other)
-    means = [np.mean([system.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for system in pair]
-    rules = rules_of(reference.run.result["score_range"])
-    drawn = bootstrap(means[0], means[1], reference.scores, videos, rules=rules, protocol=protocol, num_draws=num_draws)
-    cells: dict[str, CellTests] = {}
-    for name in (name for name in TESTED if name in reference.result["metrics"]):
-        one, two = (_values(system, name, seeds) for system in pair)
-        difference = float(np.mean(two - one))
-        cells[name] = {
-            "difference": difference if np.isfinite(difference) else None,
-            "paired_t": paired_t(one, two),
-            "welch": welch_t(one, two),
-            "bootstrap": drawn[name],
-        }
-    return Verdict(seeds, cells)
+        unpaired = f"a paired test needs two seeds that both systems have, found {found}"
+    else:
+        means = [np.mean([one.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for one in pair]
+        options: dict[str, Any] = {"rules": rules_of(reference.run.result["score_range"]), "protocol": protocol}
+        drawn = bootstrap(means[0], means[1], reference.scores, videos, num_draws=num_draws, **options)
+    undrawn = "" if videos.any() else "it draws videos, and all clips are of one"
+    why = {"paired_t": unpaired, "bootstrap": unpaired or undrawn}
+    names = [name for name in TESTED if name in reference.result["metrics"]]
+    return Verdict(seeds, {name: _cell(pair, name, seeds, drawn.get(name), why) for name in names}, unpaired)
+
+
+def _cell(
+    pair: Sequence[System], metric: str, seeds: Sequence[int], drawn: Bootstrap | None, why: Mapping[str, str]
+) -> CellTests:
+    """Test one metric; `seeds` are those of both systems, `why` says of a test that it cannot be made at all."""
+    common = [_values(system, metric, seeds) for system in pair]
+    whole = [_values(system, metric, system.seeds) for system in pair]
+    difference = float(np.mean(whole[1]) - np.mean(whole[0]))
+    cell: CellTests = {
+        "difference": difference if np.isfinite(difference) else None,
+        "paired_t": None if why["paired_t"] else paired_t(*common),
+        "welch": welch_t(*whole),
+        "bootstrap": drawn,
+        "reasons": {},
+    }
+    reasons = {
+        "paired_t": why["paired_t"] or _undefined(common) or "the differences do not vary over the seeds",
+        "welch": _undefined(whole) or "the values of neither system vary over its seeds",
+        "bootstrap": why["bootstrap"] or "the metric is undefined for the mean prediction of a system",
+    }
+    cell["reasons"] = {name: reason for name, reason in reasons.items() if not _made(cell, name)}
+    return cell
+
+
+def _undefined(values: Sequence[Floats]) -> str:
+    return "" if all(np.isfinite(column).all() for column in values) else "the metric is undefined for a seed"
 
 
 def _values(system: System, metric: str, seeds: Sequence[int]) -> Floats:

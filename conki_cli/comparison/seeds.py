@@ -18,7 +18,8 @@ class SeedTest(TypedDict):
     p: float
     p_holm: float
     cohen_d: float
-    """Paired: mean over deviation of the differences. Welch: difference of means over the pooled deviation."""
+    """Paired: d_z, the mean of the differences over their deviation. Welch: the difference of the means over the root
+    of the mean of both variances."""
 
 
 def paired_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
@@ -26,22 +27,21 @@ def paired_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
     from scipy.stats import ttest_rel
 
     one, two = (np.asarray(values, dtype=np.float64) for values in (reference, other))
-    deviation = float(np.std(two - one, ddof=1))
-    return _seed_test(ttest_rel, one, two, deviation)
+    return _seed_test(ttest_rel, one, two, float(np.std(two - one, ddof=1)))
 
 
 def welch_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
-    """Test the means of two systems, [S] each, without pairing; None where neither varies or a value is undefined."""
+    """Test the means of two systems over the seeds of each; None where neither varies or a value is undefined."""
     from scipy.stats import ttest_ind
 
     one, two = (np.asarray(values, dtype=np.float64) for values in (reference, other))
-    pooled = float(np.sqrt((np.var(one, ddof=1) + np.var(two, ddof=1)) / 2))
-    return _seed_test(lambda a, b: ttest_ind(a, b, equal_var=False), one, two, pooled)
+    deviation = float(np.sqrt((np.var(one, ddof=1) + np.var(two, ddof=1)) / 2))
+    return _seed_test(lambda a, b: ttest_ind(a, b, equal_var=False), one, two, deviation)
 
 
 def _seed_test(test: Callable[[Floats, Floats], Any], one: Floats, two: Floats, deviation: float) -> SeedTest | None:
     # Values that are equal but for rounding have a deviation that is rounding alone: nothing follows from it.
-    largest = float(np.max(np.abs([one, two])))
+    largest = float(np.max(np.abs([*one, *two])))
     if not np.isfinite(deviation) or deviation <= 1e-12 * largest or not np.isfinite(largest):
         return None
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Finished runs as they are compared: their metrics by seed and their stored predictions, on the same clips."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,7 @@ import numpy.typing as npt
 from conki_cli.config import MODEL_NAMES, RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import RunError
-from conki_cli.metrics import summarize
-from conki_cli.runs import Run, evaluate_run, read_predictions
+from conki_cli.runs import Run, evaluate_run, stored_predictions
 
 Scores = npt.NDArray[np.float32]
 
@@ -21,6 +20,7 @@ class System:
     """One finished run as it is compared."""
 
     label: str
+    """Names it among the others: the run stands in it where two systems would have the same name."""
     run: Run
     config: RunConfig
     result: Mapping[str, Any]
@@ -52,39 +52,35 @@ def read_systems(runs: Sequence[Run], split: str, protocol: str, seeds: Sequence
     """
     if len({run.path.resolve() for run in runs}) < max(2, len(runs)):
         raise RunError(f"a comparison needs two or more different runs, found {', '.join(run.name for run in runs)}")
+    for run in runs:
+        check_predicts(run)
     systems = [_read_system(run, split, protocol, seeds) for run in runs]
     for system in systems[1:]:
         _check_alike(systems[0], system, split)
-    return systems
+    labels = [system.label for system in systems]
+    return [
+        replace(system, label=f"{system.label}, run {system.run.name}") if labels.count(system.label) > 1 else system
+        for system in systems
+    ]
+
+
+def check_predicts(run: Run) -> None:
+    """Refuse a stage-1 run, whatever the split: it knows no score of the target.
+
+    Raises:
+        RunError: it is one.
+    """
+    if run.result["stage"] != "finetune":
+        raise RunError(f"{run.name} is a stage-1 run, which predicts no target: name a fine-tuned run")
 
 
 def _read_system(run: Run, split: str, protocol: str, seeds: Sequence[int] | None) -> System:
-    if run.result["stage"] != "finetune":
-        raise RunError(f"{run.name} is a stage-1 run, which predicts no target: name a fine-tuned run")
-    result = evaluate_run(run, split, protocol)
-    wanted = [seed for seed in result["seeds"] if seeds is None or seed in seeds]
-    if not wanted:
-        finished = ", ".join(map(str, result["seeds"]))
-        raise RunError(f"run {run.name} must have finished one of the seeds asked for, but has {finished}")
-    stored = {seed: read_predictions(run.predictions_path(seed, split)) for seed in wanted}
-    first = stored[wanted[0]]
-    for seed, found in stored.items():
-        if found.ids != first.ids or not np.array_equal(found.scores, first.scores):
-            raise RunError(
-                f"{run.predictions_path(seed, split)} must hold the clips of seed {wanted[0]} but does not: "
-                "delete both files and evaluate again"
-            )
+    result = evaluate_run(run, split, protocol, seeds=seeds)
+    stored = stored_predictions(run, split, result["seeds"])
+    first = next(iter(stored.values()))
     predictions = {seed: found.predictions for seed, found in stored.items()}
-    label = system_label(run.config)
-    return System(label, run, run.config, _only(result, wanted), tuple(first.ids), first.scores, predictions)
-
-
-def _only(result: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """Leave some seeds in what `evaluate_run` says."""
-    rows = [result["seeds"].index(seed) for seed in seeds]
-    values = {name: [one["values"][row] for row in rows] for name, one in result["metrics"].items()}
-    paths = [result["predictions"][row] for row in rows]
-    return {**result, "seeds": list(seeds), "metrics": summarize(values), "predictions": paths}
+    config = run.config
+    return System(system_label(config), run, config, result, tuple(first.ids), first.scores, predictions)
 
 
 def _check_alike(one: System, other: System, split: str) -> None:

@@ -5,6 +5,7 @@ They travel default < preset < `--config FILE` < flags and `--set section.key=va
 
 from conki_cli.config.resolving import (
     ADDED_LATER,
+    CONKI_ONLY,
     as_tables,
     canonical,
     from_toml,
@@ -35,6 +36,7 @@ from conki_cli.config.setting import BaselineSection
 __all__ = [
     "ADDED_LATER",
     "BASELINES",
+    "CONKI_ONLY",
     "MODALITY_SWITCHES",
     "MODEL_NAMES",
     "NO_EXTERNAL",

@@ -6,18 +6,18 @@ text encoder and rest, weight decay, clipping and accumulation are in [optimizer
 
 from dataclasses import dataclass
 
-from conki_cli.config.setting import BaselineSection, setting
+from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection, setting
 
 
 @dataclass(frozen=True)
 class TfnConfig(BaselineSection):
     """Tensor Fusion Network (Zadeh et al., 2017)."""
 
-    text_hidden: int = setting(128, "width of the text LSTM", low=1)
-    audio_hidden: int = setting(32, "width of the audio sub-network", low=1)
-    vision_hidden: int = setting(128, "width of the vision sub-network", low=1)
-    text_out: int = setting(32, "width of the text representation", low=1)
-    fusion_width: int = setting(64, "width of the layers behind the tensor", low=1)
+    text_hidden: int = setting(128, "width of the text LSTM", low=1, high=WIDEST)
+    audio_hidden: int = setting(32, "width of the audio sub-network", low=1, high=WIDEST)
+    vision_hidden: int = setting(128, "width of the vision sub-network", low=1, high=WIDEST)
+    text_out: int = setting(32, "width of the text representation", low=1, high=WIDEST)
+    fusion_width: int = setting(64, "width of the layers behind the tensor", low=1, high=WIDEST)
     audio_dropout: float = setting(0.3, "dropout of the audio sub-network", low=0.0, high=0.95)
     vision_dropout: float = setting(0.3, "dropout of the vision sub-network", low=0.0, high=0.95)
     fusion_dropout: float = setting(0.5, "dropout of the tensor", low=0.0, high=0.95)
@@ -28,10 +28,12 @@ class TfnConfig(BaselineSection):
 class LmfConfig(BaselineSection):
     """Low-rank Multimodal Fusion (Liu et al., 2018)."""
 
-    text_hidden: int = setting(128, "width of the text LSTM; the text representation has half of it", low=2)
-    audio_hidden: int = setting(16, "width of the audio sub-network", low=1)
-    vision_hidden: int = setting(128, "width of the vision sub-network", low=1)
-    rank: int = setting(3, "rank of the factors", low=1)
+    text_hidden: int = setting(
+        128, "width of the text LSTM; the text representation has half of it", low=2, high=WIDEST
+    )
+    audio_hidden: int = setting(16, "width of the audio sub-network", low=1, high=WIDEST)
+    vision_hidden: int = setting(128, "width of the vision sub-network", low=1, high=WIDEST)
+    rank: int = setting(3, "rank of the factors", low=1, high=WIDEST)
     audio_dropout: float = setting(0.3, "dropout of the audio sub-network", low=0.0, high=0.95)
     vision_dropout: float = setting(0.3, "dropout of the vision sub-network", low=0.0, high=0.95)
     lr_factors: float = setting(1e-3, "learning rate of the factors", above=0.0)
@@ -42,12 +44,12 @@ class LmfConfig(BaselineSection):
 class MultConfig(BaselineSection):
     """Multimodal Transformer (Tsai et al., 2019)."""
 
-    width: int = setting(50, "common width of the modalities", low=1)
-    num_heads: int = setting(10, "attention heads; they must divide the width", low=1)
-    num_layers: int = setting(4, "layers of each cross-modal encoder", low=1)
-    text_kernel: int = setting(5, "kernel of the text convolution", low=1)
-    audio_kernel: int = setting(5, "kernel of the audio convolution", low=1)
-    vision_kernel: int = setting(5, "kernel of the vision convolution", low=1)
+    width: int = setting(50, "common width of the modalities", low=1, high=WIDEST)
+    num_heads: int = setting(10, "attention heads; they must divide the width", low=1, high=WIDEST)
+    num_layers: int = setting(4, "layers of each cross-modal encoder", low=1, high=DEEPEST)
+    text_kernel: int = setting(5, "kernel of the text convolution", low=1, high=DEEPEST)
+    audio_kernel: int = setting(5, "kernel of the audio convolution", low=1, high=DEEPEST)
+    vision_kernel: int = setting(5, "kernel of the vision convolution", low=1, high=DEEPEST)
     text_dropout: float = setting(0.5, "dropout of the text sequence", low=0.0, high=0.95)
     attention_dropout: float = setting(0.3, "dropout of attention to text, and to oneself", low=0.0, high=0.95)
     audio_attention_dropout: float = setting(0.2, "dropout of attention to audio", low=0.0, high=0.95)
@@ -63,11 +65,13 @@ class MultConfig(BaselineSection):
 class IccnConfig(BaselineSection):
     """Interaction Canonical Correlation Network (Sun et al., 2020)."""
 
-    text_width: int = setting(64, "width of the text representation; 0: that of the text encoder", low=0)
-    sequence_width: int = setting(32, "width of the audio and vision representations", low=4)
-    out_width: int = setting(16, "width of text-based audio and text-based vision", low=1)
+    text_width: int = setting(64, "width of the text representation; 0: that of the text encoder", low=0, high=WIDEST)
+    sequence_width: int = setting(32, "width of the audio and vision representations", low=4, high=WIDEST)
+    out_width: int = setting(16, "width of text-based audio and text-based vision", low=1, high=WIDEST)
     ridge: float = setting(1e-3, "r, added to the diagonal of the covariances", low=0.0)
-    cca_epochs: int = setting(10, "epochs of the correlation alone, before the scores are learnt", low=0)
+    cca_epochs: int = setting(
+        10, "epochs of the correlation alone, before the scores are learnt", low=0, high=LONGEST_TRAINING
+    )
     cca_batch_size: int = setting(128, "clips per step of the correlation; well above out_width", low=2)
     lr_cca: float = setting(1e-3, "learning rate of the correlation", above=0.0)
     joint: bool = setting(False, "learn correlation and scores together, in one phase")
@@ -93,13 +97,13 @@ class IccnConfig(BaselineSection):
 class MisaConfig(BaselineSection):
     """Modality-Invariant and -Specific Representations (Hazarika et al., 2020)."""
 
-    width: int = setting(128, "width of the private and shared spaces; even", low=2)
+    width: int = setting(128, "width of the private and shared spaces; even", low=2, high=WIDEST)
     dropout: float = setting(0.2, "dropout of the head", low=0.0, high=0.95)
     difference_weight: float = setting(0.1, "weight of the orthogonality of private and shared", low=0.0)
     similarity_weight: float = setting(0.3, "weight of the central moment discrepancy", low=0.0)
     reconstruction_weight: float = setting(1.0, "weight of the reconstruction", low=0.0)
     orthogonal: bool = setting(False, "orthogonal recurrent matrices, as in the original code")
-    freeze_layers: int = setting(0, "blocks of the text encoder, from below, that do not train", low=0)
+    freeze_layers: int = setting(0, "blocks of the text encoder, from below, that do not train", low=0, high=DEEPEST)
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,14 @@ class MagBertConfig(BaselineSection):
 class SelfMmConfig(BaselineSection):
     """Self-Supervised Multi-task learning (Yu et al., 2021)."""
 
-    audio_hidden: int = setting(16, "width of the audio LSTM", low=1)
-    audio_out: int = setting(16, "width of the audio representation", low=1)
-    vision_hidden: int = setting(32, "width of the vision LSTM", low=1)
-    vision_out: int = setting(32, "width of the vision representation", low=1)
-    fusion_width: int = setting(128, "width of the multimodal head", low=1)
-    text_width: int = setting(32, "width of the text head", low=1)
-    audio_width: int = setting(16, "width of the audio head", low=1)
-    vision_width: int = setting(32, "width of the vision head", low=1)
+    audio_hidden: int = setting(16, "width of the audio LSTM", low=1, high=WIDEST)
+    audio_out: int = setting(16, "width of the audio representation", low=1, high=WIDEST)
+    vision_hidden: int = setting(32, "width of the vision LSTM", low=1, high=WIDEST)
+    vision_out: int = setting(32, "width of the vision representation", low=1, high=WIDEST)
+    fusion_width: int = setting(128, "width of the multimodal head", low=1, high=WIDEST)
+    text_width: int = setting(32, "width of the text head", low=1, high=WIDEST)
+    audio_width: int = setting(16, "width of the audio head", low=1, high=WIDEST)
+    vision_width: int = setting(32, "width of the vision head", low=1, high=WIDEST)
     fusion_dropout: float = setting(0.0, "dropout of the multimodal head", low=0.0, high=0.95)
     text_dropout: float = setting(0.1, "dropout of the text head", low=0.0, high=0.95)
     audio_dropout: float = setting(0.1, "dropout of the audio head", low=0.0, high=0.95)
@@ -138,9 +142,9 @@ class SelfMmConfig(BaselineSection):
 class HyconConfig(BaselineSection):
     """Hybrid Contrastive learning (Mai et al., 2021)."""
 
-    width: int = setting(40, "common width of the modalities", low=1)
-    num_heads: int = setting(5, "attention heads; they must divide the width", low=1)
-    num_layers: int = setting(3, "layers of the audio and vision encoders", low=1)
+    width: int = setting(40, "common width of the modalities", low=1, high=WIDEST)
+    num_heads: int = setting(5, "attention heads; they must divide the width", low=1, high=WIDEST)
+    num_layers: int = setting(3, "layers of the audio and vision encoders", low=1, high=DEEPEST)
     attention_dropout: float = setting(0.5, "dropout of the attention weights", low=0.0, high=0.95)
     dropout: float = setting(0.3, "dropout elsewhere in these encoders", low=0.0, high=0.95)
     intra_weight: float = setting(0.1, "weight of the intra-modal contrast", low=0.0)
@@ -152,11 +156,11 @@ class HyconConfig(BaselineSection):
 class MmimConfig(BaselineSection):
     """MultiModal InfoMax (Han et al., 2021)."""
 
-    audio_hidden: int = setting(16, "width of the audio LSTM in each direction", low=1)
-    vision_hidden: int = setting(16, "width of the vision LSTM in each direction", low=1)
-    audio_out: int = setting(16, "width of the audio representation", low=1)
-    vision_out: int = setting(16, "width of the vision representation", low=1)
-    fusion_width: int = setting(128, "width of the fusion", low=1)
+    audio_hidden: int = setting(16, "width of the audio LSTM in each direction", low=1, high=WIDEST)
+    vision_hidden: int = setting(16, "width of the vision LSTM in each direction", low=1, high=WIDEST)
+    audio_out: int = setting(16, "width of the audio representation", low=1, high=WIDEST)
+    vision_out: int = setting(16, "width of the vision representation", low=1, high=WIDEST)
+    fusion_width: int = setting(128, "width of the fusion", low=1, high=WIDEST)
     dropout: float = setting(0.1, "dropout of the fusion", low=0.0, high=0.95)
     nce_weight: float = setting(0.1, "alpha, weight of the contrastive prediction", low=0.0)
     mi_weight: float = setting(0.1, "beta, weight of the likelihood bound and the entropy", low=0.0)

@@ -16,6 +16,7 @@ from conki_cli.config.sections import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    PretrainingConfig,
     RunConfig,
     RunSection,
 )
@@ -29,6 +30,19 @@ ADDED_LATER = {
     "iccn.joint_weight": 0.1,
 }
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
+
+CONKI_ONLY = frozenset(
+    [
+        *(f"loss.{f.name}" for f in dataclasses.fields(LossConfig)),
+        *(f"model.{f.name}" for f in dataclasses.fields(ModelConfig) if f.name not in ("name", "text_encoder", "drop")),
+        "optimizer.lr_audio_vision",
+        "run.recipe",
+    ]
+)
+"""Settings that no baseline reads. Given for one on the command line they are refused; presets and files may hold
+them, and `canonical` resets them, so that they do not tell equal experiments apart."""
+_CONKI_STAGE_ONE = tuple(f.name for f in dataclasses.fields(PretrainingConfig) if f.name != "num_epochs")
+"""Of `[pretraining]`, what ConKI's stage 1 reads; that of a baseline takes stage 2's (training.plan_of)."""
 
 
 def _all_sections() -> dict[str, Any]:
@@ -64,20 +78,28 @@ def resolve(
         extra_drop: switches added to those that the other sources leave out.
 
     Raises:
-        SettingsError: an unknown setting, a value of the wrong type or out of bounds, an impossible combination.
+        SettingsError: an unknown setting, one that the model does not read, a value of the wrong type or out of
+            bounds, an impossible combination.
     """
     given: dict[str, Any] = {}
     if config_file is not None:
         given.update(_flatten(_read_toml(config_file), str(config_file)))
-    given.update(dict(_assignment(line) for line in assignments))
-    given.update({path: value for path, value in (flags or {}).items() if value is not None})
-    checked = {path: _checked(path, value) for path, value in given.items()}
+    typed = dict(_assignment(line) for line in assignments)
+    typed.update({path: value for path, value in (flags or {}).items() if value is not None})
+    checked = {path: _checked(path, value) for path, value in {**given, **typed}.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
     model = checked.get("model.name", ModelConfig.name)
+    if model in BASELINES:
+        _refuse_unread(model, [path for path in typed if (path, checked[path]) != ("run.recipe", RunSection.recipe)])
     preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe).items()}
     config = _build({**preset, **checked})
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
+
+
+def _refuse_unread(model: str, paths: Sequence[str]) -> None:
+    if idle := next((path for path in paths if path in CONKI_ONLY), None):
+        raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}: leave it out")
 
 
 def _build(values: Mapping[str, Any]) -> RunConfig:
@@ -143,17 +165,17 @@ def _assignment(line: str) -> tuple[str, Any]:
 
 def _checked(path: str, value: Any) -> Any:
     """Return `value` in the type of the setting `path`, or say what the setting takes."""
+    from conki_cli.config.words import nearest, unknown_model
+
     fields = setting_fields()
     if path not in fields:
-        import difflib
-
-        nearest = difflib.get_close_matches(path, fields, n=1, cutoff=0.5)
-        advice = f"did you mean {nearest[0]}?" if nearest else "`conki settings` lists all"
-        raise SettingsError(f"unknown setting '{path}': {advice}")
+        raise SettingsError(f"unknown setting '{path}': {nearest(path, fields) or '`conki settings` lists all'}")
     wanted, limits = setting_type(path), fields[path].metadata
     converted = _converted(wanted, value)
     if converted is None:
         raise SettingsError(f"setting {path} must be {_type_name(wanted)}, found {value!r}")
+    if path == "model.name" and converted not in limits["choices"]:
+        raise unknown_model(converted, limits["choices"])
     if "choices" in limits and converted not in limits["choices"]:
         raise SettingsError(f"setting {path} must be one of {', '.join(limits['choices'])}, found {value!r}")
     if isinstance(converted, int | float) and not isinstance(converted, bool):
@@ -206,6 +228,7 @@ def canonical(config: RunConfig) -> RunConfig:
     transfer = "plain-transfer" in drop
     _refuse_impossible(drop, config)
     if config.is_baseline:
+        config = _without_unread(config)
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
     if transfer or "C2" in drop:
         drop -= {"N1"} | ({"C2"} if transfer else set())
@@ -217,6 +240,15 @@ def canonical(config: RunConfig) -> RunConfig:
         drop = drop | {"C1"} if needs_switch else drop - {"C1"}
     ordered = tuple(switch for switch in SWITCHES if switch in drop)
     return config.with_values("model", drop=ordered).with_values("data", external=external)
+
+
+def _without_unread(config: RunConfig) -> RunConfig:
+    """Set what no baseline reads to its default."""
+    fields = setting_fields()
+    for path in (*CONKI_ONLY, *(f"pretraining.{name}" for name in _CONKI_STAGE_ONE)):
+        section, key = path.split(".")
+        config = config.with_values(section, **{key: fields[path].default})
+    return config
 
 
 def _refuse_impossible(drop: set[str], config: RunConfig) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from conki_cli.config.setting import BaselineSection
+from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection
 from conki_cli.config.setting import setting as _setting
 
 MODEL_NAMES = {
@@ -58,10 +58,12 @@ class ModelConfig:
     name: str = _setting("conki", "the model: conki, or a system of Table 2", choices=("conki", *BASELINES))
     text_encoder: str = _setting("bert-base-uncased", "Hugging Face name, or folder, of the text encoder")
     drop: tuple[str, ...] = _setting((), "switched-off parts, for example C4 or C1+V (Tables 4 and 5)")
-    num_layers: int = _setting(2, "Transformer layers of the audio and vision encoders", low=2)
-    num_heads: int = _setting(8, "attention heads of the audio and vision encoders", low=1)
+    num_layers: int = _setting(2, "Transformer layers of the audio and vision encoders", low=2, high=DEEPEST)
+    num_heads: int = _setting(8, "attention heads of the audio and vision encoders", low=1, high=WIDEST)
     dropout: float = _setting(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
-    adapter_width: int = _setting(0, "inner width of an adapter module; 0: that of the text encoder", low=0)
+    adapter_width: int = _setting(
+        0, "inner width of an adapter module; 0: that of the text encoder", low=0, high=WIDEST
+    )
     adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
     gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
     gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
@@ -87,7 +89,7 @@ class LossConfig:
 class PretrainingConfig:
     """Stage 1: the adapters learn from the external data set."""
 
-    num_epochs: int = _setting(10, "epochs of stage 1", low=1)
+    num_epochs: int = _setting(10, "epochs of stage 1", low=1, high=LONGEST_TRAINING)
     batch_size: int = _setting(32, "clips per step", low=1)
     learning_rate: float = _setting(5e-5, "peak learning rate of stage 1", above=0.0)
     weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0)
@@ -98,7 +100,7 @@ class PretrainingConfig:
 class OptimizerConfig:
     """Stage 2: fine-tuning on the target data set."""
 
-    num_epochs: int = _setting(200, "epochs of stage 2", low=1)
+    num_epochs: int = _setting(200, "epochs of stage 2", low=1, high=LONGEST_TRAINING)
     batch_size: int = _setting(32, "clips per step", low=1)
     lr_encoders: float = _setting(5e-6, "peak learning rate of the text encoder", above=0.0)
     lr_audio_vision: float = _setting(0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0)

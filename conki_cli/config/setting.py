@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+WIDEST, DEEPEST, LONGEST_TRAINING = 65_536, 512, 100_000
+"""Bounds of widths, of numbers of layers and of epochs: far above what is of use, low enough to catch a slip."""
+
 
 def setting(default: Any, help_text: str, **limits: Any) -> Any:
     """Declare a setting: `low`/`above` bound numbers, `high` too, `choices` lists the words allowed."""

@@ -1,6 +1,7 @@
-"""Seeds as they are typed, and what a run is called in messages and tables."""
+"""Seeds and names as they are typed, and what a run is called in messages and tables."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 from conki_cli.config.sections import MODEL_NAMES, RunConfig
 from conki_cli.errors import SettingsError
@@ -21,6 +22,18 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not seeds or len(seeds) > 1000:
         raise SettingsError(f"seeds are written 3, 1..5 or 1,4,9; found '{text}'")
     return seeds
+
+
+def unknown_model(name: str, known: Iterable[str]) -> SettingsError:
+    """Say that no model is called so, and which of the known ones was meant: the same words wherever one is named."""
+    advice = nearest(name, known) or f"known are {', '.join(known)}"
+    return SettingsError(f"unknown model '{name}': {advice}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Ask for the known word that resembles a mistyped one most; empty where none does."""
+    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
+    return f"did you mean {found[0]}?" if found else ""
 
 
 def run_label(config: RunConfig) -> str:

@@ -30,8 +30,8 @@ def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
     """Write a table of metrics to a file, in the format its ending names.
 
     `.md` and `.tex` hold what `metric_table` draws. `.csv` holds fractions, one line per system and metric: mean, std
-    (ddof 1), the paper's value, the marks of tests and the value of each seed in the order of the column `seeds`; "nan"
-    is undefined, an empty field is absent.
+    (ddof 1), the paper's value, the marks of tests, and below `value_N` the value of seed N. `run` is the run's name,
+    `seeds` are its own; "nan" is undefined, an empty field is absent.
 
     Raises:
         ConkiError: another ending, or the file cannot be written.
@@ -109,23 +109,31 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
 
 
 def _csv(rows: Sequence[Row], info: TableInfo) -> str:
-    most = max((len(values) for row in rows for values in row.values.values()), default=0)
-    head = ["dataset", "split", "protocol", "n", "n_nonzero", "seeds", "label", "metric"]
+    seeds = sorted({seed for row in rows if row.values for seed in _seeds_of(row, info)})
+    head = ["dataset", "split", "protocol", "n", "n_nonzero", "seeds", "run", "label", "metric"]
     head += ["mean", "std", "paper", "marks"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*head, *(f"value_{number}" for number in range(1, most + 1))])
-    seeds = " ".join(map(str, info.seeds))
-    start = [info.dataset, info.split, info.protocol, info.n, "" if info.n_nonzero is None else info.n_nonzero, seeds]
+    writer.writerow([*head, *(f"value_{seed}" for seed in seeds)])
+    start = [info.dataset, info.split, info.protocol, info.n, "" if info.n_nonzero is None else info.n_nonzero]
     for row in rows:
+        own = _seeds_of(row, info) if row.values else ()
         for name in (metric for column in COLUMNS for metric in column.metrics):
             values, paper = numbers(row.values.get(name, ())), (row.published or {}).get(name, "")
             if values or paper != "":
                 mean, std = mean_and_deviation(values) if values else ("", "")
-                padding = [""] * (most - len(values))
+                by_seed = dict(zip(own, values, strict=False))
                 shown = [mean, std if len(values) > 1 else "", paper, row.signs.get(name, "")]
-                writer.writerow([*start, row.label, name, *shown, *values, *padding])
+                named = [" ".join(map(str, own)), row.run, row.label, name]
+                writer.writerow([*start, *named, *shown, *(by_seed.get(seed, "") for seed in seeds)])
     return stream.getvalue()
+
+
+def _seeds_of(row: Row, info: TableInfo) -> Sequence[int]:
+    """Return the seeds of a row's values."""
+    if row.seeds is not None:
+        return row.seeds
+    return info.seeds[: max((len(values) for values in row.values.values()), default=0)]
 
 
 _FORMATS = {".md": _markdown, ".csv": _csv, ".tex": _latex}

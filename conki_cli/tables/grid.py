@@ -32,11 +32,15 @@ class Row:
     """Why a metric is undefined, as `metrics.undefined_reasons` gives it; a general reason stands in."""
     signs: Mapping[str, str] = field(default_factory=dict)
     """What stands behind a metric's mean, such as a dagger; `TableInfo.notes` say what it means."""
+    run: str = ""
+    """Name of the run, for files."""
+    seeds: Sequence[int] | None = None
+    """Those of the values; None: the first of the table's."""
 
 
 @dataclass(frozen=True)
 class TableInfo:
-    """What every number of a table was measured on."""
+    """What every number of a table was measured on; `seeds` are those of any row."""
 
     dataset: str
     split: str
@@ -141,7 +145,9 @@ def _mark(text: str, footnotes: dict[str, int]) -> int:
 def _label_cell(row: Row, info: TableInfo, footnotes: dict[str, int], suffix: str = "") -> Cell:
     notes = [row.note] if row.note else []
     num_seeds = max((len(values) for values in row.values.values()), default=len(info.seeds))
-    if num_seeds != len(info.seeds):
+    if row.seeds is not None and list(row.seeds) != list(info.seeds):
+        notes.append(seeds_text(row.seeds))
+    elif num_seeds != len(info.seeds):
         notes.append(f"{num_seeds} of {len(info.seeds)} seeds")
     return Cell(row.label + suffix, marks=tuple(_mark(note, footnotes) for note in notes))
 
@@ -165,8 +171,9 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
 
 def _undefined_note(row: Row, name: str, values: Sequence[float], info: TableInfo) -> str:
     reason = row.undefined.get(name) or UNDEFINED.get(name, "no value")
-    bad = [seed for seed, value in zip(info.seeds, values, strict=False) if math.isnan(value)]
-    where = f" ({seeds_text(bad)})" if len(values) == len(info.seeds) and 0 < len(bad) < len(values) else ""
+    seeds = info.seeds if row.seeds is None else row.seeds
+    bad = [seed for seed, value in zip(seeds, values, strict=False) if math.isnan(value)]
+    where = f" ({seeds_text(bad)})" if len(values) == len(seeds) and 0 < len(bad) < len(values) else ""
     return f"undefined: {reason}{where}"
 
 

@@ -1,10 +1,12 @@
 """Tables on the screen: metrics with the paper's numbers below ours, runs, scores, settings, formats."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +15,7 @@ from conki_cli.files import human_size, to_json
 from conki_cli.tables.grid import UNSCALED, Cell, Row, TableInfo, build_grid, numbers, seeds_text, superscript
 
 
-def metric_table(rows: Sequence[Row], info: TableInfo, *, width: int = 80) -> Table:
+def metric_table(rows: Sequence[Row], info: TableInfo, *, width: int = 80) -> RenderableType:
     """Draw mean ± sample standard deviation of every system, and the paper's row below each of ours.
 
     Args:
@@ -29,13 +31,66 @@ def metric_table(rows: Sequence[Row], info: TableInfo, *, width: int = 80) -> Ta
     table = empty_table(info.title, gap=gap)
     table.caption = Text("\n".join([grid.legend, *grid.notes, *notes]).strip())
     taken = sum(_widths(grid.headers, drawn)[1:]) + gap * (len(grid.headers) - 1)
-    # Only the labels fold; they also take up the room that the title needs to stand on one line.
-    table.add_column("", overflow="fold", min_width=max(8, min(len(info.title), width) - taken))
-    for header in grid.headers[1:]:
-        table.add_column(header, justify="right", no_wrap=True)
+    # The labels take up the room that the title needs to stand on one line.
+    room = max(8, min(len(info.title), width) - taken)
+    return _filled(table, grid.headers, drawn, width=width, taken=taken, room=room, right=grid.headers[1:])
+
+
+def _filled(
+    table: Table,
+    headers: Sequence[str],
+    drawn: Sequence[Sequence[Text]],
+    *,
+    width: int,
+    taken: int,
+    room: int,
+    right: Collection[str],
+) -> RenderableType:
+    """Fill a table whose first column holds names: they fold between words, or get lines of their own.
+
+    Args:
+        table: with title and caption, without columns.
+        headers: one per column.
+        drawn: the cells of every line.
+        width: columns of the screen.
+        taken: columns of it that all but the names need.
+        room: what the names get where there is more room than they need.
+        right: headers of columns that are flush right.
+    """
+    longest = max((cell_len(word) for cells in drawn for word in cells[0].plain.split()), default=0)
+    if taken + longest > width:
+        return _below_names(table, headers, drawn, width=width, right=right)
+    table.add_column(headers[0], overflow="fold", min_width=max(longest, room))
+    for header in headers[1:]:
+        table.add_column(header, justify="right" if header in right else "left", no_wrap=True)
     for cells in drawn:
         table.add_row(*cells)
     return table
+
+
+def _below_names(
+    table: Table, headers: Sequence[str], drawn: Sequence[Sequence[Text]], *, width: int, right: Collection[str]
+) -> Group:
+    """Draw what a screen is too narrow for as a table: every name on a line of its own, its cells below it."""
+    body = [list(cells[1:]) for cells in drawn]
+    if sum(_widths(headers[1:], body)) + 2 * len(headers) > width:
+        body = [[Text("/\n").join(cell.split("/")) for cell in cells] for cells in body]
+    widths = _widths(headers[1:], body)
+
+    def line(cells: Sequence[Text]) -> Text:
+        places = zip(headers[1:], widths, cells, strict=True)
+        pads = [(" " * (size - cell.cell_len), cell, name in right) for name, size, cell in places]
+        parts = [Text.assemble(pad, cell) if is_right else Text.assemble(cell, pad) for pad, cell, is_right in pads]
+        return Text.assemble("  ", Text(" ").join(parts))
+
+    lines = [Text(str(table.title), style="bold"), line([Text(header, style="bold") for header in headers[1:]])]
+    for (name, *_), cells in zip(drawn, body, strict=True):
+        parts = [cell.split("\n") for cell in cells]
+        height = max(map(len, parts))
+        lines.append(name)
+        lines += [line([part[row] if row < len(part) else Text() for part in parts]) for row in range(height)]
+    caption = Text(str(table.caption), style="dim italic")
+    return Group(*lines, caption)
 
 
 def _metric_cell(cell: Cell, is_published: bool, separator: str) -> Text:
@@ -46,7 +101,8 @@ def _metric_cell(cell: Cell, is_published: bool, separator: str) -> Text:
 def _widths(headers: Sequence[str], drawn: Sequence[Sequence[Text]]) -> list[int]:
     """Return the width of every column."""
     lines = [
-        [len(line) for cells in drawn for line in cells[number].plain.split("\n")] for number in range(len(headers))
+        [cell_len(line) for cells in drawn for line in cells[number].plain.split("\n")]
+        for number in range(len(headers))
     ]
     return [max([len(header), *lengths]) for header, lengths in zip(headers, lines, strict=True)]
 
@@ -64,13 +120,15 @@ def empty_table(title: str, *, gap: int = 2) -> Table:
     )
 
 
-def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """Draw the list of runs, as `runs.describe_runs` returns it: test metrics are means over the finished seeds."""
+def runs_table(runs: Sequence[Mapping[str, Any]], *, width: int = 80) -> RenderableType:
+    """Draw the list of runs, as `runs.describe_runs` returns it: test metrics are means over the finished seeds.
+
+    A name is never broken: where `width` columns do not hold all, it has a line of its own.
+    """
     table = empty_table(f"{len(runs)} run{'s' if len(runs) != 1 else ''}, oldest first", gap=1)
     table.caption = Text("MAE and Corr: test split, mean over the finished seeds")
-    table.add_column("run", overflow="fold", min_width=18)
-    for header in ("stage", "state", "seeds", "MAE", "Corr", "size", "changed"):
-        table.add_column(header, justify="right" if header in ("MAE", "Corr", "size") else "left", no_wrap=True)
+    headers = ("run", "stage", "state", "seeds", "MAE", "Corr", "size", "changed")
+    drawn = []
     for run in runs:
         seeds, finished = run["seeds"], run.get("finished_seeds", run["seeds"])
         done = f"{len(finished)}/{len(seeds)}" if len(finished) != len(seeds) else f"{len(seeds)}"
@@ -78,8 +136,9 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         shown = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
         day = run["changed"][:10]
         cells = (run["name"], run["kind"] or "-", run["state"], done, *shown, human_size(run["size"]), day)
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
-    return table
+        drawn.append([Text(one_line(cell)) for cell in cells])
+    taken = sum(_widths(headers, drawn)[1:]) + len(headers) - 1
+    return _filled(table, headers, drawn, width=width, taken=taken, room=0, right=("MAE", "Corr", "size"))
 
 
 def scores_table(scored: Mapping[str, Any], *, width: int = 80) -> Table:

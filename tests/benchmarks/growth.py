@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.growth --threads 2
 
-Simulated clips: 16 tokens, vision of 64 frames of 20 features, audio of 5 features, a text encoder of 6 layers and width
-384 with random weights. Seconds per clip and the largest resident set (Linux), each size in a process of its own.
+Simulated clips: 16 tokens, vision of 64 frames of 20 features, audio of 5 features, a text encoder of 6 layers and
+width 384 with random weights. Seconds per clip and the largest resident set (Linux), each size in a process of its own.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 W has features/mosi.h5. Beside `--help`: a bare Typer application with Rich. Beside `inspect`: a bare Typer command that
 opens the store with h5py and prints one Rich table. Beside `finetune` up to the first finished step: importing torch
-and the transformers class, loading the encoder's weights, and one step of it on 32 sentences of 16 tokens. Every command
-is a process of its own; commands alternate; medians and their ratios.
+and the transformers class, loading the encoder's weights, and one step of it on 32 sentences of 16 tokens. Every
+command is a process of its own; commands alternate; medians and their ratios.
 """
 
 import argparse

@@ -1,16 +1,10 @@
-"""Run folders and the workspace around them: names, states, results, stored predictions. No tensors here.
-
-`runs/<name>/` holds config.toml, result.json, encoder/ (tokenizer and configuration of the text encoder) and one
-`seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
-"""
+"""The workspace and its run folders: names, states, results."""
 
 import contextlib
-import csv
 import hashlib
-import io
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +15,8 @@ from conki_cli import __version__
 from conki_cli.config import ADDED_LATER, RunConfig, as_tables, from_toml, to_toml
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError
-from conki_cli.files import atomic_path, read_json, size_of, write_json, write_text
-from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
+from conki_cli.files import check_writable, read_json, size_of, write_json, write_text
+from conki_cli.metrics import summarize
 from conki_cli.text import encoder_identity
 
 RUN_SCHEMA = 1
@@ -128,9 +122,10 @@ class Run:
         """Return the result of a finished seed, None while it is unfinished."""
         path = self.seed_folder(seed) / "result.json"
         found = read_json(path) if path.is_file() else None
-        if path.is_file() and not (isinstance(found, dict) and isinstance(found.get("metrics"), dict)):
+        if path.is_file() and not _describes_seed(found):
             raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
-        return found
+        result: dict[str, Any] | None = found
+        return result
 
     def finished_seeds(self) -> list[int]:
         """Return the seeds that have been trained to the end."""
@@ -141,8 +136,37 @@ class Run:
         return self.seed_folder(seed) / "predictions" / f"{split}.csv"
 
     def predictions_exist(self, split: str) -> bool:
-        """Say whether every finished seed has stored predictions for a split."""
-        return all(self.predictions_path(seed, split).is_file() for seed in self.finished_seeds())
+        """Say whether every finished seed has stored predictions for a split.
+
+        Raises:
+            ConkiError: one must be made and could not be written; better now than after all clips are predicted.
+        """
+        paths = [self.predictions_path(seed, split) for seed in self.finished_seeds()]
+        for path in paths:
+            check_is_file(path)
+        missing = [path for path in paths if not path.exists()]
+        for path in missing:
+            check_writable(path)
+        return not missing
+
+
+def _describes_seed(found: object) -> bool:
+    """Say whether a seed's result.json has metrics by split, each a number or null."""
+    splits = found.get("metrics") if isinstance(found, dict) else None
+    metrics = list(splits.values()) if isinstance(splits, dict) else [None]
+    values = [value for part in metrics if isinstance(part, dict) for value in part.values()]
+    return all(isinstance(part, dict) for part in metrics) and all(isinstance(v, float | int | None) for v in values)
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a folder, or a pipe that would be waited for, where predictions lie.
+
+    Raises:
+        RunError: there is one.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no ordinary file"
+        raise RunError(f"{path} must be a file with predictions but is {what}: move it away")
 
 
 def digest_of(config: RunConfig) -> str:
@@ -303,92 +327,6 @@ def finish_run(run: Run) -> None:
             by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
     state = "finished" if seeds == result["seeds"] else "unfinished"
     write_json(run.path / "result.json", {**result, "metrics": by_split, "state": state})
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a run says of every clip of a split."""
-
-    ids: Sequence[str]
-    scores: np.ndarray  # the true ones, [N] float32
-    predictions: np.ndarray  # [N] float32
-
-
-def write_predictions(path: Path, found: Predictions) -> None:
-    """Write id, score and prediction as CSV; the shortest decimals that give the same float32 back."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "score", "prediction"])
-        for identity, score, prediction in zip(found.ids, found.scores, found.predictions, strict=True):
-            writer.writerow([identity, str(np.float32(score)), str(np.float32(prediction))])
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read stored predictions.
-
-    Raises:
-        RunError: the file is missing, truncated or not of this form.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            text = stream.read()
-        header, *body = csv.reader(io.StringIO(text, newline=""))
-        if header != ["id", "score", "prediction"] or not body or not text.endswith("\n"):
-            raise ValueError("a header, at least one row and an end of the last line are needed")
-        ids, scores, predictions = zip(*body, strict=True)
-        return Predictions(list(ids), np.array(scores, dtype=np.float32), np.array(predictions, dtype=np.float32))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}; train the run again") from error
-    except (ValueError, csv.Error) as error:
-        raise RunError(
-            f"{path} must hold id,score,prediction rows but does not ({error}): delete it and evaluate again"
-        ) from error
-
-
-def evaluate_run(run: Run, split: str, protocol: str) -> dict[str, Any]:
-    """Compute the metrics of a run from its stored predictions, over all finished seeds.
-
-    Returns:
-        The object that `conki evaluate --json` prints; undefined values are nan.
-
-    Raises:
-        RunError: no seed is finished, or predictions are missing or damaged.
-    """
-    seeds = run.finished_seeds()
-    if not seeds:
-        raise RunError(f"run {run.name} has no finished seed: give the command that began it again to continue it")
-    result = run.result
-    low, high = result["score_range"]
-    paths = [run.predictions_path(seed, split) for seed in seeds]
-    stored = [read_predictions(path) for path in paths]
-    for seed, path, found in zip(seeds, paths, stored, strict=True):
-        count = (run.seed_result(seed) or {})["metrics"].get(split, {}).get("n", len(found.ids))
-        if len(found.ids) != count:
-            raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}: delete it and evaluate again")
-    rules: dict[str, Any] = {"dataset": result["dataset"], "protocol": protocol, "score_range": (low, high)}
-    values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
-    reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
-    counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
-    return {
-        "run": run.name,
-        "dataset": result["dataset"],
-        "split": split,
-        "protocol": protocol,
-        **counts,
-        "seeds": seeds,
-        "metrics": summarize(values),
-        "undefined": {name: reason for found in reasons for name, reason in found.items()},
-        "predictions": [str(path) for path in paths],
-    }
-
-
-def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
-    """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "text", "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
-        for clip in scored["clips"]:
-            writer.writerow([clip["id"], clip["text"], clip["prediction"], *clip["by_seed"].values()])
 
 
 def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:

@@ -1,0 +1,55 @@
+"""Run folders and the workspace around them: names, states, results, stored predictions. No tensors here.
+
+`runs/<name>/` holds config.toml, result.json, encoder/ (tokenizer and configuration of the text encoder) and one
+`seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
+"""
+
+from conki_cli.runs.folders import (
+    BUILT_IN_ENCODER,
+    RUN_SCHEMA,
+    Reporter,
+    Run,
+    Workspace,
+    check_name,
+    damaged_runs,
+    default_name,
+    describe_runs,
+    digest_of,
+    find_run,
+    finish_run,
+    list_runs,
+    locate_run,
+    open_run,
+)
+from conki_cli.runs.predictions import (
+    Predictions,
+    evaluate_run,
+    read_predictions,
+    stored_predictions,
+    write_predictions,
+    write_scores,
+)
+
+__all__ = [
+    "BUILT_IN_ENCODER",
+    "RUN_SCHEMA",
+    "Predictions",
+    "Reporter",
+    "Run",
+    "Workspace",
+    "check_name",
+    "damaged_runs",
+    "default_name",
+    "describe_runs",
+    "digest_of",
+    "evaluate_run",
+    "find_run",
+    "finish_run",
+    "list_runs",
+    "locate_run",
+    "open_run",
+    "read_predictions",
+    "stored_predictions",
+    "write_predictions",
+    "write_scores",
+]

@@ -1,0 +1,179 @@
+"""Stored predictions: written, read back, checked against what was measured when they were made, evaluated.
+
+Axes: N clips of a split.
+"""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conki_cli.errors import RunError, one_line
+from conki_cli.files import atomic_path
+from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
+from conki_cli.runs.folders import Run, check_is_file
+
+_COLUMNS = ["id", "score", "prediction"]
+_PREDICT_AGAIN = "delete it: it is predicted again"
+_PREDICT_BOTH = "delete both: they are predicted again"
+_TRAIN_AGAIN = "delete that seed's folder and train it again"  # stage 1 predicts its clips only while it trains
+_TRAIN_BOTH = "delete the folders of both seeds and train them again"
+_TOLERANCE = 1e-6  # of a metric; the stored predictions are those it was taken from, to the last bit
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of every clip of a split."""
+
+    ids: Sequence[str]
+    scores: np.ndarray  # the true ones, [N] float32
+    predictions: np.ndarray  # [N] float32
+
+
+def write_predictions(path: Path, found: Predictions) -> None:
+    """Write id, score and prediction as CSV; the shortest decimals that give the same float32 back."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "score", "prediction"])
+        for identity, score, prediction in zip(found.ids, found.scores, found.predictions, strict=True):
+            writer.writerow([identity, str(np.float32(score)), str(np.float32(prediction))])
+
+
+def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
+    """Read stored predictions; `advice` says what to do about a damaged file.
+
+    Raises:
+        RunError: the file is missing, truncated or not of this form, an id occurs twice, or a number is not finite.
+    """
+    check_is_file(path)
+    try:
+        return _parsed(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}; train the run again") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} must hold id,score,prediction rows but is no UTF-8 text: {advice}") from error
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{path} must hold id,score,prediction rows, but {error}: {advice}") from error
+
+
+def _parsed(text: str) -> Predictions:
+    """Turn the text of a file of predictions into numbers; a ValueError says in words what is wrong with it."""
+    header, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [[]]
+    if header != _COLUMNS or not rows or not text.endswith("\n"):
+        missing = "its first line is another" if header != _COLUMNS else "its end is missing"
+        raise ValueError(missing)
+    seen: set[str] = set()
+    columns: tuple[list[float], list[float]] = ([], [])
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(_COLUMNS):
+            raise ValueError(f"row {number} has {len(row)} of {len(_COLUMNS)} fields")
+        where = f"row {number} (id '{one_line(row[0][:60])}')"
+        if row[0] in seen:
+            raise ValueError(f"{where} has the id of an earlier row")
+        seen.add(row[0])
+        for column, name, cell in zip(columns, _COLUMNS[1:], row[1:], strict=True):
+            column.append(_finite(cell, f"{where} has the {name} '{one_line(cell[:30])}'"))
+    scores, predictions = (np.array(column, dtype=np.float32) for column in columns)
+    return Predictions([row[0] for row in rows], scores, predictions)
+
+
+def _finite(cell: str, fault: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        raise ValueError(f"{fault}, which is no number") from None
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.float32(value)):
+            raise ValueError(f"{fault}, which is not finite (a run that was just trained has diverged)")
+    return value
+
+
+def stored_predictions(run: Run, split: str, seeds: Sequence[int]) -> dict[int, Predictions]:
+    """Read what some seeds predicted for a split, and check it against the metrics they had when they were trained.
+
+    Raises:
+        RunError: a file is missing or damaged, gives other metrics, or names other clips than the other seeds' files.
+    """
+    is_tuned = run.result["stage"] == "finetune"
+    advice, both = (_PREDICT_AGAIN, _PREDICT_BOTH) if is_tuned else (_TRAIN_AGAIN, _TRAIN_BOTH)
+    found = {seed: read_predictions(run.predictions_path(seed, split), advice) for seed in seeds}
+    for seed, predictions in found.items():
+        _check_measured(run, seed, split, predictions, advice)
+    keys = {run.predictions_path(s, split): (*one.ids, *one.scores.tolist()) for s, one in found.items()}
+    usual, count = Counter(keys.values()).most_common(1)[0]
+    if odd := [path for path, key in keys.items() if key != usual]:
+        same = "must hold the same clips with the same scores in the same order"
+        if 2 * count > len(keys):
+            raise RunError(f"{odd[0]} {same} as the files of the other seeds but does not: {advice}")
+        first = next(path for path, key in keys.items() if key == usual)
+        raise RunError(f"{first} and {odd[0]} {same} but do not: {both}")
+    return found
+
+
+def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice: str) -> None:
+    """Refuse predictions that are not those a seed's metrics were taken from."""
+    path, result = run.predictions_path(seed, split), run.seed_result(seed) or {"metrics": {}}
+    known = result["metrics"].get(split, {})
+    count = known.get("n", len(found.ids))
+    if len(found.ids) != count:
+        raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}: {advice}")
+    low, high = run.result["score_range"]
+    metrics = sentiment_metrics(found.predictions, found.scores, score_range=(low, high), ids=found.ids)
+    for name in (name for name in known if name in metrics):
+        value, expected = metrics[name], math.nan if known[name] is None else known[name]
+        if not (abs(value - expected) <= _TOLERANCE or (math.isnan(value) and math.isnan(expected))):
+            raise RunError(
+                f"{path} must give the {name} {expected:.6f} that the seed's result.json has, but gives {value:.6f}: "
+                f"{advice}; if it still differs, delete the seed's folder and train it again"
+            )
+
+
+def evaluate_run(run: Run, split: str, protocol: str, *, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+    """Compute the metrics of a run from its stored predictions, over its finished seeds; `seeds` leaves out all others.
+
+    Returns:
+        The object that `conki evaluate --json` prints; undefined values are nan.
+
+    Raises:
+        RunError: no seed is finished, none of those asked for, or predictions are missing or damaged.
+    """
+    finished = run.finished_seeds()
+    if not finished:
+        raise RunError(f"run {run.name} has no finished seed: give the command that began it again to continue it")
+    chosen = [seed for seed in finished if seeds is None or seed in seeds]
+    if not chosen:
+        known = ", ".join(map(str, finished))
+        raise RunError(f"run {run.name} must have finished one of the seeds asked for, but has {known}")
+    result = run.result
+    low, high = result["score_range"]
+    stored = stored_predictions(run, split, chosen).values()
+    rules: dict[str, Any] = {"dataset": result["dataset"], "protocol": protocol, "score_range": (low, high)}
+    values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
+    reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
+    counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
+    return {
+        "run": run.name,
+        "dataset": result["dataset"],
+        "split": split,
+        "protocol": protocol,
+        **counts,
+        "seeds": chosen,
+        "metrics": summarize(values),
+        "undefined": {name: reason for found in reasons for name, reason in found.items()},
+        "predictions": [str(run.predictions_path(seed, split)) for seed in chosen],
+    }
+
+
+def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
+    """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "text", "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
+        for clip in scored["clips"]:
+            writer.writerow([clip["id"], clip["text"], clip["prediction"], *clip["by_seed"].values()])
