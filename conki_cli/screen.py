@@ -4,9 +4,9 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -19,14 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from conki_cli.comparison import TESTED, Comparison, Verdict, explanation, marks
-from conki_cli.config import RunConfig
 from conki_cli.errors import one_line
 from conki_cli.files import to_json
 from conki_cli.runs import Reporter, Run, evaluate_run
-
-if TYPE_CHECKING:
-    from conki_cli.tables import Row
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -84,60 +79,16 @@ class Screen(Reporter):
         self, rows: Sequence[tuple[str, Run]], split: str, *, protocol: str = "all", export: Path | None = None
     ) -> list[dict[str, Any]]:
         """Show the metrics of labelled runs, the paper's beside them; write them to `export`; return them."""
-        from conki_cli.tables import Row
+        from conki_cli.tables import export_table, metric_table, run_row, table_info
 
         results = [(label, run.config, evaluate_run(run, split, protocol)) for label, run in rows]
-        table = []
-        for label, config, result in results:
-            values = {name: summary["values"] for name, summary in result["metrics"].items()}
-            table.append(Row(label, values, _published(config, result), undefined=result["undefined"]))
-        self._draw(table, [result for *_, result in results], export)
-        return [{"label": label, **result} for label, _, result in results]
-
-    def compare_systems(self, found: Comparison, *, export: Path | None = None) -> dict[str, Any]:
-        """Show systems beside each other and the paper, with marks where they differ from the first; return it all."""
-        from conki_cli.tables import Row
-
-        labels = [system.label for system in found.systems]
-        verdicts = [None, *found.verdicts]
-        table, rows = [], []
-        for system, verdict in zip(found.systems, verdicts, strict=True):
-            result, published = system.result, _published(system.config, system.result)
-            values = {name: result["metrics"][name]["values"] for name in TESTED if name in result["metrics"]}
-            notes = [f"run {system.run.name}"] if labels.count(system.label) > 1 else []
-            if verdict is not None and verdict.reason and found.is_tested:  # else it stands below the table
-                notes.append(f"not tested: {verdict.reason}")
-            cells = verdict.cells if verdict is not None else None
-            undefined = {name: reason for name, reason in result["undefined"].items() if name in values}
-            table.append(Row(system.label, values, published, "; ".join(notes), undefined, marks(cells or {})))
-            model = system.config.model.name
-            rows.append({"label": system.label, "model": model, **result, "paper": published, **_tests(verdict)})
-        self._draw(table, [system.result for system in found.systems], export, notes=explanation(found))
-        return {"reference": labels[0], "num_videos": found.num_videos, "num_draws": found.num_draws, "rows": rows}
-
-    def _draw(
-        self,
-        table: "Sequence[Row]",
-        results: Sequence[Mapping[str, Any]],
-        export: Path | None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        from conki_cli.tables import TableInfo, export_table, metric_table
-
-        first = results[0]
-        info = TableInfo(
-            dataset=first["dataset"],
-            split=first["split"],
-            protocol=first["protocol"],
-            seeds=max((result["seeds"] for result in results), key=len),
-            n=first["n"],
-            n_nonzero=first.get("n_nonzero"),
-            notes=notes,
-        )
+        info = table_info([result for *_, result in results])
+        table = [run_row(*row) for row in results]
         if export is not None:
             export_table(table, info, export)
             self.say(f"table written to {export}")
         self.show(metric_table(table, info, width=self.results.width))
+        return [{"label": label, **result} for label, _, result in results]
 
     def answer(self, value: Any) -> None:
         """Print the result as one JSON object, if JSON was asked for."""
@@ -148,22 +99,3 @@ class Screen(Reporter):
             except UnicodeEncodeError:  # a terminal that is not UTF-8, or a file name that is no text
                 text = json.dumps(json.loads(text), indent=2)
             sys.stdout.write(text + "\n")
-
-
-def _published(config: RunConfig, result: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return what the paper has for a run: its test split only."""
-    from conki_cli.tables import published_row
-
-    if result["split"] != "test":
-        return None
-    transferred = config.is_baseline and config.needs_pretraining
-    return published_row(
-        result["dataset"], config.model.drop, config.model.name, config.data.external if transferred else None
-    )
-
-
-def _tests(verdict: Verdict | None) -> dict[str, Any]:
-    """Return the tests of one row; None for the reference, and where two common seeds are lacking."""
-    if verdict is None:
-        return {"common_seeds": None, "tests": None, "untested": None}
-    return {"common_seeds": verdict.seeds, "tests": verdict.cells, "untested": verdict.reason or None}
