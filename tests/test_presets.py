@@ -180,7 +180,7 @@ def test_ones_own_data_set_gets_every_setting_of_mosi(name: str) -> None:
 def test_the_demo_reads_its_own_text_encoder_for_a_few_epochs(name: str) -> None:
     config = config_of(name, dataset="demo")
     assert config.model.text_encoder == config_of(name, dataset="demo-external").model.text_encoder == "demo"
-    assert config.optimizer.num_epochs <= 30
+    assert config.optimizer.num_epochs <= 80  # ICCN: 60 of them correlate only
 
 
 @every_baseline
