@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conki_cli.packing import Packing, attend
+from conki_cli.packing import Packing, attend, similar
 
 GROUP_SHARE = 0.7
 """Shortest sequence of a length group, as a share of its longest; 0.7 balances padding against smaller products."""
@@ -50,14 +50,8 @@ def length_groups(mask: Tensor) -> list[Tensor]:
     """
     lengths = mask.sum(dim=1).cpu()  # [B]
     order = torch.argsort(lengths, descending=True, stable=True)
-    starts: list[int] = []
-    longest = 0
-    for place, length in enumerate(lengths[order].tolist()):
-        if not starts or length < GROUP_SHARE * longest:
-            starts.append(place)
-            longest = length
-    bounds = [*starts, len(order)]
-    return [order[first:last].to(mask.device) for first, last in itertools.pairwise(bounds)]
+    sizes = [len(part) for part in similar(lengths[order].tolist(), GROUP_SHARE)]
+    return [group.to(mask.device) for group in torch.split(order, sizes)]
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
