@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conki_cli import MODALITIES
-from conki_cli.config import MODALITY_SWITCHES, RunConfig
+from conki_cli.config import RunConfig
 from conki_cli.errors import SettingsError, StoreError
 from conki_cli.store import FeatureStore, Ragged, Utterances
+from conki_cli.switches import MODALITY_SWITCHES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

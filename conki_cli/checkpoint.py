@@ -21,6 +21,7 @@ from conki_cli import __version__
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import ConkiError, RunError, reason_of
 from conki_cli.files import atomic_path, disk_error, human_size
+from conki_cli.runs import Run
 
 CHECKPOINT_SCHEMA = "1"
 _OPTIMIZER = "optimizer."
@@ -185,3 +186,10 @@ def whole_lines(log: Path, last: int) -> dict[int, str]:
             if type(number) is int and 1 <= number <= last:
                 found[number] = text
     return dict(sorted(found.items()))
+
+
+def weights_of(run: Run, seed: int) -> dict[str, Tensor]:
+    """Return the best weights of a seed together with those its stage left frozen."""
+    weights = load(run.checkpoint(seed, "best"))[0]
+    frozen = run.checkpoint(seed, "frozen")
+    return {**weights, **load(frozen)[0]} if frozen.exists() else weights

@@ -8,13 +8,15 @@ import torch
 
 from conki_cli import zoo
 from conki_cli.batches import available_modalities
-from conki_cli.config import BASELINES, CONKI_ONLY, MODALITY_SWITCHES, MODEL_NAMES, NO_EXTERNAL, RunConfig, resolve
+from conki_cli.config import BASELINES, CONKI_ONLY, MODEL_NAMES, NO_EXTERNAL, RunConfig, resolve
 from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError, SettingsError
 from conki_cli.experiments import check_trainable, finetune, open_store, predict_split
-from conki_cli.runs import Reporter, Run, Workspace, locate_run
+from conki_cli.runs import Run, locate_run
 from conki_cli.store import FeatureStore
+from conki_cli.switches import MODALITY_SWITCHES
 from conki_cli.text import encoder_config
+from conki_cli.workspace import Reporter, Workspace
 
 ROWS = {
     2: tuple(MODEL_NAMES),
@@ -115,7 +117,7 @@ def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Rep
     runs = []
     for number, config in enumerate(configs, start=1):
         reporter.say(f"row {number} of {len(configs)}: {MODEL_NAMES[config.model.name]}")
-        runs.append(finetune(config, workspace, reporter))
+        runs.append(finetune(config, workspace, reporter, checked=True))
     return runs
 
 

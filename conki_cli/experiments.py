@@ -13,21 +13,15 @@ from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import locked
+from conki_cli.inference import predict_utterances
 from conki_cli.preparation import Preparation, prepare
-from conki_cli.runs import (
-    BUILT_IN_ENCODER,
-    Predictions,
-    Reporter,
-    Run,
-    Workspace,
-    locate_run,
-    write_predictions,
-)
+from conki_cli.runs import Predictions, Run, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
-from conki_cli.stages import Job, check_network, is_finished, predict_utterances, train_seeds
+from conki_cli.stages import Job, check_network, is_finished, train_seeds
 from conki_cli.store import FeatureStore, Utterances
 from conki_cli.text.demo_encoder import build_demo_encoder
+from conki_cli.workspace import BUILT_IN_ENCODER, Reporter, Workspace
 
 DEMO_ROWS: tuple[tuple[str, ...], ...] = (("C1",), ("C2",), ("plain-transfer",))
 """What the demo compares ConKI with."""
@@ -110,8 +104,10 @@ def check_trainable(configs: Sequence[RunConfig], workspace: Workspace, reporter
                     check_network(job)
 
 
-def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run:
+def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter, *, checked: bool = False) -> Run:
     """Run stage 1 (Algorithm 1) of a stage-2 configuration for all its seeds; finished seeds are reused.
+
+    What `check_trainable` has `checked` is not checked again.
 
     Raises:
         SettingsError: the configuration has no stage 1.
@@ -123,12 +119,14 @@ def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
         )
     first = stage_one(config).with_values("run", name=config.run.name)
     with _open_job(first, workspace, reporter) as job:
-        train_seeds(job, None)
+        train_seeds(job, None, checked=checked)
         return job.run
 
 
-def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run:
+def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter, *, checked: bool = False) -> Run:
     """Run stage 2 for all seeds, after the stage 1 it starts from; whatever is finished is reused.
+
+    What `check_trainable` has `checked` is not checked again.
 
     Raises:
         SettingsError: the configuration is that of a stage 1.
@@ -141,10 +139,12 @@ def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter) -> Run
     locate_run(workspace, config)  # a name that cannot be used is refused before hours of stage 1
     first = None
     if config.needs_pretraining:
-        check_trainable([config], workspace, reporter)
-        first = pretrain(config.with_values("run", name=""), workspace, reporter)
+        if not checked:
+            check_trainable([config], workspace, reporter)
+            checked = True
+        first = pretrain(config.with_values("run", name=""), workspace, reporter, checked=True)
     with _open_job(config, workspace, reporter) as job:
-        train_seeds(job, first)
+        train_seeds(job, first, checked=checked)
         return job.run
 
 
@@ -170,7 +170,7 @@ def ablate(
             reporter.say(f"{switch_label(drop)} equals an earlier row, {label}: it is shown once")
             continue
         reporter.say(f"row {number + 1} of {len(configs)}: {label}")
-        rows.append((label, finetune(row, workspace, reporter)))
+        rows.append((label, finetune(row, workspace, reporter, checked=True)))
     return rows
 
 

@@ -33,7 +33,7 @@ from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from conki_cli.runs import Reporter
+    from conki_cli.workspace import Reporter
 
 _CLIPS = 64  # are encoded together
 _SPARE = 64 * 2**20  # bytes that stay free on the disk beside what the run asks for

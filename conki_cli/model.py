@@ -56,6 +56,13 @@ class AdapterModule(nn.Module):
         out: Tensor = states + self.up(inner)
         return out
 
+    def first(self, states: Tensor, packing: Packing) -> Tensor:
+        """Transform packed states [T, D], and return the first position of every sequence alone, [B, D]."""
+        lower, upper = self.layers
+        inner = cast(EncoderLayer, upper).first(lower(self.down(states), packing), packing)  # [B, s]
+        out: Tensor = states[packing.first] + self.up(inner)
+        return out
+
 
 class Adapter(nn.Module):
     """Knowledge injection outside an encoder (Eq. 3, Figure 3): a chain of modules over chosen hidden states."""
@@ -70,13 +77,13 @@ class Adapter(nn.Module):
 
     def forward(self, hidden: Sequence[Tensor] | Mapping[int, Tensor], packing: Packing) -> Tensor:
         """Turn the packed hidden states H_m, each [T, D], into A_m [B, D]."""
-        carried: Tensor | float = 0.0
-        for index, module in zip(self.indices, self.chain, strict=True):
-            carried = module(hidden[index] + carried, packing)  # [T, D]
-        assert isinstance(carried, Tensor)
+        *lower, upper = (cast(AdapterModule, module) for module in self.chain)
+        states = hidden[self.indices[0]]  # [T, D]
+        for module, index in zip(lower, self.indices[1:], strict=True):
+            states = hidden[index] + module(states, packing)
         if self.pool == "first":
-            return torch.tanh(self.pooler(carried[packing.first]))
-        return packing.mean(self.pooler(carried))
+            return torch.tanh(self.pooler(upper.first(states, packing)))  # the others' last states are not read
+        return packing.mean(self.pooler(upper(states, packing)))
 
 
 class FusionNetwork(nn.Module):

@@ -17,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GROUP_SHARE = {"cpu": 1.0}
+ATTENTION_SHARE = {"cpu": 1.0}
 """Shortest sequence of an attention group, as a share of its longest, by kind of device: 1 pads nothing."""
 _SHARE_ELSEWHERE = 0.5
 """A GPU would rather compute some padding than start many small kernels."""
+SIMILAR_SHARE = 0.7
+"""Where whole layers run in groups: the shortest sequence of one, as a share of its longest. It balances padding
+against smaller products."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Packing:
         counts = mask.sum(dim=1).tolist()  # one wait for a GPU per batch and modality
         order = sorted(range(len(counts)), key=lambda sample: -counts[sample])
         lengths = tuple(int(counts[sample]) for sample in order)
-        share = GROUP_SHARE.get(mask.device.type, _SHARE_ELSEWHERE)
+        share = ATTENTION_SHARE.get(mask.device.type, _SHARE_ELSEWHERE)
         groups = tuple(_group(part, mask.device) for part in similar(lengths, share))
         return cls(lengths, torch.tensor(order, device=mask.device), mask.shape[1], groups)
 
@@ -74,10 +77,15 @@ class Packing:
         return self.order.repeat_interleave(lengths) * self.width + self.positions
 
     @cached_property
+    def places(self) -> Tensor:
+        """[B] int64, the packed place of each sample of the batch: the inverse of `order`."""
+        return torch.argsort(self.order)
+
+    @cached_property
     def first(self) -> Tensor:
         """[B] int64, the packed row of the first position of each sample of the batch."""
         starts = torch.tensor([0, *itertools.accumulate(self.lengths)][:-1], device=self.order.device)
-        return starts[torch.argsort(self.order)]
+        return starts[self.places]
 
     @cached_property
     def _shares(self) -> Tensor:
@@ -143,15 +151,40 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropo
     return torch.cat([_attend_group(q, k, v, group, dropout) for group, q, k, v in parts])
 
 
+def attend_first(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float = 0.0) -> Tensor:
+    """Let only the first position of each sequence attend to its sequence.
+
+    Args:
+        query: [B, H, D/H] of the first positions, in the order of the batch.
+        key: [T, H, D/H].
+        value: like `key`.
+        packing: which rows are a sequence.
+        dropout: share of the attention weights that are left out.
+
+    Returns:
+        [B, D], in the order of the batch: the rows of `attend` at `packing.first`.
+    """
+    sizes = [group.rows for group in packing.groups]
+    asked = torch.split(query[packing.order], [group.count for group in packing.groups])
+    parts = zip(packing.groups, asked, torch.split(key, sizes), torch.split(value, sizes), strict=True)
+    found = [_mixed(q[:, :, None], _padded(k, group), _padded(v, group), group, dropout) for group, q, k, v in parts]
+    return torch.cat(found)[packing.places]
+
+
+def _padded(rows: Tensor, group: Group) -> Tensor:
+    """Turn the rows of a group, [rows, H, D/H], into [G, H, longest, D/H]."""
+    whole = rows if group.gather is None else rows.index_select(0, group.gather)
+    return whole.view(group.count, group.longest, *rows.shape[1:]).transpose(1, 2)
+
+
+def _mixed(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
+    """Attend within a group; query [G, H, Q, D/H], key and value [G, H, longest, D/H] -> [G * Q, D]."""
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=dropout)
+    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
 def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
     """Return what the rows of one group attend to; [rows, H, D/H] each -> [rows, D]."""
-
-    def padded(rows: Tensor) -> Tensor:
-        whole = rows if group.gather is None else rows.index_select(0, group.gather)
-        return whole.view(group.count, group.longest, *rows.shape[1:]).transpose(1, 2)  # [G, H, longest, D/H]
-
-    mixed = F.scaled_dot_product_attention(
-        padded(query), padded(key), padded(value), attn_mask=group.mask, dropout_p=dropout
-    )
-    flat = mixed.transpose(1, 2).flatten(2).flatten(0, 1)  # [G * longest, D]
+    q, k, v = (_padded(rows, group) for rows in (query, key, value))
+    flat = _mixed(q, k, v, group, dropout)  # [G * longest, D]
     return flat if group.real is None else flat.index_select(0, group.real)

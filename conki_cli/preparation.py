@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from conki_cli.files import human_size, locked, remove_leftovers
-from conki_cli.runs import Reporter, Workspace
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
 from conki_cli.store import SPLITS, Corpus, num_values, store_lock, write_store
 from conki_cli.store.records import counted
+from conki_cli.workspace import Reporter, Workspace
 
 
 @dataclass(frozen=True)

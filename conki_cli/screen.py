@@ -6,22 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from conki_cli.errors import one_line
 from conki_cli.files import to_json
-from conki_cli.runs import Reporter, Run, evaluate_run
+from conki_cli.workspace import Reporter
+
+if TYPE_CHECKING:
+    from conki_cli.runs import Run
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -44,11 +38,13 @@ class Screen(Reporter):
         if not self.messages.is_terminal:
             yield self._logged(label, total)
             return
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
-        columns += [MofNCompleteColumn()] if total else []
-        columns += [TextColumn("{task.fields[remark]}", markup=False), TimeElapsedColumn()]
-        columns += [TextColumn("remaining"), TimeRemainingColumn()] if total else []
-        with Progress(*columns, console=self.messages, transient=True) as bar:
+        from rich import progress
+
+        columns = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn()]
+        columns += [progress.MofNCompleteColumn()] if total else []
+        columns += [progress.TextColumn("{task.fields[remark]}", markup=False), progress.TimeElapsedColumn()]
+        columns += [progress.TextColumn("remaining"), progress.TimeRemainingColumn()] if total else []
+        with progress.Progress(*columns, console=self.messages, transient=True) as bar:
             task = bar.add_task(one_line(label), total=total or None, remark="")
             yield lambda count, remark: bar.update(task, advance=count, remark=remark)
 
@@ -76,10 +72,13 @@ class Screen(Reporter):
                 self.results.print(part)
 
     def compare(
-        self, rows: Sequence[tuple[str, Run]], split: str, *, protocol: str = "all", export: Path | None = None
+        self, rows: Sequence[tuple[str, "Run"]], split: str, *, protocol: str = "all", export: Path | None = None
     ) -> list[dict[str, Any]]:
         """Show the metrics of labelled runs, the paper's beside them; write them to `export`; return them."""
-        from conki_cli.tables import export_table, metric_table, run_row, table_info
+        from conki_cli.runs import evaluate_run
+        from conki_cli.tables.export import export_table
+        from conki_cli.tables.screen import metric_table
+        from conki_cli.tables.systems import run_row, table_info
 
         results = [(label, run.config, evaluate_run(run, split, protocol)) for label, run in rows]
         info = table_info([result for *_, result in results])

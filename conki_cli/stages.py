@@ -1,38 +1,34 @@
-"""One stage of one configuration: build the network, train its seeds, keep what they learnt, load it back."""
+"""One stage of one configuration: build the network, train its seeds, keep what they learnt."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from conki_cli import checkpoint, training, zoo
-from conki_cli.batches import Batches, Inputs, open_inputs
+from conki_cli.batches import Inputs
 from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import RunError, SettingsError
+from conki_cli.errors import SettingsError
 from conki_cli.evaluation import check_memory, memory_advice, predict
 from conki_cli.files import append_line, human_size, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.runs import Predictions, Reporter, Run, Workspace, finish_run, open_run, write_predictions
-from conki_cli.store import SPLITS, FeatureStore, Ragged, Utterances
+from conki_cli.runs import Predictions, Run, finish_run, open_run, write_predictions
+from conki_cli.store import SPLITS
 from conki_cli.text import (
     backbone_from_config,
     encoder_config,
     load_backbone,
-    load_tokenizer,
-    max_tokens,
     save_encoder_files,
-    tokenize,
 )
 from conki_cli.text_encoder import TextEncoder
+from conki_cli.workspace import Reporter, Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,16 +56,17 @@ class Job:
         open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
 
 
-def train_seeds(job: Job, first: Run | None) -> None:
+def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     """Train the seeds of a run that are not finished, each from what the stage-1 run `first` hands over.
 
-    The folder of a run is made once its first network is ready to train: what is refused leaves none behind.
+    The folder of a run is made once its first network is ready to train: what is refused leaves none behind. What was
+    `checked` before, with other runs or another stage, is not checked again.
     """
     stage = 1 if job.config.run.stage == "pretrain" else 2
     if is_finished(job):
         job.begin()
         job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
-    else:
+    elif not checked:
         check_network(job)
     for seed in job.config.run.seeds:
         if job.run.seed_result(seed) is None:
@@ -110,7 +107,7 @@ def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
     backbone, fresh = load_backbone(job.encoder) if has_text else (None, frozenset())
     model = _network(job, backbone, fresh)
     if first is not None:
-        stored = _stored_weights(first, seed)
+        stored = checkpoint.weights_of(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
     torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
     if config.run.compile:
@@ -134,13 +131,6 @@ def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]
     return zoo.build(job.config, architecture, text)
 
 
-def _stored_weights(run: Run, seed: int) -> dict[str, torch.Tensor]:
-    """Return the best weights of a seed together with those its stage left frozen."""
-    weights = checkpoint.load(run.checkpoint(seed, "best"))[0]
-    frozen = run.checkpoint(seed, "frozen")
-    return {**weights, **checkpoint.load(frozen)[0]} if frozen.exists() else weights
-
-
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     with memory_advice(None):
         model = build_model(job, seed, first)
@@ -160,7 +150,7 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     }
     _write_setting(job, seed)
     if encoder:
-        checkpoint.save(_frozen_encoder(job.run), checkpoint.select(model, encoder), facts)
+        checkpoint.save(job.run.frozen_encoder, checkpoint.select(model, encoder), facts)
     if kept:
         checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, kept), facts)
     _continue(job, seed, progress)
@@ -175,14 +165,9 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     _finish_seed(job, seed, progress, {"seconds": round(seconds, 3), "cache": kept_as}, first)
 
 
-def _frozen_encoder(run: Run) -> Path:
-    """Return where a run keeps a frozen text encoder, once for all its seeds."""
-    return run.path / "encoder" / "frozen.safetensors"
-
-
 def _encoder_to_store(run: Run, model: SentimentModel) -> list[str]:
     """Name the weights of a frozen text encoder that the run does not keep yet."""
-    if not model.text_is_frozen or _frozen_encoder(run).exists():
+    if not model.text_is_frozen or run.frozen_encoder.exists():
         return []
     return [name for name in model.state_dict() if name.startswith(model.text_prefix)]
 
@@ -202,17 +187,12 @@ def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> t
         job.reporter.say(f"seed {seed} began with --cache {begun} and continues so")
     if how == "off":
         return job, "off"
-    keeping = Keeping(model.text_encoder, model.layers_read, how, _states_folder(job.run), job.device, spare)
+    keeping = Keeping(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
     splits = ("train", "valid") if job.config.run.stage == "pretrain" else SPLITS
     states = kept_states(keeping, job.inputs, splits, job.reporter)
     if states is None:
         return job, "off"
     return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
-
-
-def _states_folder(run: Run) -> Path:
-    """Return where the states of frozen text encoders are kept for all runs beside this one."""
-    return run.path.parent.parent / "frozen"
 
 
 def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
@@ -333,118 +313,3 @@ def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) ->
         found = Predictions(batches.utterances.ids, batches.scores(), predict(model, batches, job.device, advance))
     write_predictions(job.run.predictions_path(seed, split), found)
     return sentiment_metrics(found.predictions, found.scores, score_range=batches.score_range, ids=found.ids)
-
-
-def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
-    """Load the best weights of a fine-tuned seed; needs nothing outside the run folder.
-
-    Raises:
-        RunError: the run is a stage-1 run, unfinished or damaged.
-    """
-    if run.result["stage"] != "finetune":
-        raise RunError(
-            f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
-        )
-    if run.seed_result(seed) is None:
-        raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
-    facts = checkpoint.load(run.checkpoint(seed, "best"))[1]
-    try:
-        sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
-        architecture = Architecture(**sizes)
-    except (KeyError, TypeError) as error:
-        raise RunError(
-            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
-        ) from error
-    text = None
-    if "text" in architecture.modalities:
-        if not (run.path / "encoder" / "config.json").is_file():
-            raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
-        backbone = backbone_from_config(run.path / "encoder")
-        fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
-        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
-    model = zoo.build(run.config, architecture, text)
-    weights = _stored_weights(run, seed)
-    if model.text_is_frozen:
-        weights |= checkpoint.load(_frozen_encoder(run))[0]
-    if missing := sorted(set(model.state_dict()) - set(weights)):
-        raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")
-    checkpoint.restore(model, weights, str(run.path))
-    return model.to(device).eval()
-
-
-def predict_utterances(
-    run: Run,
-    utterances: Utterances,
-    device: torch.device,
-    reporter: Reporter | None = None,
-    *,
-    split_of: tuple[FeatureStore, str] | None = None,
-) -> dict[int, np.ndarray]:
-    """Predict utterances with every finished seed of a run.
-
-    Args:
-        run: a fine-tuned run.
-        utterances: what to score.
-        device: where to compute.
-        reporter: is told the progress.
-        split_of: the store and the split that they are, where they are one of the run's target: what a frozen text
-            encoder says of it is then read as while training, so the same bits come out.
-
-    Returns:
-        Seed -> predicted scores, [N] float32.
-
-    Raises:
-        RunError: the run needs a modality that the utterances lack, or other feature widths.
-    """
-    predicted = {}
-    for seed in run.finished_seeds():
-        model = load_model(run, seed, device)
-        sizes = model.architecture
-        token_ids = None
-        for name in sizes.modalities:
-            _check_fit(run, name, utterances, sizes)
-        if "text" in sizes.modalities:
-            folder = str(run.path / "encoder")
-            tokenizer = load_tokenizer(folder)
-            limit = max_tokens(tokenizer, encoder_config(folder))
-            token_ids = tokenize(tokenizer, utterances.texts, max_length=limit)[0]
-        states = _states_of(run, seed, model, split_of, reporter or Reporter()) if split_of is not None else {}
-        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
-        with (reporter or Reporter()).steps(f"seed {seed}", len(batches)) as advance:
-            predicted[seed] = predict(model, batches, device, advance)
-    if not predicted:
-        raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
-    return predicted
-
-
-def _states_of(
-    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], reporter: Reporter
-) -> Mapping[str, Ragged]:
-    """Return what the frozen text encoder of a seed says of a split, as kept while it trained; nothing if it was not.
-
-    What is kept no longer is computed again, and kept.
-    """
-    how = (run.seed_result(seed) or {}).get("cache", "off")
-    if model.layers_read is None or how == "off":
-        return {}
-    store, split = split_of
-    inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
-    device = next(model.parameters()).device
-    keeping = Keeping(model.text_encoder, model.layers_read, how, _states_folder(run), device)
-    found = kept_states(keeping, inputs, (split,), reporter)
-    return {} if found is None else found[split]
-
-
-def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:
-    if name == "text":
-        return
-    if name not in utterances.frames:
-        raise RunError(
-            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}: give a "
-            f"feature store, or train a run without it (--drop-modality {name})"
-        )
-    if utterances.frames[name].width != sizes.widths[name]:
-        raise RunError(
-            f"run {run.name} reads {name} frames of width {sizes.widths[name]}, these clips have width "
-            f"{utterances.frames[name].width}: extract the same features as in training"
-        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from conki_cli.packing import Packing, attend, similar
+from conki_cli.packing import SIMILAR_SHARE, Packing, attend, similar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,9 +20,6 @@ ATTENTION = "conki_packed"
 """Under this name transformers knows the attention over packed tokens."""
 PACKED_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 """Architectures that see no neighbour outside their attention and take the positions of tokens from outside."""
-_SHARE = 0.7
-"""For other architectures: the shortest text that is computed together with another, as a share of the longer one."""
-
 
 Shift = Callable[[Tensor, slice], Tensor]
 """Turns embeddings [T, D] of the packed rows that the slice names into what takes their place, [T, D]."""
@@ -89,7 +86,7 @@ class TextEncoder(nn.Module):
         """Run texts of similar length together, padded to the longest of them."""
         pieces: list[tuple[Tensor, ...]] = []
         start = 0
-        for lengths in similar(packing.lengths, _SHARE):
+        for lengths in similar(packing.lengths, SIMILAR_SHARE):
             rows = slice(start, start + sum(lengths))
             pieces.append(self._group(token_ids[rows], lengths, shift and (lambda e, rows=rows: shift(e, rows))))
             start = rows.stop

@@ -17,7 +17,7 @@ from conki_cli.evaluation import memory_advice, predict
 from conki_cli.metrics import sentiment_metrics
 
 if TYPE_CHECKING:
-    from conki_cli.runs import Reporter
+    from conki_cli.workspace import Reporter
 
 
 LEAST_GAIN = 1e-6

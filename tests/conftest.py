@@ -15,10 +15,11 @@ from conki_cli import experiments
 from conki_cli.batches import Batch, open_inputs
 from conki_cli.config import RunConfig, resolve
 from conki_cli.model import ConKI
-from conki_cli.runs import Reporter, Run, Workspace
+from conki_cli.runs import Run
 from conki_cli.stages import Job, build_model
 from conki_cli.store import Corpus, FeatureStore, Sample, write_store
 from conki_cli.text.demo_encoder import build_demo_encoder
+from conki_cli.workspace import Reporter, Workspace
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -18,6 +18,8 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 TORCH_FREE_LEFT = (
     "errors",
     "files",
+    "workspace",
+    "switches",
     "config",
     "metrics",
     "store",
@@ -42,6 +44,7 @@ MAY_IMPORT_TORCH = (
     "checkpoint",
     "evaluation",
     "training",
+    "inference",
     "stages",
     "experiments",
     "contests",

@@ -18,8 +18,9 @@ from conki_cli.cli import app
 from conki_cli.config import MODEL_NAMES, resolve
 from conki_cli.contract import Architecture
 from conki_cli.errors import RunError, SettingsError
-from conki_cli.runs import Reporter, Workspace, list_runs
+from conki_cli.runs import list_runs
 from conki_cli.store import FeatureStore, write_store
+from conki_cli.workspace import Reporter, Workspace
 
 Conki = Callable[..., Result]
 TRAIN = "--table 6 --dataset tiny --external tiny-external --epochs 1 --device cpu"

@@ -13,9 +13,10 @@ from conki_cli.batches import open_inputs
 from conki_cli.config import RunConfig, resolve, stage_one
 from conki_cli.environment import choose_device
 from conki_cli.experiments import predict_new
-from conki_cli.runs import Reporter, Run, Workspace, describe_runs, evaluate_run
+from conki_cli.runs import Run, describe_runs, evaluate_run
 from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore, describe
+from conki_cli.workspace import Reporter, Workspace
 
 VERSION_1 = Path(__file__).parent / "fixtures" / "version_1"
 
@@ -92,7 +93,7 @@ def test_a_run_of_version_1_predicts_what_it_predicted_then(copied: Workspace, e
 @pytest.mark.parametrize("recipe", ["paper", "released"])
 @pytest.mark.parametrize("dropout", [False, True])
 def test_the_losses_stay_the_same(copied: Workspace, expected: dict[str, Any], recipe: str, dropout: bool) -> None:
-    # Without dropout: as before sequences were packed (0.3), which changed the positions that dropout's masks fall on.
+    # Without dropout: as before sequences were packed (0.3), which changed where dropout's masks fall.
     known = expected["losses" if dropout else "losses_without_dropout"][recipe]
     found = losses_of(copied.root, recipe, dropout=dropout)
     assert len(found) == len(known) == 4

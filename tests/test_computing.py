@@ -19,9 +19,10 @@ from conki_cli.contract import SentimentModel
 from conki_cli.errors import SettingsError
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
-from conki_cli.packing import GROUP_SHARE
-from conki_cli.runs import Reporter, Run, Workspace
+from conki_cli.packing import ATTENTION_SHARE
+from conki_cli.runs import Run
 from conki_cli.stages import build_model
+from conki_cli.workspace import Reporter, Workspace
 
 CPU = torch.device("cpu")
 every_model = pytest.mark.parametrize("name", zoo.MODELS)
@@ -293,7 +294,7 @@ def test_groups_of_attention_change_neither_the_contrast_nor_its_gradients(
 ) -> None:
     model, batch = model_and_batch(open_job(tiny_config("C1")))
     expected = learnt(model.eval(), batch)
-    monkeypatch.setitem(GROUP_SHARE, "cpu", share)
+    monkeypatch.setitem(ATTENTION_SHARE, "cpu", share)
     torch.testing.assert_close(learnt(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from conki_cli.config import (
     BASELINES,
     SECTIONS,
-    SWITCHES,
     RunConfig,
     canonical,
     from_toml,
@@ -25,6 +24,7 @@ from conki_cli.config import (
 from conki_cli.config.baselines import BASELINE_SECTIONS
 from conki_cli.config.words import parse_seeds, switch_label
 from conki_cli.errors import SettingsError
+from conki_cli.switches import SWITCHES
 
 
 def drop(*switches: str, external: str = "mosei", **model: object) -> RunConfig:

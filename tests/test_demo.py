@@ -8,9 +8,10 @@ import pytest
 
 from conki_cli.config import resolve
 from conki_cli.experiments import ablate, finetune, predict_new
-from conki_cli.runs import Reporter, Workspace, evaluate_run, read_predictions
+from conki_cli.runs import evaluate_run, read_predictions
 from conki_cli.sources import demo
 from conki_cli.store import Corpus, FeatureStore, Sample, write_store
+from conki_cli.workspace import Reporter, Workspace
 
 SENTENCES = demo.encoder_sentences()
 TARGET, EXTERNAL = demo.demo_corpus(), demo.demo_external_corpus()

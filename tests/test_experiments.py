@@ -12,8 +12,9 @@ from conki_cli import contests, experiments
 from conki_cli.config import resolve
 from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.files import locked
-from conki_cli.runs import Reporter, Workspace, list_runs, read_predictions
+from conki_cli.runs import list_runs, read_predictions
 from conki_cli.store import FeatureStore, write_store
+from conki_cli.workspace import Reporter, Workspace
 
 QUICK = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")
 

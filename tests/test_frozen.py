@@ -22,9 +22,9 @@ from conki_cli.errors import StoreError
 from conki_cli.files import locked
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.packing import Packing
-from conki_cli.runs import Reporter
 from conki_cli.store import FeatureStore, Ragged, write_store
 from conki_cli.text_encoder import TextEncoder
+from conki_cli.workspace import Reporter
 
 SPLITS = ("train", "valid", "test")
 LAYERS = (0, 1, 4)

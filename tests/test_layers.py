@@ -88,6 +88,17 @@ def test_the_gradients_of_an_encoder_layer_equal_those_of_torchs() -> None:
     torch.testing.assert_close(ours.qkv.weight.grad, theirs.self_attn.in_proj_weight.grad, atol=1e-4, rtol=1e-4)
 
 
+def test_the_first_positions_alone_are_those_of_the_whole_layer_with_the_same_gradients() -> None:
+    layer, states = EncoderLayer(D, num_heads=2, ffn_width=12, dropout=0.0), PACKING.pack(torch.randn(B, L, D))
+    whole = [states.clone().requires_grad_(), *layer.parameters()]
+    alone = [states.clone().requires_grad_(), *layer.parameters()]
+    found, known = layer.first(alone[0], PACKING), layer(whole[0], PACKING)[PACKING.first]
+    torch.testing.assert_close(found, known)
+    theirs = torch.autograd.grad(known.sin().sum(), whole)
+    for one, other in zip(torch.autograd.grad(found.sin().sum(), alone), theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
 def test_dropout_acts_in_training_alone() -> None:
     layer, states = EncoderLayer(D, num_heads=2, ffn_width=12, dropout=0.5), torch.randn(B, L, D)
     assert not torch.equal(transformed(layer, states), transformed(layer, states))

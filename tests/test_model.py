@@ -17,7 +17,7 @@ from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.layers import EncoderLayer, SequenceEncoder, masked_mean
 from conki_cli.losses import hierarchical_contrastive_loss
 from conki_cli.model import Adapter, AdapterModule, ConKI, FusionNetwork
-from conki_cli.packing import GROUP_SHARE, Packing
+from conki_cli.packing import ATTENTION_SHARE, Packing
 from conki_cli.stages import build_model
 
 D = HIDDEN_SIZE
@@ -157,7 +157,7 @@ def test_padded_computation_gives_the_same_predictions_and_gradients(
     batch = in_float64(batch)
     padded = copy.deepcopy(model)
     padded.encoders["text"].backbone.set_attn_implementation("eager")
-    monkeypatch.setitem(GROUP_SHARE, "cpu", share)  # 1: no attention is padded; 0: all sequences are one group
+    monkeypatch.setitem(ATTENTION_SHARE, "cpu", share)  # 1: no attention is padded; 0: all sequences are one group
     output, expected = model(batch), padded_conki(padded, batch)
     for found, plain in (
         (getattr(output, name), getattr(expected, name)) for name in ("prediction", "pan", "specific")

@@ -145,7 +145,7 @@ def test_similar_lengths_together_or_all_at_once_give_the_same_scores_and_gradie
 ) -> None:
     found = []
     for share in (0.7, 0.0):  # at 0 everything is one group
-        monkeypatch.setattr("conki_cli.layers.GROUP_SHARE", share)
+        monkeypatch.setattr("conki_cli.layers.SIMILAR_SHARE", share)
         small.zero_grad()
         total_loss(small, batch_of()).backward()
         found.append([p.grad.clone() for p in small.parameters() if p.grad is not None])

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conki_cli.packing import GROUP_SHARE, Packing, attend, similar
+from conki_cli.packing import ATTENTION_SHARE, Packing, attend, attend_first, similar
 
 B_LENGTHS = [3, 7, 1, 5, 7, 2]
 H, WIDTH = 2, 3  # WIDTH of a head
@@ -38,7 +38,7 @@ def drawn(lengths: list[int], *shape: int) -> Tensor:
 
 def packing_of(lengths: list[int], share: float = 1.0) -> Packing:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(GROUP_SHARE, "cpu", share)
+        patch.setitem(ATTENTION_SHARE, "cpu", share)
         return Packing.of(mask_of(lengths))
 
 
@@ -164,6 +164,14 @@ def test_attention_is_that_of_every_sequence_by_itself(share: float, lengths: li
     packing, parts = packing_of(lengths, share), queries(lengths)
     found = attend(*parts, packing)
     torch.testing.assert_close(found, attended(*parts, list(packing.lengths)), atol=1e-12, rtol=1e-6)
+
+
+@every_share
+@any_lengths
+def test_first_positions_attend_alone_as_they_do_among_the_others(share: float, lengths: list[int]) -> None:
+    packing, (query, key, value) = packing_of(lengths, share), queries(lengths)
+    found = attend_first(query[packing.first], key, value, packing)
+    torch.testing.assert_close(found, attend(query, key, value, packing)[packing.first], atol=1e-12, rtol=1e-6)
 
 
 @every_share

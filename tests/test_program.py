@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from conki_cli import __version__
-from conki_cli.runs import Workspace
+from conki_cli.workspace import Workspace
 
 
 def start(space: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -22,9 +22,7 @@ from conki_cli.files import read_json, write_json
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import (
     Predictions,
-    Reporter,
     Run,
-    Workspace,
     check_name,
     default_name,
     describe_runs,
@@ -37,6 +35,7 @@ from conki_cli.runs import (
     write_predictions,
     write_scores,
 )
+from conki_cli.workspace import Reporter, Workspace
 
 RANGE = (-3.0, 3.0)
 

@@ -15,7 +15,8 @@ from conki_cli.errors import StoreError
 from conki_cli.files import to_json
 from conki_cli.store import Corpus, FeatureStore, Sample, describe, write_store
 from conki_cli.store.describing import compare_stores, describe_clip, describe_features
-from conki_cli.tables import clip_tables, comparison_tables, feature_tables, format_list, store_tables
+from conki_cli.tables.formats import format_list
+from conki_cli.tables.stores import clip_tables, comparison_tables, feature_tables, store_tables
 
 
 def clip(split: str, number: int) -> Sample:

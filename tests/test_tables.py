@@ -12,17 +12,10 @@ from rich.console import Console, RenderableType
 
 from conki_cli.errors import ConkiError
 from conki_cli.store import Corpus, FeatureStore, Sample, describe, write_store
-from conki_cli.tables import (
-    Row,
-    TableInfo,
-    export_table,
-    metric_table,
-    published_row,
-    runs_table,
-    scores_table,
-    settings_table,
-    store_tables,
-)
+from conki_cli.tables.export import export_table
+from conki_cli.tables.grid import Row, TableInfo, published_row
+from conki_cli.tables.screen import metric_table, runs_table, scores_table, settings_table
+from conki_cli.tables.stores import store_tables
 
 INFO = TableInfo("mosi", "test", "all", (1, 2, 3), 686)
 VALUES = {

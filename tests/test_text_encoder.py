@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from conki_cli.batches import Padded
-from conki_cli.packing import GROUP_SHARE, Packing
+from conki_cli.packing import ATTENTION_SHARE, Packing
 from conki_cli.text_encoder import PACKED_TYPES, TextEncoder
 
 D, NUM_LAYERS, NUM_WORDS = 16, 3, 30
@@ -179,7 +179,7 @@ def test_single_tokens_single_texts_and_equal_lengths_are_no_exception(kind: str
 def test_padded_attention_groups_change_nothing(kind: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, text = encoder_of(kind), texts(kind)
     expected = encoded(encoder, text)
-    monkeypatch.setitem(GROUP_SHARE, "cpu", share)
+    monkeypatch.setitem(ATTENTION_SHARE, "cpu", share)
     assert_equal(encoded(encoder, text), expected)
 
 

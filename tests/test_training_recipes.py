@@ -14,9 +14,9 @@ from conki_cli import experiments, training
 from conki_cli.batches import Batch
 from conki_cli.config import BASELINES, RunConfig, stage_one
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
-from conki_cli.runs import Reporter, Workspace
 from conki_cli.stages import Job
 from conki_cli.training import Epoch, Plan, Progress
+from conki_cli.workspace import Reporter, Workspace
 
 CPU = torch.device("cpu")
 PLAN = Plan(num_epochs=1, batch_size=4, warmup=0.0, patience=0, seed=1, schedule="constant")

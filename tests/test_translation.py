@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from conki_cli.errors import ConkiError, EncoderError, SettingsError
 from conki_cli.preparation import Preparation, prepare
-from conki_cli.runs import Reporter, Workspace
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.store import FeatureStore
 from conki_cli.text import translation
 from conki_cli.text.translation import translate, translator_identity
+from conki_cli.workspace import Reporter, Workspace
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # SWIG's, on some versions of Python

@@ -105,7 +105,7 @@ def _identity(path: Path) -> int | None:
 
 def _list_formats(json: bool) -> None:
     from conki_cli.sources import families, unsupported
-    from conki_cli.tables import format_list
+    from conki_cli.tables.formats import format_list
 
     screen = screen_for(json)
     explained = [{"formats": dict(family.FORMATS), "description": family.__doc__ or ""} for family in families()]
@@ -125,7 +125,7 @@ def _check_store_path(path: Path) -> None:
 def _describe(path: Path, json: bool) -> None:
     from conki_cli.store import FeatureStore
     from conki_cli.store.describing import describe
-    from conki_cli.tables import store_tables
+    from conki_cli.tables.stores import store_tables
 
     screen = screen_for(json)
     with FeatureStore(path) as store:
@@ -156,7 +156,7 @@ def inspect_store(
         return _describe(path, json)
     from conki_cli.store import FeatureStore
     from conki_cli.store.describing import compare_stores, describe_clip, describe_features
-    from conki_cli.tables import clip_tables, comparison_tables, feature_tables
+    from conki_cli.tables.stores import clip_tables, comparison_tables, feature_tables
 
     screen = screen_for(json)
     with FeatureStore(path) as opened:

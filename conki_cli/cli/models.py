@@ -47,7 +47,7 @@ def compare(
     """
     from conki_cli.comparison import compare as work
     from conki_cli.comparison import read_systems
-    from conki_cli.tables import comparison_answer, comparison_rows
+    from conki_cli.tables.systems import comparison_answer, comparison_rows
 
     if bool(runs) == (table is not None):
         raise SettingsError("name two or more finished runs, or give --table 2, 3 or 6 to train what is missing")
@@ -107,7 +107,7 @@ def _named_runs(
 
 def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen") -> None:
     """Say which seeds a comparison lacks: of those asked for, or of those that the run was to train."""
-    from conki_cli.tables import seeds_text
+    from conki_cli.tables.grid import seeds_text
 
     wanted, finished = set(run.result["seeds"] if seeds is None else seeds), set(run.finished_seeds())
     if (absent := sorted(wanted - finished)) and wanted & finished:  # none of them is there: an error, later
@@ -163,7 +163,7 @@ def models(
     """
     from conki_cli import zoo
     from conki_cli.store import FeatureStore
-    from conki_cli.tables import models_table
+    from conki_cli.tables.models import models_table
 
     names = list(dict.fromkeys(model or zoo.MODELS))
     for name in names:

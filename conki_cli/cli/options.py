@@ -4,14 +4,16 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from conki_cli import MODALITIES
-from conki_cli.config import MODALITY_SWITCHES, SWITCHES, RunConfig, parse_switches, resolve
-from conki_cli.config.words import parse_seeds
 from conki_cli.errors import SettingsError
+from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
+
+if TYPE_CHECKING:
+    from conki_cli.config import RunConfig
 
 _SWITCH_HELP = ";\n\n".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())
 
@@ -73,6 +75,8 @@ def _run_settings(
     name: Annotated[str | None, typer.Option(help="Folder name below runs/. Default: made from the settings.")] = None,
 ) -> dict[str, Any]:
     """Gather the options that decide a run; the options of `pretrain`, `finetune` and `ablate` are these."""
+    from conki_cli.config.words import parse_seeds
+
     if seed is not None and seeds is not None:
         raise SettingsError("give --seed or --seeds, not both")
     unknown = [modality for modality in drop_modality or [] if modality not in MODALITIES]
@@ -120,8 +124,10 @@ def resolved(
     *,
     epochs: tuple[str, int | None],
     drop: list[str] | None = None,
-) -> RunConfig:
+) -> "RunConfig":
     """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`."""
+    from conki_cli.config import parse_switches, resolve
+
     flags = {**settings["flags"], epochs[0]: epochs[1]}
     switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))
     config = resolve(

@@ -16,8 +16,8 @@ from conki_cli import __version__
 from conki_cli.errors import ConkiError, one_line
 
 if TYPE_CHECKING:
-    from conki_cli.runs import Workspace
     from conki_cli.screen import Screen
+    from conki_cli.workspace import Workspace
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes after Ctrl-C and after a request to end, as shells count them."""
@@ -133,7 +133,7 @@ def screen_for(json: bool) -> "Screen":
 
 def workspace_at(root: Path) -> "Workspace":
     """Return the workspace in a folder."""
-    from conki_cli.runs import Workspace
+    from conki_cli.workspace import Workspace
 
     return Workspace(root)
 
@@ -154,7 +154,7 @@ def mention_damage(screen: "Screen", workspace: Path) -> None:
 
 def check_export_option(export: Path | None, *endings: str) -> None:
     """Refuse a file for `--export` that cannot be written, before any work begins."""
-    from conki_cli.tables import check_export
+    from conki_cli.tables.export import check_export
 
     if export is not None:
         check_export(export, endings)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conki_cli.screen import Screen
-    from conki_cli.tables import Row, TableInfo
+    from conki_cli.tables.grid import Row, TableInfo
 
 
 def evaluate(
@@ -30,7 +30,7 @@ def evaluate(
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
     from conki_cli.runs import evaluate_run, find_run
-    from conki_cli.tables import run_row, table_info
+    from conki_cli.tables.systems import run_row, table_info
 
     screen = screen_for(json)
     check_export_option(export)
@@ -52,7 +52,8 @@ def evaluate(
 
 def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:
     """Write a table of metrics to a file, if one is wanted, and show it."""
-    from conki_cli.tables import export_table, metric_table
+    from conki_cli.tables.export import export_table
+    from conki_cli.tables.screen import metric_table
 
     if export is not None:
         export_table(rows, info, export)
@@ -63,7 +64,7 @@ def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", exp
 def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
     """List the runs of the workspace: stage, state, seeds, test metrics, size."""
     from conki_cli.runs import describe_runs
-    from conki_cli.tables import runs_table
+    from conki_cli.tables.screen import runs_table
 
     screen = screen_for(json)
     entries = describe_runs(workspace_at(workspace))
@@ -95,7 +96,7 @@ def predict(
     """
     from conki_cli.experiments import mention_scale, predict_new, read_new
     from conki_cli.runs import find_run, write_scores
-    from conki_cli.tables import scores_table
+    from conki_cli.tables.screen import scores_table
 
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store")

@@ -15,8 +15,6 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
-from conki_cli.config import parse_switches, setting_fields, setting_type
-from conki_cli.config.words import parse_seeds
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -103,6 +101,8 @@ def ablate(
 
     if not drop and table is None:
         raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
+    from conki_cli.config import parse_switches
+
     screen = screen_for(json)
     paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
     drops = [*paper_rows, *(parse_switches(words) for words in drop or [])]
@@ -129,6 +129,7 @@ def demo(
     conki demo
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
     """
+    from conki_cli.config.words import parse_seeds
     from conki_cli.experiments import DEMO_ROWS, demo_config
     from conki_cli.experiments import ablate as work
 
@@ -146,7 +147,8 @@ def demo(
 
 def settings(json: JsonOption = False) -> None:
     """List every setting: name, default and meaning (for --set and --config)."""
-    from conki_cli.tables import settings_table
+    from conki_cli.config import setting_fields, setting_type
+    from conki_cli.tables.screen import settings_table
 
     screen = screen_for(json)
     entries = [

@@ -18,11 +18,9 @@ from conki_cli.config.resolving import (
 )
 from conki_cli.config.sections import (
     BASELINES,
-    MODALITY_SWITCHES,
     MODEL_NAMES,
     NO_EXTERNAL,
     SECTIONS,
-    SWITCHES,
     DataConfig,
     LossConfig,
     ModelConfig,
@@ -37,11 +35,9 @@ __all__ = [
     "ADDED_LATER",
     "BASELINES",
     "CONKI_ONLY",
-    "MODALITY_SWITCHES",
     "MODEL_NAMES",
     "NO_EXTERNAL",
     "SECTIONS",
-    "SWITCHES",
     "BaselineSection",
     "DataConfig",
     "LossConfig",

@@ -7,10 +7,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from conki_cli.config.sections import (
     BASELINES,
-    MODALITY_SWITCHES,
     NO_EXTERNAL,
     SECTIONS,
-    SWITCHES,
     ComputeConfig,
     DataConfig,
     LossConfig,
@@ -21,6 +19,7 @@ from conki_cli.config.sections import (
     RunSection,
 )
 from conki_cli.errors import SettingsError
+from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
 ADDED_LATER = {

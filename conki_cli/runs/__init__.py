@@ -1,15 +1,12 @@
-"""Run folders and the workspace around them: names, states, results, stored predictions. No tensors here.
+"""Run folders: names, states, results, stored predictions. No tensors here.
 
 `runs/<name>/` holds config.toml, result.json, encoder/ (tokenizer and configuration of the text encoder) and one
 `seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
 from conki_cli.runs.folders import (
-    BUILT_IN_ENCODER,
     RUN_SCHEMA,
-    Reporter,
     Run,
-    Workspace,
     check_name,
     damaged_runs,
     default_name,
@@ -31,12 +28,9 @@ from conki_cli.runs.predictions import (
 )
 
 __all__ = [
-    "BUILT_IN_ENCODER",
     "RUN_SCHEMA",
     "Predictions",
-    "Reporter",
     "Run",
-    "Workspace",
     "check_name",
     "damaged_runs",
     "default_name",

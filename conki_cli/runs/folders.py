@@ -1,10 +1,9 @@
-"""The workspace and its run folders: names, states, results."""
+"""Run folders: names, states, results."""
 
-import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,49 +17,11 @@ from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import check_writable, read_json, size_of, write_json, write_text
 from conki_cli.metrics import summarize
 from conki_cli.text import encoder_identity
+from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
 
 RUN_SCHEMA = 1
 _RESULT: dict[str, type] = {"schema": int, "stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
 _RESULT |= {"score_range": list, "seeds": list, "state": str}
-BUILT_IN_ENCODER = "demo"
-"""Name of the small BERT that is built on the spot for the demo corpora."""
-
-
-class Reporter:
-    """How long work tells its caller what goes on; this one is silent."""
-
-    def say(self, line: str) -> None:
-        """Take note of one line for the user."""
-
-    @contextlib.contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Follow `total` steps: the yielded function takes how many were done and a remark."""
-        yield lambda count, remark: None
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The folder under which everything lies."""
-
-    root: Path
-
-    @property
-    def runs(self) -> Path:
-        """The folder of all runs."""
-        return self.root / "runs"
-
-    def store(self, dataset: str) -> Path:
-        """Return where the feature store of a data set lies."""
-        return self.root / "features" / f"{dataset}.h5"
-
-    @property
-    def built_in_encoder(self) -> Path:
-        """The folder of the demo's small BERT."""
-        return self.root / "encoders" / BUILT_IN_ENCODER
-
-    def encoder(self, name: str) -> str:
-        """Return the name or folder from which a text encoder is loaded."""
-        return str(self.built_in_encoder) if name == BUILT_IN_ENCODER else name
 
 
 @dataclass(frozen=True)
@@ -117,6 +78,16 @@ class Run:
     def checkpoint(self, seed: int, name: str) -> Path:
         """Return the path of a checkpoint: best, last or frozen."""
         return self.seed_folder(seed) / "checkpoints" / f"{name}.safetensors"
+
+    @property
+    def frozen_encoder(self) -> Path:
+        """The checkpoint of a frozen text encoder, kept once for all seeds."""
+        return self.path / "encoder" / "frozen.safetensors"
+
+    @property
+    def states_folder(self) -> Path:
+        """Where the states of frozen text encoders are kept for all runs beside this one."""
+        return self.path.parent.parent / "frozen"
 
     def seed_result(self, seed: int) -> dict[str, Any] | None:
         """Return the result of a finished seed, None while it is unfinished."""

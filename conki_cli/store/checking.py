@@ -119,27 +119,6 @@ def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any
     }
 
 
-def repair_lines(modality: str, counts: Mapping[str, int]) -> list[str]:
-    """Say which values of a modality were no numbers that a store can hold; counts are those of its `repaired`."""
-    kinds = {"nan": "NaN", "inf": "infinite", "too_large": "too large (beyond float32)"}
-    found = {name: counts[key] for key, name in kinds.items() if counts.get(key)}
-    if not found:
-        return []
-    listed = " and ".join(f"{count:,} {name}" for name, count in found.items())
-    return [f"{modality}: {listed} value{'s' * (sum(found.values()) != 1)} became 0"]
-
-
-def padding_lines(modality: str, counts: Mapping[str, int]) -> list[str]:
-    """Say where the padding of a file was not what its lengths announce, which does no harm."""
-    lines = []
-    if clips := counts.get("clips_with_junk"):
-        dropped = counted(counts.get("junk_frames", 0), "frame")
-        lines.append(f"{modality}: {_clips(clips)} with values behind their length: {dropped} dropped")
-    if clips := counts.get("lengths_clamped"):
-        lines.append(f"{modality}: {_clips(clips)} with a length beyond the array: the whole array was taken")
-    return lines
-
-
 def _clips(count: int) -> str:
     return counted(count, "clip")
 

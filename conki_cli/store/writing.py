@@ -14,7 +14,7 @@ import numpy.typing as npt
 from conki_cli import __version__
 from conki_cli.errors import SourceError, StoreError
 from conki_cli.files import atomic_path
-from conki_cli.store.checking import Checked, check, repair_lines
+from conki_cli.store.checking import Checked, check
 from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments
 from conki_cli.store.reading import FeatureStore
 from conki_cli.store.records import (
@@ -29,6 +29,7 @@ from conki_cli.store.records import (
     SourceArray,
 )
 from conki_cli.store.sink import Sink
+from conki_cli.store.words import repair_lines
 
 Normalization = Literal["none", "zscore"]
 Progress = Callable[[int, str], None]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from conki_cli.errors import one_line
 from conki_cli.files import human_size, to_json
+from conki_cli.tables.drawing import empty_table
 from conki_cli.tables.grid import UNSCALED, Cell, Row, TableInfo, build_grid, numbers, seeds_text, superscript
 
 
@@ -105,19 +105,6 @@ def _widths(headers: Sequence[str], drawn: Sequence[Sequence[Text]]) -> list[int
         for number in range(len(headers))
     ]
     return [max([len(header), *lengths]) for header, lengths in zip(headers, lines, strict=True)]
-
-
-def empty_table(title: str, *, gap: int = 2) -> Table:
-    """Return a table without columns, as all of ours look."""
-    return Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,  # draws one blank between columns
-        padding=(0, gap - 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]], *, width: int = 80) -> RenderableType:

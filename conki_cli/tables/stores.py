@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from conki_cli.errors import one_line
-from conki_cli.store.checking import padding_lines, repair_lines
 from conki_cli.store.records import counted
-from conki_cli.tables.screen import empty_table
+from conki_cli.store.words import padding_lines, repair_lines
+from conki_cli.tables.drawing import empty_table
 
 _BAR_WIDTH = 12
 _SPLITS = ("split", "modality")  # headers of columns that hold words

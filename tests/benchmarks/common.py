@@ -15,9 +15,10 @@ from conki_cli.batches import Batch, Padded, open_inputs
 from conki_cli.config import NO_EXTERNAL, resolve, stage_one
 from conki_cli.contract import SentimentModel
 from conki_cli.frozen import Keeping, kept_states
-from conki_cli.runs import Reporter, Run
+from conki_cli.runs import Run
 from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore
+from conki_cli.workspace import Reporter
 
 FILE_LENGTHS = {
     "mosi": {"text": 50, "vision": 500, "audio": 375},
@@ -61,20 +62,28 @@ class Steps:
         self.model: SentimentModel = build_model(job, 1, None).train()
         self.model.precision = precision
         self.progress = training.start(self.model, job.config)
+        self.accumulate = training.plan_of(job.config, 1).accumulate
         self.model.start(torch.zeros(len(job.inputs.learnt.split("train"))))
         for phase in self.model.phases:
             self.model.start_phase(1, phase)
 
-    def take(self, batch: Batch) -> float:
-        """Take a step of every pass; return the seconds."""
+    def take(self, batch: Batch, number: int = 0) -> float:
+        """Take a step of every pass; return the seconds.
+
+        Of a model that sums the gradients of `accumulate` batches, `number` says which of them this is; the optimiser
+        steps behind the last.
+        """
         began = time.perf_counter()
+        first, last = number == 0, number == self.accumulate - 1
         for phase in self.model.phases:
             self.model.start_phase(1, phase)
-            self.model.zero_grad(set_to_none=True)
+            if first:
+                self.model.zero_grad(set_to_none=True)
             output = self.model.represent(batch)
             torch.stack(list(self.model.loss(output, batch, phase).values())).sum().backward()
             self.model.after_backward(output, batch, epoch=1, phase=phase)
-            self.progress.optimizers[phase].step()
+            if last:
+                self.progress.optimizers[phase].step()
         return time.perf_counter() - began
 
 

@@ -1,0 +1,133 @@
+"""A trained run at work: load what its seeds learnt, score utterances with it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from conki_cli import checkpoint, zoo
+from conki_cli.batches import Batches, open_inputs
+from conki_cli.contract import Architecture, SentimentModel
+from conki_cli.errors import RunError
+from conki_cli.evaluation import predict
+from conki_cli.frozen import Keeping, kept_states
+from conki_cli.runs import Run
+from conki_cli.store import FeatureStore, Ragged, Utterances
+from conki_cli.text import backbone_from_config, encoder_config, load_tokenizer, max_tokens, tokenize
+from conki_cli.text_encoder import TextEncoder
+from conki_cli.workspace import Reporter
+
+
+def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
+    """Load the best weights of a fine-tuned seed; needs nothing outside the run folder.
+
+    Raises:
+        RunError: the run is a stage-1 run, unfinished or damaged.
+    """
+    if run.result["stage"] != "finetune":
+        raise RunError(
+            f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
+        )
+    if run.seed_result(seed) is None:
+        raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
+    facts = checkpoint.load(run.checkpoint(seed, "best"))[1]
+    try:
+        sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
+        architecture = Architecture(**sizes)
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+        ) from error
+    text = None
+    if "text" in architecture.modalities:
+        if not (run.path / "encoder" / "config.json").is_file():
+            raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
+        backbone = backbone_from_config(run.path / "encoder")
+        fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
+    model = zoo.build(run.config, architecture, text)
+    weights = checkpoint.weights_of(run, seed)
+    if model.text_is_frozen:
+        weights |= checkpoint.load(run.frozen_encoder)[0]
+    if missing := sorted(set(model.state_dict()) - set(weights)):
+        raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")
+    checkpoint.restore(model, weights, str(run.path))
+    return model.to(device).eval()
+
+
+def predict_utterances(
+    run: Run,
+    utterances: Utterances,
+    device: torch.device,
+    reporter: Reporter | None = None,
+    *,
+    split_of: tuple[FeatureStore, str] | None = None,
+) -> dict[int, np.ndarray]:
+    """Predict utterances with every finished seed of a run.
+
+    Args:
+        run: a fine-tuned run.
+        utterances: what to score.
+        device: where to compute.
+        reporter: is told the progress.
+        split_of: the store and the split that they are, where they are one of the run's target: what a frozen text
+            encoder says of it is then read as while training, so the same bits come out.
+
+    Returns:
+        Seed -> predicted scores, [N] float32.
+
+    Raises:
+        RunError: the run needs a modality that the utterances lack, or other feature widths.
+    """
+    predicted = {}
+    for seed in run.finished_seeds():
+        model = load_model(run, seed, device)
+        sizes = model.architecture
+        token_ids = None
+        for name in sizes.modalities:
+            _check_fit(run, name, utterances, sizes)
+        if "text" in sizes.modalities:
+            folder = str(run.path / "encoder")
+            tokenizer = load_tokenizer(folder)
+            limit = max_tokens(tokenizer, encoder_config(folder))
+            token_ids = tokenize(tokenizer, utterances.texts, max_length=limit)[0]
+        states = _states_of(run, seed, model, split_of, reporter or Reporter()) if split_of is not None else {}
+        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
+        with (reporter or Reporter()).steps(f"seed {seed}", len(batches)) as advance:
+            predicted[seed] = predict(model, batches, device, advance)
+    if not predicted:
+        raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
+    return predicted
+
+
+def _states_of(
+    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], reporter: Reporter
+) -> Mapping[str, Ragged]:
+    """Return what the frozen text encoder of a seed says of a split, as kept while it trained; nothing if it was not.
+
+    What is kept no longer is computed again, and kept.
+    """
+    how = (run.seed_result(seed) or {}).get("cache", "off")
+    if model.layers_read is None or how == "off":
+        return {}
+    store, split = split_of
+    inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
+    device = next(model.parameters()).device
+    keeping = Keeping(model.text_encoder, model.layers_read, how, run.states_folder, device)
+    found = kept_states(keeping, inputs, (split,), reporter)
+    return {} if found is None else found[split]
+
+
+def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:
+    if name == "text":
+        return
+    if name not in utterances.frames:
+        raise RunError(
+            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}: give a "
+            f"feature store, or train a run without it (--drop-modality {name})"
+        )
+    if utterances.frames[name].width != sizes.widths[name]:
+        raise RunError(
+            f"run {run.name} reads {name} frames of width {sizes.widths[name]}, these clips have width "
+            f"{utterances.frames[name].width}: extract the same features as in training"
+        )

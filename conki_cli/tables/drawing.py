@@ -1,0 +1,18 @@
+"""How all our tables look."""
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+
+def empty_table(title: str, *, gap: int = 2) -> Table:
+    """Return a table without columns, as all of ours look."""
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,  # draws one blank between columns
+        padding=(0, gap - 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )

@@ -1,0 +1,46 @@
+"""The folder that a user works in, and how long work tells its caller what goes on; quick to import."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BUILT_IN_ENCODER = "demo"
+"""Name of the small BERT that is built on the spot for the demo corpora."""
+
+
+class Reporter:
+    """How long work tells its caller what goes on; this one is silent."""
+
+    def say(self, line: str) -> None:
+        """Take note of one line for the user."""
+
+    @contextlib.contextmanager
+    def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """Follow `total` steps: the yielded function takes how many were done and a remark."""
+        yield lambda count, remark: None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder under which everything lies."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs."""
+        return self.root / "runs"
+
+    def store(self, dataset: str) -> Path:
+        """Return where the feature store of a data set lies."""
+        return self.root / "features" / f"{dataset}.h5"
+
+    @property
+    def built_in_encoder(self) -> Path:
+        """The folder of the demo's small BERT."""
+        return self.root / "encoders" / BUILT_IN_ENCODER
+
+    def encoder(self, name: str) -> str:
+        """Return the name or folder from which a text encoder is loaded."""
+        return str(self.built_in_encoder) if name == BUILT_IN_ENCODER else name
