@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
-from conki_cli.errors import ConkiError, RunError, reason_of
+from conki_cli.errors import CheckpointError, ConkiError, RunError, reason_of
 from conki_cli.files import atomic_path, disk_error, human_size
 from conki_cli.runs import Run
 
@@ -63,29 +63,33 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
     """Read the tensors (none with `facts_only`) and the facts of a checkpoint.
 
     Raises:
-        RunError: the file is missing, damaged or from another schema.
+        CheckpointError: the file is missing or damaged.
+        RunError: it is of another schema.
     """
     from safetensors import SafetensorError, safe_open
 
     advice = f"delete {'its seed' if path.parent.name == 'checkpoints' else 'the run'} folder and train again"
     if not path.is_file():
-        raise RunError(f"checkpoint {path} is missing: {advice}")
+        raise CheckpointError(f"checkpoint {path} is missing", advice)
     try:
         with safe_open(path, framework="pt") as stored:
             header = stored.metadata() or {}
             names = () if facts_only else stored.keys()
             tensors = {name: stored.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise RunError(f"checkpoint {path} is damaged ({reason_of(error)}): {advice}") from error
+        raise CheckpointError(f"checkpoint {path} is damaged ({reason_of(error)})", advice) from error
     if header.get("schema") != CHECKPOINT_SCHEMA:
-        raise RunError(f"checkpoint {path} has schema {header.get('schema')}, this conki reads {CHECKPOINT_SCHEMA}")
+        raise RunError(
+            f"checkpoint {path} has schema {header.get('schema')}, this conki {__version__} reads "
+            f"{CHECKPOINT_SCHEMA}: install the version that wrote it, or a newer one"
+        )
     # Checkpoints of earlier versions have no checksum, and without the tensors there is nothing to compare.
     if not facts_only and header.get("crc32", "") not in ("", _checksum(tensors, header.get("facts", ""))):
-        raise RunError(f"checkpoint {path} is damaged (its content does not fit its checksum): {advice}")
+        raise CheckpointError(f"checkpoint {path} is damaged (its content does not fit its checksum)", advice)
     try:
         return tensors, dict(json.loads(header["facts"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"checkpoint {path} lacks its facts: {advice}") from error
+        raise CheckpointError(f"checkpoint {path} lacks its facts", advice) from error
 
 
 def select(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
@@ -158,7 +162,8 @@ def size_while_training(model: nn.Module, trained: Sequence[str], frozen: Sequen
     weights = _ITEMSIZE * sum(state[name].numel() for name in trained)
     kept = _ITEMSIZE * sum(state[name].numel() for name in frozen)
     moments = 2 * _ITEMSIZE * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return kept + 2 * weights + moments, kept + 2 * weights
+    # `last` and the checkpoint before it; two copies of the best weights while they are written.
+    return kept + 2 * (weights + moments) + 2 * weights, kept + 2 * weights
 
 
 def check_room(folder: Path, size: int) -> None:

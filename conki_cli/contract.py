@@ -137,7 +137,7 @@ class SentimentModel(nn.Module):
         """Prepare for training; `scores` [N] are those of the training split."""
 
     def start_phase(self, epoch: int, phase: str) -> None:
-        """Prepare for a pass over the training split."""
+        """Prepare for a pass over the training split; draws nothing at random. A pass that continues begins so, too."""
 
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
         """Look at a batch once its gradients exist, before the optimiser steps."""

@@ -25,6 +25,15 @@ class RunError(ConkiError):
     """A run folder that is missing, unfinished, or holds another configuration."""
 
 
+class CheckpointError(RunError):
+    """A checkpoint that is missing or damaged, so that another one may take its place."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        """Say what was found and, where nothing takes its place, what to do."""
+        super().__init__(f"{found}: {advice}")
+        self.found = found
+
+
 def one_line(text: str) -> str:
     """Return `text` on one line, with a question mark for every character that could steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

@@ -71,7 +71,9 @@ def ready_encoder(workspace: Workspace, name: str, reporter: Reporter) -> str:
 
 
 @contextlib.contextmanager
-def _open_job(config: RunConfig, workspace: Workspace, reporter: Reporter, *, to_train: bool = True) -> Iterator[Job]:
+def _open_job(
+    config: RunConfig, workspace: Workspace, reporter: Reporter, *, to_train: bool = True, overwrites: bool = False
+) -> Iterator[Job]:
     """Open what a run reads and find where it lies or will lie; to train it, no other process may."""
     encoder = ready_encoder(workspace, config.model.text_encoder, reporter)
     with contextlib.ExitStack() as stack:
@@ -83,14 +85,16 @@ def _open_job(config: RunConfig, workspace: Workspace, reporter: Reporter, *, to
             _mention_scale(target, external, reporter)
         inputs = open_inputs(config, target, external, encoder)
         data = {store.dataset: store.content_id for store in (target, external) if store is not None}
-        run = locate_run(workspace, config)
+        run = locate_run(workspace, config, replaces=overwrites)
         if to_train:
             stack.enter_context(locked(workspace.runs / f".{run.name}.lock", what=f"the run {run.name}"))
-            run = locate_run(workspace, config)
-        yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter, data)
+            run = locate_run(workspace, config, replaces=overwrites)
+        yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter, data, overwrites)
 
 
-def check_trainable(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> None:
+def check_trainable(
+    configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter, *, overwrites: bool = False
+) -> None:
     """Refuse whatever of some runs cannot be trained, in either stage, before hours go into the first of them.
 
     Raises:
@@ -99,15 +103,19 @@ def check_trainable(configs: Sequence[RunConfig], workspace: Workspace, reporter
     for config in configs:
         stages = [stage_one(config), config] if config.needs_pretraining else [config]
         for stage in stages:
-            with _open_job(stage, workspace, reporter, to_train=False) as job:
-                if not is_finished(job):
+            again = overwrites and stage is config
+            with _open_job(stage, workspace, reporter, to_train=False, overwrites=again) as job:
+                if again or not is_finished(job):
                     check_network(job)
 
 
-def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter, *, checked: bool = False) -> Run:
+def pretrain(
+    config: RunConfig, workspace: Workspace, reporter: Reporter, *, checked: bool = False, overwrites: bool = False
+) -> Run:
     """Run stage 1 (Algorithm 1) of a stage-2 configuration for all its seeds; finished seeds are reused.
 
-    What `check_trainable` has `checked` is not checked again.
+    What `check_trainable` has `checked` is not checked again. With `overwrites` the run is begun anew, but a stage 2
+    takes the stage 1 that is there.
 
     Raises:
         SettingsError: the configuration has no stage 1.
@@ -118,15 +126,18 @@ def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter, *, che
             "give --external a data set, or finetune directly"
         )
     first = stage_one(config).with_values("run", name=config.run.name)
-    with _open_job(first, workspace, reporter) as job:
+    with _open_job(first, workspace, reporter, overwrites=overwrites) as job:
         train_seeds(job, None, checked=checked)
         return job.run
 
 
-def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter, *, checked: bool = False) -> Run:
+def finetune(
+    config: RunConfig, workspace: Workspace, reporter: Reporter, *, checked: bool = False, overwrites: bool = False
+) -> Run:
     """Run stage 2 for all seeds, after the stage 1 it starts from; whatever is finished is reused.
 
-    What `check_trainable` has `checked` is not checked again.
+    What `check_trainable` has `checked` is not checked again. With `overwrites` the run is begun anew, but a stage 2
+    takes the stage 1 that is there.
 
     Raises:
         SettingsError: the configuration is that of a stage 1.
@@ -136,20 +147,25 @@ def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter, *, che
             "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?): "
             "add --set run.stage=finetune and the [optimizer] and [loss] you want"
         )
-    locate_run(workspace, config)  # a name that cannot be used is refused before hours of stage 1
+    locate_run(workspace, config, replaces=overwrites)  # a name that cannot be used is refused before hours of stage 1
     first = None
     if config.needs_pretraining:
         if not checked:
-            check_trainable([config], workspace, reporter)
+            check_trainable([config], workspace, reporter, overwrites=overwrites)
             checked = True
         first = pretrain(config.with_values("run", name=""), workspace, reporter, checked=True)
-    with _open_job(config, workspace, reporter) as job:
+    with _open_job(config, workspace, reporter, overwrites=overwrites) as job:
         train_seeds(job, first, checked=checked)
         return job.run
 
 
 def ablate(
-    config: RunConfig, drops: Sequence[tuple[str, ...]], workspace: Workspace, reporter: Reporter
+    config: RunConfig,
+    drops: Sequence[tuple[str, ...]],
+    workspace: Workspace,
+    reporter: Reporter,
+    *,
+    overwrites: bool = False,
 ) -> list[tuple[str, Run]]:
     """Train the full model, which takes the configured name, and one run per combination of switches.
 
@@ -161,8 +177,8 @@ def ablate(
     configs = [canonical(config.with_values("model", drop=(*config.model.drop, *drop))) for drop in switches]
     configs = [row.with_values("run", name=config.run.name if row == configs[0] else "") for row in configs]
     for row in configs:
-        locate_run(workspace, row)
-    check_trainable(configs, workspace, reporter)
+        locate_run(workspace, row, replaces=overwrites)
+    check_trainable(configs, workspace, reporter, overwrites=overwrites)
     rows: list[tuple[str, Run]] = []
     for number, (drop, row) in enumerate(zip(switches, configs, strict=True)):
         label = run_label(row)
@@ -170,7 +186,7 @@ def ablate(
             reporter.say(f"{switch_label(drop)} equals an earlier row, {label}: it is shown once")
             continue
         reporter.say(f"row {number + 1} of {len(configs)}: {label}")
-        rows.append((label, finetune(row, workspace, reporter, checked=True)))
+        rows.append((label, finetune(row, workspace, reporter, checked=True, overwrites=overwrites)))
     return rows
 
 

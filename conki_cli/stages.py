@@ -1,13 +1,16 @@
 """One stage of one configuration: build the network, train its seeds, keep what they learnt."""
 
 import dataclasses
+import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conki_cli import checkpoint, training, zoo
+from conki_cli import checkpoint, resuming, training, zoo
 from conki_cli.batches import Inputs
 from conki_cli.config import RunConfig, to_toml
 from conki_cli.config.words import run_label
@@ -19,7 +22,8 @@ from conki_cli.files import append_line, human_size, to_json, write_json, write_
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.runs import Predictions, Run, finish_run, open_run, write_predictions
+from conki_cli.runs import Predictions, Run, discard_run, finish_run, open_run, write_predictions
+from conki_cli.signals import postponed
 from conki_cli.store import SPLITS
 from conki_cli.text import (
     backbone_from_config,
@@ -46,6 +50,8 @@ class Job:
     reporter: Reporter
     data: Mapping[str, str] = field(default_factory=dict)
     """Content id of every store that the run reads, by data set."""
+    overwrites: bool = False
+    """Whether what stands in the run's folder is discarded before training begins."""
 
     def begin(self) -> None:
         """Make the run folder, or add the seeds to the one that is there.
@@ -63,11 +69,14 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     `checked` before, with other runs or another stage, is not checked again.
     """
     stage = 1 if job.config.run.stage == "pretrain" else 2
-    if is_finished(job):
+    if not job.overwrites and is_finished(job):
         job.begin()
         job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
     elif not checked:
         check_network(job)
+    if job.overwrites and job.run.path.exists():
+        job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
+        discard_run(job.run)
     for seed in job.config.run.seeds:
         if job.run.seed_result(seed) is None:
             _train_seed(job, seed, first)
@@ -154,15 +163,35 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     if kept:
         checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, kept), facts)
     _continue(job, seed, progress)
-    plan = training.plan_of(job.config, seed)
+    _train(job, seed, progress, trained, facts)
+    _finish_seed(job, seed, progress, kept_as, first)
+
+
+def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Run the epochs that are left, saving after each, every so many steps, and when the program is to end."""
+    plan, every, saved = training.plan_of(job.config, seed), job.config.run.checkpoint_every, progress.step
     train = job.inputs.batches("train", batch_size=plan.batch_size, seed=seed)
     valid = job.inputs.batches("valid", batch_size=plan.batch_size)
-    seconds = 0.0
-    with memory_advice(plan.batch_size):
-        for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter):
-            seconds += epoch.seconds
+
+    def save() -> None:
+        nonlocal saved
+        resuming.save_last(job.run, seed, progress, plan, trained=trained, facts=facts)
+        saved = progress.step
+
+    with memory_advice(plan.batch_size), postponed() as ending:
+
+        def on_step() -> None:
+            if every and progress.step - saved >= every:
+                save()
+            if (asked := ending()) is not None:
+                if progress.step != saved:
+                    save()
+                raise asked
+
+        steps = training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter, on_step=on_step)
+        for epoch in steps:
             _save_epoch(job, seed, progress, epoch, trained, facts)
-    _finish_seed(job, seed, progress, {"seconds": round(seconds, 3), "cache": kept_as}, first)
+            save()
 
 
 def _encoder_to_store(run: Run, model: SentimentModel) -> list[str]:
@@ -178,8 +207,8 @@ def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> t
     Returns:
         The job, and how the states are kept: fp32, fp16 or off. A seed that was interrupted stays with what it began.
     """
-    last = job.run.checkpoint(seed, "last")
-    begun = checkpoint.load(last, facts_only=True)[1].get("cache") if last.exists() else None
+    found = resuming.latest(job.run, seed, job.reporter, facts_only=True)
+    begun = found[1].get("cache") if found is not None else None
     how = begun or job.config.run.cache
     if model.layers_read is None:
         return job, "off"
@@ -227,21 +256,19 @@ def _write_setting(job: Job, seed: int) -> None:
 
 
 def _continue(job: Job, seed: int, progress: training.Progress) -> None:
-    """Continue from `last` where an earlier start of the same run was interrupted; else begin a fresh log."""
-    last, log = job.run.checkpoint(seed, "last"), job.run.seed_folder(seed) / "metrics.jsonl"
-    if not last.exists():
+    """Continue where an earlier start of the same run was interrupted; else begin a fresh log."""
+    log = job.run.seed_folder(seed) / "metrics.jsonl"
+    found = resuming.latest(job.run, seed, job.reporter)
+    if found is None:
         log.unlink(missing_ok=True)
         return
-    tensors, facts = checkpoint.load(last)
-    checkpoint.restore(progress.model, checkpoint.without_optimizer(tensors), str(last))
-    checkpoint.restore_optimizers(progress.optimizers, tensors)
-    progress.epoch, progress.step = facts["epoch"], facts["step"]
-    progress.best_mae, progress.best_epoch = facts["best_mae"], facts["best_epoch"]
-    progress.rate_scale, progress.reduced_epoch = facts.get("rate_scale", 1.0), facts.get("reduced_epoch", 0)
-    kept = checkpoint.whole_lines(log, progress.epoch)
+    resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")
+    over = progress.epoch - (progress.within is not None)
+    kept = checkpoint.whole_lines(log, over)
     write_text(log, "".join(line + "\n" for line in kept.values()))
-    job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues after epoch {progress.epoch}")
-    if lost := [str(number) for number in range(1, progress.epoch + 1) if number not in kept]:
+    place = f"after epoch {over}" if progress.within is None else f"in epoch {over + 1}, after step {progress.step}"
+    job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues {place}")
+    if lost := [str(number) for number in range(1, over + 1) if number not in kept]:
         job.reporter.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; what they learnt is not affected")
 
 
@@ -251,19 +278,12 @@ def _save_epoch(
     progress: training.Progress,
     epoch: training.Epoch,
     trained: Sequence[str],
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
-    state = {
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "best_mae": progress.best_mae,
-        "best_epoch": progress.best_epoch,
-        "rate_scale": progress.rate_scale,
-        "reduced_epoch": progress.reduced_epoch,
-    }
-    weights = checkpoint.select(progress.model, trained)
+    """Write the best weights and the log; `last` comes behind them, as training continues from there."""
     if epoch.is_best:
-        checkpoint.save(job.run.checkpoint(seed, "best"), weights, {**facts, **state})
+        weights = checkpoint.select(progress.model, trained)
+        checkpoint.save(job.run.checkpoint(seed, "best"), weights, {**facts, **resuming.facts_of(progress)})
     line = {
         "epoch": epoch.number,
         "losses": epoch.losses,
@@ -272,11 +292,9 @@ def _save_epoch(
         "seconds": round(epoch.seconds, 3),
     }
     append_line(job.run.seed_folder(seed) / "metrics.jsonl", to_json(line, indent=None))
-    moments = checkpoint.optimizers_tensors(progress.optimizers)
-    checkpoint.save(job.run.checkpoint(seed, "last"), {**weights, **moments}, {**facts, **state})
 
 
-def _finish_seed(job: Job, seed: int, progress: training.Progress, spent: Mapping[str, Any], first: Run | None) -> None:
+def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str, first: Run | None) -> None:
     """Read the test split, once; store predictions and metrics of the best epoch; slim the checkpoints."""
     run, model = job.run, progress.model
     checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
@@ -287,11 +305,13 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, spent: Mappin
         run.checkpoint(seed, "best"),
         best_is_last=progress.best_epoch == progress.epoch,
     )
+    run.checkpoint(seed, "previous").unlink(missing_ok=True)
     result = {
         "seed": seed,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
-        **spent,
+        "seconds": round(_seconds_of(run, seed), 3),
+        "cache": kept_as,
         "stage_1": first.name if first else None,
         "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
         "parameters": {
@@ -304,6 +324,12 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, spent: Mappin
     job.reporter.say(
         f"seed {seed}: best epoch {progress.best_epoch} of {progress.epoch}, validation MAE {progress.best_mae:.3f}"
     )
+
+
+def _seconds_of(run: Run, seed: int) -> float:
+    """Sum the seconds of all epochs, over all starts of the program."""
+    lines = checkpoint.whole_lines(run.seed_folder(seed) / "metrics.jsonl", sys.maxsize).values()
+    return math.fsum(json.loads(line).get("seconds", 0.0) for line in lines)
 
 
 def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """The one training loop: stages 1 and 2 of Algorithm 1 are two calls of `fit`."""
 
+import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from conki_cli.workspace import Reporter
 
 
+_NAMED = 5  # clips that a message names
 LEAST_GAIN = 1e-6
 """A validation MAE is better than another if it is lower by this much: less is rounding."""
 
@@ -60,6 +62,20 @@ class Epoch:
 
 
 @dataclass
+class Position:
+    """How far an epoch that has begun has come."""
+
+    passes: int = 0
+    """Passes that are over."""
+    batches: int = 0
+    """Batches of the pass in progress that are over."""
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    """Every term of every batch so far."""
+    seconds: float = 0.0
+    """Spent before the program was started anew."""
+
+
+@dataclass
 class Progress:
     """What changes while a model trains; a checkpoint of it continues the run."""
 
@@ -74,6 +90,8 @@ class Progress:
     """What plateaus have left of the learning rates."""
     reduced_epoch: int = 0
     """The epoch after which they were last reduced."""
+    within: Position | None = None
+    """Where epoch `epoch` stands; None between two epochs."""
     peak_rates: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -120,15 +138,31 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
 
 
 def fit(
-    progress: Progress, train: Batches, valid: Batches, plan: Plan, *, device: torch.device, reporter: "Reporter"
+    progress: Progress,
+    train: Batches,
+    valid: Batches,
+    plan: Plan,
+    *,
+    device: torch.device,
+    reporter: "Reporter",
+    on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Epoch]:
     """Train from where `progress` stands, yielding after every epoch; the caller saves, prints, stops.
 
-    The test split has no way in. Randomness is a function of (seed, epoch), so a run continued after any
-    epoch equals one that never stopped.
+    The test split has no way in. Randomness is a function of (seed, epoch); who continues within an epoch puts the
+    generators back first. So a run continued after any step equals one that never stopped.
+
+    Args:
+        progress: the model and how far it has come; changes.
+        train: shuffled batches of the training split.
+        valid: batches of the validation split.
+        plan: how long and in which steps.
+        device: where to compute.
+        reporter: is told the progress.
+        on_step: called between steps, also of the validation; may save `progress`, or stop by raising.
 
     Raises:
-        ConkiError: a loss is not finite, or the device's memory is used up.
+        ConkiError: a loss or a gradient is not finite, or the device's memory is used up.
     """
     model = progress.model
     batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
@@ -139,27 +173,60 @@ def fit(
         model.start(torch.from_numpy(train.scores()).to(device))
     with reporter.steps(f"seed {plan.seed}", total) as say:
         say(progress.step, "")
-        while progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan):
-            began = time.monotonic()
-            progress.epoch += 1
-            torch.manual_seed(int(np.random.SeedSequence([plan.seed, progress.epoch]).generate_state(1)[0]))
-            sums: dict[str, list[float]] = {}
-            for phase in model.passes(progress.epoch):
-                model.train()
-                model.start_phase(progress.epoch, phase)
-                for terms in _pass(progress, batches[phase], plan, phase, total, device):
-                    for name, value in terms.items():
-                        sums.setdefault(name, []).append(value)
-                    say(1, f"epoch {progress.epoch}/{plan.num_epochs}")
+
+        def after_step() -> None:
+            say(1, f"epoch {progress.epoch}/{plan.num_epochs}")
+            on_step()
+
+        while progress.within or (progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan)):
+            within = progress.within or _begin_epoch(progress, plan)
+            began = time.monotonic() - within.seconds
+            _train_epoch(progress, within, batches, plan, total=total, device=device, after_step=after_step)
             metrics = sentiment_metrics(
-                predict(model, valid, device),
+                predict(model, valid, device, lambda count, remark: on_step()),
                 valid.scores(),
                 score_range=valid.score_range,
                 ids=valid.utterances.ids,
             )
             is_best = _judge(progress, plan, metrics["mae"])
-            losses = {name: math.fsum(values) / len(values) for name, values in sums.items()}
+            losses = {name: math.fsum(values) / len(values) for name, values in within.sums.items()}
+            progress.within = None
             yield Epoch(progress.epoch, losses, metrics, time.monotonic() - began, is_best)
+
+
+def _begin_epoch(progress: Progress, plan: Plan) -> Position:
+    progress.epoch += 1
+    progress.within = Position()
+    torch.manual_seed(int(np.random.SeedSequence([plan.seed, progress.epoch]).generate_state(1)[0]))
+    return progress.within
+
+
+def _train_epoch(
+    progress: Progress,
+    within: Position,
+    batches: Mapping[str, Batches],
+    plan: Plan,
+    *,
+    total: int,
+    device: torch.device,
+    after_step: Callable[[], None],
+) -> None:
+    """Take the passes of an epoch that are not over yet."""
+    began = time.monotonic() - within.seconds
+    model = progress.model
+    for phase in model.passes(progress.epoch)[within.passes :]:
+        remembered = {name: buffer.clone() for name, buffer in model.named_buffers()} if within.batches else {}
+        model.train()
+        model.start_phase(progress.epoch, phase)
+        if remembered:  # beginning the pass anew has emptied what its first part left
+            model.load_state_dict(remembered, strict=False)
+        for terms in _pass(progress, batches[phase], plan, phase, total, device, skip=within.batches):
+            for name, value in terms.items():
+                within.sums.setdefault(name, []).append(value)
+            within.batches += 1
+            within.seconds = time.monotonic() - began
+            after_step()
+        within.passes, within.batches = within.passes + 1, 0
 
 
 def _batches_of(model: SentimentModel, train: Batches, phase: str) -> Batches:
@@ -173,24 +240,32 @@ def _steps(model: SentimentModel, batches: Mapping[str, Batches], epoch: int) ->
 
 
 def _pass(
-    progress: Progress, train: Batches, plan: Plan, phase: str, total: int, device: torch.device
+    progress: Progress,
+    train: Batches,
+    plan: Plan,
+    phase: str,
+    total: int,
+    device: torch.device,
+    *,
+    skip: int,
 ) -> Iterator[dict[str, float]]:
-    """Go once over the training split; yield the terms of every batch, none of a batch that is too small."""
+    """Go once over the training split, but for the batches to `skip`; yield the terms, none of a batch too small."""
     model, optimizer = progress.model, progress.optimizers[phase]
     count = math.ceil(len(train) * model.share(phase))
-    for number, batch in enumerate(train.epoch(progress.epoch, model.share(phase)), start=1):
+    rest = itertools.islice(train.epoch(progress.epoch, model.share(phase)), skip, None)
+    for number, batch in enumerate(rest, start=skip + 1):
         if (number - 1) % plan.accumulate == 0:
             model.zero_grad(set_to_none=True)
         factor = rate_factor(progress.step, total, plan.warmup) if plan.schedule == "linear" else 1.0
         _set_rates(progress, phase, factor * progress.rate_scale)
         progress.step += 1
         terms: dict[str, float] = {}
+        where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in batch.indices.tolist()])
         if len(batch) >= model.smallest_batch(phase):
             with memory_advice(train.batch_size):
-                terms = _backward(progress, batch.to(device), plan, phase)
+                terms = _backward(progress, batch.to(device), plan, where)
         if number % plan.accumulate == 0 or number == count:
-            if plan.clip_norm:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+            _check_gradients(model, plan, where, terms)
             optimizer.step()
         yield terms
 
@@ -244,21 +319,60 @@ def _set_rates(progress: Progress, phase: str, factor: float) -> None:
         group["lr"] = peak * factor
 
 
-def _backward(progress: Progress, batch: Batch, plan: Plan, phase: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Place:
+    """Which batch it is, for messages."""
+
+    epoch: int
+    number: int
+    phase: str
+    ids: Sequence[str]
+
+    def words(self, suspects: Sequence[bool] = ()) -> str:
+        """Name epoch, batch and clips: the suspects among them, if there are any."""
+        ids = list(self.ids)
+        if any(suspects):
+            ids = [name for name, is_suspect in zip(ids, suspects, strict=True) if is_suspect]
+        rest = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+        return f"in epoch {self.epoch}, batch {self.number} (clips {', '.join(ids[:_NAMED])}{rest})"
+
+
+_STOPPED = (
+    "training stopped before it could damage the weights, and the last checkpoint is kept; lower the learning rates or "
+    "look at these clips with `conki inspect`"
+)
+
+
+def _backward(progress: Progress, batch: Batch, plan: Plan, where: _Place) -> dict[str, float]:
     """Add the gradients of one batch and return the value of every term."""
     model = progress.model
     output = model.represent(batch)
-    terms = model.loss(output, batch, phase)
+    terms = model.loss(output, batch, where.phase)
     loss = torch.stack(list(terms.values())).sum()
     values = {name: float(value.detach()) for name, value in {**terms, **model.report(terms, batch)}.items()}
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ConkiError(
-                f"the loss term '{name}' is {value} in epoch {progress.epoch}: training stopped before it could "
-                "damage the weights; lower the learning rates or check the features with `conki inspect`"
-            )
+            suspects = (~torch.isfinite(output.prediction.detach())).tolist()
+            raise ConkiError(f"the loss term '{name}' is {value} {where.words(suspects)}: {_STOPPED}")
     torch.autograd.backward(loss)
     if plan.clip_value:
         torch.nn.utils.clip_grad_value_(model.parameters(), plan.clip_value)
-    model.after_backward(output, batch, epoch=progress.epoch, phase=phase)
+    model.after_backward(output, batch, epoch=progress.epoch, phase=where.phase)
     return values
+
+
+def _check_gradients(model: SentimentModel, plan: Plan, where: _Place, terms: Mapping[str, float]) -> None:
+    """Bound the gradients of a step, where the plan does, and refuse one that is not finite before it is taken.
+
+    Raises:
+        ConkiError: it is not.
+    """
+    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
+    if bool(torch.isfinite(norm)):
+        if plan.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), plan.clip_norm, norm)
+        return
+    bad = next((name for name, gradient in named if not bool(torch.isfinite(gradient).all())), "all weights together")
+    listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    raise ConkiError(f"the gradient of {bad} is not finite {where.words()}, with the loss terms {listed}: {_STOPPED}")

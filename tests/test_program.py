@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -114,16 +115,50 @@ def test_an_interrupted_training_continues_with_the_same_command(workspace: Work
     stores = ["--dataset", "tiny", "--external", "none", "--drop", "V+A", "--encoder", str(encoder)]
     command = ["finetune", *stores, "--epochs", "4000", "--name", "long"]
     log, said, done = workspace.runs / "long" / "seed-1" / "metrics.jsonl", "", 0
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)):
         process = start(workspace.root, *command)
         wait_for_epochs(log, done + 2, process)
         process.send_signal(number)
         out, said = process.communicate(timeout=60)
         assert (process.returncode, out) == (code, "")
-        assert said.splitlines()[-1] == "interrupted: what was finished is kept, and the same command continues"
+        again = shlex.join(["conki", *command])
+        assert said.splitlines()[-1] == f"interrupted: what was finished is kept; it continues with: {again}"
         assert "\x1b" not in said  # no terminal, no bar
         done = len(log.read_text(encoding="utf-8").splitlines())
-    assert re.search(r"runs/long is unfinished: seed 1 continues after epoch [1-9]", said)
+    assert re.search(r"runs/long is unfinished: seed 1 continues (after|in) epoch [1-9]", said)
     epochs = [json.loads(line)["epoch"] for line in log.read_text(encoding="utf-8").splitlines()]
     assert epochs == list(range(1, len(epochs) + 1))
     assert not list(workspace.root.rglob("*.part"))
+
+
+STOPPED_TWICE = """
+import signal, sys
+from conki_cli import training
+from conki_cli.cli import main
+
+step = training._backward
+
+def interrupted(*given):
+    for _ in range({count}):
+        signal.raise_signal(signal.SIGINT)
+    return step(*given)
+
+training._backward = interrupted
+sys.argv = ["conki", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("count", "saved"), [(1, True), (2, False)])
+def test_the_first_signal_lets_the_step_end_and_the_second_does_not(
+    count: int, saved: bool, workspace: Workspace, encoder: Path
+) -> None:
+    given = ["finetune", "--dataset", "tiny", "--external", "none", "--drop", "V+A", "--encoder", str(encoder)]
+    command = [sys.executable, "-c", STOPPED_TWICE.format(count=count), *given, "--overwrite", "--name", "short"]
+    env = {**os.environ, "CONKI_WORKSPACE": str(workspace.root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.splitlines()[-1].endswith(
+        f"it continues with: {shlex.join(['conki', *given, '--name', 'short'])}"
+    )
+    assert (workspace.runs / "short" / "seed-1" / "checkpoints" / "last.safetensors").exists() == saved

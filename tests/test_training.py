@@ -10,6 +10,7 @@ from conftest import ALL_SWITCHES, MakeConfig, Notes, OpenJob, model_and_batch
 
 from conki_cli import training
 from conki_cli.batches import Batch
+from conki_cli.contract import Output
 from conki_cli.errors import ConkiError
 from conki_cli.model import ConKI
 from conki_cli.stages import Job, build_model
@@ -188,9 +189,36 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_damaged(
     model = build_model(job, 1, None)
     torch.nn.init.constant_(model.head[-1].bias, float("inf"))
     before = weights(model)
-    with pytest.raises(ConkiError, match=r"the loss term 'task' is inf in epoch 1: .*`conki inspect`") as error:
+    said = r"the loss term 'task' is inf in epoch 1, batch 1 \(clips (train\$_\$\d+(, )?){4}\): .*`conki inspect`"
+    with pytest.raises(ConkiError, match=said) as error:
         trained(job, model)
     assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_clips_whose_predictions_are_no_numbers_are_named(tiny_config: MakeConfig, open_job: OpenJob) -> None:
+    job = open_job(tiny_config("C1"))
+    model = build_model(job, 1, None)
+
+    def spoil(module: object, inputs: tuple[Batch], output: Output) -> Output:
+        spoilt = torch.where(inputs[0].indices == 6, torch.nan, output.prediction)
+        return dataclasses.replace(output, prediction=spoilt)
+
+    model.register_forward_hook(spoil)
+    with pytest.raises(ConkiError, match=r"in epoch 1, batch 1 \(clips train\$_\$6\): training stopped"):
+        trained(job, model)
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_are_damaged(
+    tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    job = open_job(tiny_config("C1"))
+    model = build_model(job, 1, None)
+    model.head[-1].bias.register_hook(lambda gradient: gradient * torch.inf)
+    before = weights(model)
+    said = r"the gradient of head\.\d+\.bias is not finite in epoch 1, batch 1 \(clips .*\), with the loss terms task "
+    with pytest.raises(ConkiError, match=said):
+        trained(job, model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

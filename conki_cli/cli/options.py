@@ -26,6 +26,13 @@ ProtocolOption = Annotated[
     typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
 ]
 ExportOption = Annotated[Path | None, typer.Option(help="Also write the table to FILE.md, .csv or .tex.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite/--resume",
+        help="Begin the run anew (a stage 1 that it starts from stays), or continue it where it stopped.",
+    ),
+]
 DropOption = Annotated[
     list[str] | None,
     typer.Option(help=f"Leave parts out, combined as C1+C4. Repeatable.\n\n{_SWITCH_HELP}.", metavar="SWITCHES"),

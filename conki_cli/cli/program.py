@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-import signal
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,19 +14,14 @@ from typer.core import TyperGroup
 
 from conki_cli import __version__
 from conki_cli.errors import ConkiError, one_line
+from conki_cli.signals import ENDINGS, exit_code, install
 
 if TYPE_CHECKING:
     from conki_cli.screen import Screen
     from conki_cli.workspace import Workspace
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-"""Exit codes after Ctrl-C and after a request to end, as shells count them."""
 ON_INTERRUPTION = "conki.interrupted"
 """Key in a command's context."""
-
-
-class _Terminated(BaseException):
-    """The system asked the program to end (SIGTERM); unwinds like Ctrl-C, so nothing stays half-written."""
 
 
 class OneLineErrors(TyperGroup):
@@ -52,10 +47,9 @@ def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
         yield
     except ConkiError as error:
         _end(1, f"error: {error}")
-    except (KeyboardInterrupt, _Terminated) as error:
-        code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
-        kept = said.get(ON_INTERRUPTION, "what was finished is kept, and the same command continues")
-        _end(code, f"interrupted: {kept}")
+    except tuple(ENDINGS.values()) as error:
+        kept = said.get(ON_INTERRUPTION) or f"what was finished is kept; it continues with: {_this_command()}"
+        _end(exit_code(error), f"interrupted: {kept}")
     except MemoryError:
         _end(1, "error: this machine's memory is used up: lower --set optimizer.batch_size or data.max_frames")
     except OSError as error:
@@ -113,15 +107,16 @@ def _conki(
 
 def main() -> None:
     """Run the program."""
-    signal.signal(signal.SIGTERM, _terminate)
+    install()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the sign for plus-minus shows a question mark
     app()
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise _Terminated
+def _this_command() -> str:
+    """Return the command line that continues this one: the same, but nothing is begun anew."""
+    return shlex.join(["conki", *(word for word in sys.argv[1:] if word != "--overwrite")])
 
 
 def screen_for(json: bool) -> "Screen":

@@ -9,6 +9,7 @@ from conki_cli.cli.options import (
     DropOption,
     ExportOption,
     JsonOption,
+    OverwriteOption,
     ProtocolOption,
     WorkspaceOption,
     resolved,
@@ -27,6 +28,7 @@ def pretrain(
     settings: dict[str, Any],
     drop: DropOption = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 1.")] = None,
+    overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -42,7 +44,7 @@ def pretrain(
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
     mention_damage(screen, workspace)
-    run = work(config, workspace_at(workspace), screen)
+    run = work(config, workspace_at(workspace), screen, overwrites=overwrite)
     _show_finished(screen, run, split="valid")
 
 
@@ -51,6 +53,7 @@ def finetune(
     settings: dict[str, Any],
     drop: DropOption = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
+    overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -67,7 +70,7 @@ def finetune(
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     mention_damage(screen, workspace)
-    run = work(config, workspace_at(workspace), screen)
+    run = work(config, workspace_at(workspace), screen, overwrites=overwrite)
     _show_finished(screen, run, split="test")
 
 
@@ -87,6 +90,7 @@ def ablate(
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
+    overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -109,7 +113,7 @@ def ablate(
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs))
     check_export_option(export)
     mention_damage(screen, workspace)
-    rows = work(config, drops, workspace_at(workspace), screen)
+    rows = work(config, drops, workspace_at(workspace), screen, overwrites=overwrite)
     screen.answer({"rows": screen.compare(rows, "test", protocol=protocol, export=export)})
 
 

@@ -129,6 +129,7 @@ class RunSection:
         choices=("fp32", "fp16", "off"),
     )
     compile: bool = _setting(False, "let torch.compile fuse what happens at every position; slow to start")
+    checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch; 0: at its end alone", low=0)
 
 
 @dataclass(frozen=True)

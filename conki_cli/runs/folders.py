@@ -1,7 +1,9 @@
 """Run folders: names, states, results."""
 
 import hashlib
+import os
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from conki_cli import __version__
 from conki_cli.config import ADDED_LATER, RunConfig, as_tables, from_toml, to_toml
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError
-from conki_cli.files import check_writable, read_json, size_of, write_json, write_text
+from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text
 from conki_cli.metrics import summarize
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
@@ -219,8 +221,10 @@ def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range
     )
 
 
-def locate_run(workspace: Workspace, config: RunConfig) -> Run:
+def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = False) -> Run:
     """Return the run of a configuration: one of the same stage and digest whatever its name, else where it will lie.
+
+    With `replaces`, what stands there may be anything: it is going to be discarded.
 
     Raises:
         RunError: the name is unusable, or the run of that name is damaged or has other settings.
@@ -231,7 +235,7 @@ def locate_run(workspace: Workspace, config: RunConfig) -> Run:
             if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
                 return run
     run = Run(workspace.runs / (check_name(config.run.name) or default_name(config)))
-    if not (run.path / "result.json").exists():
+    if replaces or not (run.path / "result.json").exists():
         return run
     if run.problem:
         raise RunError(run.problem)
@@ -241,6 +245,23 @@ def locate_run(workspace: Workspace, config: RunConfig) -> Run:
             "give another --name, or delete that folder"
         )
     return run
+
+
+def discard_run(run: Run) -> None:
+    """Delete a run folder; from its first moment on it is no run any more, also if the deletion is cut short.
+
+    Raises:
+        ConkiError: it cannot be deleted.
+    """
+    hidden = run.path.with_name(f".{run.name[:100]}.discarded")
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.replace(run.path, hidden)
+        shutil.rmtree(hidden)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise disk_error(run.path, error) from error
 
 
 def list_runs(workspace: Workspace) -> list[Run]:
@@ -254,7 +275,7 @@ def damaged_runs(workspace: Workspace) -> list[str]:
 
 
 def _run_folders(workspace: Workspace) -> list[Run]:
-    found = [path.parent for path in workspace.runs.glob("*/result.json")]
+    found = [path.parent for path in workspace.runs.glob("[!.]*/result.json")]
     began = {path: config.stat().st_mtime if (config := path / "config.toml").exists() else 0.0 for path in found}
     return [Run(path) for path in sorted(found, key=lambda path: (began[path], path))]
 

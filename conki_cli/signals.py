@@ -1,0 +1,72 @@
+"""What ends a program from outside: Ctrl-C, a request to end (SIGTERM), the warning before a time limit (SIGUSR1).
+
+Each unwinds the program, so that nothing stays half-written. While a model trains the first of them waits until the
+step in progress is over and saved; a second one does not wait.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+
+class Terminated(BaseException):
+    """The system asked the program to end (SIGTERM)."""
+
+
+class TimeUp(BaseException):
+    """A time limit is near (SIGUSR1, as batch systems send it on request)."""
+
+
+ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+"""What each signal raises."""
+if hasattr(signal, "SIGUSR1"):
+    ENDINGS[signal.SIGUSR1] = TimeUp
+
+
+def exit_code(ending: BaseException) -> int:
+    """Return the exit code after an ending: as shells count signals, and 0 before a time limit."""
+    number = next(number for number, kind in ENDINGS.items() if isinstance(ending, kind))
+    return 0 if isinstance(ending, TimeUp) else 128 + number
+
+
+def install() -> None:
+    """Let every signal of `ENDINGS` unwind the program, but those that the caller of the program has it ignore."""
+    for number in ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise ENDINGS[number]
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Callable[[], BaseException | None]]:
+    """Keep the first signal that comes during the block; a second one ends the block where it stands.
+
+    Yields a function that tells the ending that waits, or None. What still waits when the block is over ends it then.
+    """
+    waiting: list[BaseException] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            waiting.clear()
+            _end(number, frame)
+        waiting.append(ENDINGS[number]())
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # nobody else may
+        now = {number: signal.getsignal(number) for number in ENDINGS}
+        before = {number: handler for number, handler in now.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, keep)
+    try:
+        yield lambda: waiting[0] if waiting else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        raise waiting[0]
