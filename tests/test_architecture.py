@@ -18,6 +18,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 TORCH_FREE_LEFT = (
     "errors",
     "files",
+    "signals",
     "workspace",
     "switches",
     "config",
@@ -44,12 +45,13 @@ MAY_IMPORT_TORCH = (
     "checkpoint",
     "evaluation",
     "training",
+    "resuming",
     "inference",
     "stages",
     "experiments",
     "contests",
 )
-TORCH_FREE_RIGHT = ("tables", "screen", "cli")
+TORCH_FREE_RIGHT = ("doctor", "tables", "screen", "cli")
 ORDER = (*TORCH_FREE_LEFT, *MAY_IMPORT_TORCH, *TORCH_FREE_RIGHT, "__main__")
 """A module imports only from the left; a sub-package counts as one module."""
 

@@ -7,6 +7,7 @@ from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
+from conki_cli.cli.upkeep import doctor
 
 __all__ = ["COMMANDS", "app", "main"]
 
@@ -17,6 +18,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "runs": runs,
+    "doctor": doctor,
     "ablate": ablate,
     "compare": compare,
     "predict": predict,

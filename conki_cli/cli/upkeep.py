@@ -1,0 +1,47 @@
+"""The command that looks after what other commands left: doctor."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conki_cli.cli.options import JsonOption, WorkspaceOption
+from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
+from conki_cli.errors import ConkiError
+
+
+def doctor(
+    context: typer.Context,
+    thing: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN|STORE", help="A run or store: its name, or its path. Default: everything."),
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Verify stores, runs and the environment, and say what to do about what is wrong.
+
+    Every checksum is compared: the frames, texts and scores of stores, checkpoints, predictions, kept states; and the
+    versions here with those a run was trained with. Nothing is changed. The exit code is 1 if there is a fault.
+
+    conki doctor
+    conki doctor mosi
+    conki doctor mosi-conki-1a2b3c4d
+    """
+    context.meta[ON_INTERRUPTION] = "nothing was changed, and what was not looked at yet may be damaged"
+    from conki_cli.doctor import examine, examine_named
+    from conki_cli.tables.findings import findings_table
+
+    screen, space = screen_for(json), workspace_at(workspace)
+    if thing is None:
+        found = examine(space, screen)
+    else:
+        found = examine_named(thing, store_path(Path(thing), workspace), space, screen)
+    screen.show(*findings_table(found))
+    counts = {f"{name}s": sum(finding.severity == name for finding in found) for name in ("fault", "remark")}
+    findings = [dataclasses.asdict(finding) for finding in found]
+    screen.answer({"workspace": space.root.absolute(), **counts, "findings": findings})
+    if faults := counts["faults"]:
+        fault = "1 fault was" if faults == 1 else f"{faults} faults were"
+        raise ConkiError(f"{fault} found: what to do stands below each")

@@ -1,0 +1,119 @@
+"""What the doctor finds, and how an error becomes a finding."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from conki_cli.errors import CheckpointError, ConkiError, one_line, reason_of
+from conki_cli.workspace import Workspace
+
+_VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
+_ADVICE = re.compile(rf"[:;] (?=(?:{_VERBS})\b)")
+"""Where the advice begins in a message: the doctor knows more of the matter and gives its own."""
+_LONGEST = 400  # characters of a message that may quote what a file holds
+
+Severity = Literal["ok", "remark", "fault"]
+OK: Severity = "ok"
+REMARK: Severity = "remark"
+FAULT: Severity = "fault"
+Value = TypeVar("Value")
+Arguments = ParamSpec("Arguments")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    """A path, or a word for what is no file."""
+    severity: Severity
+    """ok; a remark, which harms nothing that is there; a fault, which has to be mended."""
+    what: str
+    advice: str = ""
+    """The next command or action; empty where nothing is to be done."""
+
+
+@dataclass(frozen=True)
+class KnownStore:
+    """What runs are compared with."""
+
+    content_id: str
+    ids: Mapping[str, list[str]] = field(default_factory=dict)
+    """Of the clips, by split, where the content was found to be what the store says."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A workspace that is being examined."""
+
+    workspace: Workspace
+    advance: Callable[[int, str], None] = lambda count, remark: None
+    """Told how many bytes were read, and of what."""
+    here: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, device and threads of this process, as `environment.environment` gives them."""
+    stores: dict[Path, KnownStore | None] = field(default_factory=dict)
+    """The stores that were opened; None where that failed."""
+
+    def command(self, words: str) -> str:
+        """Return a command for this workspace, to be typed."""
+        root = self.workspace.root
+        return f"`conki {words}{'' if root == Path() else f' --workspace {quoted(root)}'}`"
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a shell reads it; with the escapes of bash where it would not stay on one line."""
+    text = str(path)
+    return shlex.quote(text) if text.isprintable() else f"${text!a}"
+
+
+def tried(
+    work: Callable[Arguments, Value], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> tuple[Value | None, Exception | None]:
+    """Return what `work` returns, or else what it raised: damaged files make libraries raise errors of every kind."""
+    try:
+        return work(*arguments, **named), None
+    except Exception as error:
+        return None, error
+
+
+def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings; an error that no part of the examination foresaw is one more, and hides nothing but the rest."""
+    try:
+        yield from findings
+    except Exception as error:
+        yield Finding(str(subject), FAULT, fact_of(error, subject), "restore it from a copy, or delete it")
+
+
+def fact_of(error: Exception, path: Path) -> str:
+    """Return what an error about a file says, with the file's name for its path and without advice."""
+    if isinstance(error, CheckpointError):
+        said = error.found
+    elif isinstance(error, ConkiError):
+        said = str(error)
+        advice = _ADVICE.search(said, len(str(path)))
+        said = said[: advice.start()] if advice else said
+    elif isinstance(error, OSError):
+        said = f"{path.name} cannot be read: {error.strerror or error}"
+    else:
+        said = f"{path.name} is damaged ({reason_of(error)})"
+    return one_line(said.replace(str(path), path.name))[:_LONGEST]
+
+
+def ordinary(path: Path) -> Path:
+    """Return a path, unless a folder lies there, or a pipe that would be waited for.
+
+    Raises:
+        ConkiError: there is one.
+    """
+    if path.exists() and not path.is_file():
+        raise ConkiError(f"{path} must be a file but is {'a folder' if path.is_dir() else 'no ordinary one'}")
+    return path
+
+
+def size_on_disk(path: Path) -> int:
+    """Return the bytes of a file, 0 where it cannot be asked."""
+    found, _ = tried(path.stat)
+    return found.st_size if found is not None else 0

@@ -1,0 +1,110 @@
+"""What a workspace keeps beside stores and runs: states of frozen text encoders, the built-in encoder."""
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conki_cli.doctor.findings import Finding, Visit, fact_of, ordinary, quoted, size_on_disk, tried
+from conki_cli.doctor.traces import holder_of, lock_beside
+from conki_cli.errors import StoreError
+from conki_cli.store.records import counted
+
+_BLOCK = 4 * 2**20  # bytes that are read at once
+
+
+def kept_states_findings(path: Path, visit: Visit) -> Iterator[Finding]:
+    """Examine a file with the states of a frozen text encoder: every byte against its checksum."""
+    if holder := holder_of(lock_beside(path)):
+        yield Finding(str(path), "remark", f"{holder} is writing it", "wait for it")
+    found, error = tried(_kept, path, visit)
+    if found is not None:
+        yield Finding(str(path), "ok", found)
+        return
+    assert error is not None
+    advice = f"delete it: rm {quoted(path)}; the next training that reads it computes it again"
+    yield Finding(str(path), "fault", fact_of(error, path), advice)
+
+
+def _kept(path: Path, visit: Visit) -> str:
+    """Compare the states of all texts with their checksums and say what they are.
+
+    Raises:
+        StoreError: they are others.
+        Exception: of any kind, from a damaged file.
+    """
+    import h5py
+
+    size, read = ordinary(path).stat().st_size, 0
+    with h5py.File(path, "r") as file:
+        offsets = file["offsets"][:]
+        names = sorted(name for name in file if name != "offsets")
+        for name in names:
+            states, rows = file[name], len(offsets) - 1 if name == "first" else int(offsets[-1])
+            start = states.id.get_offset()
+            inside = start is not None and start + math.prod(states.shape) * states.dtype.itemsize <= size
+            if len(states.shape) != 2 or states.shape[0] != rows or states.dtype.kind != "f" or not inside:
+                raise StoreError(f"{path} is damaged ({name} is not what its texts have)")
+            step, checksum, is_finite = max(1, _BLOCK // max(1, states.shape[1] * states.dtype.itemsize)), 0, True
+            for first in range(0, rows, step):
+                block = states[first : first + step]
+                checksum = zlib.crc32(np.ascontiguousarray(block).data, checksum)
+                is_finite = is_finite and bool(np.isfinite(block).all())
+                read += block.nbytes
+                visit.advance(block.nbytes, path.name)
+            if checksum != int(states.attrs["crc32"]):
+                raise StoreError(f"{path} is damaged ({name} was changed after it was written)")
+            if not is_finite:
+                raise StoreError(f"{path} is damaged ({name} holds what is no finite number)")
+        visit.advance(max(0, size - read), path.name)
+        return f"states of {counted(len(offsets) - 1, 'text')}: {', '.join(names)}; as written"
+
+
+def encoder_problems(folder: Path, *, weights: bool) -> list[str]:
+    """Say what a folder of a text encoder lacks, and which of its files are damaged."""
+    problems = [] if (folder / "config.json").is_file() else ["config.json is missing"]
+    tokenizers = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if not any(path.is_file() for name in tokenizers for path in folder.glob(name)):
+        problems.append("a tokenizer is missing (tokenizer.json or vocab.txt)")
+    if weights and not (folder / "model.safetensors").is_file():
+        problems.append("model.safetensors is missing")
+    for path in sorted(folder.glob("*")):
+        check = {".json": _check_json, ".safetensors": _check_tensors}.get(path.suffix)
+        if check is not None and path.name != "frozen.safetensors":
+            _, error = tried(check, path)
+            problems += [fact_of(error, path)] if error is not None else []
+    return problems
+
+
+def _check_json(path: Path) -> None:
+    json.loads(ordinary(path).read_text(encoding="utf-8"))
+
+
+def _check_tensors(path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(ordinary(path), framework="np") as stored:
+        for name in stored.keys():  # noqa: SIM118 # it is no dictionary
+            values: Any = stored.get_tensor(name)
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} holds what is no finite number")
+
+
+def built_in_encoder_findings(visit: Visit) -> Iterator[Finding]:
+    """Examine the demo's small BERT, where it was built."""
+    folder = visit.workspace.built_in_encoder
+    if not folder.exists():
+        return
+    visit.advance(size_on_disk(folder / "model.safetensors"), folder.name)
+    problems, error = tried(encoder_problems, folder, weights=True)
+    if error is not None:
+        problems = [fact_of(error, folder)]
+    advice = f"delete it: rm -r {quoted(folder)}; {visit.command('demo')} builds it again"
+    for problem in problems or []:
+        yield Finding(str(folder), "fault", problem, advice)
+    if not problems:
+        yield Finding(str(folder), "ok", "the built-in text encoder: configuration, tokenizer, weights")

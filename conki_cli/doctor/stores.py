@@ -1,0 +1,143 @@
+"""Feature stores: whether they open, and whether every clip in them is the one that was written."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.doctor.findings import Finding, KnownStore, Visit, fact_of, ordinary, quoted, size_on_disk, tried
+from conki_cli.doctor.traces import holder_of
+from conki_cli.errors import one_line
+from conki_cli.store import SCHEMA_VERSION, FeatureStore, store_lock
+from conki_cli.store.records import SLICE_VALUES, Float32Array, Ragged, counted
+
+Column = list[str] | npt.NDArray[Any]
+
+
+def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
+    """Examine a feature store: its header, every text, score and frame."""
+    subject = str(path)
+    if holder := holder_of(store_lock(path)):
+        yield Finding(subject, "remark", f"{holder} is writing it anew", "wait for it; until then the old one counts")
+    store, error = tried(FeatureStore, path)
+    visit.stores[path] = KnownStore(store.content_id) if store is not None else None
+    if store is None:
+        assert error is not None
+        visit.advance(size_on_disk(path), path.name)
+        make = f"make it again: {visit.command(f'prepare --dataset {quoted(path.stem)}')}"
+        advice = f"install a newer conki, or {make}" if _is_newer(path) else make
+        yield Finding(subject, "fault", fact_of(error, path), advice)
+        return
+    with store:
+        yield from _content_findings(store, visit)
+
+
+def known_store(path: Path, visit: Visit) -> KnownStore | None:
+    """Return what a store says of itself, None where it is missing or cannot be opened."""
+    if path not in visit.stores:
+        visit.stores[path] = tried(_open_known, path)[0]
+    return visit.stores[path]
+
+
+def _open_known(path: Path) -> KnownStore:
+    with FeatureStore(path) as store:
+        return KnownStore(store.content_id)
+
+
+def _is_newer(path: Path) -> bool:
+    """Say whether a store has a schema of later versions."""
+    import h5py
+
+    def schema() -> int:
+        with h5py.File(ordinary(path), "r") as file:
+            return int(file.attrs["schema_version"])
+
+    return (tried(schema)[0] or 0) > SCHEMA_VERSION
+
+
+def _content_findings(store: FeatureStore, visit: Visit) -> Iterator[Finding]:
+    subject, advice = str(store.path), f"make it again: {_preparation(store, visit)}"
+    found, error = tried(_content, store, visit)
+    if found is None:
+        assert error is not None
+        yield Finding(subject, "fault", fact_of(error, store.path), advice)
+        return
+    digest, bad = found
+    if digest != store.content_id:
+        what = (
+            f"its clips are not those that were written: their SHA-256 is {digest[:12]}..., it says "
+            f"{one_line(store.content_id[:12])}...; texts, scores or frames were changed or damaged"
+        )
+        yield Finding(subject, "fault", what, f"{advice}; what was trained on it since is doubtful")
+    if bad:
+        yield Finding(subject, "fault", f"{counted(bad, 'value')} of its frames are no finite numbers", advice)
+    if digest == store.content_id and not bad:
+        visit.stores[store.path] = KnownStore(digest, {split: store.split(split).ids for split in store.splits})
+        yield Finding(subject, "ok", _summary(store))
+
+
+def _preparation(store: FeatureStore, visit: Visit) -> str:
+    """Return the command that makes a store again, as far as it tells."""
+    words = ["prepare", "--dataset", quoted(store.dataset)]
+    if store.path != visit.workspace.store(store.dataset):
+        words += ["--out", quoted(store.path)]
+    if store.normalization["method"] != "none":
+        words += ["--normalize", store.normalization["method"]]
+    source = one_line(str(store.source.get("name", "")))
+    return visit.command(" ".join(words)) + (f" (it came from {source})" if source else "")
+
+
+def _summary(store: FeatureStore) -> str:
+    counts = {split: len(store.split(split)) for split in store.splits}
+    parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    widths = "".join(f", {modality} {width}" for modality, width in store.widths.items())
+    return (
+        f"{counted(sum(counts.values()), 'clip')} ({parts}), text{widths}; schema {store.schema_version}, "
+        f"conki {store.conki_version}; content as written"
+    )
+
+
+def _content(store: FeatureStore, visit: Visit) -> tuple[str, int]:
+    """Return the SHA-256 of all columns and frames, in the order in which they were written, and count bad values."""
+    digest, bad, read = hashlib.sha256(), 0, 0
+    for split in store.splits:
+        part = store.split(split)
+        assert part.scores is not None  # every store has them
+        scores = {f"scores_{name}": part.unimodal[name] for name in sorted(part.unimodal)}
+        columns: dict[str, Column] = {"ids": part.ids, "texts": part.texts, "scores": part.scores, **scores}
+        for name, column in columns.items():
+            _feed(digest, f"/{split}/{name}", column)
+        for modality, ragged in part.frames.items():
+            _feed(digest, f"/{split}/{modality}/offsets", ragged.offsets)
+            _announce(digest, f"/{split}/{modality}/frames", (int(ragged.offsets[-1]), ragged.width))
+            for block in _blocks(ragged):
+                digest.update(block.data)
+                bad += block.size - int(np.count_nonzero(np.isfinite(block)))
+                read += block.nbytes
+                visit.advance(block.nbytes, f"{store.path.name}: {split}")
+    visit.advance(max(0, size_on_disk(store.path) - read), store.path.name)
+    return digest.hexdigest(), bad
+
+
+def _announce(digest: "hashlib._Hash", name: str, shape: tuple[int, ...]) -> None:
+    digest.update(f"{name} {shape}\n".encode())
+
+
+def _feed(digest: "hashlib._Hash", name: str, column: Column) -> None:
+    """Add one column, [N], as `store.writing` does."""
+    _announce(digest, name, (len(column),))
+    if not isinstance(column, list):
+        digest.update(column.tobytes())
+        return
+    for text in column:
+        digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
+
+
+def _blocks(ragged: Ragged) -> Iterator[Float32Array]:
+    """Yield the frames of all clips behind each other, [T, d], `SLICE_VALUES` at a time."""
+    rows = max(1, SLICE_VALUES // ragged.width)
+    for start in range(0, int(ragged.offsets[-1]), rows):
+        yield np.ascontiguousarray(ragged.values[start : start + rows])

@@ -1,0 +1,93 @@
+"""Checkpoints: whether their bytes are those that were written, and whether they hold all that a network needs."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from conki_cli.config import RunConfig
+from conki_cli.doctor.findings import Visit, fact_of, size_on_disk, tried
+from conki_cli.runs import Run
+
+Key = tuple[int, int]
+"""Device and number of a file: `last` of a finished seed often is `best` under a second name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read to its last byte."""
+
+    path: Path
+    exists: bool = True
+    problem: str = ""
+    """What is wrong with it; empty for a sound one, and for one that does not exist."""
+    names: frozenset[str] = frozenset()
+    """Of the weights in it."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    has_checksum: bool = True
+    """Whether it has one; those of version 0.1 do not."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Say whether it is there and as it was written."""
+        return self.exists and not self.problem
+
+
+def read_checkpoint(path: Path, visit: Visit, known: dict[Key, Checkpoint]) -> Checkpoint:
+    """Read a checkpoint and compare it with its checksum; what is `known` under another name is not read again."""
+    if not os.path.lexists(path):
+        return Checkpoint(path, exists=False)
+    found, _ = tried(path.stat)
+    key = (found.st_dev, found.st_ino) if found is not None else (0, 0)
+    if key not in known:
+        known[key] = _read(path)
+    visit.advance(size_on_disk(path), f"{path.parents[1].parent.name}: {path.name}")
+    one = known[key]
+    problem = one.problem.replace(one.path.name, path.name)
+    return replace(one, path=path, problem=problem)
+
+
+def _read(path: Path) -> Checkpoint:
+    from safetensors import safe_open
+
+    from conki_cli import checkpoint
+
+    found, error = tried(checkpoint.load, path)
+    if found is None:
+        assert error is not None
+        return Checkpoint(path, problem=fact_of(error, path))
+    with safe_open(path, framework="np") as stored:
+        header = stored.metadata() or {}
+    return Checkpoint(path, names=frozenset(found[0]), facts=found[1], has_checksum="crc32" in header)
+
+
+def needed_weights(run: Run, config: RunConfig, facts: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """Name the weights that a finished seed must have kept, by the file that has them: best, frozen, encoder.
+
+    The network is built without values, as before training. Of stage 1 only what it hands over is needed.
+
+    Raises:
+        Exception: of any kind, where the checkpoint's facts or the folder `encoder` are damaged.
+    """
+    import torch
+
+    from conki_cli import zoo
+    from conki_cli.contract import Architecture
+    from conki_cli.text import backbone_from_config
+    from conki_cli.text_encoder import TextEncoder
+
+    sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
+    architecture, text = Architecture(**sizes), None
+    with torch.device("meta"):
+        if "text" in architecture.modalities:
+            backbone = backbone_from_config(run.path / "encoder")
+            fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
+            text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
+        model = zoo.build(config, architecture, text)
+    trained, kept = (frozenset(names) for names in model.stored_names())
+    if config.run.stage == "pretrain":
+        handed = frozenset(model.handed_over())
+        return {"best": trained & handed, "frozen": kept & handed, "encoder": frozenset()}
+    rest = frozenset(model.state_dict()) - trained - kept if model.text_is_frozen else frozenset()
+    return {"best": trained, "frozen": kept, "encoder": rest}
