@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conki_cli import MODALITIES
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.errors import SettingsError, StoreError
 from conki_cli.store import FeatureStore, Ragged, Utterances
 from conki_cli.switches import MODALITY_SWITCHES
@@ -156,7 +156,11 @@ class Batches:
         return np.concatenate([batches.reshape(-1), found[full:]])
 
     def take(self, indices: np.ndarray) -> Batch:
-        """Collate the utterances at `indices` [B]."""
+        """Collate the utterances at `indices` [B].
+
+        Raises:
+            StoreError: a file was changed since it was opened, or holds frames that are no finite numbers.
+        """
         parts: dict[str, Padded] = {}
         if self.token_ids is not None:
             parts["text"] = pad_tokens([self.token_ids[i] for i in indices])
@@ -166,7 +170,24 @@ class Batches:
         states = {name: pad_frames([rows[int(i)] for i in indices]).values for name, rows in self.states.items()}
         if states:
             states["first"] = states["first"].squeeze(1)  # [B, D]
+        for rows in (*(self.utterances.frames[name] for name in self.limits), *self.states.values()):
+            rows.check_unchanged()  # of the states each number was looked at when they were opened
+        for name in self.limits:
+            self._check_finite(name, parts[name].values.numpy(), indices)
         return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), states=states, **parts)
+
+    def _check_finite(self, modality: str, values: np.ndarray, indices: np.ndarray) -> None:
+        """Refuse frames [B, L, d] with a NaN or an infinity: one would turn every weight into NaN."""
+        if np.isfinite(values).all():
+            return
+        clip, frame, column = np.argwhere(~np.isfinite(values))[0]
+        utterances = self.utterances
+        path = utterances.path or "the store"
+        raise StoreError(
+            f"{path} must hold finite numbers alone, found {values[clip, frame, column]} in {modality} of the clip "
+            f"{utterances.ids[int(indices[clip])][:80]!r}, split {utterances.split or 'unknown'} (frame {frame + 1}, "
+            f"feature {column + 1}): `conki doctor {path}` says more; make it again with `conki prepare`"
+        )
 
     def scores(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return the scores of the split, or of some of its clips, as given out, float32; nan where unknown."""

@@ -8,7 +8,8 @@ import torch
 
 from conki_cli import zoo
 from conki_cli.batches import available_modalities
-from conki_cli.config import BASELINES, CONKI_ONLY, MODEL_NAMES, NO_EXTERNAL, RunConfig, resolve
+from conki_cli.config.resolving import CONKI_ONLY, resolve
+from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
 from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError, SettingsError
 from conki_cli.experiments import check_trainable, finetune, open_store, predict_split

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conki_cli.batches import Batch, Padded
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.layers import freeze
 from conki_cli.losses import full_precision
 from conki_cli.packing import Packing

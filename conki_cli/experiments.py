@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config import RunConfig, canonical, resolve, stage_one
+from conki_cli.config.resolving import canonical, resolve, stage_one
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
-from conki_cli.files import locked
 from conki_cli.inference import predict_utterances
+from conki_cli.locks import locked
 from conki_cli.preparation import Preparation, prepare
 from conki_cli.runs import Predictions, Run, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name

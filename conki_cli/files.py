@@ -1,4 +1,4 @@
-"""The only place that puts bytes on disk: atomic writes, checksums and locks."""
+"""The only place that puts bytes on disk: atomic writes and checksums."""
 
 import contextlib
 import errno
@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +32,12 @@ def disk_error(path: Path, error: OSError) -> ConkiError:
     """Say in one line why `path` could not be written."""
     advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: nothing was written")
     return ConkiError(f"cannot write {path}: {advice}")
+
+
+def system_error_in(error: Exception) -> OSError | None:
+    """Return the system's error that a library written in Rust tells in words alone; None where it tells of none."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 _SUFFIX = ".part"
@@ -74,6 +82,13 @@ def remove_leftovers(path: Path) -> None:
         for entry in path.parent.iterdir():
             if entry.name.startswith(_prefix_of(path)) and entry.name.endswith(_SUFFIX):
                 entry.unlink()
+
+
+def remove_leftovers_below(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder and those below it; its lock must be held."""
+    for entry in list(folder.rglob(f".*{_SUFFIX}")):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _umask() -> int:
@@ -125,10 +140,12 @@ def read_json(path: Path) -> Any:
         ConkiError: the file is missing or is not JSON.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConkiError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
 
 
@@ -160,29 +177,6 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path` during the block; with `wait`, as soon as no other process holds it.
-
-    Raises:
-        ConkiError: another process holds it; `what` names the thing in the message.
-    """
-    import filelock
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        lock.acquire(timeout=-1 if wait else 0)
-    except filelock.Timeout:
-        raise ConkiError(f"another process is writing {what}: wait for it or stop it (lock file {path})") from None
-    except OSError as error:
-        raise disk_error(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def size_of(path: Path) -> int:

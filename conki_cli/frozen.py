@@ -19,17 +19,19 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from conki_cli.batches import Inputs, pad_tokens
 from conki_cli.errors import ConkiError, StoreError, reason_of
-from conki_cli.files import atomic_path, disk_error, human_size, locked, remove_leftovers
+from conki_cli.files import atomic_path, disk_error, human_size, remove_leftovers
+from conki_cli.locks import locked
 from conki_cli.packing import Packing
 from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
+from conki_cli.store.seal import BLOCK, check_seal, seal
 from conki_cli.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -131,7 +133,8 @@ def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporte
         _announce(missing, keeping, dataset, reporter)
         with reporter.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
             for path, tokens in missing.items():
-                with locked(path.with_name(f".{path.name}.lock"), what=str(path), wait=True):
+                lock = path.with_name(f".{path.name}.lock")
+                with locked(lock, what=str(path), wait=True, say=reporter.say):
                     if os.path.exists(path):  # by another process, meanwhile
                         advance(len(tokens), "")
                         continue
@@ -171,24 +174,32 @@ def _write(path: Path, keeping: Keeping, tokens: Texts, advance: Callable[[int, 
 
     from conki_cli.store.sink import Sink
 
+    with atomic_path(path) as temporary:
+        with Sink(temporary) as sink, h5py.File(sink, "w", userblock_size=BLOCK) as file:
+            for count in _fill(file, keeping, tokens):
+                advance(count, "")
+                file.flush()
+                if sink.failure is not None:
+                    break  # a full disk: what is not written would be held in memory
+        seal(temporary)
+
+
+def _fill(file: Any, keeping: Keeping, tokens: Texts) -> Iterator[int]:
+    """Write the states of all texts into an open HDF5 file; yield how many texts each part of them has."""
     offsets = _offsets(tokens)
-    with atomic_path(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
-        shapes = keeping.shapes(tokens)
-        made = {name: file.create_dataset(name, shape=shape, dtype=keeping.kind) for name, shape in shapes.items()}
-        sums = dict.fromkeys(made, 0)
-        for start in range(0, len(tokens), _CLIPS):
-            clips = tokens[start : start + _CLIPS]
-            for name, rows in _encoded(keeping, clips).items():
-                begin = start if name == "first" else int(offsets[start])
-                made[name][begin : begin + len(rows)] = rows
-                sums[name] = zlib.crc32(rows.data, sums[name])
-            advance(len(clips), "")
-            file.flush()
-            if sink.failure is not None:
-                break  # a full disk: what is not written would be held in memory
-        for name, found in sums.items():
-            made[name].attrs["crc32"] = np.uint32(found)
-        file.create_dataset("offsets", data=offsets)
+    shapes = keeping.shapes(tokens)
+    made = {name: file.create_dataset(name, shape=shape, dtype=keeping.kind) for name, shape in shapes.items()}
+    sums = dict.fromkeys(made, 0)
+    for start in range(0, len(tokens), _CLIPS):
+        clips = tokens[start : start + _CLIPS]
+        for name, rows in _encoded(keeping, clips).items():
+            begin = start if name == "first" else int(offsets[start])
+            made[name][begin : begin + len(rows)] = rows
+            sums[name] = zlib.crc32(rows.data, sums[name])
+        yield len(clips)
+    for name, found in sums.items():
+        made[name].attrs["crc32"] = np.uint32(found)
+    file.create_dataset("offsets", data=offsets)
 
 
 def _offsets(tokens: Texts) -> np.ndarray:
@@ -231,6 +242,7 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
     offsets, made = _offsets(tokens), {}
     try:
         opened = OpenFile(path, failure=StoreError, advice="delete it and run again")
+        check_seal(path)
         with h5py.File(path, "r") as file:
             if not np.array_equal(file["offsets"][:], offsets):
                 raise ValueError("its texts are not those of the store")
@@ -239,8 +251,11 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
                 if states.shape != shape or states.dtype != keeping.kind or start is None:
                     raise ValueError(f"{name} is not what the store has")
                 values = FileArray(opened, start, keeping.kind, shape)
-                if _checksum(values) != int(states.attrs["crc32"]):
+                found, finite = _checksum(values)
+                if found != int(states.attrs["crc32"]):
                     raise ValueError(f"{name} was changed after it was written")
+                if not finite:
+                    raise ValueError(f"{name} holds what is no finite number")
                 made[name] = Ragged(values, np.arange(len(tokens) + 1) if name == "first" else offsets)
     except StoreError:
         raise
@@ -249,8 +264,10 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
     return made
 
 
-def _checksum(values: FileArray) -> int:
-    step, found = max(1, _BLOCK // values.row_bytes), 0
+def _checksum(values: FileArray) -> tuple[int, bool]:
+    """Return the CRC-32 of some states, and whether all of them are finite numbers."""
+    step, found, finite = max(1, _BLOCK // values.row_bytes), 0, True
     for start in range(0, len(values), step):
-        found = zlib.crc32(values[start : start + step].data, found)
-    return found
+        block = values[start : start + step]
+        found, finite = zlib.crc32(block.data, found), finite and bool(np.isfinite(block).all())
+    return found, finite

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli.batches import Batch
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.layers import (
     EncoderLayer,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conki_cli.files import human_size, locked, remove_leftovers
+from conki_cli.files import human_size, remove_leftovers
+from conki_cli.locks import locked
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options

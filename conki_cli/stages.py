@@ -12,13 +12,14 @@ import torch
 
 from conki_cli import checkpoint, resuming, training, zoo
 from conki_cli.batches import Inputs
-from conki_cli.config import RunConfig, to_toml
+from conki_cli.config.resolving import to_toml
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
 from conki_cli.errors import SettingsError
 from conki_cli.evaluation import check_memory, memory_advice, predict
-from conki_cli.files import append_line, human_size, to_json, write_json, write_text
+from conki_cli.files import append_line, human_size, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
@@ -77,6 +78,7 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     if job.overwrites and job.run.path.exists():
         job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
         discard_run(job.run)
+    remove_leftovers_below(job.run.path)
     for seed in job.config.run.seeds:
         if job.run.seed_result(seed) is None:
             _train_seed(job, seed, first)

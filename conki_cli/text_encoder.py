@@ -3,7 +3,6 @@
 Axis letters: B texts, T tokens of all of them, D hidden size, H heads.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ class TextEncoder(nn.Module):
         self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
         own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
         self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
-        self.packs = backbone.config.model_type in PACKED_TYPES and _hands_through(backbone)
+        self.packs = backbone.config.model_type in PACKED_TYPES
         if self.packs:
             _use_packed_attention(backbone)
 
@@ -115,11 +114,6 @@ class TextEncoder(nn.Module):
             yield
         finally:
             hook.remove()
-
-
-def _hands_through(backbone: "PreTrainedModel") -> bool:
-    """Tell whether further arguments of a forward pass reach the attention: before transformers 5 they do not."""
-    return any(found.kind is found.VAR_KEYWORD for found in inspect.signature(backbone.forward).parameters.values())
 
 
 def _use_packed_attention(backbone: "PreTrainedModel") -> None:

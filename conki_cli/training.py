@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from conki_cli.batches import Batch, Batches
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import ConkiError
 from conki_cli.evaluation import memory_advice, predict

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from conki_cli import MODALITIES
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import unknown_model
 from conki_cli.errors import SettingsError
 from conki_cli.switches import MODALITY_SWITCHES

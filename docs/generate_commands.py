@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer.main
 
 from conki_cli.cli import app
-from conki_cli.config import setting_fields, setting_type
+from conki_cli.config.resolving import setting_fields, setting_type
 from conki_cli.files import to_json, write_text
 
 PAGE = Path(__file__).with_name("commands.md")

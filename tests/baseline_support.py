@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from conki_cli import MODALITIES, zoo
 from conki_cli.batches import Batch, Padded
-from conki_cli.config import RunConfig, resolve
+from conki_cli.config.resolving import resolve
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, ParameterGroup, SentimentModel
 from conki_cli.packing import Packing
 from conki_cli.text import load_backbone

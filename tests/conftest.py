@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,11 +14,13 @@ from hypothesis import settings
 
 from conki_cli import experiments
 from conki_cli.batches import Batch, open_inputs
-from conki_cli.config import RunConfig, resolve
+from conki_cli.config.resolving import resolve
+from conki_cli.config.sections import RunConfig
 from conki_cli.model import ConKI
 from conki_cli.runs import Run
 from conki_cli.stages import Job, build_model
 from conki_cli.store import Corpus, FeatureStore, Sample, write_store
+from conki_cli.store.seal import seal
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.workspace import Reporter, Workspace
 
@@ -79,6 +82,16 @@ def make_corpus(dataset: str, sizes: tuple[int, int, int], *, seed: int, longest
         name: [clip(name, k) for k in range(size)] for name, size in zip(("train", "valid", "test"), sizes, strict=True)
     }
     return Corpus(dataset, (-3.0, 3.0), splits, f"{dataset}.pkl", "drawn", "0" * 64)
+
+
+@contextlib.contextmanager
+def resealed(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file of ours to change it as one would who knows of its seal."""
+    with h5py.File(path, "r+") as file:
+        yield file
+        has_seal = file.userblock_size > 0
+    if has_seal:
+        seal(path)
 
 
 @pytest.fixture(scope="session", autouse=True)

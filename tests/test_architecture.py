@@ -18,6 +18,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 TORCH_FREE_LEFT = (
     "errors",
     "files",
+    "locks",
     "signals",
     "workspace",
     "switches",

@@ -1,13 +1,14 @@
 """From stored utterances to batches: padding, shuffling, cutting, rescaling."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig, OpenJob, make_corpus
+from conftest import MakeConfig, OpenJob, make_corpus, resealed
 
 from conki_cli.batches import Batches, available_modalities, open_inputs, pad_frames, pad_tokens
 from conki_cli.errors import SettingsError, StoreError
@@ -207,6 +208,76 @@ def test_a_leading_position_is_a_real_one_of_zeros_in_front_of_every_sequence() 
         assert led.mask.tolist() == [[True, True, True], [True, True, False]]
         assert not led.values[:, 0].any()
         assert torch.equal(led.values[:, 1:], part.values)
+
+
+# --- stores that are not what they were ------------------------------------------------------------------------
+
+
+def poison(path: Path, value: float, place: tuple[int, int]) -> None:
+    """Put a number into the stored audio frames of the training split, as a flipped bit would."""
+    with resealed(path) as file:
+        file["train/audio/frames"][place] = value
+
+
+@pytest.fixture
+def own_batches(
+    opened: Callable[[Corpus], FeatureStore], tiny_config: MakeConfig, encoder: Path
+) -> Callable[..., Batches]:
+    """Return a function that opens the training batches of a store of the test's own, with one bad number or none."""
+
+    def make(*bad: float, **settings: int) -> Batches:
+        store = opened(make_corpus("tiny", (7, 2, 2), seed=5, longest=6))
+        if bad:
+            start, stop = store.split("train").frames["audio"].offsets[3:5]
+            store.close()
+            poison(store.path, bad[0], (stop - 1, 2))  # the last frame of the fourth clip
+            assert stop - start > 1
+            store = FeatureStore(store.path)
+        lines = [f"data.{key}={value}" for key, value in settings.items()]
+        return open_inputs(tiny_config("C1", *lines), store, None, str(encoder)).batches("train", batch_size=5, seed=1)
+
+    return make
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_number_that_is_not_finite_reaches_a_model(bad: float, own_batches: Callable[..., Batches]) -> None:
+    batches = own_batches(bad)
+    path = batches.utterances.path
+    with pytest.raises(StoreError) as error:
+        list(batches.epoch(1))
+    number = int(batches.utterances.frames["audio"].lengths[3])
+    assert str(error.value) == (
+        f"{path} must hold finite numbers alone, found {bad} in audio of the clip 'train$_$3', split train (frame "
+        f"{number}, feature 3): `conki doctor {path}` says more; make it again with `conki prepare`"
+    )
+
+
+def test_a_number_that_is_cut_off_does_no_harm(own_batches: Callable[..., Batches]) -> None:
+    assert len(list(own_batches(np.nan, max_frames=1).epoch(1))) == 2
+
+
+@pytest.mark.parametrize("length", [0, 1000], ids=["emptied", "cut short"])
+def test_a_store_that_is_cut_short_between_two_batches_is_one_line(
+    length: int, own_batches: Callable[..., Batches]
+) -> None:
+    batches = own_batches()
+    read = batches.epoch(1)
+    next(read)
+    assert batches.utterances.path is not None
+    os.truncate(batches.utterances.path, length)
+    with pytest.raises(StoreError, match=r"tiny\.h5 (was changed while it was in use|ends too early)") as error:
+        next(read)
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_that_is_replaced_between_two_batches_stays_the_old_one(own_batches: Callable[..., Batches]) -> None:
+    batches = own_batches()
+    expected = [batch.modality("vision").values for batch in batches.epoch(1)]
+    read = batches.epoch(1)
+    found = [next(read).modality("vision").values]
+    own_batches(np.nan)  # the same name, another file
+    found += [batch.modality("vision").values for batch in read]
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
 # --- batches of clips of similar length --------------------------------------------------------------------------

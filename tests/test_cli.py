@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import Trained
+from conftest import Trained, resealed
 from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
@@ -103,7 +103,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Path:
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    with h5py.File(folder / "newer.h5", "r+") as store:
+    with resealed(folder / "newer.h5") as store:
         store.attrs["schema_version"] = 9
     with h5py.File(folder / "foreign.h5", "w"):
         pass
@@ -161,7 +161,7 @@ WRONG = {
     "inspect {bad}": "there is no feature store",
     "inspect {bad}/text.h5": "must be a conki feature store (HDF5) but is not",
     "inspect {bad}/empty": "must be a conki feature store (HDF5) but is not",
-    "inspect {bad}/cut.h5": "cannot be opened",
+    "inspect {bad}/cut.h5": "is damaged",
     "inspect {bad}/newer.h5": "has store schema 9, this conki reads 1",
     "inspect {bad}/heap.h5": "is damaged (",
     "inspect {bad}/foreign.h5": "is HDF5 but no conki feature store",

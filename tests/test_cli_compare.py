@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 
 from conki_cli import MODALITIES, contests
 from conki_cli.cli import app
-from conki_cli.config import MODEL_NAMES, resolve
+from conki_cli.config.resolving import resolve
+from conki_cli.config.sections import MODEL_NAMES
 from conki_cli.contract import Architecture
 from conki_cli.errors import RunError, SettingsError
 from conki_cli.runs import list_runs

@@ -13,7 +13,7 @@ import scipy.stats
 from conki_cli import comparison
 from conki_cli.comparison import bootstrap, compare, explanation, holm, marks, paired_t, read_systems, welch_t
 from conki_cli.comparison.videos import _draws
-from conki_cli.config import resolve, to_toml
+from conki_cli.config.resolving import resolve, to_toml
 from conki_cli.errors import RunError
 from conki_cli.files import write_json, write_text
 from conki_cli.metrics import sentiment_metrics

@@ -10,7 +10,8 @@ import pytest
 
 from conki_cli import training
 from conki_cli.batches import open_inputs
-from conki_cli.config import RunConfig, resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.sections import RunConfig
 from conki_cli.environment import choose_device
 from conki_cli.experiments import predict_new
 from conki_cli.runs import Run, describe_runs, evaluate_run

@@ -14,7 +14,7 @@ from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, model_and_
 from test_models import EIGHT, OVERRIDES
 
 from conki_cli import experiments, zoo
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import SettingsError
 from conki_cli.frozen import Keeping, kept_states

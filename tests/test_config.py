@@ -8,10 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from conki_cli.config import (
-    BASELINES,
-    SECTIONS,
-    RunConfig,
+from conki_cli.config.baselines import BASELINE_SECTIONS
+from conki_cli.config.resolving import (
     canonical,
     from_toml,
     parse_switches,
@@ -21,7 +19,7 @@ from conki_cli.config import (
     stage_one,
     to_toml,
 )
-from conki_cli.config.baselines import BASELINE_SECTIONS
+from conki_cli.config.sections import BASELINES, SECTIONS, RunConfig
 from conki_cli.config.words import parse_seeds, switch_label
 from conki_cli.errors import SettingsError
 from conki_cli.switches import SWITCHES
@@ -427,3 +425,21 @@ def test_what_a_baseline_reads_stays() -> None:
 def test_sizes_have_an_upper_bound(model: str, line: str, highest: int) -> None:
     with pytest.raises(SettingsError, match=f"must be at most {highest}, found"):
         resolve(assignments=[line], flags={"model.name": model})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["loss.temperature=" + "9" * 400, "loss.temperature=0x" + "f" * 9000, "optimizer.num_epochs=0x" + "f" * 9000],
+    ids=["beyond float", "beyond text", "whole"],
+)
+def test_numbers_that_python_cannot_hold_or_write_are_one_line(line: str) -> None:
+    with pytest.raises(SettingsError, match="must be ") as error:
+        resolve(assignments=[line])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 5000], ids=["digits", "brackets"])
+def test_settings_files_that_no_parser_takes_are_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"odd\.toml"):
+        resolve(config_file=tmp_path / "odd.toml")

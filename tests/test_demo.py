@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conki_cli.config import resolve
+from conki_cli.config.resolving import resolve
 from conki_cli.experiments import ablate, finetune, predict_new
 from conki_cli.runs import evaluate_run, read_predictions
 from conki_cli.sources import demo

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig, Notes, Trained
+from conftest import MakeConfig, Notes, Trained, resealed
 from typer.testing import CliRunner, Result
 
 from conki_cli import experiments
@@ -20,7 +19,8 @@ from conki_cli.cli import app
 from conki_cli.doctor import Finding, examine, examine_named
 from conki_cli.doctor.machine import disk_finding, machine_findings, this_machine
 from conki_cli.errors import ConkiError
-from conki_cli.files import append_line, locked, write_json
+from conki_cli.files import append_line, write_json
+from conki_cli.locks import locked
 from conki_cli.runs import Run
 from conki_cli.store import store_lock
 from conki_cli.workspace import Reporter, Workspace
@@ -93,7 +93,7 @@ def edit_json(path: Path, **values: Any) -> None:
 
 
 def changed_frame(path: Path, value: float = 0.5) -> None:
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         file["train/vision/frames"][3, 2] = value
 
 
@@ -141,13 +141,13 @@ def test_a_changed_frame_is_found(space: Path) -> None:
 
 @pytest.mark.parametrize("column", ["ids", "texts"])
 def test_a_changed_text_is_found(space: Path, column: str) -> None:
-    with h5py.File(space / "features" / "tiny.h5", "r+") as file:
+    with resealed(space / "features" / "tiny.h5") as file:
         file[f"valid/{column}"][1] = "something else"
     assert "texts, scores or frames were changed or damaged" in only(wrong(space)).what
 
 
 def test_a_changed_score_is_found(space: Path) -> None:
-    with h5py.File(space / "features" / "tiny.h5", "r+") as file:
+    with resealed(space / "features" / "tiny.h5") as file:
         file["test/scores"][0] = 0.25
     assert "texts, scores or frames were changed or damaged" in only(wrong(space)).what
 
@@ -160,14 +160,14 @@ def test_a_frame_that_is_no_number_is_counted(space: Path) -> None:
 def test_a_store_that_was_cut_off_is_found_with_the_runs_that_need_it(space: Path) -> None:
     halve(space / "features" / "tiny.h5")
     store, run = (found for found in wrong(space) if "pretrain" not in found.subject)
-    assert store.what.startswith("tiny.h5 cannot be opened (")
+    assert store.what.startswith("tiny.h5 is damaged (it has ")
     assert store.advice == f"make it again: `conki prepare --dataset tiny --workspace {space}`"
     assert (run.severity, run.subject) == ("remark", str(run_of(space).path))
     assert "tiny.h5 cannot be opened, so its training split cannot be predicted" in run.what
 
 
 def test_a_store_of_a_newer_version_asks_for_a_newer_conki(space: Path) -> None:
-    with h5py.File(space / "features" / "tiny-external.h5", "r+") as file:
+    with resealed(space / "features" / "tiny-external.h5") as file:
         file.attrs["schema_version"] = 9
     found = wrong(space)[0]
     assert found.what == "tiny-external.h5 has store schema 9, this conki reads 1"
@@ -421,7 +421,7 @@ RUN_FAULTS: dict[str, tuple[Damage, str, str, str]] = {
     "result damaged": (
         lambda run: (run / "result.json").write_text("[" * 100_000),
         "fault",
-        "result.json is damaged (maximum recursion depth exceeded",
+        "result.json must be JSON but is not (maximum recursion depth exceeded",
         "restore result.json from a copy, or delete the run: rm -r ",
     ),
     "result of another kind": (
@@ -603,12 +603,12 @@ def test_kept_states_are_compared_with_their_checksums(unfinished: Path) -> None
 
 
 def flip_states(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         file["layer_4"][0, 0] += 1
 
 
 def rename_states(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         file["other"] = file["layer_4"][:-1]
 
 

@@ -9,9 +9,9 @@ import torch
 from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus
 
 from conki_cli import contests, experiments
-from conki_cli.config import resolve
+from conki_cli.config.resolving import resolve
 from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
-from conki_cli.files import locked
+from conki_cli.locks import locked
 from conki_cli.runs import list_runs, read_predictions
 from conki_cli.store import FeatureStore, write_store
 from conki_cli.workspace import Reporter, Workspace

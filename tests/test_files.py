@@ -1,9 +1,17 @@
 """Bytes on disk: whole files or none, standard JSON, one writer at a time."""
 
+import errno
 import hashlib
 import json
 import math
+import os
+import re
 import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +24,17 @@ from conki_cli.files import (
     append_line,
     atomic_path,
     human_size,
-    locked,
     read_json,
     sha256_of,
     size_of,
+    system_error_in,
     to_json,
     write_json,
     write_text,
 )
+from conki_cli.locks import _touch, locked
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -74,6 +85,30 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full: free some space and run the command again"),
+        (errno.EDQUOT, "the disk quota is used up: free some space and run the command again"),
+        (errno.EFBIG, r"a file may not grow that large here: raise the file size limit \(ulimit -f\)"),
+        (errno.EACCES, "writing is not permitted there: choose another place with --workspace"),
+        (errno.EROFS, "that file system is read-only: choose another place with --workspace"),
+        (errno.EIO, "Input/output error: nothing was written"),
+        (errno.ESTALE, "Stale file handle: nothing was written"),
+    ],
+)
+def test_whatever_a_disk_refuses_is_one_line_and_keeps_the_old_file(number: int, said: str, tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(ConkiError, match=f"cannot write .*file: {said}$"), atomic_path(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_rust_says_of_a_disk_in_words_is_understood() -> None:
+    assert str(system_error_in(Exception("File too large (os error 27)"))) == "[Errno 27] File too large"
+    assert system_error_in(Exception("header too large")) is None
 
 
 def test_a_file_where_a_folder_must_be_is_said(tmp_path: Path) -> None:
@@ -132,16 +167,197 @@ def test_a_missing_json_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "x.json")
 
 
-def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
-    lock = tmp_path / "runs" / ".x.lock"
-    with (
-        locked(lock, what="the run x"),
-        pytest.raises(ConkiError, match="another process is writing the run x"),
-        locked(lock, what="the run x"),
-    ):
+# --- locks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / ".x.lock"
+
+
+def note_of(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.owner")
+
+
+def refusal(lock: Path) -> str:
+    """Return what is said to who wants a lock that is held."""
+    with pytest.raises(ConkiError) as error, locked(lock, what="the run x"):
         pass
+    return str(error.value)
+
+
+@contextmanager
+def held_elsewhere(lock: Path) -> Iterator[int]:
+    """Let another process, whose id is yielded, hold a lock; it is killed at the end, as by `kill -9`."""
+    ready, told = os.pipe()
+    if not (child := os.fork()):
+        with locked(lock, what="it"):
+            os.write(told, b".")
+            time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(told)
+
+
+def write_note(lock: Path, **changes: object) -> Path:
+    """Write what a process of another machine says beside its lock."""
+    facts = {"pid": 7, "host": "far", "started": "2026-01-02 03:04:05 +0000", "command": "conki finetune"}
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    note_of(lock).write_text(json.dumps({**facts, **changes}), encoding="utf-8")
+    return note_of(lock)
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(lock: Path) -> None:
+    with locked(lock, what="the run x"):
+        assert refusal(lock).startswith("another process is writing the run x ")
     with locked(lock, what="the run x"):
         pass
+    assert list(lock.parent.iterdir()) == [lock]
+
+
+def test_who_is_refused_learns_process_machine_time_and_command(lock: Path) -> None:
+    with held_elsewhere(lock) as child:
+        said = refusal(lock)
+    started = r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}, `.+`"
+    expected = (
+        rf"another process is writing the run x \(process {child} on {re.escape(os.uname().nodename)} {started}\)"
+    )
+    assert re.fullmatch(rf"{expected}: wait for it or stop it \(lock file {re.escape(str(lock))}\)", said)
+
+
+def test_the_lock_of_a_process_that_was_killed_is_taken_at_once(lock: Path) -> None:
+    with held_elsewhere(lock):
+        pass
+    assert note_of(lock).exists()  # nobody could remove it
+    with locked(lock, what="the run x"):
+        assert json.loads(note_of(lock).read_text(encoding="utf-8"))["pid"] == os.getpid()
+    assert not note_of(lock).exists()
+
+
+def test_who_waits_says_for_whom(lock: Path) -> None:
+    said: list[str] = []
+    with held_elsewhere(lock) as child:
+        threading.Timer(0.1, os.kill, (child, signal.SIGKILL)).start()
+        with locked(lock, what="the cache", wait=True, say=said.append):
+            pass
+    assert len(said) == 1
+    assert said[0].startswith(f"another process is writing the cache (process {child} on ")
+    assert said[0].endswith("): waiting for it")
+
+
+HOSTILE_NOTES = {
+    "missing": None,
+    "empty": b"",
+    "cut short": b'{"pid": 1',
+    "binary": b"\xff\x00",
+    "a list": b"[1]",
+    "deep": b"[" * 4000,
+    "no pid": b'{"host": "a", "started": "b", "command": "c"}',
+    "truth as pid": b'{"pid": true, "host": "a", "started": "b", "command": "c"}',
+    "numbers": b'{"pid": 1, "host": 2, "started": 3, "command": 4}',
+    "huge": b'{"pid": 1, "host": "a", "started": "b", "command": "' + b"c" * 10_000_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_NOTES)
+def test_a_note_that_says_nothing_is_no_owner(kind: str, lock: Path) -> None:
+    content = HOSTILE_NOTES[kind]
+    with locked(lock, what="the run x"):
+        note_of(lock).unlink()
+        if content is not None:
+            note_of(lock).write_bytes(content)
+        said = refusal(lock)
+    assert said == f"another process is writing the run x: wait for it or stop it (lock file {lock})"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_a_note_that_is_no_file_is_neither_read_nor_waited_for(kind: str, lock: Path, tmp_path: Path) -> None:
+    write_note(tmp_path / "other")
+    with locked(lock, what="the run x"):
+        note_of(lock).unlink()
+        makers = {"pipe": os.mkfifo, "folder": os.mkdir}
+        makers.get(kind, lambda path: path.symlink_to(note_of(tmp_path / "other")))(note_of(lock))
+        assert "(process" not in refusal(lock)
+
+
+def test_a_note_cannot_steer_the_terminal_nor_fill_it(lock: Path) -> None:
+    with locked(lock, what="the run x"):
+        write_note(lock, host="far", command="\x1b[2J\n" + "c" * 3000)
+        said = refusal(lock)
+    assert said.isprintable()
+    assert len(said) < 500
+
+
+def test_a_link_where_the_note_goes_is_replaced_and_not_followed(lock: Path, tmp_path: Path) -> None:
+    lock.parent.mkdir()
+    (tmp_path / "precious").write_text("mine", encoding="utf-8")
+    note_of(lock).symlink_to(tmp_path / "precious")
+    with locked(lock, what="the run x"):
+        assert not note_of(lock).is_symlink()
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_disk_without_room_for_the_note_is_no_obstacle(lock: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with locked(lock, what="the run x"):
+            assert refusal(lock).startswith("another process is writing the run x: ")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not note_of(lock).exists()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let signs of life come, and be missed, within a tenth of a second."""
+    monkeypatch.setattr("conki_cli.locks._BEAT", 0.05)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_machine_whose_locks_are_not_seen_is_believed_while_it_gives_signs_of_life(lock: Path) -> None:
+    note, ended = write_note(lock), threading.Event()
+    thread = threading.Thread(target=_touch, args=(note, ended))
+    thread.start()
+    said = refusal(lock)
+    ended.set()
+    thread.join()
+    assert "(process 7 on far since 2026-01-02 03:04:05 +0000, `conki finetune`): wait for it" in said
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_machine_that_gives_no_sign_of_life_any_more_is_waited_for_shortly_and_its_lock_taken(lock: Path) -> None:
+    said: list[str] = []
+    write_note(lock)
+    with locked(lock, what="the run x", say=said.append):
+        assert json.loads(note_of(lock).read_text(encoding="utf-8"))["pid"] == os.getpid()
+    assert [line.partition(" since")[0] for line in said] == ["another process is writing the run x (process 7 on far"]
+
+
+def test_an_old_note_of_another_machine_is_not_waited_for(lock: Path) -> None:
+    os.utime(write_note(lock), (time.time() - 3600,) * 2)
+    with locked(lock, what="the run x", say=pytest.fail):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_holds_a_lock_gives_signs_of_life(lock: Path) -> None:
+    with locked(lock, what="the run x"):
+        os.utime(note_of(lock), (0, 0))
+        for _ in range(500):
+            time.sleep(0.01)
+            if note_of(lock).stat().st_mtime > 0:
+                return
+    pytest.fail("the note was not touched within five seconds")
+
+
+# --- sizes and checksums -----------------------------------------------------------------------------------------
 
 
 def test_a_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from baseline_support import text_encoder
-from conftest import MakeConfig, Notes, OpenJob, make_corpus
+from conftest import MakeConfig, Notes, OpenJob, make_corpus, resealed
 
 from conki_cli import frozen
 from conki_cli.batches import Inputs
 from conki_cli.errors import StoreError
-from conki_cli.files import locked
 from conki_cli.frozen import Keeping, kept_states
+from conki_cli.locks import locked
 from conki_cli.packing import Packing
 from conki_cli.store import FeatureStore, Ragged, write_store
 from conki_cli.text_encoder import TextEncoder
@@ -276,8 +277,9 @@ def test_a_second_process_waits_for_the_first_and_takes_its_file(
     path, calls = one_file(keeping, inputs), []
     path.rename(tmp_path / "ready.h5")
     keeping.encoder.register_forward_hook(lambda *_: calls.append(1))
-    found: list[States] = []
-    second = threading.Thread(target=lambda: found.append(states_of(keeping, inputs, ("test",))))
+    found: list[States | None] = []
+    notes = Notes()
+    second = threading.Thread(target=lambda: found.append(kept_states(keeping, inputs, ("test",), notes)))
     with locked(path.with_name(f".{path.name}.lock"), what="it"):
         second.start()
         second.join(0.3)
@@ -285,6 +287,9 @@ def test_a_second_process_waits_for_the_first_and_takes_its_file(
         (tmp_path / "ready.h5").rename(path)
     second.join(10)
     assert (len(found), calls) == (1, [])
+    assert found[0] is not None
+    expected = f"another process is writing {path} (process {os.getpid()} on "
+    assert [line for line in notes.lines if line.startswith(expected) and line.endswith("): waiting for it")]
 
 
 # --- no room -----------------------------------------------------------------------------------------------------
@@ -369,6 +374,12 @@ def _replace(file: h5py.File, name: str, values: np.ndarray, **options: object) 
     file.create_dataset(name, data=values, **options).attrs.update(attributes)
 
 
+def _sealed(file: h5py.File, name: str, value: float) -> None:
+    """Write a number and the checksum that fits."""
+    file[name][3, 5] = value
+    file[name].attrs["crc32"] = np.uint32(zlib.crc32(file[name][:].data))
+
+
 DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "a layer is missing": lambda file: file.__delitem__("layer_4"),
     "the last thing written is missing": lambda file: file.__delitem__("offsets"),
@@ -380,6 +391,7 @@ DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "in pieces": lambda file: _replace(file, "layer_4", file["layer_4"][:], chunks=(1, 16)),
     "one number": lambda file: file["layer_4"].__setitem__((3, 5), 0.25),
     "one number of the first tokens": lambda file: file["first"].__setitem__((0, 0), 0.25),
+    "no finite number": lambda file: _sealed(file, "layer_4", np.nan),
     "no checksum": lambda file: file["layer_1"].attrs.__delitem__("crc32"),
     "a checksum of text": lambda file: file["layer_1"].attrs.__setitem__("crc32", "x"),
     "a group instead": lambda file: (file.__delitem__("first"), file.create_group("first")),
@@ -398,7 +410,7 @@ def assert_damaged(path: Path, keeping: Keeping, inputs: Inputs) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_named_in_one_line(damage: str, keeping: Keeping, inputs: Inputs) -> None:
     path = one_file(keeping, inputs)
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         DAMAGES[damage](file)
     assert_damaged(path, keeping, inputs)
 

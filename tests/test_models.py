@@ -13,7 +13,8 @@ from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, c
 
 from conki_cli import MODALITIES, checkpoint, training, zoo
 from conki_cli.batches import Batch, Padded, pad_frames
-from conki_cli.config import BASELINES, MODEL_NAMES, RunConfig, setting_fields
+from conki_cli.config.resolving import setting_fields
+from conki_cli.config.sections import BASELINES, MODEL_NAMES, RunConfig
 from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import RunError, SettingsError
 from conki_cli.text import load_backbone

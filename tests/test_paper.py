@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from conki_cli import MODALITIES
-from conki_cli.config import RunConfig, resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture
 from conki_cli.model import TEXT_ADAPTER_LAYERS, AdapterModule, ConKI
 from conki_cli.sources import KNOWN_RANGES

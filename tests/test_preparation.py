@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from conki_cli.errors import ConkiError, SourceError
-from conki_cli.files import locked
+from conki_cli.locks import locked
 from conki_cli.preparation import Preparation, prepare
 from conki_cli.store import FeatureStore, store_lock
 from conki_cli.workspace import Reporter, Workspace

@@ -8,7 +8,8 @@ import pytest
 from baseline_support import config_of
 
 import conki_cli
-from conki_cli.config import BASELINES, MODEL_NAMES, resolve
+from conki_cli.config.resolving import resolve
+from conki_cli.config.sections import BASELINES, MODEL_NAMES
 from conki_cli.errors import SettingsError
 
 PRESETS = Path(conki_cli.__file__).parent / "presets"

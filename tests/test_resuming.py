@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conki_cli import checkpoint, resuming, training, zoo
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.experiments import finetune
 from conki_cli.runs import Run

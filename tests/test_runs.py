@@ -14,7 +14,8 @@ from conftest import MakeConfig, Trained
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conki_cli.config import RunConfig, from_toml, stage_one
+from conki_cli.config.resolving import from_toml, stage_one
+from conki_cli.config.sections import RunConfig
 from conki_cli.environment import environment
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.experiments import predict_split

@@ -11,7 +11,7 @@ import torch
 from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, equal_bits
 
 from conki_cli import experiments
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.environment import choose_device
 from conki_cli.errors import ConkiError, EncoderError, RunError, SettingsError, StoreError
 from conki_cli.evaluation import predict

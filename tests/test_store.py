@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
+import os
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from conftest import resealed
 
 from conki_cli.errors import ConkiError, SourceError, StoreError
 from conki_cli.files import to_json
 from conki_cli.store import Corpus, FeatureStore, Sample, describe, video_of, write_store
+from conki_cli.store.arrays import OpenFile
 
 
 def clip(number: int, *, video: str = "vid_1", **changes: object) -> Sample:
@@ -244,7 +248,7 @@ def test_a_file_that_is_no_store_is_refused(path: Path, content: bytes) -> None:
 
 def test_a_truncated_store_is_refused(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:-200])
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match="is damaged"):
         FeatureStore(written)
 
 
@@ -256,14 +260,14 @@ def test_other_hdf5_files_are_refused(path: Path) -> None:
 
 
 def test_another_schema_version_is_refused_clearly(written: Path) -> None:
-    with h5py.File(written, "r+") as file:
+    with resealed(written) as file:
         file.attrs["schema_version"] = 2
     with pytest.raises(StoreError, match="store schema 2, this conki reads 1"):
         FeatureStore(written)
 
 
 def damage(path: Path, name: str, value: object, **options: object) -> None:
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         del file[name]
         if value is not None:
             file.create_dataset(name, data=value, **options)
@@ -297,7 +301,7 @@ def test_a_damaged_store_is_refused_by_the_name_of_the_part(
 
 
 def test_frames_declared_but_not_held_are_refused(written: Path) -> None:
-    with h5py.File(written, "r+") as file:
+    with resealed(written) as file:
         del file["train/vision/frames"], file["train/vision/offsets"]
         file["train/vision"].create_dataset("frames", shape=(10**12, 2), dtype="<f4")
         file["train/vision/offsets"] = np.array([0, 0, 0, 0, 0, 10**12])
@@ -307,7 +311,7 @@ def test_frames_declared_but_not_held_are_refused(written: Path) -> None:
 
 @pytest.mark.parametrize("link", [h5py.ExternalLink("/etc/passwd", "/"), h5py.SoftLink("/test")], ids=["file", "soft"])
 def test_links_out_of_the_store_are_refused(written: Path, link: object) -> None:
-    with h5py.File(written, "r+") as file:
+    with resealed(written) as file:
         del file["train"]
         file["train"] = link
     with pytest.raises(StoreError, match="/train is missing or not stored in the file itself"):
@@ -316,7 +320,7 @@ def test_links_out_of_the_store_are_refused(written: Path, link: object) -> None
 
 def test_frames_kept_in_another_file_are_refused(written: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(bytes(88))
-    with h5py.File(written, "r+") as file:
+    with resealed(written) as file:
         del file["train/vision/frames"]
         outside = [(str(tmp_path / "outside"), 0, 88)]
         file["train/vision"].create_dataset("frames", shape=(11, 2), dtype="<f4", external=outside)
@@ -326,7 +330,7 @@ def test_frames_kept_in_another_file_are_refused(written: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("attribute", ["widths", "source", "repaired", "score_range", "content_id"])
 def test_a_missing_or_senseless_attribute_is_refused(written: Path, attribute: str) -> None:
-    with h5py.File(written, "r+") as file:
+    with resealed(written) as file:
         del file.attrs[attribute]
     with pytest.raises(StoreError, match="is damaged"):
         FeatureStore(written)
@@ -379,3 +383,72 @@ def test_videos_shared_between_splits_are_reported_not_refused(path: Path) -> No
     write_store(path, with_first(clip(90, video="c")))
     with FeatureStore(path) as store:
         assert describe(store)["shared_videos"] == {"train/valid": 0, "train/test": 1, "valid/test": 0}
+
+
+# --- stores that change while they are read ----------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Change a byte of the frames in place; the file keeps its size."""
+    with h5py.File(path) as file:
+        place = file["train/vision/frames"].id.get_offset() + 1
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(b"\x55")
+
+
+def replace_by_rename(path: Path) -> None:
+    other = path.with_name("other.h5")
+    write_store(other, with_first(clip(0, video="a", vision=np.full((1, 2), 9.0))))
+    other.rename(path)
+
+
+@pytest.mark.parametrize(
+    "change", [replace_by_rename, Path.unlink, lambda path: None], ids=["replaced", "gone", "none"]
+)
+def test_a_store_that_loses_its_name_stays_whole_for_its_reader(written: Path, change: Callable[[Path], None]) -> None:
+    with FeatureStore(written) as store:
+        change(written)
+        frames = store.split("train").frames["vision"]
+        assert frames[3].tolist() == [[3, 3]] * 4
+        frames.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [flip, lambda path: os.truncate(path, path.stat().st_size - 1), lambda path: path.write_bytes(b""), Path.touch],
+    ids=["a byte", "shorter", "emptied", "touched"],
+)
+def test_a_store_that_was_written_into_is_not_trusted(written: Path, change: Callable[[Path], None]) -> None:
+    with FeatureStore(written) as store:
+        time.sleep(0.02)  # a file system's clock may tick that slowly
+        change(written)
+        with pytest.raises(StoreError, match=r"own\.h5 was changed while it was in use, .* run the same") as error:
+            store.split("train").frames["vision"].check_unchanged()
+    assert_one_line(error)
+
+
+def test_frames_that_end_too_early_are_one_line(written: Path) -> None:
+    with FeatureStore(written) as store:
+        written.write_bytes(b"")
+        with pytest.raises(StoreError, match=r"own\.h5 ends too early: it must not change while it is read") as error:
+            store.split("train").frames["vision"][0]
+    assert_one_line(error)
+
+
+def test_a_file_that_a_server_lost_is_one_line(written: Path, tmp_path: Path) -> None:
+    file = OpenFile(written, failure=StoreError)
+    lost = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(lost, file._handle)  # reading a folder fails, as reading what an NFS server has forgotten does
+    os.close(lost)
+    with pytest.raises(StoreError, match=r"cannot read .*own\.h5 \(Is a directory\): is it still there\?") as error:
+        file.fill(np.empty(3), 0)
+    assert_one_line(error)
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (np.nan, 3), (-3, np.inf)])
+def test_a_score_range_without_end_is_refused(written: Path, bounds: tuple[float, float]) -> None:
+    with resealed(written) as file:
+        file.attrs["score_range"] = bounds
+    with pytest.raises(StoreError, match="score range or widths make no sense"):
+        FeatureStore(written)

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import resealed
 from sklearn.preprocessing import StandardScaler
 
 from conki_cli.errors import SourceError, StoreError
@@ -282,7 +283,7 @@ def test_a_long_report_is_kept_whole(path: Path) -> None:
 
 def test_a_store_from_before_reports_has_an_empty_one(path: Path) -> None:
     write_store(path, corpus())
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         del file.attrs["report"], file.attrs["normalization"]
     with FeatureStore(path) as store:
         assert store.report == {}
@@ -303,7 +304,7 @@ def test_a_store_from_before_reports_has_an_empty_one(path: Path) -> None:
 )
 def test_a_senseless_report_is_damage(path: Path, name: str, value: str) -> None:
     write_store(path, corpus())
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         file.attrs[name] = value
     with pytest.raises(StoreError, match="is damaged"):
         FeatureStore(path)
@@ -510,18 +511,6 @@ def test_a_clip_is_the_readers_own_array(path: Path) -> None:
         ragged = store.split("train").frames["vision"]
         ragged[3][:] = 99
         assert ragged[3].tolist() == [[3, 3, 3]] * 2
-
-
-def test_frames_behind_a_user_block_are_read_through_hdf5(path: Path) -> None:
-    write_store(path, corpus())
-    moved = path.with_name("moved.h5")
-    with h5py.File(path) as old, h5py.File(moved, "w", userblock_size=512) as new:
-        for name in SPLITS:
-            old.copy(name, new)
-        new.attrs.update(dict(old.attrs))
-    with FeatureStore(moved) as store:
-        assert isinstance(store.split("train").frames["vision"].values, h5py.Dataset)
-        assert store.split("train").frames["vision"][3].tolist() == [[3, 3, 3]] * 2
 
 
 def test_a_store_that_is_cut_while_it_is_open_is_one_line(path: Path) -> None:

@@ -213,22 +213,6 @@ def test_the_last_states_of_the_first_tokens_are_enough_for_the_pooled_output(ki
     assert torch.equal(encoder.pool(hidden[-1][:, 0]), pooled)
 
 
-class _Closed(transformers.BertModel):
-    """A BERT as before transformers 5, whose forward takes no arguments that it does not know."""
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False) -> Any:
-        return super().forward(input_ids, attention_mask, output_hidden_states=output_hidden_states)
-
-
-def test_where_transformers_hands_nothing_through_bert_runs_in_groups() -> None:
-    plain, text = backbone_of("Bert", "eager"), texts("Bert")
-    closed = _Closed(plain.config).double().eval()
-    closed.load_state_dict(plain.state_dict())
-    encoder = TextEncoder(closed, width=D)
-    assert not encoder.packs
-    assert_equal(encoded(encoder, text), plainly(plain, text, None))
-
-
 # --- training ----------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from conki_cli import experiments, training
 from conki_cli.batches import Batch
-from conki_cli.config import BASELINES, RunConfig, stage_one
+from conki_cli.config.resolving import stage_one
+from conki_cli.config.sections import BASELINES, RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.stages import Job
 from conki_cli.training import Epoch, Plan, Progress

@@ -7,7 +7,8 @@ import pytest
 from baseline_support import MOSI, config_of, make
 
 from conki_cli import zoo
-from conki_cli.config import BASELINES, MODEL_NAMES, resolve
+from conki_cli.config.resolving import resolve
+from conki_cli.config.sections import BASELINES, MODEL_NAMES
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.errors import SettingsError
 

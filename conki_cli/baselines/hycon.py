@@ -20,8 +20,8 @@ from conki_cli import MODALITIES
 from conki_cli.baselines.subnets import relu_mlp
 from conki_cli.baselines.transformer import Dropouts, SequenceTransformer, check_heads, last_position
 from conki_cli.batches import Batch, Padded
-from conki_cli.config import RunConfig
 from conki_cli.config.baselines import HyconConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.layers import trained_parameters
 from conki_cli.losses import absolute_loss, equal_pairs, full_precision, unit_vectors

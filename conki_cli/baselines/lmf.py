@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.baselines.tfn import ClipEncoder, with_one
 from conki_cli.batches import Batch, Padded
-from conki_cli.config import RunConfig
 from conki_cli.config.baselines import LmfConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.losses import absolute_loss
 from conki_cli.text_encoder import TextEncoder

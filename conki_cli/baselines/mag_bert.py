@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conki_cli.batches import Batch
-from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MagBertConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import EncoderError
 from conki_cli.losses import absolute_loss

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.baselines.subnets import run_lstm
 from conki_cli.batches import Batch, Padded
-from conki_cli.config import RunConfig
 from conki_cli.config.baselines import MisaConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.errors import SettingsError
 from conki_cli.layers import masked_mean

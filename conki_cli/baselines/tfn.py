@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.baselines.subnets import LstmHead, SubNet, relu_mlp
 from conki_cli.batches import Batch, Padded
-from conki_cli.config import RunConfig
 from conki_cli.config.baselines import LmfConfig, TfnConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, Output, SentimentModel
 from conki_cli.layers import masked_mean
 from conki_cli.losses import absolute_loss

@@ -13,7 +13,7 @@ from conki_cli.errors import SettingsError
 from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
 
 if TYPE_CHECKING:
-    from conki_cli.config import RunConfig
+    from conki_cli.config.sections import RunConfig
 
 _SWITCH_HELP = ";\n\n".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())
 
@@ -133,7 +133,7 @@ def resolved(
     drop: list[str] | None = None,
 ) -> "RunConfig":
     """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`."""
-    from conki_cli.config import parse_switches, resolve
+    from conki_cli.config.resolving import parse_switches, resolve
 
     flags = {**settings["flags"], epochs[0]: epochs[1]}
     switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))

@@ -105,7 +105,7 @@ def ablate(
 
     if not drop and table is None:
         raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
-    from conki_cli.config import parse_switches
+    from conki_cli.config.resolving import parse_switches
 
     screen = screen_for(json)
     paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
@@ -151,7 +151,7 @@ def demo(
 
 def settings(json: JsonOption = False) -> None:
     """List every setting: name, default and meaning (for --set and --config)."""
-    from conki_cli.config import setting_fields, setting_type
+    from conki_cli.config.resolving import setting_fields, setting_type
     from conki_cli.tables.screen import settings_table
 
     screen = screen_for(json)

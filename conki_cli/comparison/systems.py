@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.config import MODEL_NAMES, RunConfig
+from conki_cli.config.sections import MODEL_NAMES, RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import RunError
 from conki_cli.runs import Run, evaluate_run, stored_predictions

@@ -1,6 +1,7 @@
 """Settings from everywhere -> `RunConfig`: presets, TOML, `--set`, flags; checked, canonical, and back to TOML."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -30,6 +31,7 @@ ADDED_LATER = {
 }
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
 
+_BEYOND = 2**1023
 CONKI_ONLY = frozenset(
     [
         *(f"loss.{f.name}" for f in dataclasses.fields(LossConfig)),
@@ -133,7 +135,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and 5,000 brackets
         reason = " ".join(str(error).split())
         raise SettingsError(f"{path} must be TOML but is not: {reason}; correct that place") from error
 
@@ -157,7 +159,7 @@ def _assignment(line: str) -> tuple[str, Any]:
         raise SettingsError(f"--set takes section.key=value, found '{line}'; for example --set loss.temperature=0.1")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string
     return path.strip(), value
 
@@ -172,11 +174,11 @@ def _checked(path: str, value: Any) -> Any:
     wanted, limits = setting_type(path), fields[path].metadata
     converted = _converted(wanted, value)
     if converted is None:
-        raise SettingsError(f"setting {path} must be {_type_name(wanted)}, found {value!r}")
+        raise SettingsError(f"setting {path} must be {_type_name(wanted)}, found {_shown(value)}")
     if path == "model.name" and converted not in limits["choices"]:
         raise unknown_model(converted, limits["choices"])
     if "choices" in limits and converted not in limits["choices"]:
-        raise SettingsError(f"setting {path} must be one of {', '.join(limits['choices'])}, found {value!r}")
+        raise SettingsError(f"setting {path} must be one of {', '.join(limits['choices'])}, found {_shown(value)}")
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         _check_bounds(path, converted, limits)
     return converted
@@ -185,13 +187,21 @@ def _checked(path: str, value: Any) -> Any:
 def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:
     low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
     if not abs(value) < float("inf"):
-        raise SettingsError(f"setting {path} must be a finite number, found {value}")
+        raise SettingsError(f"setting {path} must be a finite number, found {_shown(value)}")
     if low is not None and value < low:
-        raise SettingsError(f"setting {path} must be at least {low}, found {value}")
+        raise SettingsError(f"setting {path} must be at least {low}, found {_shown(value)}")
     if above is not None and value <= above:
-        raise SettingsError(f"setting {path} must be greater than {above}, found {value}")
+        raise SettingsError(f"setting {path} must be greater than {above}, found {_shown(value)}")
     if high is not None and value > high:
-        raise SettingsError(f"setting {path} must be at most {high}, found {value}")
+        raise SettingsError(f"setting {path} must be at most {high}, found {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message; Python refuses to write numbers of thousands of digits."""
+    try:
+        return repr(value)[:120]
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _converted(wanted: Any, value: Any) -> Any:
@@ -203,7 +213,7 @@ def _converted(wanted: Any, value: Any) -> Any:
             return tuple(value)
         return None
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < _BEYOND else math.inf  # of such a number Python makes no float
     return value if type(value) is wanted else None
 
 

@@ -13,6 +13,7 @@ from conki_cli.doctor.findings import Finding, Visit, fact_of, ordinary, quoted,
 from conki_cli.doctor.traces import holder_of, lock_beside
 from conki_cli.errors import StoreError
 from conki_cli.store.records import counted
+from conki_cli.store.seal import check_seal
 
 _BLOCK = 4 * 2**20  # bytes that are read at once
 
@@ -40,6 +41,7 @@ def _kept(path: Path, visit: Visit) -> str:
     import h5py
 
     size, read = ordinary(path).stat().st_size, 0
+    check_seal(path)
     with h5py.File(path, "r") as file:
         offsets = file["offsets"][:]
         names = sorted(name for name in file if name != "offsets")

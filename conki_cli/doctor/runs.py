@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config import RunConfig, resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, guarded, ordinary, quoted, tried
 from conki_cli.doctor.kept import encoder_problems
 from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, ordinary, quoted, tried
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint

@@ -51,7 +51,10 @@ def _is_newer(path: Path) -> bool:
     """Say whether a store has a schema of later versions."""
     import h5py
 
+    from conki_cli.store.seal import check_seal
+
     def schema() -> int:
+        check_seal(ordinary(path))
         with h5py.File(ordinary(path), "r") as file:
             return int(file.attrs["schema_version"])
 

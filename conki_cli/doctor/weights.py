@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import Visit, fact_of, size_on_disk, tried
 from conki_cli.runs import Run
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from conki_cli import __version__
-from conki_cli.config import ADDED_LATER, RunConfig, as_tables, from_toml, to_toml
+from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_toml
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text

@@ -42,7 +42,34 @@ class OpenFile:
         self.advice = advice
         self._handle = -1
         self._handle = os.open(path, os.O_RDONLY) if handle is None else handle
-        self.size = os.fstat(self._handle).st_size
+        self.size, self._changed_at = self._stamp()
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read so far when somebody has written into the file since it was opened.
+
+        A file that another has replaced under its name, or deleted, stays as it was for whoever has it open.
+
+        Raises:
+            ConkiError: of the kind given.
+        """
+        if self._stamp() != (self.size, self._changed_at):
+            raise self.failure(
+                f"{self.path} was changed while it was in use, so what was read of it cannot be trusted: "
+                "let nothing write into it, and run the same command again"
+            )
+
+    def _stamp(self) -> tuple[int, int]:
+        """Return size and time of the last change, in bytes and nanoseconds."""
+        try:
+            found = os.fstat(self._handle)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return found.st_size, found.st_mtime_ns
+
+    def _unreadable(self, error: OSError) -> ConkiError:
+        return self.failure(
+            f"cannot read {self.path} ({error.strerror or error}): is it still there? If it is, run the command again"
+        )
 
     def fill(self, values: npt.NDArray[Any], offset: int) -> None:
         """Fill an array with the bytes from `offset` on.
@@ -67,7 +94,7 @@ class OpenFile:
         try:
             return os.preadv(self._handle, [values], offset)  # type: ignore[list-item] # arrays are buffers
         except OSError as error:
-            raise self.failure(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise self._unreadable(error) from error
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""

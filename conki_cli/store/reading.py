@@ -62,6 +62,7 @@ class FeatureStore:
             with damage_in(self.path):
                 self._read_attributes()
                 self._utterances = {split: self._read_split(split) for split in SPLITS}
+            self._bytes.check_unchanged()
         except BaseException:
             self.close()
             raise
@@ -73,7 +74,11 @@ class FeatureStore:
         self.dataset = str(attributes["dataset"])
         low, high = (float(bound) for bound in attributes["score_range"])
         widths = {str(name): int(width) for name, width in json.loads(attributes["widths"]).items()}
-        if not low < high or not set(widths) <= set(FRAME_MODALITIES) or any(w < 1 for w in widths.values()):
+        if (
+            not -math.inf < low < high < math.inf
+            or not set(widths) <= set(FRAME_MODALITIES)
+            or any(w < 1 for w in widths.values())
+        ):
             raise ValueError("score range or widths make no sense")
         self.score_range = (low, high)
         self.widths = {m: widths[m] for m in FRAME_MODALITIES if m in widths}
@@ -109,6 +114,8 @@ class FeatureStore:
             scores=scores,
             frames={m: self._ragged(_child(group, m, h5py.Group), len(ids)) for m in self.widths},
             unimodal={m: self._scores(group, column, len(ids)) for m, column in columns.items()},
+            path=self.path,
+            split=split,
         )
 
     def _ragged(self, group: Any, count: int) -> Ragged:
@@ -161,7 +168,7 @@ def _direct(frames: Any, file: OpenFile) -> Any:
     """Return frames that are read without HDF5 where they lie plainly in the file, the HDF5 data set where not."""
     offset = frames.id.get_offset()
     inside = offset is not None and offset + 4 * math.prod(frames.shape) <= file.size
-    if not inside or frames.file.userblock_size:
+    if not inside:
         return frames
     return FileArray(file, offset, np.dtype("<f4"), frames.shape)
 
@@ -188,10 +195,16 @@ def _normalization(found: Any) -> dict[str, Any]:
 def _open(path: Path) -> Any:
     import h5py
 
+    from conki_cli.store.seal import ForeignFileError, check_seal
+
+    is_ours = False
     if not path.is_file():
         raise StoreError(f"there is no feature store {path}: make it with `conki prepare`, or check the path")
     try:
-        if not h5py.is_hdf5(path):
+        with damage_in(path), contextlib.suppress(ForeignFileError):
+            check_seal(path)
+            is_ours = True
+        if not is_ours:
             raise StoreError(f"{path} must be a conki feature store (HDF5) but is not: make one with `conki prepare`")
         file = h5py.File(path, "r")
     except OSError as error:

@@ -6,12 +6,14 @@ Axes: N clips of a split, L frames of a clip, T frames of all clips, d features 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from conki_cli import MODALITIES
+from conki_cli.store.arrays import FileArray
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -100,7 +102,7 @@ class Corpus:
 class Ragged:
     """Sequences of unequal length behind each other: clip i is `values[offsets[i]:offsets[i + 1]]`."""
 
-    values: Any  # h5py.Dataset or ndarray, [T, d] float32
+    values: Any  # FileArray, h5py.Dataset or ndarray, [T, d] float32
     offsets: npt.NDArray[np.int64]  # [N + 1]
 
     @property
@@ -122,6 +124,15 @@ class Ragged:
             raise IndexError(index)
         return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]], dtype=np.float32)
 
+    def check_unchanged(self) -> None:
+        """Refuse what was read so far if its file was written into meanwhile.
+
+        Raises:
+            ConkiError: it was.
+        """
+        if isinstance(self.values, FileArray):
+            self.values.file.check_unchanged()
+
 
 @dataclass(frozen=True, eq=False)
 class Utterances:
@@ -132,6 +143,9 @@ class Utterances:
     scores: Float32Array | None
     frames: Mapping[str, Ragged]
     unimodal: Mapping[str, Float32Array]
+    path: Path | None = None
+    """The store that they are a split of."""
+    split: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

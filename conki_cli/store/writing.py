@@ -28,6 +28,7 @@ from conki_cli.store.records import (
     Sample,
     SourceArray,
 )
+from conki_cli.store.seal import BLOCK, seal
 from conki_cli.store.sink import Sink
 from conki_cli.store.words import repair_lines
 
@@ -81,13 +82,14 @@ def write_store(
     with atomic_path(path) as temporary:
         import h5py
 
-        with Sink(temporary) as sink, h5py.File(sink, "w") as file:
+        with Sink(temporary) as sink, h5py.File(sink, "w", userblock_size=BLOCK) as file:
             writer = _Writer(file, sink, checked, progress)
             if normalize == "zscore":
                 writer.learn_moments()
             for split in SPLITS:
                 writer.write_split(split)
             writer.write_attributes()
+        seal(temporary)
         if strict:
             _refuse(corpus, [*writer.repairs(), *writer.zeros()])
         _check_whole(temporary, corpus)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conki_cli.comparison import TESTED, Comparison, System, Verdict, explanation, marks
-from conki_cli.config import RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.tables.grid import Row, TableInfo, published_row
 
 

@@ -201,7 +201,7 @@ def published(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".encoder.", dir=folder) as name:
+        with tempfile.TemporaryDirectory(prefix=".encoder.", suffix=".part", dir=folder) as name:
             yield Path(name)
             for path in sorted(Path(name).iterdir(), key=lambda path: (path.name == "config.json", path.name)):
                 with atomic_path(folder / path.name) as temporary:

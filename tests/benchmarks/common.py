@@ -12,7 +12,8 @@ import torch
 
 from conki_cli import training
 from conki_cli.batches import Batch, Padded, open_inputs
-from conki_cli.config import NO_EXTERNAL, resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.sections import NO_EXTERNAL
 from conki_cli.contract import SentimentModel
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.runs import Run

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.growth --threads 2
 
-Simulated clips: 16 tokens, vision of 64 frames of 20 features, audio of 5 features, a text encoder of 6 layers and
-width 384 with random weights. Seconds per clip and the largest resident set (Linux), each size in a process of its own.
+Simulated clips: 16 tokens, vision of 32 frames of 20 features, audio of 5 features, a text encoder of 4 layers and
+width 128 with random weights. Seconds per clip and the largest resident set (Linux), each size in a process of its own.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def measured(clips: int, batch_size: int, audio: int) -> dict[str, float]:
 
     from conki_cli import training, zoo
     from conki_cli.batches import Batches
-    from conki_cli.config import resolve
+    from conki_cli.config.resolving import resolve
     from conki_cli.contract import Architecture
     from conki_cli.store import Ragged, Utterances
     from conki_cli.text_encoder import TextEncoder
@@ -36,16 +36,16 @@ def measured(clips: int, batch_size: int, audio: int) -> dict[str, float]:
 
     ids = [f"v$_${n}" for n in range(clips)]
     split = Utterances(ids, [""] * clips, draw.normal(size=clips).astype(np.float32),
-                       {"vision": frames(64, 20), "audio": frames(audio, 5)}, {})  # fmt: skip
+                       {"vision": frames(32, 20), "audio": frames(audio, 5)}, {})  # fmt: skip
     tokens = [draw.integers(5, 20_000, 16) for _ in range(clips)]
     config = resolve(
-        flags={"data.external": "none", "model.text_encoder": "."}, assignments=["model.adapter_width=128"]
+        flags={"data.external": "none", "model.text_encoder": "."}, assignments=["model.adapter_width=64"]
     )
-    sizes = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    sizes = BertConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
     torch.manual_seed(1)
-    limits = {"vision": 64, "audio": audio}
-    shape = Architecture(("text", "vision", "audio"), 384, 6, widths={"vision": 20, "audio": 5}, positions=limits)
-    model = zoo.build(config, shape, TextEncoder(BertModel(sizes), width=384)).train()
+    limits = {"vision": 32, "audio": audio}
+    shape = Architecture(("text", "vision", "audio"), 128, 4, widths={"vision": 20, "audio": 5}, positions=limits)
+    model = zoo.build(config, shape, TextEncoder(BertModel(sizes), width=128)).train()
     progress = training.start(model, config)
     batches = Batches(split, tokens, limits, batch_size, seed=1)
     seconds = []
@@ -72,7 +72,7 @@ def main() -> None:
         print(json.dumps(measured(*options.one)))
         return
     rows = {
-        "clips": [(count, 32, 52) for count in (256, 1024, 4096)],
+        "clips": [(count, 32, 52) for count in (1024, 4096, 16384)],
         "batch": [(4 * size, size, 52) for size in (8, 32, 128, 256)],
         "audio frames": [(32, 8, length) for length in (50, 200, 500, 1000, 2000)],
     }

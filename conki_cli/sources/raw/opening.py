@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.request import Raw
+from conki_cli.store.seal import SEALED
 
 _HEAD_BYTES = 4096
 _OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # how a dictionary or list begins in protocols 0 and 1
@@ -24,7 +25,7 @@ def open_raw(path: Path) -> Raw:
     if path.is_dir():
         return Raw(path, "folder", _files_in(path))
     head, last = _ends_of(path)
-    if head.startswith(b"\x89HDF"):
+    if head.startswith((b"\x89HDF", SEALED)):
         from conki_cli.sources.raw.hdf5 import open_hdf5
 
         return Raw(path, "hdf5", open_hdf5(path))
