@@ -88,7 +88,8 @@ def _open_job(
         data = {store.dataset: store.content_id for store in (target, external) if store is not None}
         run = locate_run(workspace, config, replaces=overwrites)
         if to_train:
-            stack.enter_context(locked(workspace.runs / f".{run.name}.lock", what=f"the run {run.name}"))
+            lock = workspace.runs / f".{run.name}.lock"
+            stack.enter_context(locked(lock, what=f"the run {run.name}", say=reporter.say))
             run = locate_run(workspace, config, replaces=overwrites)
         yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter, data, overwrites)
 

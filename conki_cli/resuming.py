@@ -5,7 +5,6 @@ states of the random generators and the gradients of a step that some batches ar
 before it stays as `previous` until the seed is finished, so a damaged `last` costs no more than what lies between.
 """
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from conki_cli import checkpoint
 from conki_cli.errors import CheckpointError
 from conki_cli.files import atomic_path
-from conki_cli.runs import Run
+from conki_cli.runs import Run, check_is_file
 from conki_cli.training import Plan, Position, Progress
 from conki_cli.workspace import Reporter
 
@@ -82,20 +81,35 @@ def latest(
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read the newest sound checkpoint of an unfinished seed, saying which were not; None: it begins at the start.
 
+    A damaged `last` is removed, or it would soon take the place of the sound `previous`.
+
     Raises:
-        RunError: it is from another version of the program.
+        RunError: it is from another version of the program, or no file.
     """
     for name in ("last", "previous"):
         path = run.checkpoint(seed, name)
-        with contextlib.suppress(FileNotFoundError):
-            path.lstat()
-            try:
-                return checkpoint.load(path, facts_only=facts_only)
-            except CheckpointError as error:
-                if not facts_only:  # whoever asks for the facts alone comes back for all
-                    rest = "the one before it" if name == "last" else "none: the seed begins again"
-                    reporter.say(f"{error.found}; used instead is {rest}")
+        check_is_file(path)
+        if not path.exists():
+            continue
+        try:
+            return checkpoint.load(path, facts_only=facts_only)
+        except CheckpointError as error:
+            if not facts_only:  # whoever asks for the facts alone comes back for all
+                rest = "the one before it" if name == "last" else "none: the seed begins again"
+                reporter.say(f"{error.found}; used instead is {rest}")
+                path.unlink(missing_ok=True)
     return None
+
+
+def best_is_sound(run: Run, seed: int, reporter: Reporter) -> bool:
+    """Say whether the best weights so far can be read at the end; if not, all that lies before it would be in vain."""
+    check_is_file(run.checkpoint(seed, "best"))
+    try:
+        checkpoint.load(run.checkpoint(seed, "best"))
+    except CheckpointError as error:
+        reporter.say(f"{error.found}; seed {seed} begins again")
+        return False
+    return True
 
 
 def restore(progress: Progress, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:

@@ -12,6 +12,10 @@ from types import FrameType
 from typing import NoReturn
 
 
+class Interrupted(BaseException):
+    """Ctrl-C; no KeyboardInterrupt, which Python may turn into another exit code when it comes during an import."""
+
+
 class Terminated(BaseException):
     """The system asked the program to end (SIGTERM)."""
 
@@ -20,14 +24,17 @@ class TimeUp(BaseException):
     """A time limit is near (SIGUSR1, as batch systems send it on request)."""
 
 
-ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 """What each signal raises."""
 if hasattr(signal, "SIGUSR1"):
     ENDINGS[signal.SIGUSR1] = TimeUp
+ANY_ENDING: tuple[type[BaseException], ...] = (KeyboardInterrupt, *ENDINGS.values())
 
 
 def exit_code(ending: BaseException) -> int:
     """Return the exit code after an ending: as shells count signals, and 0 before a time limit."""
+    if isinstance(ending, KeyboardInterrupt):  # from before `install`
+        return 128 + signal.SIGINT
     number = next(number for number, kind in ENDINGS.items() if isinstance(ending, kind))
     return 0 if isinstance(ending, TimeUp) else 128 + number
 

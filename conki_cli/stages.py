@@ -23,7 +23,7 @@ from conki_cli.files import append_line, human_size, remove_leftovers_below, to_
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.runs import Predictions, Run, discard_run, finish_run, open_run, write_predictions
+from conki_cli.runs import Predictions, Run, check_is_file, discard_run, finish_run, open_run, write_predictions
 from conki_cli.signals import postponed
 from conki_cli.store import SPLITS
 from conki_cli.text import (
@@ -260,8 +260,9 @@ def _write_setting(job: Job, seed: int) -> None:
 def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     """Continue where an earlier start of the same run was interrupted; else begin a fresh log."""
     log = job.run.seed_folder(seed) / "metrics.jsonl"
+    check_is_file(log)
     found = resuming.latest(job.run, seed, job.reporter)
-    if found is None:
+    if found is None or (found[1]["best_epoch"] and not resuming.best_is_sound(job.run, seed, job.reporter)):
         log.unlink(missing_ok=True)
         return
     resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")

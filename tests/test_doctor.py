@@ -567,9 +567,9 @@ def test_a_seed_without_a_checkpoint_starts_from_the_beginning(unfinished: Path)
 
 def test_an_unfinished_seed_needs_its_best(unfinished: Path) -> None:
     flip(unfinished / "best.safetensors")
-    assert of_seed(unfinished)[1].what.startswith("checkpoint best.safetensors is damaged")
+    assert of_seed(unfinished)[0].what.startswith("checkpoint best.safetensors is damaged")
     (unfinished / "best.safetensors").unlink()
-    assert of_seed(unfinished)[1].what == "checkpoints/best.safetensors is missing"
+    assert of_seed(unfinished)[0].what == "checkpoints/best.safetensors is missing"
 
 
 def test_an_unfinished_run_without_its_store_is_a_fault(unfinished: Path) -> None:

@@ -1,5 +1,6 @@
 """A training that stops at any step and continues has the bits of one that never stopped; damage costs no run."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,62 @@ def test_a_damaged_last_checkpoint_costs_what_lies_behind_the_one_before(
     for name in ("best", "last"):
         assert same(*(checkpoint.load(found.checkpoint(1, name))[0] for found in (run, whole)))
     assert not run.checkpoint(1, "previous").exists()
+
+
+def test_the_sound_checkpoint_outlives_a_disk_that_fails_right_after_the_other_was_damaged(
+    workspace: Workspace, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("C1+T", "optimizer.num_epochs=4")
+    last = unfinished(config, workspace, "epoch 4/4")
+    sound = checkpoint.load(last.with_name("previous.safetensors"))[1]["epoch"]
+    flip(last)
+
+    def fails(*given: object) -> None:
+        raise ConkiError("the disk is full")
+
+    monkeypatch.setattr(checkpoint, "save", fails)
+    with pytest.raises(ConkiError, match="the disk is full"):
+        finetune(config, workspace, Reporter())
+    assert checkpoint.load(last.with_name("previous.safetensors"))[1]["epoch"] == sound == 2
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_a_seed_whose_best_weights_are_lost_begins_again_before_it_trains_in_vain(
+    damage: Callable[[Path], None], workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config, notes = tiny_config("C1+T", "optimizer.num_epochs=3"), Notes()
+    damage(unfinished(config, workspace).with_name("best.safetensors"))
+    assert finetune(config, workspace, notes).is_finished
+    assert any(line.endswith("; seed 1 begins again") for line in notes.lines)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "metrics.jsonl"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_in_an_unfinished_seed_is_one_line(
+    name: str, make: Callable[[Path], None], workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("C1+T", "optimizer.num_epochs=3")
+    path = unfinished(config, workspace).parents[1] / name
+    path.unlink()
+    make(path)
+    with pytest.raises(RunError, match=r"must be a file but is (a folder|no ordinary one): move it away"):
+        finetune(config, workspace, Reporter())
+
+
+def test_a_run_that_lost_its_result_is_not_continued_with_other_settings(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    run = finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
+    before = run.result
+    (run.path / "result.json").unlink()
+    with pytest.raises(RunError, match=r"run mine exists with other settings .*: give another --name, or --overwrite"):
+        finetune(tiny_config("C1+T", "optimizer.num_epochs=5", name="mine"), workspace, Reporter())
+    finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
+    assert run.result == before
+    for name in ("result.json", "config.toml"):
+        (run.path / name).unlink()
+    with pytest.raises(RunError, match=r"run mine has no result\.json and no settings .*: give --overwrite"):
+        finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
 
 
 def test_a_seed_without_a_sound_checkpoint_begins_again(workspace: Workspace, tiny_config: MakeConfig) -> None:

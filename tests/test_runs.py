@@ -317,7 +317,7 @@ def test_predictions_that_are_no_file_are_noticed_before_anything_is_predicted(
     path.unlink()
     make(path)
     for use in (lambda: read_predictions(path), lambda: copied.run.predictions_exist("test")):
-        with pytest.raises(RunError, match=r"test\.csv must be a file with predictions but is .*: move it away"):
+        with pytest.raises(RunError, match=r"test\.csv must be a file but is .*: move it away"):
             use()
 
 

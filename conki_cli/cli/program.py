@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from conki_cli import __version__
 from conki_cli.errors import ConkiError, one_line
-from conki_cli.signals import ENDINGS, exit_code, install
+from conki_cli.signals import ANY_ENDING, exit_code, install
 
 if TYPE_CHECKING:
     from conki_cli.screen import Screen
@@ -47,7 +47,7 @@ def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
         yield
     except ConkiError as error:
         _end(1, f"error: {error}")
-    except tuple(ENDINGS.values()) as error:
+    except ANY_ENDING as error:
         kept = said.get(ON_INTERRUPTION) or f"what was finished is kept; it continues with: {_this_command()}"
         _end(exit_code(error), f"interrupted: {kept}")
     except MemoryError:

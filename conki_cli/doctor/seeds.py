@@ -182,6 +182,14 @@ def _unfinished(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> It
     command = f"wait for {record.holder}" if record.holder else record.command
     begun = next((read[name] for name in ("last", "previous") if read[name].is_sound), None)
     problems = [read[name].problem for name in ("last", "previous") if read[name].problem]
+    in_the_way = [error for path in _files_of(record, seed) if (error := tried(ordinary, path)[1]) is not None]
+    if in_the_way:
+        for error in in_the_way:
+            yield Finding(subject, "fault", str(error), f"move it away; {command}{rest}")
+        return
+    if newer := [problem for problem in problems if "has schema" in problem]:
+        yield Finding(subject, "fault", "; ".join(newer), "install the version that wrote it, or a newer one")
+        return
     if begun is None and problems:
         what = f"{'; '.join(problems)}; nothing is left to continue from"
         yield Finding(subject, "fault", what, command if record.holder else f"{command} begins the seed anew")
@@ -191,18 +199,26 @@ def _unfinished(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> It
         yield Finding(subject, "remark", what, command + rest)
         return
     facts = begun.facts
+    best_mae = facts.get("best_mae")
+    lacks_best = not read["best"].exists and isinstance(best_mae, float) and math.isfinite(best_mae)
+    if read["best"].problem or lacks_best:
+        what = read["best"].problem or "checkpoints/best.safetensors is missing"
+        advice = command if record.holder else f"{command} begins the seed anew"
+        yield Finding(subject, "fault", what, advice)
+        return
     before = [*problems, "continues from the checkpoint before it"] if begun is read["previous"] else problems
     yield Finding(subject, "remark", "; ".join([f"unfinished, {_place(facts)}", *before]), command + rest)
-    best_mae = facts.get("best_mae")
-    if read["best"].problem:
-        yield Finding(subject, "fault", read["best"].problem, record.again(seed))
-    elif not read["best"].exists and isinstance(best_mae, float) and math.isfinite(best_mae):
-        yield Finding(subject, "fault", "checkpoints/best.safetensors is missing", record.again(seed))
     if read["frozen"].problem:
         yield Finding(subject, "remark", read["frozen"].problem, "nothing: it is written anew when the seed continues")
     epochs = facts.get("epoch")
     if type(epochs) is int:
         yield from _log(record, seed, epochs - (facts.get("within") is not None), is_over=False)
+
+
+def _files_of(record: Record, seed: int) -> list[Path]:
+    """Return what must be files, or lack, where a seed continues."""
+    checkpoints = [record.run.checkpoint(seed, name) for name in ("last", "previous", "best")]
+    return [*checkpoints, record.run.seed_folder(seed) / "metrics.jsonl"]
 
 
 def _place(facts: Mapping[str, Any]) -> str:

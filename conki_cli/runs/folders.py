@@ -133,14 +133,14 @@ def _describes_seed(found: object) -> bool:
 
 
 def check_is_file(path: Path) -> None:
-    """Refuse a folder, or a pipe that would be waited for, where predictions lie.
+    """Refuse a folder, or a pipe that would be waited for, where a file of a run lies.
 
     Raises:
         RunError: there is one.
     """
     if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no ordinary file"
-        raise RunError(f"{path} must be a file with predictions but is {what}: move it away")
+        what = "a folder" if path.is_dir() else "no ordinary one"
+        raise RunError(f"{path} must be a file but is {what}: move it away")
 
 
 def digest_of(config: RunConfig) -> str:
@@ -236,7 +236,10 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
             if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
                 return run
     run = Run(workspace.runs / (check_name(config.run.name) or default_name(config)))
-    if replaces or not (run.path / "result.json").exists():
+    if replaces or not run.path.exists():
+        return run
+    if not (run.path / "result.json").exists():
+        _check_without_result(run, digest, config.run.stage)
         return run
     if run.problem:
         raise RunError(run.problem)
@@ -246,6 +249,26 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
             "give another --name, or delete that folder"
         )
     return run
+
+
+def _check_without_result(run: Run, digest: str, stage: str) -> None:
+    """Refuse to continue a run whose result.json is gone, or was never written, with other settings.
+
+    Raises:
+        RunError: they are others, or nothing tells what they were.
+    """
+    path = run.path / "config.toml"
+    if not path.exists() and not any(run.path.glob("seed-*")):
+        return
+    try:
+        known = run.config
+    except ConkiError as error:
+        raise RunError(f"run {run.name} has no result.json and no settings ({error}): give --overwrite") from error
+    if (found := digest_of(known)) != digest or known.run.stage != stage:
+        raise RunError(
+            f"run {run.name} exists with other settings (digest {found}, now {digest}): give another --name, or "
+            "--overwrite"
+        )
 
 
 def discard_run(run: Run) -> None:

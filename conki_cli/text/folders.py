@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conki_cli.errors import EncoderError
-from conki_cli.files import atomic_path, disk_error
+from conki_cli.files import atomic_path, disk_error, system_error_in
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s for a network that is not there
@@ -208,3 +208,7 @@ def published(folder: Path) -> Iterator[Path]:
                     shutil.copyfile(path, temporary)
     except OSError as error:
         raise disk_error(folder, error) from error
+    except Exception as error:  # the tokenizers library has no kind of error for a full disk
+        if (found := system_error_in(error)) is None:
+            raise
+        raise disk_error(folder, found) from error

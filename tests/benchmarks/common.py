@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from conki_cli import training
 from conki_cli.batches import Batch, Padded, open_inputs
@@ -165,6 +168,39 @@ def flops_of(steps: Steps, batch: Batch) -> int:
     with counter:
         steps.take(batch)
     return int(counter.get_total_flops())
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of what operations read and write, but for views, as if no cache kept anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [part for part in tree_leaves((args, kwargs, out)) if isinstance(part, torch.Tensor)]
+            self.bytes += sum(part.numel() * part.element_size() for part in tensors)
+        return out
+
+
+def bytes_of(steps: Steps, batch: Batch) -> int:
+    """Count the bytes that the operations of one training step read and write."""
+    with _Traffic() as traffic:
+        steps.take(batch)
+    return traffic.bytes
+
+
+def copy_peak(rounds: int = 5, size: int = 2**26) -> float:
+    """Return the bytes per second, read and written, of copying a large array; the best of some."""
+    one, other = torch.randn(size), torch.empty(size)
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        other.copy_(one)
+        best = min(best, time.perf_counter() - began)
+    return 2 * 4 * size / best
 
 
 def resident_peak(*, reset: bool = False) -> int:

@@ -38,9 +38,7 @@ def measured(clips: int, batch_size: int, audio: int) -> dict[str, float]:
     split = Utterances(ids, [""] * clips, draw.normal(size=clips).astype(np.float32),
                        {"vision": frames(32, 20), "audio": frames(audio, 5)}, {})  # fmt: skip
     tokens = [draw.integers(5, 20_000, 16) for _ in range(clips)]
-    config = resolve(
-        flags={"data.external": "none", "model.text_encoder": "."}, assignments=["model.adapter_width=64"]
-    )
+    config = resolve(flags={"data.external": "none", "model.text_encoder": "."}, assignments=["model.adapter_width=64"])
     sizes = BertConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
     torch.manual_seed(1)
     limits = {"vision": 32, "audio": audio}

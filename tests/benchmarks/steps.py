@@ -3,7 +3,8 @@
     python -m tests.benchmarks.steps --workspace W --encoder FOLDER --threads 2
 
 Counted are the products of real tokens and frames, forward and backward, nothing frozen twice (stage 1 reads kept
-states). Each part alone (text; audio and vision) and the whole; the peak is measured between the rounds.
+states). The bytes are those of what operations read and write, beside the speed of copying. Each part alone (text;
+audio and vision) and the whole; the peak is measured between the rounds.
 """
 
 import statistics
@@ -16,6 +17,8 @@ import torch
 from tests.benchmarks.common import (
     Steps,
     alternate,
+    bytes_of,
+    copy_peak,
     first_batches,
     flops_of,
     keep_states,
@@ -52,7 +55,8 @@ def main() -> None:
                 shares = [w / s / p for w, s, p in zip(work[1:], seconds, peaks[1:], strict=True)]
                 share = spread([100 * share for share in shares], "% of it")
                 print(
-                    f"stage {stage}, {part}: {statistics.median(work) / 1e9:.0f} GFLOP, {spread(seconds)}, "
+                    f"stage {stage}, {part}: {statistics.median(work) / 1e9:.0f} GFLOP, "
+                    f"{bytes_of(steps, batches[0]) / 1e9:.0f} GB at {copy_peak() / 1e9:.0f} GB/s, {spread(seconds)}, "
                     f"peak {statistics.median(peaks) / 1e9:.0f} GFLOP/s, {share}",
                     flush=True,
                 )
