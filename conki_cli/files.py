@@ -133,6 +133,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value) + "\n")
 
 
+def obstacle_at(path: Path) -> str:
+    """Say what lies where a file should: a folder, or a pipe or device that would be waited for; mostly nothing."""
+    return "" if path.is_file() or not path.exists() else "a folder" if path.is_dir() else "no ordinary one"
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file of our own.
 
@@ -140,7 +145,7 @@ def read_json(path: Path) -> Any:
         ConkiError: the file is missing or is not JSON.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if obstacle_at(path):
             raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,12 +1,14 @@
 """A trained run at work: load what its seeds learnt, score utterances with it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from conki_cli import checkpoint, zoo
 from conki_cli.batches import Batches, open_inputs
+from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.errors import RunError
 from conki_cli.evaluation import predict
@@ -16,6 +18,21 @@ from conki_cli.store import FeatureStore, Ragged, Utterances
 from conki_cli.text import backbone_from_config, encoder_config, load_tokenizer, max_tokens, tokenize
 from conki_cli.text_encoder import TextEncoder
 from conki_cli.workspace import Reporter
+
+
+def stored_architecture(facts: Mapping[str, Any]) -> Architecture:
+    """Return the sizes that a checkpoint's facts name; of damaged facts a KeyError or TypeError."""
+    return Architecture(**{**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])})
+
+
+def stored_network(run: Run, config: RunConfig, architecture: Architecture, facts: Mapping[str, Any]) -> SentimentModel:
+    """Build the network that a checkpoint's facts describe, around the configuration of the run's text encoder."""
+    text = None
+    if "text" in architecture.modalities:
+        backbone = backbone_from_config(run.path / "encoder")
+        fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
+    return zoo.build(config, architecture, text)
 
 
 def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
@@ -32,20 +49,14 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
         raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
     facts = checkpoint.load(run.checkpoint(seed, "best"))[1]
     try:
-        sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
-        architecture = Architecture(**sizes)
+        architecture = stored_architecture(facts)
     except (KeyError, TypeError) as error:
         raise RunError(
             f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
         ) from error
-    text = None
-    if "text" in architecture.modalities:
-        if not (run.path / "encoder" / "config.json").is_file():
-            raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
-        backbone = backbone_from_config(run.path / "encoder")
-        fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
-        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
-    model = zoo.build(run.config, architecture, text)
+    if "text" in architecture.modalities and not (run.path / "encoder" / "config.json").is_file():
+        raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
+    model = stored_network(run, run.config, architecture, facts)
     weights = checkpoint.weights_of(run, seed)
     if model.text_is_frozen:
         weights |= checkpoint.load(run.frozen_encoder)[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from conki_cli.errors import CheckpointError, ConkiError, one_line, reason_of
+from conki_cli.files import obstacle_at
 from conki_cli.workspace import Workspace
 
 _VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
@@ -108,8 +109,8 @@ def ordinary(path: Path) -> Path:
     Raises:
         ConkiError: there is one.
     """
-    if path.exists() and not path.is_file():
-        raise ConkiError(f"{path} must be a file but is {'a folder' if path.is_dir() else 'no ordinary one'}")
+    if what := obstacle_at(path):
+        raise ConkiError(f"{path} must be a file but is {what}")
     return path
 
 

@@ -72,19 +72,10 @@ def needed_weights(run: Run, config: RunConfig, facts: Mapping[str, Any]) -> dic
     """
     import torch
 
-    from conki_cli import zoo
-    from conki_cli.contract import Architecture
-    from conki_cli.text import backbone_from_config
-    from conki_cli.text_encoder import TextEncoder
+    from conki_cli.inference import stored_architecture, stored_network
 
-    sizes = {**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])}
-    architecture, text = Architecture(**sizes), None
     with torch.device("meta"):
-        if "text" in architecture.modalities:
-            backbone = backbone_from_config(run.path / "encoder")
-            fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
-            text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
-        model = zoo.build(config, architecture, text)
+        model = stored_network(run, config, stored_architecture(facts), facts)
     trained, kept = (frozenset(names) for names in model.stored_names())
     if config.run.stage == "pretrain":
         handed = frozenset(model.handed_over())

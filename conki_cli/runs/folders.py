@@ -17,7 +17,7 @@ from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_tom
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError
-from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text
+from conki_cli.files import check_writable, disk_error, obstacle_at, read_json, size_of, write_json, write_text
 from conki_cli.metrics import summarize
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
@@ -138,8 +138,7 @@ def check_is_file(path: Path) -> None:
     Raises:
         RunError: there is one.
     """
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no ordinary one"
+    if what := obstacle_at(path):
         raise RunError(f"{path} must be a file but is {what}: move it away")
 
 
