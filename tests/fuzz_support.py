@@ -1,4 +1,4 @@
-"""Mutated files of ours, read in a worker process: `python tests/fuzz_support.py FOLDER` reads tasks from stdin.
+"""Mutated files, most of them ours, read in a worker process: `python tests/fuzz_support.py FOLDER` reads tasks from stdin.
 
 A task is a kind and a seed; the answer is what came out: "" where the file still reads, a one-line error of ours, or
 a finding. Crashes, hangs and hunger for memory end the worker, which the tests see.
@@ -99,21 +99,40 @@ def read_run(path: Path) -> None:
     evaluate_run(find_run(space, "run"), "test", "all")
 
 
+def read_sequences(path: Path) -> None:
+    """Make a store of somebody's HDF5 files, of which one is mutated, and read it."""
+    from conki_cli.sources import read_corpus
+    from conki_cli.store import write_store
+
+    write_store(path / "made.h5", read_corpus("mosi", workspace=path, source=path / "sequences", score_range=None))
+    read_store(path / "made.h5")
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "store": read_store,
+    "old store": read_store,
     "checkpoint": read_checkpoint,
     "settings": read_settings,
     "predictions": read_predictions,
     "run": read_run,
+    "sequences": read_sequences,
 }
-ENDINGS = {"store": ".h5", "checkpoint": ".safetensors", "settings": ".toml", "predictions": ".csv", "run": ""}
+FILES = {
+    "store": "store.h5",
+    "old store": "old.h5",
+    "checkpoint": "checkpoint.safetensors",
+    "settings": "settings.toml",
+    "predictions": "predictions.csv",
+}
+FOLDERS = {"run": (Path("runs/run"), {".json", ".jsonl", ".toml", ".csv"}), "sequences": (Path("sequences"), {".csd"})}
+"""Where a folder lies when it is read, and which of its files are mutated."""
 
 
 def sources_of(folder: Path, kind: str) -> list[Path]:
-    """Return what is mutated: one file of a kind, or the text files of a run."""
-    if kind != "run":
-        return [folder / f"{kind}{ENDINGS[kind]}"]
-    return sorted(path for path in (folder / "run").rglob("*") if path.suffix in {".json", ".jsonl", ".toml", ".csv"})
+    """Return what is mutated: one file of a kind, or some of the files of a folder."""
+    if kind in FILES:
+        return [folder / FILES[kind]]
+    return sorted(path for path in (folder / kind).rglob("*") if path.suffix in FOLDERS[kind][1])
 
 
 def outcome(folder: Path, kind: str, seed: int) -> str:
@@ -124,12 +143,13 @@ def outcome(folder: Path, kind: str, seed: int) -> str:
     source = draw.choice(sources_of(folder, kind))
     place = folder / "mutated"
     shutil.rmtree(place, ignore_errors=True)
-    if kind == "run":
-        shutil.copytree(folder / "run", place / "runs" / "run")
-        changed, target = place / "runs" / "run" / source.relative_to(folder / "run"), place
+    if kind in FOLDERS:
+        inside = place / FOLDERS[kind][0]
+        shutil.copytree(folder / kind, inside)
+        changed, target = inside / source.relative_to(folder / kind), place
     else:
         place.mkdir()
-        changed = target = place / f"{kind}{ENDINGS[kind]}"
+        changed = target = place / FILES[kind]
     changed.write_bytes(mutated(source.read_bytes(), draw))
     try:
         READERS[kind](target)

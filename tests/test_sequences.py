@@ -76,8 +76,11 @@ def write_labels(path: Path, *, first_clip: int = 5) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of words, COVAREP, FACET and other sequences, contiguous and compressed, without a label file."""
-    made = tmp_path / "CMU_MOSI"
+    return write_folder(tmp_path / "CMU_MOSI")
+
+
+def write_folder(made: Path) -> Path:
+    """Write words, COVAREP, FACET and other sequences, contiguous and compressed, without a label file."""
     made.mkdir()
     write_csd(made / "CMU_MOSI_TimestampedWords.csd", "words", words_of(WORDS), is_json=False)
     write_csd(made / "CMU_MOSI_COVAREP.csd", "COVAREP", frames_of(4), chunks=True, compression="gzip", shuffle=True)

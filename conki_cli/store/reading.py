@@ -211,7 +211,7 @@ def _open(path: Path) -> Any:
         raise StoreError(f"{path} cannot be opened ({reason_of(error)}): make it again with `conki prepare`") from error
     try:
         with damage_in(path):
-            found = file.attrs.get("schema_version") if file.attrs.get("format") == FORMAT else None
+            found = int(file.attrs["schema_version"]) if file.attrs.get("format") == FORMAT else None
     except StoreError:
         file.close()
         raise

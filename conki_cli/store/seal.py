@@ -3,7 +3,8 @@
 HDF5's library follows what a file says of itself, and on a damaged one may crash or never come back. So the first
 `BLOCK` bytes, which HDF5 leaves to the user, hold the file's size, where the plain numbers lie (frames, kept states),
 and the CRC-32 of everything else. It is compared before HDF5 sees the file; the numbers have checksums of their own.
-Files from before 0.3 begin with HDF5's signature instead and have no seal.
+Files of others, and ours from before 0.3, begin with HDF5's signature and have no seal: another process reads their
+structure first (`probing`).
 """
 
 import json
@@ -52,16 +53,19 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Compare a file with its seal, where it has one.
+    """Make sure that HDF5 can be let loose on a file: it is as it was sealed, or harmless to another process.
 
     Raises:
         ForeignFileError: it begins neither with a seal nor as HDF5.
-        ValueError: it is no longer the file that was sealed.
+        ValueError: it is no longer the file that was sealed, or HDF5 does not come back from it.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
         block = stream.read(BLOCK)
         if block.startswith(SIGNATURE):
+            from conki_cli.store.probing import probe
+
+            probe(path)
             return
         if not block.startswith(SEALED):
             raise ForeignFileError("it does not begin as a file of ours")

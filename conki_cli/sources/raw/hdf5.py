@@ -21,6 +21,7 @@ import numpy.typing as npt
 from conki_cli.errors import SourceError, one_line, reason_of
 from conki_cli.files import human_size
 from conki_cli.sources.columns import names_of
+from conki_cli.store.seal import check_seal
 
 MOST_BYTES = 256 * 2**20
 """No array that is held in memory is larger: an hour of COVAREP (100 frames a second, 74 numbers) takes 213 MB."""
@@ -52,6 +53,7 @@ def open_hdf5(path: Path) -> Any:
     import h5py
 
     try:
+        check_seal(path)
         return h5py.File(path, "r", locking="best-effort")
     except FileNotFoundError:
         raise SourceError(f"there is no file {path}: check the path") from None

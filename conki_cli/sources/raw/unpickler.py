@@ -5,6 +5,7 @@ be taken away from it and allocates whatever memory a file asks for. Long string
 instruction pays for what it leaves in memory.
 """
 
+import itertools
 import pickle
 import pickletools
 import re
@@ -170,7 +171,7 @@ class Unpickler(pickle._Unpickler):
         if index >= len(memo):
             missing = index - len(memo)
             self.budget.take_objects(9 * missing)
-            memo.extend([NDARRAY] * (missing + 1))
+            memo.extend(itertools.repeat(NDARRAY, missing + 1))  # a list of them would take as much again
         memo[index] = self.stack[-1]
 
     def recall(self, index: int) -> None:
