@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import CheckpointError, ConkiError, RunError, reason_of
-from conki_cli.files import atomic_path, disk_error, human_size
+from conki_cli.files import atomic_path, check_readable, disk_error, human_size
 from conki_cli.runs import Run
 
 CHECKPOINT_SCHEMA = "1"
@@ -65,10 +65,12 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
     Raises:
         CheckpointError: the file is missing or damaged.
         RunError: it is of another schema.
+        ConkiError: it may not be read.
     """
     from safetensors import SafetensorError, safe_open
 
     advice = f"delete {'its seed' if path.parent.name == 'checkpoints' else 'the run'} folder and train again"
+    check_readable(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is missing", advice)
     try:

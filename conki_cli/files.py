@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,47 @@ def disk_error(path: Path, error: OSError) -> ConkiError:
     """Say in one line why `path` could not be written."""
     advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: nothing was written")
     return ConkiError(f"cannot write {path}: {advice}")
+
+
+_READ_ERRORS = {
+    errno.EACCES: "it is not permitted: let your user read it (chmod u+r, folders u+rx)",
+    errno.EPERM: "it is not permitted: let your user read it (chmod u+r, folders u+rx)",
+    errno.EIO: "the disk cannot give it back: restore it from a copy",
+}
+
+
+def unreadable(path: Path, error: OSError, what: str = "") -> str:
+    """Say in one line why `path`, which holds `what`, could not be read."""
+    return (
+        f"cannot read {what and f'the {what} '}{path}: {_READ_ERRORS.get(error.errno or 0) or error.strerror or error}"
+    )
+
+
+def check_readable(path: Path) -> None:
+    """Refuse what is there but may not be read, before a library takes it for missing or damaged.
+
+    Raises:
+        ConkiError: it may not be read, or the folder that it lies in may not.
+    """
+    try:
+        wanted = os.R_OK | (os.X_OK if stat.S_ISDIR(path.stat().st_mode) else 0)
+        if not os.access(path, wanted):
+            raise PermissionError(errno.EACCES, "")
+    except PermissionError as error:
+        raise ConkiError(unreadable(path, error)) from error
+    except OSError:  # it is missing, or cannot be there: whoever needs it says so
+        return
+
+
+def closed_in(place: Path) -> Path | None:
+    """Return a file or folder, of those at and below a place, that may not be read; None if all may."""
+    inside = place.rglob("*") if place.is_dir() and os.access(place, os.R_OK | os.X_OK) else ()
+    for path in (place, *inside):
+        try:
+            check_readable(path)
+        except ConkiError:
+            return Path(path)
+    return None
 
 
 def system_error_in(error: Exception) -> OSError | None:
@@ -149,7 +191,7 @@ def read_json(path: Path) -> Any:
             raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConkiError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ConkiError(unreadable(path, error)) from error
     except (ValueError, RecursionError) as error:
         raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
 

@@ -26,7 +26,7 @@ import torch
 
 from conki_cli.batches import Inputs, pad_tokens
 from conki_cli.errors import ConkiError, StoreError, reason_of
-from conki_cli.files import atomic_path, disk_error, human_size, remove_leftovers
+from conki_cli.files import atomic_path, check_readable, disk_error, human_size, remove_leftovers
 from conki_cli.locks import locked
 from conki_cli.packing import Packing
 from conki_cli.store import Ragged
@@ -240,6 +240,7 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
     import h5py
 
     offsets, made = _offsets(tokens), {}
+    check_readable(path)
     try:
         opened = OpenFile(path, failure=StoreError, advice="delete it and run again")
         check_seal(path)

@@ -1,4 +1,4 @@
-"""Mutated files, most of them ours, read in a worker process: `python tests/fuzz_support.py FOLDER` reads tasks from stdin.
+"""Mutated files, most of them ours, read in a worker process: `python tests/fuzz_support.py FOLDER` reads tasks.
 
 A task is a kind and a seed; the answer is what came out: "" where the file still reads, a one-line error of ours, or
 a finding. Crashes, hangs and hunger for memory end the worker, which the tests see.

@@ -56,8 +56,9 @@ def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
         if error.filename is None:
             _abandon_stdout()
         is_unread = isinstance(error, BrokenPipeError)  # `conki runs | head -1` wants no more, and no complaint
+        rest = ": change what your user may do with it (chmod)" if isinstance(error, PermissionError) else ""
         where = f"{error.filename or 'the output'}: " if error.errno else ""
-        _end(1, "" if is_unread else f"error: {where}{error.strerror or error}")
+        _end(1, "" if is_unread else f"error: {where}{error.strerror or error}{rest}")
 
 
 def _abandon_stdout() -> None:

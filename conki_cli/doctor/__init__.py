@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from conki_cli.doctor.findings import Finding, Visit, guarded, tried
+from conki_cli.doctor.findings import Finding, Visit, closed_findings, guarded, tried
 from conki_cli.doctor.kept import built_in_encoder_findings, kept_states_findings
 from conki_cli.doctor.machine import machine_findings, this_machine
 from conki_cli.doctor.runs import is_run_folder, run_findings
@@ -32,15 +32,17 @@ def examine(workspace: Workspace, reporter: Reporter) -> list[Finding]:
     here, problem = this_machine()
     found = list(machine_findings(workspace, here, problem))
     root = workspace.root
+    folders = [root / name for name in ("features", "runs", "frozen")]
+    if shut := [finding for folder in folders for finding in closed_findings(folder)]:
+        return [*found, *shut]
     things: list[Thing] = []
     things += [(path, partial(store_findings, path)) for path in _listed(root / "features", "*.h5")]
-    folders = [path for path in _listed(workspace.runs, "*") if path.is_dir()]
-    things += [(path, partial(run_findings, Run(path))) for path in folders]
+    things += [(path, partial(run_findings, Run(path))) for path in _listed(workspace.runs, "*") if path.is_dir()]
     things += [(path, partial(kept_states_findings, path)) for path in _listed(root / "frozen", "*.h5")]
     things.append((workspace.built_in_encoder, built_in_encoder_findings))
     found += _examined(things, Visit(workspace, here=here), reporter)
-    for folder in ("features", "runs", "frozen"):
-        found += left_over(root / folder)
+    for folder in folders:
+        found += left_over(folder)
     return found
 
 

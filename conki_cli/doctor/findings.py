@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from conki_cli.errors import CheckpointError, ConkiError, one_line, reason_of
-from conki_cli.files import obstacle_at
+from conki_cli.files import check_readable, closed_in, obstacle_at
 from conki_cli.workspace import Workspace
 
 _VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
@@ -80,8 +80,20 @@ def tried(
         return None, error
 
 
+def closed_findings(subject: Path, *, deep: bool = False) -> list[Finding]:
+    """Say that a place, or with `deep` something in it, may not be read; nothing if all may."""
+    closed, error = tried(closed_in if deep else check_readable, subject)
+    if closed is None and error is None:
+        return []
+    what = f"{one_line(str(closed or subject))} may not be read"
+    return [Finding(str(subject), FAULT, what, f"let your user read it: chmod -R u+rX {quoted(subject)}")]
+
+
 def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
     """Yield findings; an error that no part of the examination foresaw is one more, and hides nothing but the rest."""
+    if closed := closed_findings(subject, deep=True):
+        yield from closed
+        return
     try:
         yield from findings
     except Exception as error:

@@ -17,7 +17,16 @@ from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_tom
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError
-from conki_cli.files import check_writable, disk_error, obstacle_at, read_json, size_of, write_json, write_text
+from conki_cli.files import (
+    check_readable,
+    check_writable,
+    disk_error,
+    obstacle_at,
+    read_json,
+    size_of,
+    write_json,
+    write_text,
+)
 from conki_cli.metrics import summarize
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
@@ -64,6 +73,7 @@ class Run:
     def problem(self) -> str:
         """Why the folder cannot be used, in one line; empty where nothing is wrong with it."""
         try:
+            check_readable(self.path)
             _ = self.config, self.finished_seeds()
         except ConkiError as error:
             return f"the run folder {self.path} cannot be used: {error}"
@@ -298,9 +308,12 @@ def damaged_runs(workspace: Workspace) -> list[str]:
 
 
 def _run_folders(workspace: Workspace) -> list[Run]:
-    found = [path.parent for path in workspace.runs.glob("[!.]*/result.json")]
+    check_readable(workspace.runs)
+    folders = [path for path in workspace.runs.glob("[!.]*") if path.is_dir()]
+    closed = [path for path in folders if not os.access(path, os.R_OK | os.X_OK)]  # they are told of, not passed over
+    found = [path for path in folders if path not in closed and (path / "result.json").exists()]
     began = {path: config.stat().st_mtime if (config := path / "config.toml").exists() else 0.0 for path in found}
-    return [Run(path) for path in sorted(found, key=lambda path: (began[path], path))]
+    return [Run(path) for path in [*closed, *sorted(found, key=lambda path: (began[path], path))]]
 
 
 def find_run(workspace: Workspace, name: str | None) -> Run:
@@ -310,11 +323,13 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         RunError: there is none.
     """
     if name is None:
+        check_readable(workspace.runs)
         finished = [run for run in list_runs(workspace) if run.result["stage"] == "finetune" and run.is_finished]
         if not finished:
             raise RunError(f"no finished fine-tuning run lies below {workspace.runs}: train one with `conki finetune`")
         return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
     for candidate in (workspace.runs / name, Path(name)):
+        check_readable(candidate)
         if (candidate / "result.json").is_file():
             return Run(candidate)
     raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist")
@@ -352,7 +367,7 @@ def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:
 def _describe_run(run: Run) -> dict[str, Any]:
     problem = run.problem
     result: dict[str, Any] = {"state": "damaged", "seeds": []} if problem else run.result
-    changed = (run.path / "result.json").stat().st_mtime
+    dated = run.path / "result.json" if os.access(run.path, os.X_OK) else run.path
     return {
         "name": run.name,
         "kind": result.get("stage"),
@@ -360,6 +375,6 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "finished_seeds": [] if problem else run.finished_seeds(),
         "metrics": result.get("metrics", {}).get("test", {}),
         "size": size_of(run.path),
-        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
+        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(dated.stat().st_mtime)),
         "problem": problem or None,
     }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli.errors import RunError, one_line
-from conki_cli.files import atomic_path
+from conki_cli.files import atomic_path, unreadable
 from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
 from conki_cli.runs.folders import Run, check_is_file
 
@@ -55,7 +55,8 @@ def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
     try:
         return _parsed(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}; train the run again") from error
+        rest = "" if isinstance(error, PermissionError) else "; train the run again"
+        raise RunError(f"{unreadable(path, error)}{rest}") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path} must hold id,score,prediction rows but is no UTF-8 text: {advice}") from error
     except (ValueError, csv.Error) as error:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from conki_cli import MODALITIES
 from conki_cli.errors import StoreError, reason_of
+from conki_cli.files import check_readable
 from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.records import (
     FORMAT,
@@ -49,6 +50,7 @@ class FeatureStore:
 
     Raises:
         StoreError: the file is missing, no store, of another schema, or damaged.
+        ConkiError: it may not be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -198,6 +200,7 @@ def _open(path: Path) -> Any:
     from conki_cli.store.seal import ForeignFileError, check_seal
 
     is_ours = False
+    check_readable(path)
     if not path.is_file():
         raise StoreError(f"there is no feature store {path}: make it with `conki prepare`, or check the path")
     try:

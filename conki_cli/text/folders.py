@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conki_cli.errors import EncoderError
-from conki_cli.files import atomic_path, disk_error, system_error_in
+from conki_cli.files import atomic_path, disk_error, system_error_in, unreadable
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s for a network that is not there
@@ -44,7 +44,7 @@ def fingerprint(folder: Path, kind: ModelKind) -> str:
                 digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
                 _update_with_samples(digest, path)
     except OSError as error:
-        raise EncoderError(f"cannot read the {kind.noun} in {folder}: {error.strerror or error}") from error
+        raise EncoderError(unreadable(folder, error, f"{kind.noun} in")) from error
     return f"folder-{digest.hexdigest()[:16]}"
 
 
