@@ -13,6 +13,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
+from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
 from conki_cli.locks import locked
 from conki_cli.preparation import Preparation, prepare
@@ -61,14 +62,20 @@ def ready_encoder(workspace: Workspace, name: str, reporter: Reporter) -> str:
     """Return the name or folder of a text encoder; the demo's own is built when it is first needed."""
     folder = workspace.built_in_encoder
     if name == BUILT_IN_ENCODER and not (folder / "config.json").exists():
-        from conki_cli.sources.demo import encoder_sentences
-
-        reporter.say(f"building a small BERT with its own vocabulary in {folder}")
-        with reporter.steps("masked-word pretraining", 0) as advance:
-            build_demo_encoder(
-                folder, encoder_sentences(), progress=lambda done, total: advance(1, f"step {done}/{total}")
-            )
+        lock = folder.with_name(f".{folder.name}.lock")
+        with locked(lock, what=str(folder), wait=True, say=reporter.say):
+            if not (folder / "config.json").exists():  # or another process built it while this one waited
+                _build_encoder(folder, reporter)
     return workspace.encoder(name)
+
+
+def _build_encoder(folder: Path, reporter: Reporter) -> None:
+    from conki_cli.sources.demo import encoder_sentences
+
+    remove_leftovers_below(folder)
+    reporter.say(f"building a small BERT with its own vocabulary in {folder}")
+    with reporter.steps("masked-word pretraining", 0) as advance:
+        build_demo_encoder(folder, encoder_sentences(), progress=lambda done, total: advance(1, f"step {done}/{total}"))
 
 
 @contextlib.contextmanager

@@ -315,6 +315,8 @@ def test_a_damaged_run_is_named_and_the_others_work(
     again = conki(own, "finetune", *train("tiny", "none", encoder), "--drop", "V+A", "--name", "words", *QUICK)
     assert again.exit_code == 0
     assert f"{own / 'runs' / 'words'} is finished, reused" in again.stderr
+    named = conki(own, "finetune", *train("tiny", "none", encoder), "--drop", "V+A", "--name", broken.name, *QUICK)
+    assert named.stderr.count(f"the run folder {broken} cannot be used") == 1
 
 
 PARTS: dict[str, tuple[Callable[[Path], object], str]] = {

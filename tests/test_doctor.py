@@ -622,6 +622,14 @@ def test_the_built_in_encoder_is_examined(space: Path, encoder: Path) -> None:
     assert found[0].advice == f"delete it: rm -r {folder}; `conki demo --workspace {space}` builds it again"
 
 
+def test_what_a_killed_process_left_of_the_built_in_encoder_is_found(space: Path, encoder: Path) -> None:
+    folder = Path(shutil.copytree(encoder, space / "encoders" / "demo"))
+    (folder / ".encoder.ab.part").mkdir()
+    with locked(folder.with_name(".demo.lock"), what="the encoder"):
+        assert wrong(space) == []
+    assert only(wrong(space)).subject == str(folder / ".encoder.ab.part")
+
+
 # --- who is at work ----------------------------------------------------------------------------------------------
 
 

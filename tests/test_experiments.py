@@ -1,6 +1,7 @@
 """Plans of runs: what is trained, what is reused, how ablations and new clips are scored."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -290,3 +291,27 @@ def test_frames_of_another_scale_are_warned_of(copied: Workspace, trained: Train
     experiments.mention_scale(trained.run, scaled, copied, notes)
     assert "normalised by none" in notes.lines[0]
     assert "scaled.h5 by zscore" in notes.lines[0]
+
+
+def test_a_built_in_encoder_that_another_process_builds_is_waited_for(tmp_path: Path, encoder: Path) -> None:
+    workspace, notes = Workspace(tmp_path), Notes()
+    folder = workspace.built_in_encoder
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder.with_name(f".{folder.name}.lock"), what="it"):
+            ready = pool.submit(experiments.ready_encoder, workspace, folder.name, notes)
+            while not notes.lines:
+                assert not ready.done()
+            shutil.copytree(encoder, folder)
+        assert ready.result(timeout=60) == str(folder)
+    assert [line.endswith("waiting for it") for line in notes.lines] == [True]
+
+
+def test_what_a_killed_process_left_of_the_built_in_encoder_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path)
+    left = workspace.built_in_encoder / ".encoder.ab.part"
+    left.mkdir(parents=True)
+    monkeypatch.setattr(experiments, "build_demo_encoder", lambda folder, sentences, progress: folder)
+    experiments.ready_encoder(workspace, workspace.built_in_encoder.name, Reporter())
+    assert not left.exists()

@@ -140,11 +140,11 @@ def store_path(store: Path, workspace: Path) -> Path:
     return named if not store.exists() and named.exists() else store
 
 
-def mention_damage(screen: "Screen", workspace: Path) -> None:
-    """Warn of every run folder that cannot be read and is therefore left out."""
+def mention_damage(screen: "Screen", workspace: Path, *, besides: str = "") -> None:
+    """Warn of every run folder, besides the one that the command is about, that cannot be read and is left out."""
     from conki_cli.runs import damaged_runs
 
-    for line in damaged_runs(workspace_at(workspace)):
+    for line in damaged_runs(workspace_at(workspace), besides=besides):
         screen.say(f"warning: {line}")
 
 

@@ -43,7 +43,7 @@ def pretrain(
 
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
-    mention_damage(screen, workspace)
+    mention_damage(screen, workspace, besides=config.run.name)
     run = work(config, workspace_at(workspace), screen, overwrites=overwrite)
     _show_finished(screen, run, split="valid")
 
@@ -69,7 +69,7 @@ def finetune(
 
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
-    mention_damage(screen, workspace)
+    mention_damage(screen, workspace, besides=config.run.name)
     run = work(config, workspace_at(workspace), screen, overwrites=overwrite)
     _show_finished(screen, run, split="test")
 
@@ -112,7 +112,7 @@ def ablate(
     drops = [*paper_rows, *(parse_switches(words) for words in drop or [])]
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs))
     check_export_option(export)
-    mention_damage(screen, workspace)
+    mention_damage(screen, workspace, besides=config.run.name)
     rows = work(config, drops, workspace_at(workspace), screen, overwrites=overwrite)
     screen.answer({"rows": screen.compare(rows, "test", protocol=protocol, export=export)})
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli.doctor.findings import Finding, Visit, fact_of, ordinary, quoted, size_on_disk, tried
-from conki_cli.doctor.traces import holder_of, lock_beside
+from conki_cli.doctor.traces import holder_of, left_over, lock_beside
 from conki_cli.errors import StoreError
 from conki_cli.store.records import counted
 from conki_cli.store.seal import check_seal
@@ -101,6 +101,8 @@ def built_in_encoder_findings(visit: Visit) -> Iterator[Finding]:
     folder = visit.workspace.built_in_encoder
     if not folder.exists():
         return
+    if not holder_of(lock_beside(folder)):
+        yield from left_over(folder)
     visit.advance(size_on_disk(folder / "model.safetensors"), folder.name)
     problems, error = tried(encoder_problems, folder, weights=True)
     if error is not None:

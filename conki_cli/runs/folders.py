@@ -302,9 +302,9 @@ def list_runs(workspace: Workspace) -> list[Run]:
     return [run for run in _run_folders(workspace) if not run.problem]
 
 
-def damaged_runs(workspace: Workspace) -> list[str]:
-    """Return one line per run folder that cannot be used: which it is, and why."""
-    return [run.problem for run in _run_folders(workspace) if run.problem]
+def damaged_runs(workspace: Workspace, *, besides: str = "") -> list[str]:
+    """Return one line per run folder, but for one, that cannot be used: which it is, and why."""
+    return [run.problem for run in _run_folders(workspace) if run.name != besides and run.problem]
 
 
 def _run_folders(workspace: Workspace) -> list[Run]:
