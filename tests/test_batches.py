@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeConfig, OpenJob, make_corpus, resealed
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conki_cli.batches import Batches, available_modalities, open_inputs, pad_frames, pad_tokens
 from conki_cli.errors import SettingsError, StoreError
-from conki_cli.store import Corpus, FeatureStore, write_store
+from conki_cli.store import Corpus, FeatureStore, Ragged, Utterances, write_store
 
 
 @pytest.fixture
@@ -85,6 +87,46 @@ def test_a_batch_holds_the_clips_of_its_indices(tiny_config: MakeConfig, open_jo
             expected = stored.frames["audio"][index] if len(stored.frames["audio"][index]) else np.zeros((1, 3))
             np.testing.assert_array_equal(frames.numpy(), expected)
             assert float(batch.scores[row]) == float(stored.scores[index])
+
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6)), min_size=1, max_size=40)
+
+
+def drawn(lengths: list[tuple[int, int]]) -> tuple[Utterances, list[np.ndarray]]:
+    """Return clips of so many frames and tokens, in which no two numbers are the same."""
+    offsets = np.cumsum([0, *(frames for frames, _ in lengths)])
+    values = np.arange(1, 2 * offsets[-1] + 1, dtype=np.float32).reshape(-1, 2)
+    ids = [str(number) for number in range(len(lengths))]
+    scores = np.arange(len(lengths), dtype=np.float32)
+    tokens = [np.arange(1, count + 1) + 100 * number for number, (_, count) in enumerate(lengths)]
+    return Utterances(ids, ids, scores, {"audio": Ragged(values, offsets)}, {}), tokens
+
+
+@given(
+    lengths=LENGTHS,
+    size=st.integers(1, 9),
+    limit=st.integers(1, 9),
+    seed=st.none() | st.integers(0),
+    bucket=st.booleans(),
+)
+def test_clips_of_any_length_are_given_out_once_and_as_they_are(
+    lengths: list[tuple[int, int]], size: int, limit: int, seed: int | None, bucket: bool
+) -> None:
+    clips, tokens = drawn(lengths)
+    found = list(Batches(clips, tokens, {"audio": limit}, size, seed=seed, bucket=bucket).epoch(1))
+    assert sorted(int(index) for batch in found for index in batch.indices) == list(range(len(lengths)))
+    assert {len(batch) for batch in found[:-1]} <= {size}
+    for batch in found:
+        for row, index in enumerate(batch.indices.tolist()):
+            frames = clips.frames["audio"][index][:limit]
+            for part, expected in (
+                (batch.modality("audio"), frames if len(frames) else np.zeros((1, 2))),
+                (batch.modality("text"), tokens[index]),
+            ):
+                np.testing.assert_array_equal(part.values[row][: len(expected)].numpy(), expected)
+                assert not part.values[row][len(expected) :].any()
+                assert part.mask[row].tolist() == [n < len(expected) for n in range(part.mask.shape[1])]
+            assert float(batch.scores[row]) == index
 
 
 def test_a_dropped_modality_is_absent_not_zero(tiny_config: MakeConfig, open_job: OpenJob) -> None:

@@ -29,6 +29,17 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_file_full_of_holes_is_not_read_to_its_end(sealed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.h5"
+    path.write_bytes(sealed.read_bytes()[:BLOCK])
+    facts = {**said(sealed), "size": 1 << 42, "plain": []}
+    with path.open("r+b") as stream:
+        stream.write(json.dumps(facts).encode().ljust(BLOCK, b"\n"))
+        stream.truncate(1 << 42)
+    with pytest.raises(ValueError, match="declares more than 1024 MiB"):
+        check_seal(path)
+
+
 def said(path: Path) -> dict[str, object]:
     return dict(json.loads(path.read_bytes()[:BLOCK]))
 

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from conftest import resealed
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conki_cli.errors import ConkiError, SourceError, StoreError
 from conki_cli.files import to_json
@@ -74,6 +77,42 @@ def test_columns_come_back_as_written(written: Path) -> None:
     assert train.texts == [f"word number {n}" for n in range(5)]
     assert train.scores is not None
     assert train.scores.tolist() == [-3, -2, -1, 0, 1]
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+CLIPS = st.tuples(
+    TEXTS,
+    st.floats(-3, 3, width=32),
+    st.lists(st.tuples(FLOATS, FLOATS), max_size=5),
+    st.lists(st.tuples(FLOATS), max_size=5),
+)
+SPLITS = st.tuples(*[st.lists(CLIPS, min_size=1, max_size=6)] * 3)
+
+
+@given(splits=SPLITS)
+def test_any_clips_come_back_from_the_store_to_the_last_bit(
+    splits: tuple[list[tuple[Any, ...]], ...], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def sample(name: str, number: int, text: str, score: float, vision: list[Any], audio: list[Any]) -> Sample:
+        frames = {"vision": np.array(vision, "f4").reshape(-1, 2), "audio": np.array(audio, "f4").reshape(-1, 1)}
+        return Sample(f"{name}$_${number}", text, score, **frames)
+
+    drawn = {
+        name: [sample(name, number, *values) for number, values in enumerate(clips)]
+        for name, clips in zip(("train", "valid", "test"), splits, strict=True)
+    }
+    path = tmp_path_factory.getbasetemp() / "drawn.h5"
+    write_store(path, corpus(splits=drawn))
+    with FeatureStore(path) as store:
+        for name, clips in drawn.items():
+            part = store.split(name)
+            assert (part.ids, part.texts) == ([clip.id for clip in clips], [clip.text for clip in clips])
+            assert part.scores is not None
+            assert part.scores.tolist() == [clip.score for clip in clips]
+            for number, clip in enumerate(clips):
+                for modality, frames in part.frames.items():
+                    assert frames[number].tobytes() == getattr(clip, modality).tobytes()
 
 
 def test_frames_come_back_ragged_and_as_float32(written: Path) -> None:

@@ -23,6 +23,7 @@ SEALED = b'{"name": "conki seal '
 """How sealed files begin."""
 _STEP = 1 << 20
 _SMALL = 1 << 18  # data sets below this many bytes are sealed with the rest
+_MOST = 1 << 30  # bytes beside the plain numbers; texts of 100,000 clips take 20 MB, a file full of holes any number
 
 
 class ForeignFileError(ValueError):
@@ -79,6 +80,8 @@ def check_seal(path: Path) -> None:
             raise ValueError("its seal is of another version: install a newer conki")
         if (found := os.fstat(stream.fileno()).st_size) != size:
             raise ValueError(f"it has {found} bytes and was written with {size}")
+        if _in_order(ranges, found) and sum(end - start for start, end in _gaps(found, ranges)) > _MOST:
+            raise ValueError(f"it declares more than {_MOST >> 20} MiB beside its numbers")
         if not _in_order(ranges, found) or _checksum(stream, found, ranges) != crc32:
             raise ValueError("its structure was changed after it was written")
 
