@@ -228,6 +228,7 @@ TRICKS: dict[str, bytes] = {
     "protocol 200": b"\x80\xc8.",
     "memo of 4 billion": b"Nr\xff\xff\xff\xff.",
     "memo of a quintillion": b"Np1000000000000000000\n.",
+    "memo of 58 million": b"Nr\x00\x00\x75\x03\xff",
     "memo below zero": b"]Np-1\n.",
     "memory that was never kept": b"h\x05.",
     "memory in a gap": b"Nq\x09h\x05.",

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import resealed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conki_cli.errors import ConkiError, SourceError, StoreError
@@ -90,6 +90,7 @@ CLIPS = st.tuples(
 SPLITS = st.tuples(*[st.lists(CLIPS, min_size=1, max_size=6)] * 3)
 
 
+@settings(max_examples=40)
 @given(splits=SPLITS)
 def test_any_clips_come_back_from_the_store_to_the_last_bit(
     splits: tuple[list[tuple[Any, ...]], ...], tmp_path_factory: pytest.TempPathFactory
@@ -296,6 +297,14 @@ def test_other_hdf5_files_are_refused(path: Path) -> None:
         file["COVAREP"] = [1.0]
     with pytest.raises(StoreError, match="no conki feature store"):
         FeatureStore(path)
+
+
+@pytest.mark.parametrize("strange", [[1, 1], "one", h5py.Empty("<i4")], ids=str)
+def test_a_schema_version_that_is_no_number_is_damage(strange: object, written: Path) -> None:
+    with resealed(written) as file:
+        file.attrs["schema_version"] = strange
+    with pytest.raises(StoreError, match="is damaged"):
+        FeatureStore(written)
 
 
 def test_another_schema_version_is_refused_clearly(written: Path) -> None:
