@@ -1,5 +1,15 @@
-"""`python -m conki_cli` is the same program as `conki`."""
+"""The program: `conki`, or `python -m conki_cli`."""
 
-from conki_cli.cli import main
+from conki_cli.signals import leave_early
 
-main()
+
+def main() -> None:
+    """Run it; from the first moment on a signal ends it without a traceback."""
+    leave_early()
+    from conki_cli.cli import main as program
+
+    program()
+
+
+if __name__ == "__main__":
+    main()

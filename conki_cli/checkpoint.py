@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
-from conki_cli.errors import CheckpointError, ConkiError, RunError, reason_of
+from conki_cli.errors import CheckpointError, ConkiError, RunError, one_line, reason_of
 from conki_cli.files import atomic_path, check_readable, disk_error, human_size
 from conki_cli.runs import Run
 
 CHECKPOINT_SCHEMA = "1"
 _OPTIMIZER = "optimizer."
+_AGAIN = "delete its seed folder and train again"
 _ITEMSIZE = 4  # bytes of a float32
 
 
@@ -44,10 +45,23 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         mode = temporary.stat().st_mode
         try:
             save_file(plain, temporary, metadata=header)
+            _put_header_in_order(temporary)
             temporary.chmod(mode)  # the library puts a file of its own there, which nobody else may read
         except SafetensorError as error:  # it reports a full disk as its own kind of error
             found = re.search(r"\(os error (\d+)\)", str(error))
             raise disk_error(path, OSError(int(found[1]) if found else 0, str(error))) from error
+
+
+def _put_header_in_order(path: Path) -> None:
+    """Sort the header's own words, which the library writes in any order: equal training gives equal files."""
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # or the library escapes letters in another way: the file is right as it is
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
@@ -69,7 +83,7 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
     """
     from safetensors import SafetensorError, safe_open
 
-    advice = f"delete {'its seed' if path.parent.name == 'checkpoints' else 'the run'} folder and train again"
+    advice = _AGAIN if path.parent.name == "checkpoints" else "delete the run folder and train again"
     check_readable(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is missing", advice)
@@ -195,8 +209,27 @@ def whole_lines(log: Path, last: int) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def weights_of(run: Run, seed: int) -> dict[str, Tensor]:
-    """Return the best weights of a seed together with those its stage left frozen."""
-    weights = load(run.checkpoint(seed, "best"))[0]
-    frozen = run.checkpoint(seed, "frozen")
-    return {**weights, **load(frozen)[0]} if frozen.exists() else weights
+def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the best weights of a finished seed together with those its stage left frozen, and the facts.
+
+    Raises:
+        CheckpointError: they are missing, damaged, or those of another seed or epoch.
+    """
+    path, frozen = run.checkpoint(seed, "best"), run.checkpoint(seed, "frozen")
+    weights, facts = load(path)
+    if other := of_another(run, seed, facts):
+        raise CheckpointError(f"checkpoint {path} {other}", _AGAIN)
+    return {**weights, **load(frozen)[0]} if frozen.exists() else weights, facts
+
+
+def of_another(run: Run, seed: int, facts: Mapping[str, Any]) -> str:
+    """Say whose weights a file has that should have the best of a seed; nothing if they are these."""
+    epoch = (run.seed_result(seed) or {}).get("best_epoch")
+    wanted = {"seed": seed, **({"epoch": epoch} if epoch is not None else {})}
+    if all(facts.get(name, value) == value for name, value in wanted.items()):
+        return ""
+    said, found = (
+        ", ".join(f"{name} {one_line(str(x))[:20]}" for name, x in part.items())
+        for part in (wanted, {name: facts.get(name) for name in wanted})
+    )
+    return f"has the weights of {found}, not of {said}"

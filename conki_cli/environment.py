@@ -31,7 +31,7 @@ def choose_device(name: str) -> "torch.device":
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def environment(data: Mapping[str, Mapping[str, str]], *, device: str, threads: int) -> dict[str, Any]:
+def environment(data: Mapping[str, Mapping[str, object]], *, device: str, threads: int) -> dict[str, Any]:
     """Return what a result depends on beside the configuration: versions, command, commit, data, machine."""
     packages = ("torch", "transformers", "tokenizers", "numpy", "h5py", "safetensors", "scikit-learn")
     return {

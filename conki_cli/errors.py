@@ -1,5 +1,7 @@
 """The errors a user can mend: one line that says what must hold, what was found and what to do."""
 
+import shlex
+
 
 class ConkiError(Exception):
     """Anything a user can mend; the program prints its one line and exits with code 1."""
@@ -37,6 +39,23 @@ class CheckpointError(RunError):
 def one_line(text: str) -> str:
     """Return `text` on one line, with a question mark for every character that could steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+
+
+def quoted(word: object) -> str:
+    """Return a word as a shell reads it; with the escapes of bash where it would not stay on one line."""
+    text = str(word)
+    return shlex.quote(text) if text.isprintable() else "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte of a path that is no UTF-8
+        return f"\\x{number - 0xDC00:02x}"
+    if character.isprintable():
+        return character
+    return {"\n": "\\n", "\t": "\\t"}.get(character, f"\\x{number:02x}" if number < 0x80 else f"\\U{number:08x}")
 
 
 def reason_of(error: BaseException, longest: int = 160) -> str:

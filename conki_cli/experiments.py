@@ -17,7 +17,7 @@ from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
 from conki_cli.locks import locked
 from conki_cli.preparation import Preparation, prepare
-from conki_cli.runs import Predictions, Run, locate_run, write_predictions
+from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import Job, check_network, is_finished, train_seeds
@@ -92,12 +92,16 @@ def _open_job(
         if external is not None and to_train:
             _mention_scale(target, external, reporter)
         inputs = open_inputs(config, target, external, encoder)
-        data = {store.dataset: store.content_id for store in (target, external) if store is not None}
+        data = {config.data.dataset: target.content_id}
+        if external is not None:
+            data[config.data.external] = external.content_id
         run = locate_run(workspace, config, replaces=overwrites)
         if to_train:
             lock = workspace.runs / f".{run.name}.lock"
             stack.enter_context(locked(lock, what=f"the run {run.name}", say=reporter.say))
             run = locate_run(workspace, config, replaces=overwrites)
+        if not overwrites:
+            check_data(run, data)
         yield Job(config, run, inputs, encoder, choose_device(config.run.device), reporter, data, overwrites)
 
 
@@ -208,7 +212,7 @@ def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter
     if run.result["stage"] != "finetune":
         raise RunError(f"{run.name} is a stage-1 run, judged on validation clips only: give --split valid")
     with open_store(workspace, run.config.data.dataset, reporter) as store:
-        if run.result["data"].get(store.dataset) != store.content_id:
+        if run.result["data"].get(run.config.data.dataset) != store.content_id:
             raise RunError(f"run {run.name} was trained on another version of {store.path}: restore that one")
         clips = store.split(split)
         scores = np.asarray(clips.scores, dtype=np.float32)

@@ -16,12 +16,14 @@ from typing import Any
 
 from conki_cli.errors import ConkiError
 
+_PERMIT = "let your user write there (chmod u+w), or choose another place with --workspace"
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
     errno.EFBIG: "a file may not grow that large here: raise the file size limit (ulimit -f)",
-    errno.EACCES: "writing is not permitted there: choose another place with --workspace",
-    errno.EPERM: "writing is not permitted there: choose another place with --workspace",
+    errno.EACCES: f"writing is not permitted there: {_PERMIT}",
+    errno.EPERM: f"writing is not permitted there: {_PERMIT}",
+    errno.ENOENT: "its folder is gone: put it back and run the command again",
     errno.EROFS: "that file system is read-only: choose another place with --workspace",
     errno.ENOTDIR: "a part of that path is a file, not a folder: choose another place",
     errno.EEXIST: "a file stands where a folder must be: move it away",
@@ -63,17 +65,6 @@ def check_readable(path: Path) -> None:
         raise ConkiError(unreadable(path, error)) from error
     except OSError:  # it is missing, or cannot be there: whoever needs it says so
         return
-
-
-def closed_in(place: Path) -> Path | None:
-    """Return a file or folder, of those at and below a place, that may not be read; None if all may."""
-    inside = place.rglob("*") if place.is_dir() and os.access(place, os.R_OK | os.X_OK) else ()
-    for path in (place, *inside):
-        try:
-            check_readable(path)
-        except ConkiError:
-            return Path(path)
-    return None
 
 
 def system_error_in(error: Exception) -> OSError | None:

@@ -47,7 +47,7 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
         )
     if run.seed_result(seed) is None:
         raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
-    facts = checkpoint.load(run.checkpoint(seed, "best"))[1]
+    weights, facts = checkpoint.load_best(run, seed)
     try:
         architecture = stored_architecture(facts)
     except (KeyError, TypeError) as error:
@@ -57,7 +57,6 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
     if "text" in architecture.modalities and not (run.path / "encoder" / "config.json").is_file():
         raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
     model = stored_network(run, run.config, architecture, facts)
-    weights = checkpoint.weights_of(run, seed)
     if model.text_is_frozen:
         weights |= checkpoint.load(run.frozen_encoder)[0]
     if missing := sorted(set(model.state_dict()) - set(weights)):

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,15 +18,15 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import SettingsError
+from conki_cli.errors import CheckpointError, ConkiError, SettingsError, StoreError
 from conki_cli.evaluation import check_memory, memory_advice, predict
-from conki_cli.files import append_line, human_size, remove_leftovers_below, to_json, write_json, write_text
+from conki_cli.files import append_line, human_size, read_json, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import Predictions, Run, check_is_file, discard_run, finish_run, open_run, write_predictions
 from conki_cli.signals import postponed
-from conki_cli.store import SPLITS
+from conki_cli.store import SPLITS, FeatureStore
 from conki_cli.text import (
     backbone_from_config,
     encoder_config,
@@ -37,6 +38,8 @@ from conki_cli.workspace import Reporter, Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_READ_AT_ONCE = 64  # clips
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Job:
     """Content id of every store that the run reads, by data set."""
     overwrites: bool = False
     """Whether what stands in the run's folder is discarded before training begins."""
+
+    @property
+    def stores(self) -> list[FeatureStore]:
+        """Every store that this stage reads."""
+        return [store for store in (self.inputs.target, self.inputs.external) if store is not None]
 
     def begin(self) -> None:
         """Make the run folder, or add the seeds to the one that is there.
@@ -109,6 +117,14 @@ def check_network(job: Job) -> None:
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
     plan = training.plan_of(config, config.run.seeds[0])
     training.check_batches(model, len(job.inputs.learnt.split("train").ids), plan.batch_size)
+    if config.run.stage == "finetune":
+        _look_through(job, "test")
+
+
+def _look_through(job: Job, split: str) -> None:
+    """Read a split once: numbers that no model may see are refused now, not when it is first read, after all epochs."""
+    for _ in job.inputs.batches(split, batch_size=_READ_AT_ONCE).epoch():
+        pass
 
 
 def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
@@ -118,7 +134,7 @@ def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
     backbone, fresh = load_backbone(job.encoder) if has_text else (None, frozenset())
     model = _network(job, backbone, fresh)
     if first is not None:
-        stored = checkpoint.weights_of(first, seed)
+        stored, _ = checkpoint.load_best(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
     torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
     if config.run.compile:
@@ -146,9 +162,10 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     with memory_advice(None):
         model = build_model(job, seed, first)
         progress = training.start(model, job.config)
-    trained, kept = model.stored_names()
-    encoder = _encoder_to_store(job.run, model)
-    sizes = checkpoint.size_while_training(model, trained, [*kept, *encoder])
+    trained, _ = model.stored_names()
+    frozen = _frozen_files(job.run, seed, model)
+    missing = {path: names for path, names in frozen.items() if path != job.run.frozen_encoder or not path.exists()}
+    sizes = checkpoint.size_while_training(model, trained, [name for names in missing.values() for name in names])
     job, kept_as = _with_states(job, seed, model, spare=sizes[0])
     _announce(job, model, seed, sizes)
     job.begin()
@@ -160,12 +177,11 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
         "cache": kept_as,
     }
     _write_setting(job, seed)
-    if encoder:
-        checkpoint.save(job.run.frozen_encoder, checkpoint.select(model, encoder), facts)
-    if kept:
-        checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, kept), facts)
+    for path, names in missing.items():
+        checkpoint.save(path, checkpoint.select(model, names), facts)
     _continue(job, seed, progress)
     _train(job, seed, progress, trained, facts)
+    _mend_frozen(job, frozen, model, facts)
     _finish_seed(job, seed, progress, kept_as, first)
 
 
@@ -196,11 +212,22 @@ def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[s
             save()
 
 
-def _encoder_to_store(run: Run, model: SentimentModel) -> list[str]:
-    """Name the weights of a frozen text encoder that the run does not keep yet."""
-    if not model.text_is_frozen or run.frozen_encoder.exists():
-        return []
-    return [name for name in model.state_dict() if name.startswith(model.text_prefix)]
+def _frozen_files(run: Run, seed: int, model: SentimentModel) -> dict[Path, list[str]]:
+    """Name the weights that a seed reads and never trains, by the file that keeps them: of the run, or of the seed."""
+    _, kept = model.stored_names()
+    text = [name for name in model.state_dict() if name.startswith(model.text_prefix)] if model.text_is_frozen else []
+    files = {run.frozen_encoder: text, run.checkpoint(seed, "frozen"): list(kept)}
+    return {path: names for path, names in files.items() if names}
+
+
+def _mend_frozen(job: Job, frozen: Mapping[Path, list[str]], model: SentimentModel, facts: Mapping[str, Any]) -> None:
+    """Write anew what was damaged on the disk since it was written: without it the seed would be worth nothing."""
+    for path, names in frozen.items():
+        try:
+            checkpoint.load(path)
+        except CheckpointError as error:
+            job.reporter.say(f"{error.found}: written anew")
+            checkpoint.save(path, checkpoint.select(model, names), facts)
 
 
 def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> tuple[Job, str]:
@@ -248,13 +275,46 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
 
 def _write_setting(job: Job, seed: int) -> None:
     """Write environment.json of a seed and, once per run, the tokenizer and configuration of the text encoder."""
-    stores = [store for store in (job.inputs.target, job.inputs.external) if store is not None]
-    data = {store.dataset: {"store": store.content_id, "source": store.source["sha256"]} for store in stores}
+    _check_stores(job, seed)
+    data = {
+        store.dataset: {"store": store.content_id, "source": store.source["sha256"], "stamp": store.stamp}
+        for store in job.stores
+    }
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
     if "text" in job.inputs.modalities and not (folder / "config.json").exists():
         save_encoder_files(job.encoder, folder)
+
+
+def _check_stores(job: Job, seed: int) -> None:
+    """Read a store whose file was touched since a seed began, and refuse it if its clips are others.
+
+    Raises:
+        StoreError: they are, though the store says that they are not.
+    """
+    from conki_cli.store.content import content_of
+
+    known = _recorded_stamps(job.run.seed_folder(seed) / "environment.json")
+    for store in job.stores:
+        if known.get(store.dataset, store.stamp) == store.stamp:
+            continue
+        job.reporter.say(f"{store.path} was written or copied since seed {seed} began: its clips are compared")
+        with job.reporter.steps(f"comparing {store.dataset}", 0) as advance:
+            digest, _ = content_of(store, lambda count, remark: advance(1, remark))
+        if digest != store.content_id:
+            raise StoreError(
+                f"{store.path} must hold the clips that it was written with, and they were changed since: "
+                f"restore it, or make it again with `conki prepare`; seed {seed} of {job.run.name} stays as it is"
+            )
+
+
+def _recorded_stamps(path: Path) -> dict[str, object]:
+    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged."""
+    try:
+        return {name: part["stamp"] for name, part in read_json(path)["data"].items()}
+    except (ConkiError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _continue(job: Job, seed: int, progress: training.Progress) -> None:

@@ -158,7 +158,7 @@ WRONG = {
     "inspect nothing": "there is no feature store nothing",
     "inspect words --features --clip x": "give one of --features, --clip and --compare",
     "inspect words --clip x --compare words": "give one of --features, --clip and --compare",
-    "inspect {bad}": "there is no feature store",
+    "inspect {bad}": "must be a feature store but is a folder: move it away",
     "inspect {bad}/text.h5": "must be a conki feature store (HDF5) but is not",
     "inspect {bad}/empty": "must be a conki feature store (HDF5) but is not",
     "inspect {bad}/cut.h5": "is damaged",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,13 @@ import torch
 from conftest import MakeConfig, Notes, Trained, resealed
 from typer.testing import CliRunner, Result
 
-from conki_cli import experiments
+from conki_cli import checkpoint, experiments
 from conki_cli.cli import app
 from conki_cli.doctor import Finding, examine, examine_named
 from conki_cli.doctor.machine import disk_finding, machine_findings, this_machine
-from conki_cli.errors import ConkiError
+from conki_cli.errors import CheckpointError, ConkiError
 from conki_cli.files import append_line, write_json
+from conki_cli.inference import load_model
 from conki_cli.locks import locked
 from conki_cli.runs import Run
 from conki_cli.store import store_lock
@@ -185,7 +187,7 @@ def test_a_folder_and_rubbish_named_like_stores_are_faults(space: Path) -> None:
     (space / "features" / "a.h5").mkdir()
     (space / "features" / "b.h5").write_bytes(b"rubbish")
     said = [finding.what for finding in wrong(space)]
-    assert said[0] == "there is no feature store a.h5"
+    assert said[0] == "a.h5 must be a feature store but is a folder"
     assert said[1] == "b.h5 must be a conki feature store (HDF5) but is not"
 
 
@@ -514,6 +516,43 @@ def test_a_stage_1_that_is_gone_is_a_remark(space: Path) -> None:
 def test_a_folder_that_is_no_run_is_a_remark(space: Path) -> None:
     (space / "runs" / "empty").mkdir()
     assert only(wrong(space)).what == "holds nothing of a run"
+
+
+def test_best_weights_of_another_seed_or_epoch_are_a_fault(space: Path, trained: Trained) -> None:
+    run = Run(space / "runs" / trained.run.name)
+    tensors, facts = checkpoint.load(run.checkpoint(1, "best"))
+    checkpoint.save(run.checkpoint(1, "best"), tensors, {**facts, "seed": 2})
+    assert "best.safetensors has the weights of seed 2, epoch " in only(wrong(space)).what
+    with pytest.raises(CheckpointError, match="has the weights of seed 2, "):
+        load_model(run, 1, torch.device("cpu"))
+    checkpoint.save(run.checkpoint(1, "best"), tensors, {**facts, "epoch": 77})
+    assert re.search("weights of seed 1, epoch 77, not of seed 1, epoch [12]$", only(wrong(space)).what)
+
+
+def test_a_seed_that_is_no_folder_is_a_fault(space: Path, trained: Trained) -> None:
+    folder = space / "runs" / trained.run.name / "seed-1"
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.name)
+    assert "must be a folder and is none" in [finding.what for finding in wrong(space) if finding.severity == "fault"]
+
+
+def test_what_is_left_of_a_deleted_run_is_found(space: Path) -> None:
+    (space / "runs" / ".old.discarded" / "seed-1").mkdir(parents=True)
+    found = only(wrong(space))
+    assert (Path(found.subject).name, found.what) == (
+        ".old.discarded",
+        "left behind by a process that was ended while it deleted",
+    )
+
+
+def test_metrics_that_a_seeds_predictions_contradict_are_not_to_be_written_on(space: Path, trained: Trained) -> None:
+    path = space / "runs" / trained.run.name / "seed-1" / "result.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["test"]["mae"] = 0.1
+    write_json(path, result)
+    found = {finding.subject: finding for finding in wrong(space)}
+    assert found[str(path.parents[1])].advice.startswith("first mend seed 1, whose metrics are not those of")
+    assert "if that is refused too, restore the seed's result.json" in found[str(path.parent)].advice
 
 
 # --- unfinished runs ---------------------------------------------------------------------------------------------

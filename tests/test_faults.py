@@ -292,7 +292,9 @@ def test_a_run_does_not_continue_on_other_data(day: Day, tmp_path: Path) -> None
     write_store(store, make_corpus("tiny", (13, 6, 6), seed=3, longest=6))
     again = day.run("finetune", tmp_path / "space")
     assert_one_line(again)
-    assert re.search("error: run .+ was trained on another version of the store tiny: give --name", again.err)
+    assert re.search(
+        "error: run .+ was trained on another version of the store tiny: restore that version, give --name", again.err
+    )
 
 
 @pytest.mark.parametrize("name", ["finetune", "evaluate", "predict"])
@@ -303,7 +305,7 @@ def test_a_number_that_is_not_finite_reaches_no_model(name: str, day: Day, tmp_p
             file[f"{split}/vision/frames"][3, 1] = np.nan
     done = day.run(name, space)
     assert_one_line(done)
-    split = "test" if name == "predict" else "train"
+    split = "train" if name == "evaluate" else "test"  # which is looked through before training
     assert f"tiny.h5 must hold finite numbers alone, found nan in vision of the clip '{split}$_$" in done.err
     assert f"`conki doctor {space / 'features' / 'tiny.h5'}` says more" in done.err
     assert not list(space.glob("runs/full/seed-1/checkpoints/best*")) or name != "finetune"

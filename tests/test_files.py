@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conki_cli.errors import ConkiError
+from conki_cli.errors import ConkiError, quoted
 from conki_cli.files import (
     append_line,
     atomic_path,
@@ -93,7 +94,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
         (errno.ENOSPC, "the disk is full: free some space and run the command again"),
         (errno.EDQUOT, "the disk quota is used up: free some space and run the command again"),
         (errno.EFBIG, r"a file may not grow that large here: raise the file size limit \(ulimit -f\)"),
-        (errno.EACCES, "writing is not permitted there: choose another place with --workspace"),
+        (errno.EACCES, "writing is not permitted there: let your user write there .* choose another place with .*"),
+        (errno.ENOENT, "its folder is gone: put it back and run the command again"),
         (errno.EROFS, "that file system is read-only: choose another place with --workspace"),
         (errno.EIO, "Input/output error: nothing was written"),
         (errno.ESTALE, "Stale file handle: nothing was written"),
@@ -384,3 +386,13 @@ def test_the_size_of_a_folder_is_that_of_all_its_files(tmp_path: Path) -> None:
 )
 def test_sizes_are_shown_for_people(count: int, shown: str) -> None:
     assert human_size(count) == shown
+
+
+@given(st.text(max_size=12))
+def test_a_quoted_word_is_the_same_word_for_the_shell(word: str) -> None:
+    word = word.replace("\0", "")
+    assert quoted(word).isprintable()
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {quoted(word)}"], capture_output=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert os.fsdecode(printed.stdout) == word

@@ -81,6 +81,21 @@ def test_the_list_of_runs_names_the_one_that_may_not_be_read(space: Path) -> Non
     assert RUN in found.stdout
 
 
+def test_overwriting_a_run_that_may_not_be_deleted_deletes_nothing(space: Path) -> None:
+    folder = space / "runs" / RUN / "encoder"
+    before = sorted(path for path in space.rglob("*") if path.suffix != ".pyc")
+    discard = (
+        f"from pathlib import Path; from conki_cli.runs import Run, discard_run; discard_run(Run(Path('runs/{RUN}')))"
+    )
+    folder.chmod(0o500)
+    try:
+        found = run(space, "-c", discard)
+    finally:
+        folder.chmod(0o700)
+    assert f"cannot write runs/{RUN}/encoder: writing is not permitted there" in found.stderr
+    assert sorted(path for path in space.rglob("*") if path.suffix != ".pyc") == before
+
+
 @pytest.mark.parametrize("place", ["features", f"runs/{RUN}", BEST])
 def test_the_doctor_gives_the_command_that_opens_it(place: str, space: Path) -> None:
     with closed(space / place):

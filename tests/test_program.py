@@ -162,3 +162,23 @@ def test_the_first_signal_lets_the_step_end_and_the_second_does_not(
         f"it continues with: {shlex.join(['conki', *given, '--name', 'short'])}"
     )
     assert (workspace.runs / "short" / "seed-1" / "checkpoints" / "last.safetensors").exists() == saved
+
+
+EARLY = """
+import os, signal, sys
+
+def interrupt(event, args):
+    if event == "import" and args[0] == "typer":
+        os.kill(os.getpid(), {number})
+
+sys.addaudithook(interrupt)
+sys.argv = ["conki", "runs"]
+from conki_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_a_signal_while_the_program_is_imported_is_one_line(number: int, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY.format(number=int(number))], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "interrupted: nothing was begun\n")

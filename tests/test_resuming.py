@@ -1,10 +1,13 @@
 """A training that stops at any step and continues has the bits of one that never stopped; damage costs no run."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from conftest import MakeConfig, Notes, OpenJob
@@ -13,10 +16,12 @@ from hypothesis import strategies as st
 
 from conki_cli import checkpoint, resuming, training, zoo
 from conki_cli.config.sections import RunConfig
-from conki_cli.errors import ConkiError, RunError
+from conki_cli.errors import ConkiError, RunError, StoreError
 from conki_cli.experiments import finetune
+from conki_cli.files import sha256_of
 from conki_cli.runs import Run
 from conki_cli.stages import Job, build_model
+from conki_cli.store.seal import seal
 from conki_cli.workspace import Reporter, Workspace
 
 SETTINGS = {
@@ -261,6 +266,87 @@ def test_steps_between_checkpoints_are_as_asked(workspace: Workspace, tiny_confi
     assert (facts["step"], facts["within"]) == (4, None)  # the end of the epoch
     before = checkpoint.load(path.with_name("previous.safetensors"), facts_only=True)[1]
     assert (before["step"], before["within"]["batches"]) == (3, 3)
+
+
+# --- what is damaged or replaced meanwhile ---------------------------------------------------------------------
+
+
+@dataclass
+class Damaging(Reporter):
+    """A reporter that does something when training reaches its second epoch."""
+
+    work: Callable[[], object]
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    @contextlib.contextmanager
+    def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        yield lambda count, remark: self.work() if remark.startswith("epoch 2") else None
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink(missing_ok=True)], ids=["flip", "cut", "lose"])
+@pytest.mark.parametrize(
+    ("model", "external", "file"),
+    [("conki", "tiny-external", "seed-1/checkpoints/frozen"), ("lmf", "none", "encoder/frozen")],
+)
+def test_frozen_weights_that_are_damaged_while_a_seed_trains_are_written_anew(
+    model: str,
+    external: str,
+    file: str,
+    damage: Callable[[Path], object],
+    workspace: Workspace,
+    tiny_config: MakeConfig,
+) -> None:
+    settings = (f"model.name={model}", f"data.external={external}", "optimizer.num_epochs=2")
+    path = workspace.runs / "mine" / f"{file}.safetensors"
+    done: list[object] = []
+    notes = Damaging(lambda: done.append(damage(path)) if path.exists() and not done else None)
+    finetune(tiny_config("", *settings, name="mine"), workspace, notes)
+    assert [line.endswith(": written anew") for line in notes.lines if str(path) in line] == [True]
+    checkpoint.load(path)
+
+
+def edit_frames(store: Path) -> None:
+    """Change a frame in place; the store says of itself what it said before."""
+    with h5py.File(store, "r+") as file:
+        file["train/vision/frames"][0, 0] += 1
+    seal(store)
+
+
+def test_a_run_does_not_continue_on_clips_that_were_changed_in_place(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config, store = tiny_config("C1+T", "optimizer.num_epochs=3"), workspace.store("tiny")
+    unfinished(config, workspace)
+    before = store.read_bytes()
+    edit_frames(store)
+    with pytest.raises(StoreError, match=r"tiny\.h5 must hold the clips that it was written with"):
+        finetune(config, workspace, Reporter())
+    store.write_bytes(before)
+    notes = Notes()
+    assert finetune(config, workspace, notes).is_finished
+    assert f"{store} was written or copied since seed 1 began: its clips are compared" in notes.lines
+
+
+def test_a_store_of_another_version_is_named_before_anything_is_built(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("", "optimizer.num_epochs=3")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, workspace, Notes(interrupt_at="epoch 3/3"))
+    os.replace(shutil.copy(workspace.store("tiny-external"), workspace.root / "copy"), workspace.store("tiny"))
+    with pytest.raises(ConkiError, match="trained on another version of the store tiny: restore"):
+        finetune(config, workspace, Reporter())
+
+
+def test_equal_trainings_write_equal_files(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    config, digests = tiny_config("C1+T", name="mine"), set()
+    for _ in range(4):
+        run = finetune(config, workspace, Reporter(), overwrites=True)
+        digests.add(sha256_of(run.checkpoint(1, "best")))
+    assert len(digests) == 1
 
 
 # --- beginning anew ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, equal_bits
 
-from conki_cli import experiments
+from conki_cli import checkpoint, experiments
 from conki_cli.config.sections import RunConfig
 from conki_cli.environment import choose_device
 from conki_cli.errors import ConkiError, EncoderError, RunError, SettingsError, StoreError
@@ -54,6 +54,9 @@ def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter | None 
 def reseeded(first: Run, folder: Path) -> Run:
     """Copy seed 1 of a stage 1 as if it were seed 7, whose random weights are others."""
     shutil.copytree(first.seed_folder(1), folder / "seed-7")
+    best = folder / "seed-7" / "checkpoints" / "best.safetensors"
+    tensors, facts = checkpoint.load(best)
+    checkpoint.save(best, tensors, {**facts, "seed": 7})
     return Run(folder)
 
 

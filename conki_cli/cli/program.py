@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from conki_cli import __version__
-from conki_cli.errors import ConkiError, one_line
+from conki_cli.errors import ConkiError, one_line, quoted
 from conki_cli.signals import ANY_ENDING, exit_code, install
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def main() -> None:
 
 def _this_command() -> str:
     """Return the command line that continues this one: the same, but nothing is begun anew."""
-    return shlex.join(["conki", *(word for word in sys.argv[1:] if word != "--overwrite")])
+    return " ".join(["conki", *(quoted(word) for word in sys.argv[1:] if word != "--overwrite")])
 
 
 def screen_for(json: bool) -> "Screen":

@@ -1,14 +1,14 @@
 """What the doctor finds, and how an error becomes a finding."""
 
+import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from conki_cli.errors import CheckpointError, ConkiError, one_line, reason_of
-from conki_cli.files import check_readable, closed_in, obstacle_at
+from conki_cli.errors import CheckpointError, ConkiError, one_line, quoted, reason_of
+from conki_cli.files import check_readable, obstacle_at
 from conki_cli.workspace import Workspace
 
 _VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
@@ -64,12 +64,6 @@ class Visit:
         return f"`conki {words}{'' if root == Path() else f' --workspace {quoted(root)}'}`"
 
 
-def quoted(path: Path | str) -> str:
-    """Return a path as a shell reads it; with the escapes of bash where it would not stay on one line."""
-    text = str(path)
-    return shlex.quote(text) if text.isprintable() else f"${text!a}"
-
-
 def tried(
     work: Callable[Arguments, Value], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> tuple[Value | None, Exception | None]:
@@ -80,9 +74,20 @@ def tried(
         return None, error
 
 
+def _closed_in(place: Path) -> Path | None:
+    """Return a file or folder, of those at and below a place, that may not be read; None if all may."""
+    inside = place.rglob("*") if place.is_dir() and os.access(place, os.R_OK | os.X_OK) else ()
+    for path in (place, *inside):
+        try:
+            check_readable(path)
+        except ConkiError:
+            return Path(path)
+    return None
+
+
 def closed_findings(subject: Path, *, deep: bool = False) -> list[Finding]:
     """Say that a place, or with `deep` something in it, may not be read; nothing if all may."""
-    closed, error = tried(closed_in if deep else check_readable, subject)
+    closed, error = tried(_closed_in if deep else check_readable, subject)
     if closed is None and error is None:
         return []
     what = f"{one_line(str(closed or subject))} may not be read"

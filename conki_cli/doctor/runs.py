@@ -8,15 +8,15 @@ from typing import Any
 
 from conki_cli.config.resolving import resolve, stage_one
 from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, guarded, ordinary, quoted, tried
+from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, guarded, ordinary, tried
 from conki_cli.doctor.kept import encoder_problems
 from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.traces import holder_of, left_over, lock_beside
 from conki_cli.doctor.weights import read_checkpoint
-from conki_cli.errors import one_line
+from conki_cli.errors import one_line, quoted
 from conki_cli.files import read_json
-from conki_cli.runs import Run, digest_of
+from conki_cli.runs import Run, digest_of, stored_predictions
 from conki_cli.workspace import BUILT_IN_ENCODER
 
 
@@ -132,7 +132,17 @@ def _metrics(record: Record, result: Mapping[str, Any], finished: Sequence[int])
         differing += [f"{split} {name}" for name in metrics if stored[name] != expected[name]]
     if differing:
         what = f"result.json has other metrics than its seeds: {', '.join(differing[:5])}"
-        yield Finding(str(run.path), "fault", what, f"{record.command} writes them again")
+        advice = f"{record.command} writes them again"
+        if contradicted := [seed for seed in finished if _is_contradicted(run, seed)]:
+            names = ", ".join(f"seed {seed}" for seed in contradicted)
+            advice = f"first mend {names}, whose metrics are not those of its predictions (below)"
+        yield Finding(str(run.path), "fault", what, advice)
+
+
+def _is_contradicted(run: Run, seed: int) -> bool:
+    """Say whether predictions of a seed give other metrics than the seed says that they had."""
+    splits = (run.seed_result(seed) or {"metrics": {}})["metrics"]
+    return any(tried(stored_predictions, run, split, [seed])[1] is not None for split in splits)
 
 
 def _data(run: Run, result: Mapping[str, Any], visit: Visit, *, is_finished: bool) -> Iterator[Finding]:

@@ -1,16 +1,17 @@
 """One seed of a run: checkpoints, predictions, the log."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, ordinary, quoted, tried
+from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, ordinary, tried
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint
-from conki_cli.errors import RunError, reason_of
+from conki_cli.errors import RunError, quoted, reason_of
 from conki_cli.runs import Run, read_predictions, stored_predictions
 
 _NEEDED_ALONE = "a finished seed needs `best` and `frozen` alone"
@@ -46,6 +47,9 @@ class Record:
 def seed_findings(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
     """Examine the folder of a seed."""
     folder = record.run.seed_folder(seed)
+    if os.path.lexists(folder) and not folder.is_dir():
+        yield Finding(str(folder), "fault", "must be a folder and is none", f"move it away; then {record.command}")
+        return
     if not folder.is_dir():
         yield Finding(
             str(folder),
@@ -89,6 +93,8 @@ def _checkpoints(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> I
     for name in ("best", "frozen"):
         if read[name].problem:
             yield Finding(subject, "fault", read[name].problem, record.again(seed))
+    if read["best"].is_sound and (other := _of_another(record, seed, read["best"])):
+        yield Finding(subject, "fault", f"checkpoints/best.safetensors {other}", f"restore it, or {record.again(seed)}")
     if not read["best"].exists:
         yield Finding(subject, "fault", "checkpoints/best.safetensors is missing", record.again(seed))
     for name in ("last", "previous"):
@@ -99,6 +105,12 @@ def _checkpoints(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> I
         yield Finding(subject, "remark", "checkpoints/last.safetensors is missing", f"nothing: {_NEEDED_ALONE}")
     if record.config is not None and record.has_encoder and read["best"].is_sound:
         yield from _completeness(record, seed, record.config, read)
+
+
+def _of_another(record: Record, seed: int, best: Checkpoint) -> str:
+    from conki_cli.checkpoint import of_another
+
+    return tried(of_another, record.run, seed, best.facts)[0] or ""
 
 
 def _completeness(record: Record, seed: int, config: RunConfig, read: Mapping[str, Checkpoint]) -> Iterator[Finding]:
@@ -134,6 +146,8 @@ def _predictions(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
         _, error = tried(_read_predictions, record, seed, split, visit)
         if error is not None:
             advice = mend if record.is_first_stage else f"delete it: rm {quoted(path)}; {mend}"
+            if not record.is_first_stage and "result.json" in str(error):
+                advice += f"; if that is refused too, restore the seed's result.json, or {record.again(seed)}"
             yield Finding(str(path.parents[1]), "fault", fact_of(error, path), advice)
 
 

@@ -1,20 +1,14 @@
 """Feature stores: whether they open, and whether every clip in them is the one that was written."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from conki_cli.doctor.findings import Finding, KnownStore, Visit, fact_of, ordinary, quoted, size_on_disk, tried
+from conki_cli.doctor.findings import Finding, KnownStore, Visit, fact_of, ordinary, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of
-from conki_cli.errors import one_line
+from conki_cli.errors import one_line, quoted
 from conki_cli.store import SCHEMA_VERSION, FeatureStore, store_lock
-from conki_cli.store.records import SLICE_VALUES, Float32Array, Ragged, counted
-
-Column = list[str] | npt.NDArray[Any]
+from conki_cli.store.content import content_of
+from conki_cli.store.records import counted
 
 
 def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
@@ -63,12 +57,20 @@ def _is_newer(path: Path) -> bool:
 
 def _content_findings(store: FeatureStore, visit: Visit) -> Iterator[Finding]:
     subject, advice = str(store.path), f"make it again: {_preparation(store, visit)}"
-    found, error = tried(_content, store, visit)
+    read = 0
+
+    def advance(count: int, remark: str) -> None:
+        nonlocal read
+        read += count
+        visit.advance(count, remark)
+
+    found, error = tried(content_of, store, advance)
     if found is None:
         assert error is not None
         yield Finding(subject, "fault", fact_of(error, store.path), advice)
         return
     digest, bad = found
+    visit.advance(max(0, size_on_disk(store.path) - read), store.path.name)
     if digest != store.content_id:
         what = (
             f"its clips are not those that were written: their SHA-256 is {digest[:12]}..., it says "
@@ -101,46 +103,3 @@ def _summary(store: FeatureStore) -> str:
         f"{counted(sum(counts.values()), 'clip')} ({parts}), text{widths}; schema {store.schema_version}, "
         f"conki {store.conki_version}; content as written"
     )
-
-
-def _content(store: FeatureStore, visit: Visit) -> tuple[str, int]:
-    """Return the SHA-256 of all columns and frames, in the order in which they were written, and count bad values."""
-    digest, bad, read = hashlib.sha256(), 0, 0
-    for split in store.splits:
-        part = store.split(split)
-        assert part.scores is not None  # every store has them
-        scores = {f"scores_{name}": part.unimodal[name] for name in sorted(part.unimodal)}
-        columns: dict[str, Column] = {"ids": part.ids, "texts": part.texts, "scores": part.scores, **scores}
-        for name, column in columns.items():
-            _feed(digest, f"/{split}/{name}", column)
-        for modality, ragged in part.frames.items():
-            _feed(digest, f"/{split}/{modality}/offsets", ragged.offsets)
-            _announce(digest, f"/{split}/{modality}/frames", (int(ragged.offsets[-1]), ragged.width))
-            for block in _blocks(ragged):
-                digest.update(block.data)
-                bad += block.size - int(np.count_nonzero(np.isfinite(block)))
-                read += block.nbytes
-                visit.advance(block.nbytes, f"{store.path.name}: {split}")
-    visit.advance(max(0, size_on_disk(store.path) - read), store.path.name)
-    return digest.hexdigest(), bad
-
-
-def _announce(digest: "hashlib._Hash", name: str, shape: tuple[int, ...]) -> None:
-    digest.update(f"{name} {shape}\n".encode())
-
-
-def _feed(digest: "hashlib._Hash", name: str, column: Column) -> None:
-    """Add one column, [N], as `store.writing` does."""
-    _announce(digest, name, (len(column),))
-    if not isinstance(column, list):
-        digest.update(column.tobytes())
-        return
-    for text in column:
-        digest.update(len(text.encode()).to_bytes(8, "little") + text.encode())
-
-
-def _blocks(ragged: Ragged) -> Iterator[Float32Array]:
-    """Yield the frames of all clips behind each other, [T, d], `SLICE_VALUES` at a time."""
-    rows = max(1, SLICE_VALUES // ragged.width)
-    for start in range(0, int(ragged.offsets[-1]), rows):
-        yield np.ascontiguousarray(ragged.values[start : start + rows])

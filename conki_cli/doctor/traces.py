@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conki_cli.doctor.findings import Finding, quoted, size_on_disk, tried
-from conki_cli.errors import one_line
+from conki_cli.doctor.findings import Finding, size_on_disk, tried
+from conki_cli.errors import one_line, quoted
 from conki_cli.files import human_size, read_json
 
 LOCKS = Path("/proc/locks")
@@ -67,11 +67,12 @@ def left_over(folder: Path, *, deep: bool = False) -> Iterator[Finding]:
     """
     found, _ = tried(sorted, folder.rglob(".*") if deep else folder.glob(".*"))
     for path in found or []:
-        is_scratch = path.name.startswith(".encoder.") and path.is_dir()
+        is_scratch = (path.name.startswith(".encoder.") or path.name.endswith(".discarded")) and path.is_dir()
         if not is_scratch and not (path.name.endswith(".part") and path.is_file()):
             continue
         written = folder / path.name[1:].removesuffix(".part").rpartition(".")[0]
         if not holder_of(lock_beside(written)):
             size = "" if is_scratch else f", {human_size(size_on_disk(path))}"
-            what = f"left behind by a process that was ended while it wrote{size}"
+            done = "deleted" if path.name.endswith(".discarded") else "wrote"
+            what = f"left behind by a process that was ended while it {done}{size}"
             yield Finding(str(path), "remark", what, f"delete it: rm {'-r ' * is_scratch}{quoted(path)}")

@@ -7,6 +7,7 @@
 from conki_cli.runs.folders import (
     RUN_SCHEMA,
     Run,
+    check_data,
     check_is_file,
     check_name,
     damaged_runs,
@@ -33,6 +34,7 @@ __all__ = [
     "RUN_SCHEMA",
     "Predictions",
     "Run",
+    "check_data",
     "check_is_file",
     "check_name",
     "damaged_runs",

@@ -1,5 +1,6 @@
 """Run folders: names, states, results."""
 
+import errno
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from conki_cli import __version__
 from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_toml
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.errors import ConkiError, RunError
+from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.files import (
     check_readable,
     check_writable,
@@ -50,7 +51,11 @@ class Run:
     @property
     def config(self) -> RunConfig:
         """The resolved configuration the run was made with."""
-        return from_toml(self.path / "config.toml")
+        check_is_file(self.path / "config.toml")
+        try:
+            return from_toml(self.path / "config.toml")
+        except SettingsError as error:
+            raise RunError(f"{error}; restore the file, or delete the run's folder") from error
 
     @property
     def result(self) -> dict[str, Any]:
@@ -147,7 +152,9 @@ def check_is_file(path: Path) -> None:
 
     Raises:
         RunError: there is one.
+        ConkiError: the file may not be read.
     """
+    check_readable(path)
     if what := obstacle_at(path):
         raise RunError(f"{path} must be a file but is {what}: move it away")
 
@@ -197,18 +204,29 @@ def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], s
     if not (run.path / "result.json").exists():
         _start_run(run, config, data, score_range)
         return run
+    check_data(run, data)
     result = run.result
-    changed = [name for name, content in data.items() if result["data"].get(name, content) != content]
-    if changed:
-        raise RunError(
-            f"run {run.name} was trained on another version of the store {changed[0]}: "
-            "give --name a new name, or delete the run's folder"
-        )
     merged = sorted({*result["seeds"], *config.run.seeds})
     if merged != result["seeds"]:
         write_text(run.path / "config.toml", to_toml(run.config.with_values("run", seeds=tuple(merged))))
         write_json(run.path / "result.json", {**result, "seeds": merged, "state": "unfinished"})
     return run
+
+
+def check_data(run: Run, data: Mapping[str, str]) -> None:
+    """Refuse stores, given by data set and content id, that are not those a run was begun with.
+
+    Raises:
+        RunError: one of them is another version.
+    """
+    if not (run.path / "result.json").exists():
+        return
+    known = run.result["data"]
+    if changed := [name for name, content in data.items() if known.get(name, content) != content]:
+        raise RunError(
+            f"run {run.name} was trained on another version of the store {changed[0]}: "
+            "restore that version, give --name a new name, or delete the run's folder"
+        )
 
 
 def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
@@ -287,6 +305,9 @@ def discard_run(run: Run) -> None:
         ConkiError: it cannot be deleted.
     """
     hidden = run.path.with_name(f".{run.name[:100]}.discarded")
+    for folder in (run.path.parent, run.path, *(path for path in run.path.rglob("*") if path.is_dir())):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # before a part of it is gone
+            raise disk_error(folder, OSError(errno.EACCES, ""))
     try:
         shutil.rmtree(hidden, ignore_errors=True)
         os.replace(run.path, hidden)

@@ -42,7 +42,8 @@ class OpenFile:
         self.advice = advice
         self._handle = -1
         self._handle = os.open(path, os.O_RDONLY) if handle is None else handle
-        self.size, self._changed_at = self._stamp()
+        self.stamp = self._stamp()
+        self.size = self.stamp[0]
 
     def check_unchanged(self) -> None:
         """Refuse what was read so far when somebody has written into the file since it was opened.
@@ -52,7 +53,7 @@ class OpenFile:
         Raises:
             ConkiError: of the kind given.
         """
-        if self._stamp() != (self.size, self._changed_at):
+        if self._stamp() != self.stamp:
             raise self.failure(
                 f"{self.path} was changed while it was in use, so what was read of it cannot be trusted: "
                 "let nothing write into it, and run the same command again"

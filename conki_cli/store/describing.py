@@ -101,14 +101,14 @@ def _describe_scores(scores: Float32Array | None, score_range: tuple[float, floa
 def _describe_values(ragged: Ragged) -> dict[str, float]:
     """Return the shares of zero and of non-finite values (a store should have none of the latter; this looks)."""
     zero = bad = 0
-    for block in _blocks(ragged):
+    for block in blocks_of(ragged):
         zero += block.size - int(np.count_nonzero(block))
         bad += block.size - int(np.count_nonzero(np.isfinite(block)))
     total = max(1, int(ragged.offsets[-1]) * ragged.width)
     return {"zero_share": zero / total, "non_finite_share": bad / total}
 
 
-def _blocks(ragged: Ragged) -> Iterator[Float32Array]:
+def blocks_of(ragged: Ragged) -> Iterator[Float32Array]:
     """Yield the frames of all clips behind each other, [T, d], `SLICE_VALUES` at a time."""
     rows = max(1, SLICE_VALUES // ragged.width)
     for start in range(0, int(ragged.offsets[-1]), rows):
@@ -131,7 +131,7 @@ def _describe_columns(store: FeatureStore, modality: str) -> dict[str, Any]:
     width = store.widths[modality]
     moments, zero = no_moments(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
-    for block in chain.from_iterable(_blocks(store.split(split).frames[modality]) for split in store.splits):
+    for block in chain.from_iterable(blocks_of(store.split(split).frames[modality]) for split in store.splits):
         moments = moments.joined(block)
         low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
         zero += (block == 0).sum(axis=0)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from conki_cli import MODALITIES
 from conki_cli.errors import StoreError, reason_of
-from conki_cli.files import check_readable
+from conki_cli.files import check_readable, obstacle_at
 from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.records import (
     FORMAT,
@@ -130,8 +130,14 @@ class FeatureStore:
     def _scores(self, group: Any, name: str, count: int) -> Float32Array:
         scores: Float32Array = _dataset(group, name, "<f4", (count,))[:]
         if not all(in_range(float(score), self.score_range) for score in (scores.min(), scores.max())):
-            raise ValueError(f"{group.name}/{name} leaves the score range")
+            row = next(row for row, score in enumerate(scores) if not in_range(float(score), self.score_range))
+            raise ValueError(f"{group.name}/{name} leaves the score range: {scores[row]} of clip {row + 1}")
         return scores
+
+    @property
+    def stamp(self) -> list[int]:
+        """Size and time of the last change when it was opened, in bytes and nanoseconds."""
+        return list(self._bytes.stamp)
 
     def split(self, name: str) -> Utterances:
         """Return the utterances of a split.
@@ -201,6 +207,8 @@ def _open(path: Path) -> Any:
 
     is_ours = False
     check_readable(path)
+    if what := obstacle_at(path):
+        raise StoreError(f"{path} must be a feature store but is {what}: move it away, then `conki prepare`")
     if not path.is_file():
         raise StoreError(f"there is no feature store {path}: make it with `conki prepare`, or check the path")
     try:
