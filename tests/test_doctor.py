@@ -25,6 +25,7 @@ from conki_cli.inference import load_model
 from conki_cli.locks import locked
 from conki_cli.runs import Run
 from conki_cli.store import store_lock
+from conki_cli.store.seal import SEALED
 from conki_cli.workspace import Reporter, Workspace
 
 Damage = Callable[[Path], object]
@@ -761,7 +762,7 @@ def test_200_damaged_things_are_all_listed(tmp_path: Path) -> None:
     for number in range(100):
         folder = tmp_path / "runs" / f"run-{number}"
         (tmp_path / "features").mkdir(exist_ok=True)
-        (tmp_path / "features" / f"data-{number}.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes([number]) * number)
+        (tmp_path / "features" / f"data-{number}.h5").write_bytes(SEALED + bytes([number]) * number)
         folder.mkdir(parents=True)
         (folder / "result.json").write_bytes(bytes([number]))
     done = doctor(tmp_path)

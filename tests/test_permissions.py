@@ -96,10 +96,10 @@ def test_overwriting_a_run_that_may_not_be_deleted_deletes_nothing(space: Path) 
     assert sorted(path for path in space.rglob("*") if path.suffix != ".pyc") == before
 
 
-@pytest.mark.parametrize("place", ["features", f"runs/{RUN}", BEST])
-def test_the_doctor_gives_the_command_that_opens_it(place: str, space: Path) -> None:
+@pytest.mark.parametrize(("place", "names"), [("features", []), (f"runs/{RUN}", []), (BEST, [RUN])])
+def test_the_doctor_gives_the_command_that_opens_it(place: str, names: list[str], space: Path) -> None:
     with closed(space / place):
-        found = run(space, "-m", "conki_cli", "doctor")
+        found = run(space, "-m", "conki_cli", "doctor", *names)
     assert found.returncode == 1
     assert f"{place} may not be read" in found.stdout
     assert "chmod -R u+rX" in found.stdout

@@ -286,10 +286,13 @@ class Damaging(Reporter):
         yield lambda count, remark: self.work() if remark.startswith("epoch 2") else None
 
 
-@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink(missing_ok=True)], ids=["flip", "cut", "lose"])
 @pytest.mark.parametrize(
-    ("model", "external", "file"),
-    [("conki", "tiny-external", "seed-1/checkpoints/frozen"), ("lmf", "none", "encoder/frozen")],
+    ("model", "external", "file", "damage"),
+    [
+        ("conki", "tiny-external", "seed-1/checkpoints/frozen", flip),
+        ("conki", "tiny-external", "seed-1/checkpoints/frozen", Path.unlink),
+        ("lmf", "none", "encoder/frozen", cut),
+    ],
 )
 def test_frozen_weights_that_are_damaged_while_a_seed_trains_are_written_anew(
     model: str,

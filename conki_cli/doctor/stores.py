@@ -1,9 +1,10 @@
 """Feature stores: whether they open, and whether every clip in them is the one that was written."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from conki_cli.doctor.findings import Finding, KnownStore, Visit, fact_of, ordinary, size_on_disk, tried
+from conki_cli.doctor.findings import Finding, KnownStore, Visit, fact_of, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of
 from conki_cli.errors import one_line, quoted
 from conki_cli.store import SCHEMA_VERSION, FeatureStore, store_lock
@@ -22,7 +23,7 @@ def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
         assert error is not None
         visit.advance(size_on_disk(path), path.name)
         make = f"make it again: {visit.command(f'prepare --dataset {quoted(path.stem)}')}"
-        advice = f"install a newer conki, or {make}" if _is_newer(path) else make
+        advice = f"install a newer conki, or {make}" if _is_newer(error) else make
         yield Finding(subject, "fault", fact_of(error, path), advice)
         return
     with store:
@@ -41,18 +42,10 @@ def _open_known(path: Path) -> KnownStore:
         return KnownStore(store.content_id)
 
 
-def _is_newer(path: Path) -> bool:
-    """Say whether a store has a schema of later versions."""
-    import h5py
-
-    from conki_cli.store.seal import check_seal
-
-    def schema() -> int:
-        check_seal(ordinary(path))
-        with h5py.File(ordinary(path), "r") as file:
-            return int(file.attrs["schema_version"])
-
-    return (tried(schema)[0] or 0) > SCHEMA_VERSION
+def _is_newer(error: Exception) -> bool:
+    """Say whether a store was refused because its schema is one of later versions."""
+    found = re.search(r" has store schema (\d{1,9}),", str(error))
+    return found is not None and int(found[1]) > SCHEMA_VERSION
 
 
 def _content_findings(store: FeatureStore, visit: Visit) -> Iterator[Finding]:
