@@ -62,6 +62,13 @@ def locked(
         lock.release()
 
 
+def forget_killed(path: Path) -> None:
+    """Remove the note that a killed process left beside a lock file which nobody needs any more."""
+    if path.with_name(f"{path.name}.owner").exists():
+        with contextlib.suppress(ConkiError), locked(path, what=path.name):
+            """Whoever gets the lock and gives it back takes the note away."""
+
+
 def _wait_or_refuse(path: Path, what: str, owner: str, *, wait: bool, say: Callable[[str], None]) -> None:
     who = f"another process is writing {what}{f' ({owner})' if owner else ''}"
     if not wait:

@@ -142,6 +142,17 @@ def test_products_are_full_ones_even_where_the_run_takes_shorter_numbers(keeping
 # --- when they are made anew -------------------------------------------------------------------------------------
 
 
+def test_the_note_of_a_process_that_was_killed_after_its_last_write_is_removed(
+    keeping: Keeping, inputs: Inputs
+) -> None:
+    kept_states(keeping, inputs, ("train",), Reporter())
+    (path,) = keeping.folder.glob("*.h5")
+    note = path.with_name(f".{path.name}.lock.owner")
+    note.write_text('{"pid": 999999999}', encoding="utf-8")
+    kept_states(keeping, inputs, ("train",), Reporter())
+    assert not note.exists()
+
+
 def test_what_was_kept_is_not_computed_again(keeping: Keeping, inputs: Inputs) -> None:
     calls: list[int] = []
     keeping.encoder.register_forward_hook(lambda *_: calls.append(1))
