@@ -15,7 +15,7 @@ from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
-from conki_cli.locks import locked
+from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, prepare
 from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
@@ -62,8 +62,7 @@ def ready_encoder(workspace: Workspace, name: str, reporter: Reporter) -> str:
     """Return the name or folder of a text encoder; the demo's own is built when it is first needed."""
     folder = workspace.built_in_encoder
     if name == BUILT_IN_ENCODER and not (folder / "config.json").exists():
-        lock = folder.with_name(f".{folder.name}.lock")
-        with locked(lock, what=str(folder), wait=True, say=reporter.say):
+        with locked(lock_beside(folder), what=str(folder), wait=True, say=reporter.say):
             if not (folder / "config.json").exists():  # or another process built it while this one waited
                 _build_encoder(folder, reporter)
     return workspace.encoder(name)
@@ -97,8 +96,7 @@ def _open_job(
             data[config.data.external] = external.content_id
         run = locate_run(workspace, config, replaces=overwrites)
         if to_train:
-            lock = workspace.runs / f".{run.name}.lock"
-            stack.enter_context(locked(lock, what=f"the run {run.name}", say=reporter.say))
+            stack.enter_context(locked(lock_beside(run.path), what=f"the run {run.name}", say=reporter.say))
             run = locate_run(workspace, config, replaces=overwrites)
         if not overwrites:
             check_data(run, data)

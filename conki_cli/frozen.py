@@ -27,7 +27,7 @@ import torch
 from conki_cli.batches import Inputs, pad_tokens
 from conki_cli.errors import ConkiError, StoreError, reason_of
 from conki_cli.files import atomic_path, check_readable, disk_error, human_size, remove_leftovers
-from conki_cli.locks import forget_killed, locked
+from conki_cli.locks import forget_killed, lock_beside, locked
 from conki_cli.packing import Packing
 from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
@@ -103,14 +103,10 @@ def kept_states(
         texts[keeping.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens
     missing = {path: tokens for path, tokens in texts.items() if not os.path.exists(path)}
     for path in texts.keys() - missing.keys():
-        forget_killed(_lock_of(path))
+        forget_killed(lock_beside(path))
     if missing and not _made(missing, keeping, store.dataset, reporter):
         return None
     return {split: _read(path, keeping, texts[path]) for split, path in zip(splits, texts, strict=True)}
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
 
 
 def _encoder_digest(encoder: TextEncoder) -> str:
@@ -139,7 +135,7 @@ def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporte
         _announce(missing, keeping, dataset, reporter)
         with reporter.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
             for path, tokens in missing.items():
-                with locked(_lock_of(path), what=str(path), wait=True, say=reporter.say):
+                with locked(lock_beside(path), what=str(path), wait=True, say=reporter.say):
                     if os.path.exists(path):  # by another process, meanwhile
                         advance(len(tokens), "")
                         continue

@@ -20,6 +20,11 @@ _SILENT = 3  # so many beats without one, and it is taken for dead
 _LONGEST_NOTE, _LONGEST_FACT = 4096, 200  # bytes of a note, characters of one fact in it
 
 
+def lock_beside(path: Path) -> Path:
+    """Return the lock file that whoever writes `path` holds."""
+    return path.with_name(f".{path.name}.lock")
+
+
 @contextlib.contextmanager
 def locked(
     path: Path, *, what: str, wait: bool = False, say: Callable[[str], None] = lambda line: None

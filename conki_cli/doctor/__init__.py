@@ -94,5 +94,5 @@ def _examined(things: Sequence[Thing], visit: Visit, reporter: Reporter) -> list
 
         visit = replace(visit, advance=advance)
         for path, findings in things:
-            found += guarded(path, findings(visit))
+            found += closed_findings(path, deep=True) or guarded(path, findings(visit))
     return found

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from conki_cli.doctor.findings import Finding, Visit, fact_of, ordinary, size_on_disk, tried
-from conki_cli.doctor.traces import holder_of, left_over, lock_beside
+from conki_cli.doctor.traces import holder_of, left_over
 from conki_cli.errors import StoreError, quoted
+from conki_cli.locks import lock_beside
 from conki_cli.store.records import counted
 from conki_cli.store.seal import check_seal
 

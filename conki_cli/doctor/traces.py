@@ -9,15 +9,11 @@ from typing import Any
 from conki_cli.doctor.findings import Finding, size_on_disk, tried
 from conki_cli.errors import one_line, quoted
 from conki_cli.files import human_size, read_json
+from conki_cli.locks import lock_beside
 
 LOCKS = Path("/proc/locks")
 _LONGEST_NOTE = 4096  # bytes of the note beside a lock
 _ALIVE = 60.0  # seconds since the last sign of life of a process on another machine
-
-
-def lock_beside(path: Path) -> Path:
-    """Return the lock file that whoever writes `path` holds."""
-    return path.with_name(f".{path.name}.lock")
 
 
 def holder_of(lock: Path) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from conki_cli import __version__
 from conki_cli.errors import SourceError, StoreError
 from conki_cli.files import atomic_path
+from conki_cli.locks import lock_beside
 from conki_cli.store.checking import Checked, check
 from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments
 from conki_cli.store.reading import FeatureStore
@@ -39,7 +40,7 @@ Progress = Callable[[int, str], None]
 
 def store_lock(path: Path) -> Path:
     """Return the lock file that whoever makes the store `path` must hold meanwhile."""
-    return path.with_name(f".{path.name}.lock")
+    return lock_beside(path)
 
 
 def num_values(corpus: Corpus, normalize: Normalization = "none") -> int:
