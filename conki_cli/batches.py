@@ -126,6 +126,8 @@ class Batches:
     """Range of the scores as given out."""
     rescale: tuple[float, float] = (1.0, 0.0)
     """Scores are given out as factor * score + shift: where a score head crosses data sets of different range."""
+    threshold: float | None = None
+    """What separates two classes of scores; None: 0, where it lies inside the range."""
 
     def __len__(self) -> int:
         return -(-len(self.utterances.ids) // self.batch_size)
@@ -217,6 +219,8 @@ class Inputs:
     """States of a frozen text encoder, by split of the store that this stage trains on, and name."""
     bucket: bool = False
     """Whether training batches hold clips of similar length."""
+    threshold: float | None = None
+    """What separates two classes of scores, as the run says."""
     _tokens: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -250,6 +254,7 @@ class Inputs:
             bucket=self.bucket,
             score_range=self.score_range,
             rescale=_rescale(self.learnt.score_range, self.score_range),
+            threshold=self.threshold,
         )
 
     def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
@@ -319,6 +324,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         max_tokens(tokenizer, encoder_config(encoder)) if tokenizer is not None else 0,
         rescales=crosses,
         bucket=config.compute.bucket,
+        threshold=config.data.threshold,
     )
 
 

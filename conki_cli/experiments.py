@@ -137,6 +137,7 @@ def pretrain(
             "give --external a data set, or finetune directly"
         )
     first = stage_one(config).with_values("run", name=config.run.name)
+    first = first.with_values("data", threshold=config.data.threshold)
     with _open_job(first, workspace, reporter, overwrites=overwrites) as job:
         train_seeds(job, None, checked=checked)
         return job.run
@@ -164,7 +165,9 @@ def finetune(
         if not checked:
             check_trainable([config], workspace, reporter, overwrites=overwrites)
             checked = True
-        first = pretrain(config.with_values("run", name=""), workspace, reporter, checked=True)
+        threshold = stage_one(config).data.threshold  # of the target's scores, unless stage 1 learns in their range
+        alike = config.with_values("run", name="").with_values("data", threshold=threshold)
+        first = pretrain(alike, workspace, reporter, checked=True)
     with _open_job(config, workspace, reporter, overwrites=overwrites) as job:
         train_seeds(job, first, checked=checked)
         return job.run

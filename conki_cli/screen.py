@@ -75,12 +75,13 @@ class Screen(Reporter):
         self, rows: Sequence[tuple[str, "Run"]], split: str, *, protocol: str = "all", export: Path | None = None
     ) -> list[dict[str, Any]]:
         """Show the metrics of labelled runs, the paper's beside them; write them to `export`; return them."""
-        from conki_cli.runs import evaluate_run
+        from conki_cli.runs import common_threshold, evaluate_run
         from conki_cli.tables.export import export_table
         from conki_cli.tables.screen import metric_table
         from conki_cli.tables.systems import run_row, table_info
 
-        results = [(label, run.config, evaluate_run(run, split, protocol)) for label, run in rows]
+        threshold = common_threshold([run for _, run in rows])
+        results = [(label, run.config, evaluate_run(run, split, protocol, threshold=threshold)) for label, run in rows]
         info = table_info([result for *_, result in results])
         table = [run_row(*row) for row in results]
         if export is not None:

@@ -23,8 +23,17 @@ from conki_cli.evaluation import check_memory, memory_advice, predict
 from conki_cli.files import append_line, human_size, read_json, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
-from conki_cli.metrics import sentiment_metrics
-from conki_cli.runs import Predictions, Run, check_is_file, discard_run, finish_run, open_run, write_predictions
+from conki_cli.metrics import neutral_score, sentiment_metrics
+from conki_cli.runs import (
+    Predictions,
+    Run,
+    check_is_file,
+    discard_run,
+    finish_run,
+    measure_again,
+    open_run,
+    write_predictions,
+)
 from conki_cli.signals import postponed
 from conki_cli.store import SPLITS, FeatureStore
 from conki_cli.text import (
@@ -90,6 +99,7 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     for seed in job.config.run.seeds:
         if job.run.seed_result(seed) is None:
             _train_seed(job, seed, first)
+    measure_again(job.run)
     finish_run(job.run)
 
 
@@ -107,6 +117,7 @@ def check_network(job: Job) -> None:
         ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
     """
     config, on_cpu = job.config, job.device.type == "cpu"
+    neutral_score(job.inputs.score_range, config.data.threshold)
     if config.compute.precision == "tf32" and on_cpu:
         raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
     with memory_advice(None), torch.device("meta"):
@@ -375,6 +386,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
         "epochs": progress.epoch,
         "seconds": round(_seconds_of(run, seed), 3),
         "cache": kept_as,
+        "threshold": job.config.data.threshold,
         "stage_1": first.name if first else None,
         "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
         "parameters": {
@@ -401,4 +413,5 @@ def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) ->
     with job.reporter.steps(f"seed {seed}: {split} split", len(batches)) as advance:
         found = Predictions(batches.utterances.ids, batches.scores(), predict(model, batches, job.device, advance))
     write_predictions(job.run.predictions_path(seed, split), found)
-    return sentiment_metrics(found.predictions, found.scores, score_range=batches.score_range, ids=found.ids)
+    rules: dict[str, Any] = {"score_range": batches.score_range, "threshold": job.config.data.threshold}
+    return sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules)

@@ -186,6 +186,7 @@ def fit(
                 predict(model, valid, device, lambda count, remark: on_step()),
                 valid.scores(),
                 score_range=valid.score_range,
+                threshold=valid.threshold,
                 ids=valid.utterances.ids,
             )
             is_best = _judge(progress, plan, metrics["mae"])

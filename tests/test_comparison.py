@@ -19,7 +19,7 @@ from conki_cli.files import write_json, write_text
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import Predictions, Run, write_predictions
 
-RANGES = {"mosi": (-3.0, 3.0), "sims": (-1.0, 1.0), "other": (0.0, 5.0)}
+RANGES = {"mosi": (-3.0, 3.0), "sims": (-1.0, 1.0), "other": (-5.0, 5.0)}
 MakeRun = Callable[..., Run]
 
 
@@ -143,6 +143,19 @@ def test_holms_correction_keeps_order_and_stays_below_1() -> None:
 
 
 # ---- over the videos ----
+
+
+def test_the_bootstrap_splits_two_classes_at_the_threshold() -> None:
+    ids, scores = clips(seed=3)
+    videos = np.array([int(name.partition("$")[0].removeprefix("video-")) for name in ids])
+    pair = [noisy(0.8, 1, scores), noisy(1.4, 2, scores)]
+    shifted = bootstrap(*(p + 4 for p in pair), scores + 4, videos, rules="other", threshold=4.0, num_draws=60)
+    around_zero = bootstrap(*pair, scores, videos, rules="other", num_draws=60)
+    for name in ("acc2_nonneg", "acc2_pos", "f1_nonneg", "f1_pos"):
+        assert shifted[name] == pytest.approx(around_zero[name], abs=1e-6)
+    without = bootstrap(*pair, scores, videos, rules="other", threshold=None, num_draws=60)
+    assert set(without) == {"mae", "corr"}
+
 
 CASES = [*itertools.product(RANGES, ["all", "nonzero"])]
 CASES.remove(("sims", "nonzero"))

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conki_cli.errors import ConkiError, SettingsError
-from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
+from conki_cli.metrics import sentiment_metrics
+from conki_cli.metrics.reasons import undefined_reasons
+from conki_cli.metrics.summaries import summarize
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 GOLDEN = DATA / "golden" / "metrics.json"
@@ -319,3 +321,49 @@ def test_a_metric_undefined_for_one_seed_has_no_mean() -> None:
 def test_seeds_with_different_metrics_are_refused() -> None:
     with pytest.raises(ValueError, match="same metrics"):
         summarize([{"mae": 1.0}, {"corr": 1.0}])
+
+
+# ---- scores that never cross 0 ----
+
+
+@pytest.mark.parametrize("score_range", [(1, 5), (0, 10), (0, 1), (-4, 0), (-5, -1)])
+def test_two_classes_are_undefined_where_0_is_not_inside_the_range(score_range: tuple[float, float]) -> None:
+    low, high = score_range
+    p, t = [low, high, high], [high, low, high]
+    metrics = sentiment_metrics(p, t, score_range=score_range)
+    undefined = {"acc2_nonneg", "acc2_pos", "f1_nonneg", "f1_pos"}
+    assert {name for name, value in metrics.items() if math.isnan(value)} == undefined
+    assert metrics["mae"] == pytest.approx((high - low) * 2 / 3)
+    reasons = undefined_reasons(p, t, score_range=score_range)
+    assert reasons.keys() == undefined
+    assert "--threshold" in reasons["acc2_pos"]
+
+
+def test_a_threshold_is_the_zero_of_both_classes() -> None:
+    p, t = [1.0, 4.0, 3.0, 5.0, 2.0], [2.0, 3.0, 4.0, 1.0, 2.0]
+    metrics = sentiment_metrics(p, t, score_range=(1, 5), threshold=3)
+    assert metrics["acc2_nonneg"] == 4 / 5  # below 3 against 3 and above: only the 5 against 1 is wrong
+    assert metrics["acc2_pos"] == 2 / 4  # without the score of 3: the 3 is not above 3
+    around_zero = sentiment_metrics(np.array(p) - 3, np.array(t) - 3, score_range=(-2, 2))
+    assert metrics == pytest.approx(around_zero)
+
+
+def test_a_threshold_is_compared_in_float32() -> None:
+    assert sentiment_metrics([0.3, 0.1], [0.1, 0.3], score_range=(0, 1), threshold=0.1)["acc2_nonneg"] == 1
+
+
+def test_a_threshold_counts_for_the_classes_of_sims_too() -> None:
+    assert sentiment_metrics([0.4, -0.4], [0.6, -1.0], dataset="sims", threshold=0.5)["acc2"] == 0.5
+
+
+@pytest.mark.parametrize("threshold", [1, 5, 0, math.nan])
+def test_a_threshold_outside_the_range_is_refused(threshold: float) -> None:
+    with pytest.raises(SettingsError, match="must lie inside the range of the scores, 1 to 5"):
+        sentiment_metrics([2.0], [3.0], score_range=(1, 5), threshold=threshold)
+
+
+def test_protocol_nonzero_leaves_out_the_threshold_and_needs_one() -> None:
+    with pytest.raises(SettingsError, match="nonzero"):
+        sentiment_metrics([0.0, 1.0], [0.0, 9.0], score_range=(0, 10), protocol="nonzero")
+    metrics = sentiment_metrics([1.0, 6.0], [0.0, 5.0], score_range=(0, 10), threshold=5, protocol="nonzero")
+    assert (metrics["mae"], metrics["n_nonzero"]) == (1, 1)

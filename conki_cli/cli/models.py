@@ -59,7 +59,7 @@ def compare(
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         seeds, found = _trained_rows(int(table), models, {**settings, "epochs": epochs}, split, workspace, screen)
-    systems = read_systems(found, split, protocol, seeds)
+    systems = read_systems(found, split, protocol, seeds, threshold=settings["flags"]["data.threshold"])
     compared = work(systems, protocol)
     show_metrics(screen, *comparison_rows(compared), export)
     screen.answer({"table": int(table) if table is not None else None, **comparison_answer(compared)})

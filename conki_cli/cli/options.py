@@ -25,6 +25,10 @@ ProtocolOption = Annotated[
     Literal["all", "nonzero"],
     typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
 ]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(help="Score that separates the two classes of Acc-2 and F1. Default: 0, if inside the range."),
+]
 ExportOption = Annotated[Path | None, typer.Option(help="Also write the table to FILE.md, .csv or .tex.")]
 OverwriteOption = Annotated[
     bool,
@@ -79,6 +83,7 @@ def _run_settings(
     compile_: Annotated[
         bool | None, typer.Option("--compile", help="Fuse operations with torch.compile; for GPUs, slow to start.")
     ] = None,
+    threshold: ThresholdOption = None,
     name: Annotated[str | None, typer.Option(help="Folder name below runs/. Default: made from the settings.")] = None,
 ) -> dict[str, Any]:
     """Gather the options that decide a run; the options of `pretrain`, `finetune` and `ablate` are these."""
@@ -93,6 +98,7 @@ def _run_settings(
     flags = {
         "data.dataset": dataset,
         "data.external": external,
+        "data.threshold": threshold,
         "model.name": model,
         "model.text_encoder": encoder,
         "run.recipe": recipe,

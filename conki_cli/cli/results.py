@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption
+from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.errors import RunError, SettingsError
 
@@ -20,6 +20,7 @@ def evaluate(
     run: Annotated[str | None, typer.Argument(help="Run to evaluate. Default: the newest fine-tuning run.")] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to evaluate.")] = "test",
     protocol: ProtocolOption = "all",
+    threshold: ThresholdOption = None,
     export: ExportOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
@@ -45,7 +46,7 @@ def evaluate(
         from conki_cli.experiments import predict_split
 
         predict_split(found, split, workspace_at(workspace), screen)
-    label, result = found.result["label"], evaluate_run(found, split, protocol)
+    label, result = found.result["label"], evaluate_run(found, split, protocol, threshold=threshold)
     show_metrics(screen, [run_row(label, found.config, result)], table_info([result]), export)
     screen.answer({"label": label, **result})
 

@@ -164,6 +164,7 @@ def _verdict(reference: System, other: System, videos: npt.NDArray[np.intp], pro
     else:
         means = [np.mean([one.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for one in pair]
         options: dict[str, Any] = {"rules": rules_of(reference.run.result["score_range"]), "protocol": protocol}
+        options["threshold"] = reference.result["threshold"]
         drawn = bootstrap(means[0], means[1], reference.scores, videos, num_draws=num_draws, **options)
     undrawn = "" if videos.any() else "it draws videos, and all clips are of one"
     why = {"paired_t": unpaired, "bootstrap": unpaired or undrawn}

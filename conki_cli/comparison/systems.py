@@ -10,7 +10,7 @@ import numpy.typing as npt
 from conki_cli.config.sections import MODEL_NAMES, RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import RunError
-from conki_cli.runs import Run, evaluate_run, stored_predictions
+from conki_cli.runs import Run, common_threshold, evaluate_run, stored_predictions
 
 Scores = npt.NDArray[np.float32]
 
@@ -44,8 +44,17 @@ def system_label(config: RunConfig) -> str:
     return f"{label}, with {config.data.external}" if config.needs_pretraining else label
 
 
-def read_systems(runs: Sequence[Run], split: str, protocol: str, seeds: Sequence[int] | None = None) -> list[System]:
+def read_systems(
+    runs: Sequence[Run],
+    split: str,
+    protocol: str,
+    seeds: Sequence[int] | None = None,
+    *,
+    threshold: float | None = None,
+) -> list[System]:
     """Read what finished fine-tuning runs say of a split; `seeds` leaves out all others.
+
+    All are measured at one threshold between two classes: the one given, else the one that the runs name.
 
     Raises:
         RunError: fewer than two runs, one twice, a stage-1 run, no finished seed, or runs of other data than the first.
@@ -54,7 +63,10 @@ def read_systems(runs: Sequence[Run], split: str, protocol: str, seeds: Sequence
         raise RunError(f"a comparison needs two or more different runs, found {', '.join(run.name for run in runs)}")
     for run in runs:
         check_predicts(run)
-    systems = [_read_system(run, split, protocol, seeds) for run in runs]
+    if threshold is None:
+        threshold = common_threshold(runs)
+    results = [evaluate_run(run, split, protocol, seeds=seeds, threshold=threshold) for run in runs]
+    systems = [_read_system(run, split, result) for run, result in zip(runs, results, strict=True)]
     for system in systems[1:]:
         _check_alike(systems[0], system, split)
     labels = [system.label for system in systems]
@@ -74,8 +86,7 @@ def check_predicts(run: Run) -> None:
         raise RunError(f"{run.name} is a stage-1 run, which predicts no target: name a fine-tuned run")
 
 
-def _read_system(run: Run, split: str, protocol: str, seeds: Sequence[int] | None) -> System:
-    result = evaluate_run(run, split, protocol, seeds=seeds)
+def _read_system(run: Run, split: str, result: Mapping[str, Any]) -> System:
     stored = stored_predictions(run, split, result["seeds"])
     first = next(iter(stored.values()))
     predictions = {seed: found.predictions for seed, found in stored.items()}

@@ -43,6 +43,7 @@ def bootstrap(
     *,
     rules: str = "mosi",
     protocol: str = "all",
+    threshold: float | None = 0.0,
     num_draws: int = NUM_DRAWS,
 ) -> dict[str, Bootstrap | None]:
     """Draw V of V videos with replacement, R times, and look at how the difference of two systems varies.
@@ -57,13 +58,18 @@ def bootstrap(
         videos: number of each clip's video, [N], from 0.
         rules: which metrics there are and how they are counted, see `rules_of`.
         protocol: "nonzero" takes MAE and Corr on the clips whose score is not 0.
+        threshold: the score that separates two classes; None: nothing does, and their metrics are left out.
         num_draws: R.
 
     Returns:
         One entry per metric; None where it is undefined, or with a single video.
     """
     one, two, true = (np.asarray(values, dtype=np.float32) for values in (reference, other, scores))
-    sums = [_video_sums(p, true, videos, rules, protocol) for p in (one, two)]
+    neutral = None if threshold is None else np.float32(threshold)
+    sums = [
+        {name: np.bincount(videos, weights=column).astype(np.float64) for name, column in columns.items()}
+        for columns in (_columns(p, true, rules, protocol, neutral) for p in (one, two))
+    ]
     num_videos = int(videos.max()) + 1
     ones = np.ones((1, num_videos))
     observed = {name: float(value[0]) for name, value in _difference(sums, ones).items()}
@@ -104,20 +110,21 @@ def _difference(sums: Sequence[Mapping[str, Floats]], counts: Floats) -> dict[st
     return {name: two[name] - one[name] for name in one}
 
 
-def _video_sums(p: Scores, t: Scores, videos: npt.NDArray[np.intp], rules: str, protocol: str) -> dict[str, Floats]:
-    """Return the sums per video, [V], from which every metric follows however often each video is counted."""
+def _columns(p: Scores, t: Scores, rules: str, protocol: str, neutral: np.float32 | None) -> dict[str, Floats]:
+    """Return columns [N] from whose sums per video every metric follows, however often each video is counted."""
     if rules == "sims":
         p, t = np.clip(p, -1, 1), np.clip(t, -1, 1)
-    chosen = np.ones(len(t), dtype=np.bool_) if protocol == "all" else t != 0
+    every = np.ones(len(t), dtype=np.bool_)
+    chosen = every if protocol == "all" or neutral is None else t != neutral
     columns: dict[str, Floats] = {"n": np.ones(len(t)), **_moments(p, t, chosen)}
-    if rules == "sims":
-        columns |= _confusion("", p > 0, t > 0, np.ones(len(t), dtype=np.bool_))
-    else:
-        columns |= _confusion("_nonneg", p >= 0, t >= 0, np.ones(len(t), dtype=np.bool_))
-        columns |= _confusion("_pos", p > 0, t > 0, t != 0)
+    if neutral is not None and rules == "sims":
+        columns |= _confusion("", p > neutral, t > neutral, every)
+    elif neutral is not None:
+        columns |= _confusion("_nonneg", p >= neutral, t >= neutral, every)
+        columns |= _confusion("_pos", p > neutral, t > neutral, t != neutral)
     if rules == "mosi":
         columns["same7"] = (np.clip(p, -3, 3).round() == np.clip(t, -3, 3).round()).astype(np.float64)
-    return {name: np.bincount(videos, weights=column).astype(np.float64) for name, column in columns.items()}
+    return columns
 
 
 def _moments(p: Scores, t: Scores, chosen: Flags) -> dict[str, Floats]:

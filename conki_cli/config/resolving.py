@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -59,9 +60,10 @@ def setting_fields() -> dict[str, dataclasses.Field[Any]]:
 
 
 def setting_type(path: str) -> Any:
-    """Return the annotated type of the setting 'section.key'."""
+    """Return the annotated type of the setting 'section.key', without the None of one that need not be set."""
     section, key = path.split(".")
-    return get_type_hints(_all_sections()[section])[key]
+    annotated = get_type_hints(_all_sections()[section])[key]
+    return get_args(annotated)[0] if isinstance(annotated, types.UnionType) else annotated
 
 
 def resolve(
@@ -302,19 +304,24 @@ def stage_one(config: RunConfig) -> RunConfig:
     Plain transfer's first pass trains with the stage-2 learning rates and therefore keeps `[optimizer]`.
     """
     kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
+    data = config.data
+    if not (config.transfers_whole or config.model.start_from == "all"):  # scores of the external set's own range
+        data = dataclasses.replace(data, threshold=None)
     model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
     optimizer = OptimizerConfig()
     if config.transfers_whole:
         optimizer = dataclasses.replace(config.optimizer, num_epochs=OptimizerConfig.num_epochs)
     run = dataclasses.replace(config.run, stage="pretrain", name="")
-    return dataclasses.replace(config, model=model, loss=LossConfig(), optimizer=optimizer, run=run)
+    return dataclasses.replace(config, data=data, model=model, loss=LossConfig(), optimizer=optimizer, run=run)
 
 
 def to_toml(config: RunConfig) -> str:
     """Render the resolved configuration; `--config` on it reproduces the run."""
     import tomli_w
 
-    return tomli_w.dumps(as_tables(config))
+    tables = as_tables(config)
+    given = {name: {k: v for k, v in table.items() if v is not None} for name, table in tables.items()}
+    return tomli_w.dumps(given)  # TOML has no word for a setting that is not set
 
 
 def as_tables(config: RunConfig) -> dict[str, dict[str, Any]]:

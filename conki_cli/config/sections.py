@@ -35,6 +35,9 @@ class DataConfig:
     external: str = _setting("mosei", "external data set whose knowledge is injected, or none")
     max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
     cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
+    threshold: float | None = _setting(
+        None, "score that separates the two classes of Acc-2 and F1; not set: 0, where it lies inside the range"
+    )
 
 
 @dataclass(frozen=True)

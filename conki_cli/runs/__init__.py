@@ -23,7 +23,9 @@ from conki_cli.runs.folders import (
 )
 from conki_cli.runs.predictions import (
     Predictions,
+    common_threshold,
     evaluate_run,
+    measure_again,
     read_predictions,
     stored_predictions,
     write_predictions,
@@ -37,6 +39,7 @@ __all__ = [
     "check_data",
     "check_is_file",
     "check_name",
+    "common_threshold",
     "damaged_runs",
     "default_name",
     "describe_runs",
@@ -47,6 +50,7 @@ __all__ = [
     "finish_run",
     "list_runs",
     "locate_run",
+    "measure_again",
     "open_run",
     "read_predictions",
     "stored_predictions",

@@ -28,7 +28,8 @@ from conki_cli.files import (
     write_json,
     write_text,
 )
-from conki_cli.metrics import summarize
+from conki_cli.metrics import TWO_CLASSES, neutral_score
+from conki_cli.metrics.summaries import summarize
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
 
@@ -162,11 +163,12 @@ def check_is_file(path: Path) -> None:
 def digest_of(config: RunConfig) -> str:
     """Return 8 hex digits of everything in the configuration that changes what is learnt.
 
-    Seeds, device, name and the encoder's path are left out (the encoder's content counts), and so are the
-    `[pretraining]` settings of a run without stage 1.
+    Seeds, device, name, the threshold between two classes and the encoder's path are left out (the encoder's content
+    counts), and so are the `[pretraining]` settings of a run without stage 1.
     """
     plain = as_tables(config)
     plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
+    del plain["data"]["threshold"]  # of metrics alone
     name = config.model.text_encoder
     plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
     if config.run.stage == "finetune" and not config.needs_pretraining:
@@ -193,13 +195,16 @@ def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], s
 
     Args:
         workspace: where the runs lie.
-        config: the resolved configuration; its seeds are added to the run's.
+        config: the resolved configuration; its seeds are added to the run's, and its threshold, if it has one,
+            replaces the run's.
         data: content id of every store the run reads, by data set.
         score_range: of the scores the run learns; it decides which metrics apply.
 
     Raises:
         RunError: a run of that name has other settings or saw other data.
+        SettingsError: the threshold lies outside the range of the scores.
     """
+    neutral_score(score_range, config.data.threshold)
     run = locate_run(workspace, config)
     if not (run.path / "result.json").exists():
         _start_run(run, config, data, score_range)
@@ -207,8 +212,12 @@ def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], s
     check_data(run, data)
     result = run.result
     merged = sorted({*result["seeds"], *config.run.seeds})
+    known = run.config
+    threshold = known.data.threshold if config.data.threshold is None else config.data.threshold
+    named = known.with_values("run", seeds=tuple(merged)).with_values("data", threshold=threshold)
+    if merged != result["seeds"] or threshold != known.data.threshold:
+        write_text(run.path / "config.toml", to_toml(named))
     if merged != result["seeds"]:
-        write_text(run.path / "config.toml", to_toml(run.config.with_values("run", seeds=tuple(merged))))
         write_json(run.path / "result.json", {**result, "seeds": merged, "state": "unfinished"})
     return run
 
@@ -385,6 +394,17 @@ def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:
     return [_describe_run(run) for run in _run_folders(workspace)]
 
 
+def _shown_metrics(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the test metrics of a run, without two classes that older versions made of scores on one side of 0."""
+    metrics: dict[str, Any] = result.get("metrics", {}).get("test", {})
+    if not metrics:
+        return {}
+    low, high = result["score_range"]
+    if neutral_score((low, high), run.config.data.threshold) is not None:
+        return metrics
+    return {name: None if name in TWO_CLASSES else summary for name, summary in metrics.items()}
+
+
 def _describe_run(run: Run) -> dict[str, Any]:
     problem = run.problem
     result: dict[str, Any] = {"state": "damaged", "seeds": []} if problem else run.result
@@ -394,7 +414,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "kind": result.get("stage"),
         **{key: result.get(key) for key in ("state", "dataset", "label", "seeds")},
         "finished_seeds": [] if problem else run.finished_seeds(),
-        "metrics": result.get("metrics", {}).get("test", {}),
+        "metrics": _shown_metrics(run, result),
         "size": size_of(run.path),
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(dated.stat().st_mtime)),
         "problem": problem or None,

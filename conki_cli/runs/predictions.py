@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from conki_cli.errors import RunError, one_line
-from conki_cli.files import atomic_path, unreadable
-from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
+from conki_cli.files import atomic_path, unreadable, write_json
+from conki_cli.metrics import TWO_CLASSES, neutral_score, sentiment_metrics
+from conki_cli.metrics.reasons import undefined_reasons
+from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.folders import Run, check_is_file
 
 _COLUMNS = ["id", "score", "prediction"]
@@ -124,9 +126,10 @@ def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice:
     count = known.get("n", len(found.ids))
     if len(found.ids) != count:
         raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}: {advice}")
-    low, high = run.result["score_range"]
-    metrics = sentiment_metrics(found.predictions, found.scores, score_range=(low, high), ids=found.ids)
+    metrics = _measured(run, found, result.get("threshold"))
     for name in (name for name in known if name in metrics):
+        if name in TWO_CLASSES and math.isnan(metrics[name]) and "threshold" not in result:
+            continue  # older versions took 0 as neutral, whatever the range of the scores
         value, expected = metrics[name], math.nan if known[name] is None else known[name]
         if not (abs(value - expected) <= _TOLERANCE or (math.isnan(value) and math.isnan(expected))):
             raise RunError(
@@ -135,13 +138,55 @@ def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice:
             )
 
 
-def evaluate_run(run: Run, split: str, protocol: str, *, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+def _measured(run: Run, found: Predictions, threshold: float | None) -> dict[str, float]:
+    low, high = run.result["score_range"]
+    rules: dict[str, Any] = {"score_range": (low, high), "threshold": threshold}
+    return sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules)
+
+
+def measure_again(run: Run) -> None:
+    """Take the metrics of finished seeds from their predictions where the run's threshold is another than theirs."""
+    threshold, (low, high) = run.config.data.threshold, run.result["score_range"]
+    has_classes = neutral_score((low, high), threshold) is not None
+    for seed in run.finished_seeds():
+        result = run.seed_result(seed) or {"metrics": {}}
+        if result.get("threshold") == threshold and (has_classes or "threshold" in result):
+            continue
+        stored = {split: stored_predictions(run, split, [seed])[seed] for split in result["metrics"]}
+        metrics = {split: _measured(run, found, threshold) for split, found in stored.items()}
+        write_json(run.seed_folder(seed) / "result.json", {**result, "threshold": threshold, "metrics": metrics})
+
+
+def common_threshold(runs: Sequence[Run]) -> float | None:
+    """Return the threshold between two classes that runs in one table are measured at; None: no run names one.
+
+    Raises:
+        RunError: they name different ones.
+    """
+    named = {run.name: threshold for run in runs if (threshold := run.config.data.threshold) is not None}
+    if len(set(named.values())) > 1:
+        shown = ", ".join(f"{threshold:g} in {name}" for name, threshold in named.items())
+        raise RunError(f"runs in one table must have one threshold of two classes, found {shown}: give --threshold")
+    return next(iter(named.values()), None)
+
+
+def evaluate_run(
+    run: Run, split: str, protocol: str, *, seeds: Sequence[int] | None = None, threshold: float | None = None
+) -> dict[str, Any]:
     """Compute the metrics of a run from its stored predictions, over its finished seeds; `seeds` leaves out all others.
+
+    Args:
+        run: a finished run.
+        split: a split with stored predictions.
+        protocol: see `metrics.sentiment_metrics`.
+        seeds: of the finished ones.
+        threshold: what separates two classes, instead of what the run says.
 
     Returns:
         The object that `conki evaluate --json` prints; undefined values are nan.
 
     Raises:
+        SettingsError: the threshold does not lie inside the range of the scores.
         RunError: no seed is finished, none of those asked for, or predictions are missing or damaged.
     """
     finished = run.finished_seeds()
@@ -154,7 +199,8 @@ def evaluate_run(run: Run, split: str, protocol: str, *, seeds: Sequence[int] | 
     result = run.result
     low, high = result["score_range"]
     stored = stored_predictions(run, split, chosen).values()
-    rules: dict[str, Any] = {"dataset": result["dataset"], "protocol": protocol, "score_range": (low, high)}
+    threshold = run.config.data.threshold if threshold is None else threshold
+    rules: dict[str, Any] = {"protocol": protocol, "score_range": (low, high), "threshold": threshold}
     values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
     reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
     counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
@@ -163,6 +209,7 @@ def evaluate_run(run: Run, split: str, protocol: str, *, seeds: Sequence[int] | 
         "dataset": result["dataset"],
         "split": split,
         "protocol": protocol,
+        "threshold": neutral_score((low, high), threshold),
         **counts,
         "seeds": chosen,
         "metrics": summarize(values),

@@ -31,7 +31,8 @@ def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
 
     `.md` and `.tex` hold what `metric_table` draws. `.csv` holds fractions, one line per system and metric: mean, std
     (ddof 1), the paper's value, the marks of tests, and below `value_N` the value of seed N. `run` is the run's name,
-    `seeds` are its own; "nan" is undefined, an empty field is absent.
+    `seeds` are its own; `threshold` separates the two classes of Acc-2 and F1, empty where nothing does; "nan" is
+    undefined, an empty field is absent.
 
     Raises:
         ConkiError: another ending, or the file cannot be written.
@@ -110,12 +111,13 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
 
 def _csv(rows: Sequence[Row], info: TableInfo) -> str:
     seeds = sorted({seed for row in rows if row.values for seed in _seeds_of(row, info)})
-    head = ["dataset", "split", "protocol", "n", "n_nonzero", "seeds", "run", "label", "metric"]
+    head = ["dataset", "split", "protocol", "n", "n_nonzero", "threshold", "seeds", "run", "label", "metric"]
     head += ["mean", "std", "paper", "marks"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*head, *(f"value_{seed}" for seed in seeds)])
     start = [info.dataset, info.split, info.protocol, info.n, "" if info.n_nonzero is None else info.n_nonzero]
+    start.append("" if info.threshold is None else info.threshold)
     for row in rows:
         own = _seeds_of(row, info) if row.values else ()
         for name in (metric for column in COLUMNS for metric in column.metrics):

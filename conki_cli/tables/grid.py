@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
 
-from conki_cli.metrics import UNDEFINED, summarize
+from conki_cli.metrics import TWO_CLASSES
+from conki_cli.metrics.reasons import UNDEFINED
+from conki_cli.metrics.summaries import summarize
 
 Seeds = Sequence[float | None]
 """One metric's values over the seeds; None and nan are undefined."""
@@ -51,14 +53,18 @@ class TableInfo:
     """Samples behind MAE and Corr under protocol nonzero."""
     notes: Sequence[str] = ()
     """Lines below the table that belong to no single cell."""
+    threshold: float | None = 0.0
+    """The score that separates two classes; None: nothing does."""
 
     @property
     def title(self) -> str:
         """The line that stands above the table."""
         size = f"n = {self.n}"
         if self.n_nonzero is not None:
-            size += f" (MAE and Corr: the {self.n_nonzero} with a score other than 0)"
-        return f"{self.dataset}, {self.split} split, protocol {self.protocol}, {seeds_text(self.seeds)}, {size}"
+            size += f" (MAE and Corr: the {self.n_nonzero} with a score other than {self.threshold or 0:g})"
+        classes = f", two classes split at {self.threshold:g}" if self.threshold else ""
+        seeds = seeds_text(self.seeds)
+        return f"{self.dataset}, {self.split} split, protocol {self.protocol}, {seeds}, {size}{classes}"
 
 
 class Column(NamedTuple):
@@ -124,18 +130,25 @@ def build_grid(rows: Sequence[Row], info: TableInfo) -> Grid:
             label = Cell("paper") if row.values else _label_cell(row, info, footnotes, " (paper)")
             lines.append(Line((label, *(_published_cell(row.published, column) for column in columns)), True))
     headers = ("", *(column.header for column in columns))
-    return Grid(headers, tuple(lines), _legend(rows, columns), tuple(info.notes), tuple(footnotes))
+    return Grid(headers, tuple(lines), _legend(rows, columns, info.threshold), tuple(info.notes), tuple(footnotes))
 
 
-def _legend(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+def _legend(rows: Sequence[Row], columns: Sequence[Column], threshold: float | None) -> str:
     parts = ["Acc and F1 in percent"] if any(column.metrics[0] not in UNSCALED for column in columns) else []
-    if any(len(column.metrics) == 2 for column in columns):
-        parts.append("left/right: negative vs non-negative / negative vs positive (scores of 0 left out)")
+    if any(len(column.metrics) == 2 for column in columns) and threshold is not None:
+        parts.append(_legend_of_classes(threshold))
     if any(len(values) > 1 for row in rows for values in row.values.values()):
         parts.append("mean ± sample standard deviation over seeds (ddof 1)")
     if any(row.published for row in rows):
         parts.append("paper: as published")
     return "; ".join(parts) + "." if parts else ""
+
+
+def _legend_of_classes(threshold: float) -> str:
+    if not threshold:
+        return "left/right: negative vs non-negative / negative vs positive (scores of 0 left out)"
+    named = f"{threshold:g}"
+    return f"left/right: below {named} vs {named} and above / below {named} vs above it (scores of {named} left out)"
 
 
 def _mark(text: str, footnotes: dict[str, int]) -> int:
@@ -159,7 +172,8 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
         mean, deviation = mean_and_deviation(values)
         if values and math.isnan(mean):
             marks.append(_mark(_undefined_note(row, name, values, info), footnotes))
-        means.append(format_metric(name, mean) + row.signs.get(name, "") if values else "-")
+        is_shown = bool(values) and (info.threshold is not None or name not in TWO_CLASSES)
+        means.append(format_metric(name, mean) + row.signs.get(name, "") if is_shown else "-")
         if not math.isnan(deviation):
             deviations.append(format_metric(name, deviation))
         elif len(values) > 1:

@@ -5,6 +5,7 @@ from typing import Any
 
 from conki_cli.comparison import TESTED, Comparison, System, Verdict, explanation, marks
 from conki_cli.config.sections import RunConfig
+from conki_cli.metrics import TWO_CLASSES
 from conki_cli.tables.grid import Row, TableInfo, published_row
 
 
@@ -26,6 +27,7 @@ def table_info(results: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) 
         n=first["n"],
         n_nonzero=first.get("n_nonzero"),
         notes=notes,
+        threshold=first["threshold"],
     )
 
 
@@ -88,6 +90,9 @@ def _published(config: RunConfig, result: Mapping[str, Any]) -> dict[str, float]
     if result["split"] != "test":
         return None
     transferred = config.is_baseline and config.needs_pretraining
-    return published_row(
+    row = published_row(
         result["dataset"], config.model.drop, config.model.name, config.data.external if transferred else None
     )
+    if row is None or not result["threshold"]:
+        return row
+    return {name: value for name, value in row.items() if name not in TWO_CLASSES}  # the paper's classes are others

@@ -1,0 +1,101 @@
+"""Scores that never cross 0: what a run keeps of a threshold, and what old runs without one show."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeConfig
+
+from conki_cli import experiments
+from conki_cli.comparison import compare, read_systems
+from conki_cli.errors import ConkiError, SettingsError
+from conki_cli.files import read_json, write_json
+from conki_cli.runs import Run, describe_runs, evaluate_run, read_predictions
+from conki_cli.store import Corpus, Sample, write_store
+from conki_cli.tables.export import export_table
+from conki_cli.tables.systems import run_row, table_info
+from conki_cli.workspace import Reporter, Workspace
+
+QUICK = ("data.dataset=stars", "data.external=none", "optimizer.num_epochs=1")
+
+
+def write_stars(path: Path) -> None:
+    draw = np.random.default_rng(0)
+    splits = {
+        split: [Sample(f"{split}-{k // 2}$_${k}", "good film", float(draw.integers(1, 6))) for k in range(size)]
+        for split, size in (("train", 6), ("valid", 4), ("test", 8))
+    }
+    write_store(path, Corpus("stars", (1.0, 5.0), splits, "stars.csv", "drawn", "0" * 64))
+
+
+@pytest.fixture
+def stars(workspace: Workspace, tiny_config: MakeConfig) -> tuple[Workspace, Run]:
+    """A run of two seeds on scores from 1 to 5, without a threshold."""
+    write_stars(workspace.store("stars"))
+    return workspace, experiments.finetune(tiny_config("C1", *QUICK, seeds=(1, 2)), workspace, Reporter())
+
+
+def test_a_run_keeps_its_threshold_and_is_not_trained_again_for_another(
+    stars: tuple[Workspace, Run], tiny_config: MakeConfig
+) -> None:
+    workspace, run = stars
+    assert run.result["metrics"]["test"]["acc2_nonneg"]["mean"] is None
+    before = run.checkpoint(1, "best").stat().st_mtime_ns
+    again = experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, Reporter())
+    assert (again.name, again.config.data.threshold) == (run.name, 3.0)
+    assert run.checkpoint(1, "best").stat().st_mtime_ns == before
+    found = read_predictions(run.predictions_path(2, "test"))
+    expected = float(np.mean((found.predictions >= 3) == (found.scores >= 3)))
+    assert evaluate_run(run, "test", "all")["metrics"]["acc2_nonneg"]["values"][1] == pytest.approx(expected)
+    assert run.result["metrics"]["test"]["acc2_nonneg"]["values"][1] == pytest.approx(expected)
+    experiments.finetune(tiny_config("C1", *QUICK), workspace, Reporter())
+    assert run.config.data.threshold == 3.0
+
+
+def test_a_threshold_outside_the_range_leaves_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    write_stars(workspace.store("stars"))
+    with pytest.raises(SettingsError, match="must lie inside the range"):
+        experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=5"), workspace, Reporter())
+    assert not any(workspace.runs.glob("*/"))
+
+
+def test_a_run_of_an_older_version_is_evaluated_and_shows_no_classes(stars: tuple[Workspace, Run]) -> None:
+    workspace, run = stars
+    for seed in (1, 2):  # older versions compared with 0, where every clip is on one side
+        path = run.seed_folder(seed) / "result.json"
+        found = read_json(path)
+        del found["threshold"]
+        found["metrics"]["test"] |= {"acc2_nonneg": 1.0, "f1_nonneg": 1.0}
+        write_json(path, found)
+    write_json(run.path / "result.json", json.loads(json.dumps(run.result).replace('{"mean": null', '{"mean": 1.0')))
+    assert np.isnan(evaluate_run(run, "test", "all")["metrics"]["acc2_nonneg"]["mean"])
+    assert describe_runs(workspace)[0]["metrics"]["acc2_nonneg"] is None
+
+
+def test_compared_runs_are_measured_at_one_threshold(stars: tuple[Workspace, Run], tiny_config: MakeConfig) -> None:
+    workspace, run = stars
+    lines = (*QUICK, "optimizer.lr_others=1e-3", "data.threshold=3")
+    other = experiments.finetune(tiny_config("C1", *lines, seeds=(1, 2)), workspace, Reporter())
+    systems = read_systems([run, other], "test", "all")
+    assert [system.result["threshold"] for system in systems] == [3, 3]
+    cells = compare(systems, num_draws=20).verdicts[0].cells or {}
+    assert cells["acc2_nonneg"]["difference"] is not None
+    assert [system.result["threshold"] for system in read_systems([run, other], "test", "all", threshold=2)] == [2, 2]
+    experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=2"), workspace, Reporter())
+    with pytest.raises(ConkiError, match="one threshold"):
+        read_systems([run, other], "test", "all")
+
+
+@pytest.mark.parametrize("ending", ["md", "tex", "csv"])
+def test_exports_name_the_threshold_or_say_why_there_are_no_classes(
+    ending: str, stars: tuple[Workspace, Run], tmp_path: Path
+) -> None:
+    _, run = stars
+    texts = []
+    for threshold in (None, 3.0):
+        result = evaluate_run(run, "test", "all", threshold=threshold)
+        export_table([run_row("x", run.config, result)], table_info([result]), tmp_path / f"t.{ending}")
+        texts.append((tmp_path / f"t.{ending}").read_text())
+    assert ("nan" in texts[0]) if ending == "csv" else ("does not lie inside the range" in texts[0])
+    assert (",8,,3.0,1 2," in texts[1]) if ending == "csv" else ("two classes split at 3" in texts[1])
