@@ -1,7 +1,7 @@
 """Plans of runs: stage 1 before stage 2, seeds, ablations (Tables 4 and 5), the demo."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,11 +223,18 @@ def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter
 
 
 @contextlib.contextmanager
-def read_new(texts: Sequence[str] | None, source: Path | None, store: Path | None, split: str) -> Iterator[Utterances]:
-    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store."""
+def read_new(
+    texts: Sequence[str] | None,
+    source: Path | None,
+    store: Path | None,
+    split: str,
+    *,
+    scaled: Callable[[FeatureStore, Utterances], Utterances] = lambda store, clips: clips,
+) -> Iterator[Utterances]:
+    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store, `scaled`."""
     if store is not None:
         with FeatureStore(store) as opened:
-            yield opened.split(split)
+            yield scaled(opened, opened.split(split))
     elif source is not None:
         yield read_texts(source)
     else:
@@ -235,14 +242,6 @@ def read_new(texts: Sequence[str] | None, source: Path | None, store: Path | Non
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
             raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
         yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
-
-
-def mention_scale(run: Run, store: Path, workspace: Workspace, reporter: Reporter) -> None:
-    """Warn when a store has frames of another scale than the one that a run was trained on, if that one is there."""
-    trained = workspace.store(run.config.data.dataset)
-    if trained.exists():
-        with FeatureStore(trained) as one, FeatureStore(store) as other:
-            _mention_scale(one, other, reporter)
 
 
 def _mention_scale(one: FeatureStore, other: FeatureStore, reporter: Reporter) -> None:

@@ -33,6 +33,7 @@ from conki_cli.runs import (
     measure_again,
     open_run,
     write_predictions,
+    write_scale,
 )
 from conki_cli.signals import postponed
 from conki_cli.store import SPLITS, FeatureStore
@@ -77,7 +78,9 @@ class Job:
         Raises:
             RunError: a run of that name has other settings or saw other data.
         """
-        open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
+        run = open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
+        if self.config.run.stage == "finetune":
+            write_scale(run, self.inputs.target)
 
 
 def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:

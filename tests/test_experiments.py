@@ -282,17 +282,6 @@ def test_the_demo_trains_a_real_encoder_slower_than_its_own() -> None:
     assert real == 5e-5
 
 
-def test_frames_of_another_scale_are_warned_of(copied: Workspace, trained: Trained) -> None:
-    scaled = copied.root / "scaled.h5"
-    write_store(scaled, make_corpus("tiny", (13, 6, 6), seed=1, longest=6), normalize="zscore")
-    notes = Notes()
-    experiments.mention_scale(trained.run, copied.store("tiny"), copied, notes)
-    assert notes.lines == []
-    experiments.mention_scale(trained.run, scaled, copied, notes)
-    assert "normalised by none" in notes.lines[0]
-    assert "scaled.h5 by zscore" in notes.lines[0]
-
-
 def test_a_built_in_encoder_that_another_process_builds_is_waited_for(tmp_path: Path, encoder: Path) -> None:
     workspace, notes = Workspace(tmp_path), Notes()
     folder = workspace.built_in_encoder

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conki_cli.screen import Screen
+    from conki_cli.store import FeatureStore, Utterances
     from conki_cli.tables.grid import Row, TableInfo
 
 
@@ -95,8 +96,8 @@ def predict(
     conki predict mosi-conki-1a2b3c4d --text "I loved it" --text "Not again"
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
     """
-    from conki_cli.experiments import mention_scale, predict_new, read_new
-    from conki_cli.runs import find_run, write_scores
+    from conki_cli.experiments import predict_new, read_new
+    from conki_cli.runs import find_run, in_training_scale, write_scores
     from conki_cli.tables.screen import scores_table
 
     if sum(given is not None for given in (store, text, source)) != 1:
@@ -107,9 +108,11 @@ def predict(
         raise SettingsError(f"--export would overwrite --source {source}: give another file")
     found = find_run(workspace_at(workspace), run)
     place = store_path(store, workspace) if store else None
-    if place is not None:
-        mention_scale(found, place, workspace_at(workspace), screen)
-    with read_new(text, source, place, split) as utterances:
+
+    def scaled(opened: "FeatureStore", clips: "Utterances") -> "Utterances":
+        return in_training_scale(found, opened, clips, workspace_at(workspace), screen)
+
+    with read_new(text, source, place, split, scaled=scaled) as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)

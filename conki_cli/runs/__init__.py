@@ -1,6 +1,7 @@
 """Run folders: names, states, results, stored predictions. No tensors here.
 
-`runs/<name>/` holds config.toml, result.json, encoder/ (tokenizer and configuration of the text encoder) and one
+`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), encoder/
+(tokenizer and configuration of the text encoder) and one
 `seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
@@ -21,6 +22,7 @@ from conki_cli.runs.folders import (
     locate_run,
     open_run,
 )
+from conki_cli.runs.normalization import in_training_scale, read_scale, write_scale
 from conki_cli.runs.predictions import (
     Predictions,
     common_threshold,
@@ -48,12 +50,15 @@ __all__ = [
     "evaluate_run",
     "find_run",
     "finish_run",
+    "in_training_scale",
     "list_runs",
     "locate_run",
     "measure_again",
     "open_run",
     "read_predictions",
+    "read_scale",
     "stored_predictions",
     "write_predictions",
+    "write_scale",
     "write_scores",
 ]

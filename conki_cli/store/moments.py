@@ -56,3 +56,9 @@ class Moments:
 def no_moments(width: int) -> Moments:
     """Return the moments of no frames with `width` features."""
     return Moments(0, np.zeros(width), np.zeros(width))
+
+
+def standardize(values: npt.NDArray[np.float32], mean: Columns, divisor: Columns) -> None:
+    """Turn frames [T, d] into z-scores, in place; the divisor of a column that is only centred is 1."""
+    with np.errstate(over="ignore"):
+        values[:] = (values - mean) / divisor  # float64

@@ -16,7 +16,7 @@ from conki_cli.errors import SourceError, StoreError
 from conki_cli.files import atomic_path
 from conki_cli.locks import lock_beside
 from conki_cli.store.checking import Checked, check
-from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments
+from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments, standardize
 from conki_cli.store.reading import FeatureStore
 from conki_cli.store.records import (
     FORMAT,
@@ -224,7 +224,8 @@ class _Writer:
             self._count(modality, _repair(block), too_large)
             self.is_zero[modality] = self.is_zero[modality] and not block.any()
             if modality in self.moments:
-                _standardize(block, self.moments[modality])
+                moments = self.moments[modality]
+                standardize(block, moments.mean, np.where(moments.is_constant, 1.0, moments.sd))
                 nan, beyond = _repair(block)  # what lies too far from the mean for float32
                 self._count(modality, (nan, beyond), beyond)
             target[start : start + len(block)] = block
@@ -300,11 +301,3 @@ def _repair(values: Float32Array) -> tuple[int, int]:
     counts = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return counts
-
-
-def _standardize(values: Float32Array, moments: Moments) -> None:
-    """Turn frames [T, d] into z-scores, in place; constant columns are only centred."""
-    with np.errstate(over="ignore"):
-        scores = values - moments.mean  # float64
-        scores /= np.where(moments.is_constant, 1.0, moments.sd)
-        values[:] = scores

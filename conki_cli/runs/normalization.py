@@ -1,0 +1,173 @@
+"""The scale of the frames that a run was trained on, and how frames of new clips are brought to it.
+
+`normalization.json` in the run folder holds the method (none or zscore) and, of z-scores, mean and deviation of every
+column over the training split. Runs of older versions have none.
+
+Axes: T frames, L frames of a clip, d features per frame.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.errors import RunError
+from conki_cli.files import read_json, write_json
+from conki_cli.runs.folders import Run, check_is_file
+from conki_cli.store import FeatureStore, Utterances
+from conki_cli.store.arrays import FileArray
+from conki_cli.store.moments import standardize
+from conki_cli.switches import MODALITY_SWITCHES
+from conki_cli.workspace import Reporter, Workspace
+
+_Columns = npt.NDArray[np.float64]
+_FILE = "normalization.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Of the training store: its modalities with frames, and of z-scores mean and divisor of every column, [d] each."""
+
+    modalities: tuple[str, ...]
+    columns: Mapping[str, tuple[_Columns, _Columns]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Standardized:
+    """Frames [T, d] that become z-scores when they are read."""
+
+    values: Any
+    mean: _Columns
+    divisor: _Columns
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.values.shape
+        return shape
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+        """Read neighbouring rows, [rows, d], as `conki prepare --normalize zscore` would have written them."""
+        frames = np.array(self.values[rows], dtype=np.float32)
+        if isinstance(self.values, FileArray):
+            self.values.file.check_unchanged()
+        if np.isfinite(frames).all():  # else whoever reads them says which clip it is
+            standardize(frames, self.mean, self.divisor)
+            np.nan_to_num(frames, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        return frames
+
+
+def write_scale(run: Run, store: FeatureStore) -> None:
+    """Note the scale of a training store in its run, unless it is noted already."""
+    if (run.path / _FILE).exists():
+        return
+    method, constant = store.normalization["method"], store.normalization.get("constant_columns", {})
+    columns = {
+        modality: {"mean": mean.tolist(), "sd": sd.tolist(), "constant_columns": constant.get(modality, [])}
+        for modality, (mean, sd) in store.moments.items()
+    }
+    write_json(run.path / _FILE, {"method": method, "modalities": list(store.widths), "columns": columns})
+
+
+def read_scale(run: Run) -> Scale | None:
+    """Return the scale that is noted in a run; None: it was trained by an older version.
+
+    Raises:
+        RunError: the file does not say it.
+        ConkiError: the file cannot be read.
+    """
+    path = run.path / _FILE
+    check_is_file(path)
+    if not path.exists():
+        return None
+    found = read_json(path)
+    try:
+        modalities = tuple(str(name) for name in found["modalities"])
+        columns = {str(m): _columns(c["mean"], c["sd"], c["constant_columns"]) for m, c in found["columns"].items()}
+        if set(columns) != {"none": set(), "zscore": set(modalities)}[found["method"]]:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise RunError(
+            f"{path} must say how the training frames were normalised but does not: restore it, or delete it and keep "
+            "the training store at its place"
+        ) from error
+    return Scale(modalities, columns)
+
+
+def _columns(mean: Any, sd: Any, constant: Any) -> tuple[_Columns, _Columns]:
+    """Return mean and divisor of every column, [d] each; constant columns are only centred."""
+    centre, divisor = (np.array(values, dtype=np.float64) for values in (mean, sd))
+    divisor[list(constant)] = 1.0
+    if centre.ndim != 1 or centre.shape != divisor.shape or not np.isfinite([centre, divisor]).all():
+        raise ValueError
+    if (divisor <= 0).any():
+        raise ValueError
+    return centre, divisor
+
+
+def _scale_of(store: FeatureStore) -> Scale:
+    constant = store.normalization.get("constant_columns", {})
+    columns = {m: _columns(mean, sd, constant.get(m, [])) for m, (mean, sd) in store.moments.items()}
+    return Scale(tuple(store.widths), columns)
+
+
+def in_training_scale(
+    run: Run, store: FeatureStore, clips: Utterances, workspace: Workspace, reporter: Reporter
+) -> Utterances:
+    """Return clips of a store with their frames in the scale that a run was trained on.
+
+    Frames as their source has them get the z-scores of training; the training store itself stays as it is.
+
+    Raises:
+        RunError: the store has z-scores of its own, which cannot be brought to another scale.
+    """
+    dataset = run.config.data.dataset
+    used = [name for name in clips.frames if MODALITY_SWITCHES[name] not in run.config.model.drop]
+    if not used or store.content_id == run.result["data"].get(dataset):
+        return clips
+    scale = read_scale(run) or _scale_of_training_store(run, workspace)
+    if scale is None:
+        _warn(run, store, reporter)
+        return clips
+    used = [name for name in used if name in scale.modalities]
+    if store.moments and used:
+        own = _scale_of(store)
+        if not all(_are_equal(scale.columns.get(name), own.columns[name]) for name in used):
+            how = "raw frames" if not scale.columns else f"frames in the z-scores of {dataset}"
+            raise RunError(
+                f"{store.path} has z-scores by its own statistics and run {run.name} was trained on {how}: prepare the "
+                "new clips without --normalize; the run brings them to its own scale"
+            )
+        return clips
+    if not scale.columns:
+        return clips
+    frames = {name: ragged for name, ragged in clips.frames.items() if name not in used}
+    for name in used:
+        reporter.say(f"{name} of {store.path.name}: z-scores by the moments of {dataset}, as in training")
+        ragged = clips.frames[name]
+        frames[name] = replace(ragged, values=_Standardized(ragged.values, *scale.columns[name]))
+    return replace(clips, frames=frames)
+
+
+def _are_equal(one: tuple[_Columns, _Columns] | None, other: tuple[_Columns, _Columns]) -> bool:
+    return one is not None and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _scale_of_training_store(run: Run, workspace: Workspace) -> Scale | None:
+    """Return the scale of the store that an older run was trained on, if it is still there."""
+    dataset = run.config.data.dataset
+    path = workspace.store(dataset)
+    if not path.is_file():
+        return None
+    with FeatureStore(path) as store:
+        return _scale_of(store) if store.content_id == run.result["data"].get(dataset) else None
+
+
+def _warn(run: Run, store: FeatureStore, reporter: Reporter) -> None:
+    reporter.say(
+        f"warning: run {run.name} does not say how its training frames were normalised, as runs of older versions, and "
+        f"the store that it was trained on is not there; the frames of {store.path} (normalisation: "
+        f"{store.normalization['method']}) are read as they are: put that store back, or train the run again, if "
+        "training used --normalize zscore"
+    )
