@@ -55,7 +55,7 @@ def test_z_scores_of_another_store_are_refused(scaled: tuple[Workspace, Run]) ->
     workspace, run = scaled
     other = workspace.root / "room.h5"
     write_store(other, make_corpus("tiny", SIZES, seed=9, longest=6), normalize="zscore")
-    with pytest.raises(RunError, match="z-scores by its own statistics.*without --normalize") as error:
+    with pytest.raises(RunError, match=r"z-scores by its own statistics.*without --normalize") as error:
         scores(run, other, workspace)
     assert "\n" not in str(error.value)
 
@@ -114,4 +114,4 @@ def test_the_doctor_finds_a_damaged_scale(scaled: tuple[Workspace, Run]) -> None
     workspace, run = scaled
     (run.path / "normalization.json").write_text("{}")
     found = examine_named(run.name, workspace.store("x"), workspace, Reporter())
-    assert [f.severity for f in found if "normalization.json" in f.what] == ["fault"]
+    assert [f.severity for f in found if f.subject.endswith("normalization.json")] == ["fault"]

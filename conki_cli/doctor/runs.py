@@ -17,7 +17,7 @@ from conki_cli.doctor.weights import read_checkpoint
 from conki_cli.errors import one_line, quoted
 from conki_cli.files import read_json
 from conki_cli.locks import lock_beside
-from conki_cli.runs import Run, digest_of, stored_predictions
+from conki_cli.runs import Run, digest_of, read_scale, stored_predictions
 from conki_cli.workspace import BUILT_IN_ENCODER
 
 
@@ -45,7 +45,7 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         yield _summary(run, result, len(finished), len(seeds))
         parts.append(_data(run, result, visit, is_finished=len(finished) == len(seeds)))
         parts += [predictions_of_all(record, finished), _metrics(record, result, finished)]
-    parts += [_stage_one(run, finished, visit), _environments(run, seeds, visit), iter(encoder)]
+    parts += [_scale(run), _stage_one(run, finished, visit), _environments(run, seeds, visit), iter(encoder)]
     parts += [guarded(run.seed_folder(seed), seed_findings(record, seed, visit)) for seed in seeds]
     parts.append(_encoder_weights(record, visit))
     if not holder:
@@ -195,6 +195,15 @@ def _encoder_weights(record: Record, visit: Visit) -> Iterator[Finding]:
 
 def _anew(folder: Path) -> str:
     return f"delete the run: rm -r {quoted(folder)}; then give the command that made it"
+
+
+def _scale(run: Run) -> Iterator[Finding]:
+    """Examine what says how the training frames were normalised."""
+    _, error = tried(read_scale, run)
+    if error is not None:
+        path = run.path / "normalization.json"
+        advice = "restore it, or delete it and keep the training store at its place: new clips are scored with either"
+        yield Finding(str(path), "fault", fact_of(error, path), advice)
 
 
 def _stage_one(run: Run, finished: Sequence[int], visit: Visit) -> Iterator[Finding]:
