@@ -206,5 +206,5 @@ def _architecture(store: FeatureStore | None, max_frames: int, width: int, num_l
         widths, positions = _OFFICIAL_WIDTHS, _OFFICIAL_LENGTHS
     else:
         modalities, widths = store.modalities, store.widths
-        positions = {name: max(1, min(max_frames, store.longest(name, "train"))) for name in widths}
+        positions = {name: max(1, min(max_frames, store.longest(name, store.splits[0]))) for name in widths}
     return Architecture(modalities, width, num_layers, widths=widths, positions=positions)

@@ -1,6 +1,7 @@
 """Plans of runs: stage 1 before stage 2, seeds, ablations (Tables 4 and 5), the demo."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
 from conki_cli.locks import lock_beside, locked
-from conki_cli.preparation import Preparation, prepare
-from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predictions
+from conki_cli.preparation import Preparation, is_raw, prepare, prepare_to_score
+from conki_cli.runs import Predictions, Run, check_data, in_training_scale, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import Job, check_network, is_finished, train_seeds
 from conki_cli.store import FeatureStore, Utterances
+from conki_cli.store.records import SCORED
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.workspace import BUILT_IN_ENCODER, Reporter, Workspace
 
@@ -42,7 +44,7 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
     """Open the feature store of a data set; where it is missing but its raw files are there, prepare it first.
 
     Raises:
-        StoreError: there is no store and nothing to make it from.
+        StoreError: there is no store and nothing to make it from, or its clips have no scores.
     """
     check_dataset_name(dataset)
     path = workspace.store(dataset)
@@ -55,7 +57,14 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
             ) from error
         with FeatureStore(path) as made:
             reporter.say(f"{path} did not exist yet: prepared from {made.source['name']}")
-    return FeatureStore(path)
+    store = FeatureStore(path)
+    if store.is_unlabelled:
+        store.close()
+        raise StoreError(
+            f"{path} must have clips with scores, to train on or to measure by, and holds clips to be scored: score "
+            f"them with `conki predict RUN {dataset}`, or prepare {dataset} from a source with labels"
+        )
+    return store
 
 
 def ready_encoder(workspace: Workspace, name: str, reporter: Reporter) -> str:
@@ -227,14 +236,19 @@ def read_new(
     texts: Sequence[str] | None,
     source: Path | None,
     store: Path | None,
-    split: str,
+    split: str | None,
     *,
     scaled: Callable[[FeatureStore, Utterances], Utterances] = lambda store, clips: clips,
 ) -> Iterator[Utterances]:
-    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store, `scaled`."""
+    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store, `scaled`.
+
+    Without a split it is the test split, or all clips of a store without scores.
+    """
     if store is not None:
         with FeatureStore(store) as opened:
-            yield scaled(opened, opened.split(split))
+            if opened.is_unlabelled and split is not None:
+                raise SettingsError(f"{store} holds clips to be scored, in no split: leave --split {split} out")
+            yield scaled(opened, opened.split(split or SCORED))
     elif source is not None:
         yield read_texts(source)
     else:
@@ -242,6 +256,38 @@ def read_new(
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
             raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
         yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
+
+
+@contextlib.contextmanager
+def open_clips(
+    run: Run, path: Path, split: str | None, workspace: Workspace, reporter: Reporter
+) -> Iterator[Utterances]:
+    """Open new clips in the scale that a run was trained on.
+
+    Args:
+        run: scores them.
+        path: a feature store; or a raw file or folder, whose clips are prepared aside, without scores and splits.
+        split: of a store with scores; None: its test split.
+        workspace: where the run's training store lies, which older runs need.
+        reporter: is told what is worth a warning.
+
+    Raises:
+        ConkiError: the file cannot be read, or its frames cannot be brought to that scale.
+    """
+
+    def scaled(store: FeatureStore, clips: Utterances) -> Utterances:
+        return in_training_scale(run, store, clips, workspace, reporter)
+
+    with contextlib.ExitStack() as stack:
+        place = path
+        if is_raw(path):
+            if split is not None:
+                raise SettingsError(f"{path} is read as clips to be scored, in no split: leave --split {split} out")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conki-")))
+            place = folder / "clips.h5"
+            dataset = run.config.data.dataset
+            prepare_to_score(path, "new-clips" if dataset.startswith("demo") else dataset, place, reporter)
+        yield stack.enter_context(read_new(None, None, place, split, scaled=scaled))
 
 
 def _mention_scale(one: FeatureStore, other: FeatureStore, reporter: Reporter) -> None:

@@ -130,6 +130,11 @@ def _states_of(
 
 def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:
     if name == "text":
+        if not any(text.strip() for text in utterances.texts):
+            raise RunError(
+                f"run {run.name} reads texts and no clip has a text: add them, such as by a label.csv with video_id, "
+                "clip_id and text, or train a run without them (--drop-modality text)"
+            )
         return
     if name not in utterances.frames:
         raise RunError(

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from conki_cli.errors import ConkiError, SettingsError
 from conki_cli.files import human_size, remove_leftovers
 from conki_cli.locks import locked
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
-from conki_cli.store import SPLITS, Corpus, num_values, store_lock, write_store
-from conki_cli.store.records import counted
+from conki_cli.store import SPLITS, Corpus, FeatureStore, num_values, store_lock, write_store
+from conki_cli.store.records import FORMAT, counted
+from conki_cli.store.seal import SEALED
 from conki_cli.workspace import Reporter, Workspace
 
 
@@ -24,7 +26,7 @@ class Preparation:
         workspace: where everything lies.
         source: file or folder to read; None: searched below data/.
         out: the store; None: features/<dataset>.h5.
-        score_range: lowest and highest possible score; needed for a user's own data.
+        score_range: lowest and highest possible score; needed for a user's own data, if it has scores.
         options: how the source is read.
         translate: name or folder of the MarianMT model that translates the texts; None: they stay as they are.
         normalize: what is done to the frames' columns.
@@ -59,6 +61,8 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
         ConkiError: another process prepares the same store, or it cannot be written.
     """
     check_dataset_name(task.dataset)
+    if task.options.unlabelled:
+        _keep_labelled(task.path)
     with locked(store_lock(task.path), what=str(task.path)):
         remove_leftovers(task.path)  # of a process that was killed: the lock is ours
         with reporter.steps(f"reading {task.dataset}", 0) as advance:
@@ -75,6 +79,59 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
         with reporter.steps(f"writing {task.path.name}", num_values(corpus, task.normalize)) as advance:
             write_store(task.path, corpus, normalize=task.normalize, strict=task.strict, progress=advance)
     return task.path
+
+
+def _keep_labelled(path: Path) -> None:
+    """Refuse to replace a store with scores by clips to be scored: that is a slip."""
+    try:
+        with FeatureStore(path) as store:
+            is_labelled = not store.is_unlabelled
+    except ConkiError:  # there is none, or none that can be used
+        return
+    if is_labelled:
+        raise SettingsError(
+            f"{path} holds clips with scores, and --unlabelled would replace them by clips without: "
+            "give another --dataset or --out"
+        )
+
+
+def is_raw(path: Path) -> bool:
+    """Say whether a path is a raw file or folder, not a feature store; what is missing or damaged is none."""
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+    except OSError:
+        return False
+    if head.startswith(SEALED):
+        return False
+    if head.startswith(b"\x89HDF"):
+        return not _has_our_format(path)
+    return path.suffix != ".h5"  # what is called a store and is none is told so
+
+
+def _has_our_format(path: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except Exception:  # damaged: whoever opens it as a store says so
+        return path.suffix == ".h5"
+
+
+def prepare_to_score(source: Path, dataset: str, out: Path, reporter: Reporter) -> None:
+    """Write a store of the clips in a raw file or folder, to be scored; what is worth a warning is said.
+
+    Raises:
+        SourceError: the file cannot be read, or contradicts itself.
+    """
+    task = Preparation(dataset, Workspace(out.parent), source=source, out=out, options=Options(unlabelled=True))
+    prepare(task, reporter)
+    with FeatureStore(out) as store:
+        for note in store.notes:
+            reporter.say(f"warning: {source}: {note}")
 
 
 def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]:

@@ -10,7 +10,7 @@ from conki_cli import experiments
 from conki_cli.doctor import examine_named
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import read_json
-from conki_cli.runs import Run, in_training_scale, read_predictions, read_scale
+from conki_cli.runs import Run, read_predictions, read_scale
 from conki_cli.store import FeatureStore, write_store
 from conki_cli.workspace import Reporter, Workspace
 
@@ -26,10 +26,7 @@ def scaled(workspace: Workspace, tiny_config: MakeConfig) -> tuple[Workspace, Ru
 
 
 def scores(run: Run, store: Path, workspace: Workspace, notes: Reporter | None = None) -> list[float]:
-    reporter = notes or Reporter()
-    with experiments.read_new(
-        None, None, store, "test", scaled=lambda s, clips: in_training_scale(run, s, clips, workspace, reporter)
-    ) as clips:
+    with experiments.open_clips(run, store, None, workspace, notes or Reporter()) as clips:
         return [clip["prediction"] for clip in experiments.predict_new(run, clips, "cpu")["clips"]]
 
 

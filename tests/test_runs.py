@@ -77,7 +77,7 @@ def test_a_fine_tuned_run_folder_holds_exactly_what_is_promised(trained: Trained
         "checkpoints/frozen.safetensors",
     )
     seeds = {f"seed-{seed}/{name}" for seed in (1, 2) for name in per_seed}
-    assert files - inside == {"config.toml", "result.json", *seeds}
+    assert files - inside == {"config.toml", "result.json", "normalization.json", *seeds}
     assert inside == {"encoder/config.json", "encoder/tokenizer.json", "encoder/tokenizer_config.json"}
 
 

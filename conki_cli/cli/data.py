@@ -43,6 +43,9 @@ def prepare(
     score_range: Annotated[
         str | None, typer.Option(metavar="LOW..HIGH", help="Range of the scores, for a data set of your own.")
     ] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Clips to be scored: read no scores and splits, `predict` takes them.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Store to write. Default: features/<dataset>.h5.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors: nothing is written.")] = False,
     list_formats: Annotated[bool, typer.Option("--list-formats", help="Explain what is read, and stop.")] = False,
@@ -58,6 +61,7 @@ def prepare(
     conki prepare --dataset mosi --source mosi_data.pkl --labels label.csv
     conki prepare --dataset sims --translate MODEL@REVISION
     conki prepare --dataset mine --source label.csv --audio frames/audio --score-range -3..3
+    conki prepare --dataset new --source clips.csv --audio frames/audio --unlabelled
     """
     if list_formats:
         return _list_formats(json)
@@ -76,6 +80,7 @@ def prepare(
         overrides={modality: path for modality, path in overrides.items() if path is not None},
         text_column=text_column,
         align_words=align == "words",
+        unlabelled=unlabelled,
     )
     task = Preparation(
         dataset=dataset,

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conki_cli.screen import Screen
-    from conki_cli.store import FeatureStore, Utterances
     from conki_cli.tables.grid import Row, TableInfo
 
 
@@ -80,10 +79,14 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
 
 def predict(
     run: Annotated[str, typer.Argument(help="A fine-tuning run: its name, or its folder.")],
-    store: Annotated[Path | None, typer.Argument(help="A feature store with new clips.")] = None,
+    store: Annotated[
+        Path | None, typer.Argument(help="New clips: a feature store, or a file or folder as `prepare --source` reads.")
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A sentence to score. Repeatable.")] = None,
     source: Annotated[Path | None, typer.Option(help="CSV file with a column `text`, and `id` if you like.")] = None,
-    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split of the store.")] = "test",
+    split: Annotated[
+        Literal["train", "valid", "test"] | None, typer.Option(help="Split of a store with scores. Default: test.")
+    ] = None,
     export: Annotated[Path | None, typer.Option(help="Also write the scores to FILE.csv.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     workspace: WorkspaceOption = Path(),
@@ -91,28 +94,32 @@ def predict(
 ) -> None:
     """Score new utterances: the mean over a run's seeds, and each seed.
 
-    A run that uses audio or vision needs a feature store; a run of texts takes them all.
+    A run that uses audio or vision needs a feature store, or a raw file or folder
+    with features; a run of texts takes them all. Clips need no labels and no splits.
 
     conki predict mosi-conki-1a2b3c4d --text "I loved it" --text "Not again"
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
+    conki predict mosi-conki-1a2b3c4d new_clips.pkl
     """
-    from conki_cli.experiments import predict_new, read_new
-    from conki_cli.runs import find_run, in_training_scale, write_scores
+    from conki_cli.experiments import open_clips, predict_new, read_new
+    from conki_cli.runs import find_run, write_scores
     from conki_cli.tables.screen import scores_table
 
     if sum(given is not None for given in (store, text, source)) != 1:
-        raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store")
+        raise SettingsError("say what to score with one of --text, --source FILE.csv, a feature store or a raw file")
     screen = screen_for(json)
     check_export_option(export, ".csv")
-    if export is not None and source is not None and export.resolve() == source.resolve():
-        raise SettingsError(f"--export would overwrite --source {source}: give another file")
+    given = source or store
+    if export is not None and given is not None and export.resolve() == given.resolve():
+        raise SettingsError(f"--export would overwrite {given}, which is to be scored: give another file")
     found = find_run(workspace_at(workspace), run)
-    place = store_path(store, workspace) if store else None
-
-    def scaled(opened: "FeatureStore", clips: "Utterances") -> "Utterances":
-        return in_training_scale(found, opened, clips, workspace_at(workspace), screen)
-
-    with read_new(text, source, place, split, scaled=scaled) as utterances:
+    if store is not None:
+        place = store_path(store, workspace)
+        place = store if store.exists() and not place.exists() else place
+        opened = open_clips(found, place, split, workspace_at(workspace), screen)
+    else:
+        opened = read_new(text, source, None, None)
+    with opened as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)

@@ -79,7 +79,7 @@ def _content_findings(store: FeatureStore, visit: Visit) -> Iterator[Finding]:
 
 def _preparation(store: FeatureStore, visit: Visit) -> str:
     """Return the command that makes a store again, as far as it tells."""
-    words = ["prepare", "--dataset", quoted(store.dataset)]
+    words = ["prepare", "--dataset", quoted(store.dataset), *(["--unlabelled"] if store.is_unlabelled else [])]
     if store.path != visit.workspace.store(store.dataset):
         words += ["--out", quoted(store.path)]
     if store.normalization["method"] != "none":
@@ -91,6 +91,7 @@ def _preparation(store: FeatureStore, visit: Visit) -> str:
 def _summary(store: FeatureStore) -> str:
     counts = {split: len(store.split(split)) for split in store.splits}
     parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    parts = "to be scored" if store.is_unlabelled else parts
     widths = "".join(f", {modality} {width}" for modality, width in store.widths.items())
     return (
         f"{counted(sum(counts.values()), 'clip')} ({parts}), text{widths}; schema {store.schema_version}, "

@@ -110,7 +110,7 @@ def read_corpus(
         dataset: a known name, or any other for a user's own data.
         workspace: the folder with `data/`, searched when no source is given.
         source: a file, or a folder: one that is a source itself, or one in the MMSA layout.
-        score_range: lowest and highest possible score; needed for a user's own data only.
+        score_range: lowest and highest possible score; needed for a user's own data only, if it has scores.
         options: what else the user says about the source.
         progress: told what was read.
 
@@ -122,36 +122,68 @@ def read_corpus(
         SourceError: nothing was found, or the file cannot be read.
     """
     options = options or Options()
-    bounds = _range_of(dataset, score_range)
+    bounds = _no_range(dataset, score_range) if options.unlabelled else _range_of(dataset, score_range)
     if dataset in ("demo", "demo-external"):
         if source is not None or options != Options():
             raise SettingsError(f"--dataset {dataset} is generated: leave --source out, or choose another name")
         from conki_cli.sources import demo
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
-    path = find_source(dataset, workspace, source)
+    options, path = _found(dataset, workspace, source, options)
     if options.labels is not None:
         _check_table(options.labels)
     replaced = frozenset(options.overrides)
     request = Request(
         dataset,
         bounds,
-        labels=options.labels or _labels_beside(path, source, options),
+        labels=options.labels or (_labels_beside(path, source, options) if path is not None else None),
         text_column=options.text_column,
         align_words=options.align_words,
         prefers_english=options.prefers_english,
         replaced=replaced,
+        unlabelled=options.unlabelled,
         progress=progress,
     )
-    own_texts = replace(request, text_column=None) if "text" in replaced else request
-    corpus = with_official_name(_read(path, own_texts, options.format))
-    remarks = _said_of_labels(corpus.remarks, options) + _passed_over(path, request, source)
-    corpus = replace(corpus, remarks=remarks)
+    corpus = _read_source(path, request, options)
+    if path is not None:
+        remarks = _said_of_labels(corpus.remarks, options) + _passed_over(path, request, source)
+        corpus = replace(corpus, remarks=remarks)
     if options.overrides:
         from conki_cli.sources.overrides import override
 
         corpus = override(corpus, options.overrides, request, source=path)
+    if options.unlabelled:
+        from conki_cli.sources.unlabelled import without_labels
+
+        corpus = without_labels(corpus)
     return corpus
+
+
+def _found(dataset: str, workspace: Path, source: Path | None, options: Options) -> tuple[Options, Path | None]:
+    """Return the file or folder to read; None where clips to be scored have features alone."""
+    if not options.unlabelled:
+        return options, find_source(dataset, workspace, source)
+    from conki_cli.sources.unlabelled import with_folders
+
+    options = with_folders(options, source)
+    has_features = any(modality != "text" for modality in options.overrides)
+    try:
+        if source is None and has_features:
+            return options, options.labels
+        return options, find_source(dataset, workspace, source)
+    except SourceError:
+        if not has_features:
+            raise
+        return options, options.labels
+
+
+def _read_source(path: Path | None, request: Request, options: Options) -> Corpus:
+    if path is None:
+        from conki_cli.sources.unlabelled import read_features_alone
+
+        return read_features_alone(options, request)
+    own_texts = replace(request, text_column=None) if "text" in request.replaced else request
+    return with_official_name(_read(path, own_texts, options.format))
 
 
 def _check_table(path: Path) -> None:
@@ -275,6 +307,15 @@ def check_dataset_name(dataset: str) -> None:
         )
 
 
+def _no_range(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
+    check_dataset_name(dataset)
+    if score_range is not None:
+        raise SettingsError("clips to be scored have no scores yet: leave --score-range out")
+    from conki_cli.sources.unlabelled import NO_RANGE
+
+    return NO_RANGE
+
+
 def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
     known = KNOWN_RANGES.get(dataset)
     if known is not None:
@@ -290,7 +331,7 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
     if score_range is None:
         raise SettingsError(
             f"{dataset} is none of {', '.join(KNOWN_RANGES)}: for data of your own give the range of its scores, "
-            "such as --score-range -3..3"
+            "such as --score-range -3..3; clips without scores, to be scored, take --unlabelled"
         )
     return score_range
 

@@ -29,6 +29,7 @@ Axes: N clips of a split, L frames of a clip, d features per frame.
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,8 +53,9 @@ from conki_cli.sources.columns import (
 from conki_cli.sources.joining import POSITIONS, are_positions, with_labels
 from conki_cli.sources.raw.pickles import read_pickle
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import Corpus, Sample
+from conki_cli.store import SPLITS, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray
+from conki_cli.store.records import SCORED
 
 FORMATS = {
     "mag-bert": "MAG-BERT mosi.pkl or mosei.pkl: per split a list of ((words, visual, acoustic), label, segment)",
@@ -75,6 +77,7 @@ class _Reader:
     """What all splits share, and what was seen in them so far."""
 
     path: Path
+    unlabelled: bool = False
     sides: Mapping[str, set[str]] = field(default_factory=lambda: {"vision": set(), "audio": set()})
     kinds: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
@@ -112,7 +115,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     Raises:
         SourceError: a file lacks or contradicts something, or there are no words and no label file.
     """
-    reader = _Reader(raw.path)
+    reader = _Reader(raw.path, request.unlabelled)
     if raw.kind == "folder":
         paths, lists = _open_folder(reader, raw.content)
     else:
@@ -138,7 +141,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
 
 def _open_folder(reader: _Reader, files: Mapping[str, Path]) -> tuple[list[Path], dict[str, tuple[str, Any]]]:
     """Return the files of the splits, and for each split its place in messages and its content."""
-    parts = splits_of(reader.path, {name.removesuffix(".pkl"): files[name] for name in _FILES if name in files})
+    found = {name.removesuffix(".pkl"): files[name] for name in _FILES if name in files}
+    parts = splits_of(reader.path, found, () if reader.unlabelled else SPLITS)
     others = [name for name in files if name not in _FILES]
     if others:
         reader.remarks.append(f"not read: {names_of(others)}")
@@ -147,6 +151,8 @@ def _open_folder(reader: _Reader, files: Mapping[str, Path]) -> tuple[list[Path]
 
 
 def _lists_of(reader: _Reader, raw: Raw) -> dict[str, tuple[str, Any]]:
+    if reader.unlabelled and is_clip_list(raw.content):
+        return {SCORED: (str(raw.path), raw.content)}
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         is_list = raw.kind == "pickle" and isinstance(raw.content, list)
         found = "one list of clips" if is_list else f"a {type(raw.content).__name__}"
@@ -157,7 +163,7 @@ def _lists_of(reader: _Reader, raw: Raw) -> dict[str, tuple[str, Any]]:
     others = [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]
     if others:
         reader.remarks.append(f"ignored beside the splits: {names_of(others)}")
-    parts = splits_of(raw.path, raw.content)
+    parts = splits_of(raw.path, raw.content, () if reader.unlabelled else SPLITS)
     return {split: (f"{raw.path}, split {split!r}", items) for split, items in parts.items()}
 
 
@@ -170,7 +176,7 @@ def _remarks(reader: _Reader) -> list[str]:
 def _read_split(reader: _Reader, where: str, items: Any) -> list[Sample]:
     if not isinstance(items, list | tuple):
         raise SourceError(f"{where} must be a list of clips, found a {type(items).__name__}")
-    if not items:
+    if not items and not reader.unlabelled:
         raise SourceError(f"{where} must be a list of clips, found an empty list")
     return [_read_clip(reader, f"{where}, row {number}", item) for number, item in enumerate(items, start=1)]
 
@@ -253,6 +259,8 @@ def _rows(array: Array, start: int, stop: int) -> Array:
 
 
 def _score(reader: _Reader, where: str, label: Any) -> float:
+    if reader.unlabelled:
+        return math.nan
     values = label if isinstance(label, np.ndarray | FileArray | list) else [label]
     size = values.size if isinstance(values, np.ndarray | FileArray) else len(values)
     if not 1 <= size <= _MOST_LABELS:
@@ -288,7 +296,7 @@ def _with_ids(
     """Give clips their ids: those of the label file if there is one, with its texts where the file has no words."""
     samples = [sample for part in splits.values() for sample in part]
     has_words = not reader.wordless and any(sample.text for sample in samples)
-    if not has_words and request.labels is None and request.needs_texts:
+    if not has_words and request.labels is None and request.needs_texts and not request.unlabelled:
         where = reader.wordless[0] if reader.wordless else str(reader.path)
         found = "numbers of words and no words" if reader.wordless else "no words"
         count = len(reader.wordless) or len(samples)

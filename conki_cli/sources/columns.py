@@ -21,6 +21,8 @@ from conki_cli.store.records import counted
 
 SPLIT_NAMES = {"train": "train", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
 """The names of splits that are read, and ours for them."""
+TO_SCORE = " (clips to be scored need none: --unlabelled)"
+"""Stands behind what is missing where clips have no score or split."""
 SCAN_BYTES = 16 * 2**20
 """Arrays are looked through this many bytes at a time."""
 
@@ -57,7 +59,9 @@ def splits_of(path: Path, data: Mapping[Any, Any], needed: Sequence[str] = SPLIT
     missing = [name for name in needed if name not in parts]
     if missing or not parts:
         missing, found = missing or list(SPLITS), names_of(data)
-        raise SourceError(f"{path} must have the splits {', '.join(SPLITS)}; {', '.join(missing)} missing in: {found}")
+        raise SourceError(
+            f"{path} must have the splits {', '.join(SPLITS)}; {', '.join(missing)} missing in: {found}{TO_SCORE}"
+        )
     return {name: parts[name] for name in SPLITS if name in parts}
 
 

@@ -31,6 +31,7 @@ from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
 from conki_cli.sources.columns import (
     SPLIT_NAMES,
+    TO_SCORE,
     array_of,
     edges_of,
     filled_frames,
@@ -46,9 +47,9 @@ from conki_cli.sources.labels import LabelRow, read_label_rows, samples_of
 from conki_cli.sources.matching import Names, match
 from conki_cli.sources.raw.npz import Header, look_into_npz, read_npz
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
+from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray, part_of_row
-from conki_cli.store.records import Frames
+from conki_cli.store.records import SCORED, Frames
 
 FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
 
@@ -301,14 +302,16 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
     if recognise(raw) is None:
         found = names_of(arrays)
         raise SourceError(f"{where} must be an .npz with 'id', and 'audio' or 'vision', found {found}")
-    if request.labels is None:
-        raise SourceError(f"{where} has no texts: give them, and the splits, with --labels label.csv")
-    rows, joining = _joined_rows(where, arrays, request, request.labels)
+    if request.labels is None and not request.unlabelled:
+        raise SourceError(f"{where} has no texts: give them, and the splits, with --labels label.csv{TO_SCORE}")
+    rows, joining = (
+        _joined_rows(where, arrays, request, request.labels) if request.labels else _rows_to_score(where, arrays)
+    )
     modalities = {m: _rows_of(where, arrays, m, m, len(rows)) for m in FRAME_MODALITIES if m in arrays}
     own = _splits_in(where, arrays, len(rows))
     pairs = {key: [(mine, row.split) for mine, row in zip(splits, rows, strict=True)] for key, splits in own.items()}
-    notes, comparing = _compared(raw.path, pairs, request.labels.name)
-    sha256, size = fingerprint([raw.path, request.labels])
+    notes, comparing = _compared(raw.path, pairs, request.labels.name) if request.labels else ([], [])
+    sha256, size = fingerprint([raw.path, *([request.labels] if request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,
@@ -324,6 +327,29 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
     )
 
 
+def _rows_to_score(where: str, arrays: Mapping[str, Array]) -> tuple[list[LabelRow], list[str]]:
+    """Return a row without text and score for every clip in the archive, and remarks."""
+    id_key = next(key for key in _ID_KEYS if key in arrays)
+    ids, remarks = normal_ids(strings_of(where, id_key, arrays[id_key]))
+    names = [clip.rpartition(ID_SEPARATOR) for clip in ids]
+    return [LabelRow(video, clip, "", split=SCORED) for video, _, clip in names], remarks
+
+
+def to_score(tables: Sequence[FeatureTable], request: Request) -> Corpus:
+    """Return the clips of feature tables as clips to be scored, without texts; frames are attached later."""
+    ids = dict.fromkeys(clip for table in tables for clip in table.frames)
+    lines = "".join(f"{table.path.name}\0{table.sha256}\n" for table in tables)
+    return Corpus(
+        dataset=request.dataset,
+        score_range=request.score_range,
+        splits={SCORED: [Sample(clip, "", math.nan) for clip in ids]},
+        source=" and ".join(one_line(table.path.name) for table in tables),
+        source_format="features of single modalities",
+        source_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        remarks=(POSITIONS,) if any(table.are_positions for table in tables) else (),
+    )
+
+
 def _joined_rows(
     where: str, arrays: Mapping[str, Array], request: Request, path: Path
 ) -> tuple[list[LabelRow], list[str]]:
@@ -331,14 +357,20 @@ def _joined_rows(
     id_key = next(key for key in _ID_KEYS if key in arrays)
     written = strings_of(where, id_key, arrays[id_key])
     ids, remarks = normal_ids(written)
-    scores = _scores_in(where, arrays, len(ids))
-    if scores is None and are_positions(written):
+    scores = None if request.unlabelled else _scores_in(where, arrays, len(ids))
+    if scores is None and are_positions(written) and not request.unlabelled:
         raise SourceError(
             f"{where} calls clips 'video[3]', positions from 0, which {path} may count otherwise: scores are needed to "
             "tell; add them as 'label', or name the clips as the label file does"
         )
     needed = ("video_id", "clip_id", "text", "mode", *(("label",) if scores is None else ()))
-    labels = read_label_rows(path, needed=needed, text_column=request.text_column, takes_english=request.takes_english)
+    labels = read_label_rows(
+        path,
+        needed=needed,
+        text_column=request.text_column,
+        takes_english=request.takes_english,
+        unlabelled=request.unlabelled,
+    )
     clips = [Clip(clip, None if scores is None else scores[i]) for i, clip in enumerate(ids)]
     found, joining = join(where, clips, labels, labels=path)
     if len(labels) > len(found):

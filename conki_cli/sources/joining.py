@@ -145,7 +145,11 @@ def with_labels(
     keeps_texts = keeps_texts and request.text_column is None
     needed = ("video_id", "clip_id", *(() if keeps_texts else ("text",)))
     rows = read_label_rows(
-        request.labels, needed=needed, text_column=request.text_column, takes_english=request.takes_english
+        request.labels,
+        needed=needed,
+        text_column=request.text_column,
+        takes_english=request.takes_english,
+        unlabelled=request.unlabelled,
     )
     flat = [(split, i, sample) for split, samples in splits.items() for i, sample in enumerate(samples)]
     clips = [
@@ -161,7 +165,7 @@ def with_labels(
     joined: dict[str, list[Sample]] = {split: [] for split in splits}
     moved = 0
     for (split, _, sample), row in zip(flat, found, strict=True):
-        moved += row.split not in (None, split)
+        moved += row.split not in (None, split) and not request.unlabelled
         text = sample.text if keeps_texts else (row.text or "").strip()
         joined[split].append(replace(sample, id=row.id, text=text))
     here, there = one_line(path.name), one_line(request.labels.name)

@@ -25,7 +25,7 @@ from typing import Any
 
 from conki_cli.errors import SourceError, one_line
 from conki_cli.files import human_size
-from conki_cli.sources.columns import SPLIT_NAMES, fingerprint, names_of
+from conki_cli.sources.columns import SPLIT_NAMES, TO_SCORE, fingerprint, names_of
 from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
 from conki_cli.store.records import Frames, counted
@@ -39,14 +39,10 @@ _KNOWN_COLUMNS = {*_REQUIRED, *_UNIMODAL_COLUMNS.values(), "annotation", "label_
 _OLD = ("video_id", "clip_id", "text", "label")
 _NEW = (*_OLD, "label_T", "label_A", "label_V")
 _HEADERLESS = {7: _OLD, 8: _OLD, 9: _NEW, 10: _NEW}
-"""First columns of the published layouts by their number of columns.
-
-Annotation and mode follow; behind them label_by (7), start and stop (8), text_en (10).
-"""
-LABELS_NOT_NEEDED = "--labels was not needed"
-"""Begins a remark; it is dropped where nobody gave --labels."""
-_MAX_BYTES = 512 * 2**20
-"""No label file is larger; MOSEI's has 4 MB."""
+"""First columns of the published layouts by their number of columns; annotation and mode follow, and behind them
+label_by (7), start and stop (8), text_en (10)."""
+LABELS_NOT_NEEDED = "--labels was not needed"  # begins a remark, which is dropped where nobody gave --labels
+_MAX_BYTES = 512 * 2**20  # MOSEI's label file has 4 MB
 
 Row = dict[str, str]
 
@@ -78,7 +74,7 @@ class LabelRow:
     @property
     def id(self) -> str:
         """The clip's id, 'video$_$clip'."""
-        return self.video + ID_SEPARATOR + self.clip
+        return self.video + ID_SEPARATOR + self.clip if self.video else self.clip
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,8 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
         raise SourceError(f"{raw.path} must be a table to be read as {name}, found no text: leave --format out")
     table = _read_table(raw.path)
     text_column = _text_column(table, request.text_column, request.takes_english) or "text"
-    rows = _label_rows(table, (*_REQUIRED[:2], text_column, *_REQUIRED[3:]), text_column)
+    needed = (*_REQUIRED[:2], text_column, *_REQUIRED[3:])
+    rows = _label_rows(table, needed, text_column, unlabelled=request.unlabelled)
     partly = [
         column
         for modality, column in _UNIMODAL_COLUMNS.items()
@@ -170,6 +167,7 @@ def read_label_rows(
     needed: Sequence[str] = ("video_id", "clip_id"),
     text_column: str | None = None,
     takes_english: bool = False,
+    unlabelled: bool = False,
 ) -> list[LabelRow]:
     """Read a label file to be joined with a source.
 
@@ -178,6 +176,7 @@ def read_label_rows(
         needed: columns that must be there; all of them but texts must be filled in every row.
         text_column: the column with the texts; None: `text`.
         takes_english: take `text_en` instead of `text` where there is one.
+        unlabelled: scores and splits are not read.
 
     Returns:
         One item per row, in the file's order.
@@ -187,7 +186,8 @@ def read_label_rows(
     """
     table = _read_table(path)
     column = _text_column(table, text_column, takes_english)
-    return _label_rows(table, [column or name if name == "text" else name for name in needed], column)
+    needed = [column or name if name == "text" else name for name in needed]
+    return _label_rows(table, needed, column, unlabelled=unlabelled)
 
 
 def read_texts(path: Path) -> Utterances:
@@ -224,7 +224,11 @@ def _text_column(table: _Table, asked: str | None, takes_english: bool) -> str |
 # ---- rows ----
 
 
-def _label_rows(table: _Table, needed: Sequence[str], text_column: str | None) -> list[LabelRow]:
+def _label_rows(table: _Table, needed: Sequence[str], text_column: str | None, *, unlabelled: bool) -> list[LabelRow]:
+    if unlabelled:
+        from conki_cli.sources.unlabelled import rows_to_score
+
+        return rows_to_score(table.path, table.columns, table.rows, text_column)
     _check_columns(table, needed)
     return [_label_row(table, number, needed, text_column) for number in range(len(table.rows))]
 
@@ -280,7 +284,7 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
     missing = [name for name in required if table.columns.count(name) != 1]
     if missing == ["mode"] and "mode" not in table.columns:
         raise SourceError(
-            f"{table.path} has no column 'mode': every row must say train, valid or test there; add the column"
+            f"{table.path} has no column 'mode': every row must say train, valid or test there; add it{TO_SCORE}"
         )
     if missing:
         absent = ", ".join(name for name in missing if name not in table.columns)
@@ -289,6 +293,7 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
         raise SourceError(
             f"{table.path} must have the column{'s' * (len(required) > 1)} {', '.join(required)}, separated by commas "
             f"or tabs; {'; '.join(wrong)}; its first line is {names_of(table.columns)}"
+            f"{TO_SCORE if {'label', 'mode'} & set(missing) else ''}"
         )
     if not table.rows:
         raise SourceError(f"{table.path} has a header but no rows: it must have one row per clip")

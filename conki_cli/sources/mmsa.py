@@ -22,6 +22,7 @@ feature_T do.
 Axes: N clips of a split, P padded frames, d features per frame.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ import numpy.typing as npt
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import (
     SPLIT_NAMES,
+    TO_SCORE,
     array_of,
     edges_of,
     filled_frames,
@@ -50,7 +52,7 @@ from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, LabelRow, blanks_remark, read_label_rows
 from conki_cli.sources.request import Progress, Raw, Request, is_chinese
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
-from conki_cli.store.arrays import Array, part_of_row
+from conki_cli.store.arrays import Array, FileArray, part_of_row
 
 FORMATS = {
     "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",
@@ -71,6 +73,7 @@ class _Reader:
     path: Path
     text_key: str
     progress: Progress
+    unlabelled: bool = False
     repaired: Mapping[str, Counter[str]] = field(default_factory=lambda: {m: Counter() for m in FRAME_MODALITIES})
     padding: dict[str, str] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
@@ -103,15 +106,19 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     Raises:
         SourceError: the file lacks or contradicts something.
     """
-    parts = _splits_of(raw)
-    reader = _Reader(raw.path, _text_key(request, parts), request.progress)
-    columns = {split: _read_split(reader, split, parts[split]) for split in SPLITS}
+    parts = _splits_of(raw, request.needed_splits)
+    reader = _Reader(raw.path, _text_key(request, parts), request.progress, unlabelled=request.unlabelled)
+    empty = [split for split, part in parts.items() if _is_empty(part.get("id"))]  # its columns are of no kind
+    if empty and not request.unlabelled:
+        raise SourceError(f"{raw.path}: the split {empty[0]!r} must have at least one clip, found none{TO_SCORE}")
+    parts = {split: part for split, part in parts.items() if split not in empty}
+    columns = {split: _read_split(reader, split, part) for split, part in parts.items()}
     joined = _joined(reader, columns, request)
     sha256, size = fingerprint([raw.path])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,
-        splits={split: _samples(reader, split, columns[split], joined.get(split)) for split in SPLITS},
+        splits={split: _samples(reader, split, part, joined.get(split)) for split, part in columns.items()},
         source=raw.path.name,
         source_format="MMSA-FET pickle" if "config" in raw.content else "MMSA pickle",
         source_sha256=sha256,
@@ -121,6 +128,11 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         remarks=_remarks(reader, raw.content),
         padding=reader.padding,
     )
+
+
+def _is_empty(ids: Any) -> bool:
+    has_axis = isinstance(ids, list | tuple) or (isinstance(ids, np.ndarray | FileArray) and ids.ndim > 0)
+    return has_axis and not len(ids)
 
 
 def is_layout(raw: Raw) -> bool:
@@ -211,8 +223,9 @@ def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> _Split:
     where = f"{reader.path}, split {name!r}"
     ids = _ids(reader, where, part)
     texts = strings_of(where, reader.text_key, part[reader.text_key]) if reader.text_key in part else None
-    scores = _scores(reader, where, part["regression_labels"]) if "regression_labels" in part else None
-    unimodal = {m: numbers_of(where, key, part[key]) for m, key in _UNIMODAL_KEYS.items() if key in part}
+    scored = {} if reader.unlabelled else part
+    scores = _scores(reader, where, part["regression_labels"]) if "regression_labels" in scored else None
+    unimodal = {m: numbers_of(where, key, part[key]) for m, key in _UNIMODAL_KEYS.items() if key in scored}
     frames = {m: _frames(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
     counts: dict[str, int] = {"id": len(ids)}
     counts |= {reader.text_key: len(texts)} if texts is not None else {}
@@ -247,11 +260,13 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
     """Return the rows of the label file for every split, if there is one and something to take from it."""
     lacking = [key for key, missing in (
         (reader.text_key, any(part.texts is None for part in columns.values())),
-        ("regression_labels", any(part.scores is None for part in columns.values())),
+        ("regression_labels", not request.unlabelled and any(part.scores is None for part in columns.values())),
     ) if missing]  # fmt: skip
     if not lacking:
         if request.labels is not None:
             reader.rewritten.append(f"{LABELS_NOT_NEEDED}: {one_line(reader.path.name)} has texts and scores itself")
+        return {}
+    if request.labels is None and request.unlabelled:
         return {}
     if request.labels is None:
         other = ", or name another key with --text-column" if lacking[0] == reader.text_key else ""
@@ -265,7 +280,9 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
         for i, clip in enumerate(part.ids)
     ]
     column = request.text_column if reader.text_key in lacking else None
-    rows = read_label_rows(request.labels, text_column=column, takes_english=request.takes_english)
+    rows = read_label_rows(
+        request.labels, text_column=column, takes_english=request.takes_english, unlabelled=request.unlabelled
+    )
     rows, remarks = join(str(reader.path), clips, rows, labels=request.labels)
     reader.rewritten.extend(remarks)
     ends = np.cumsum([len(part.ids) for part in columns.values()])
@@ -277,6 +294,8 @@ def _samples(reader: _Reader, split: str, part: _Split, rows: Sequence[LabelRow]
     for i, clip in enumerate(part.ids):
         text = part.texts[i] if part.texts is not None else rows[i].text if rows else None
         score = float(part.scores[i]) if part.scores is not None else rows[i].score if rows else None
+        if reader.unlabelled:
+            text, score = text or "", math.nan
         if text is None or score is None:
             what = "text" if text is None else "score"
             raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")

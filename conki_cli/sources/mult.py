@@ -82,6 +82,7 @@ class _Reader:
     path: Path
     keys: Mapping[str, str]
     progress: Progress
+    unlabelled: bool = False
     remarks: dict[str, None] = field(default_factory=dict)  # in the order they came, each once
     ignored: set[str] = field(default_factory=set)
 
@@ -130,8 +131,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         raise SourceError(f"{raw.path} must be a dictionary of splits, found a {type(raw.content).__name__}")
     name = recognise(raw) or name
-    parts = splits_of(raw.path, raw.content)
-    reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress)
+    parts = splits_of(raw.path, raw.content, request.needed_splits)
+    reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress, request.unlabelled)
     if others := [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]:
         reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
     _check_labels(reader, parts, request)
@@ -161,7 +162,7 @@ def _check_labels(reader: _Reader, parts: Mapping[str, Any], request: Request) -
         labels = _named(part).get(reader.keys["scores"]) if isinstance(part, dict) else None
         if isinstance(labels, np.ndarray | FileArray) and is_emotion_shape(labels.shape):
             raise SourceError(f"{reader.path} is {iemocap()}")
-    if request.labels is None and request.needs_texts:
+    if request.labels is None and request.needs_texts and not request.unlabelled:
         raise SourceError(
             f"{reader.path} has words only as vectors, and ConKI reads texts: "
             "give them with --labels label.csv (columns video_id, clip_id, text)"
@@ -176,6 +177,9 @@ def _read_split(reader: _Reader, where: str, part: Any) -> _Split:
     if not isinstance(part, dict):
         raise SourceError(f"{where} must be a dictionary of arrays, found a {type(part).__name__}")
     columns, keys = _named(part), reader.keys
+    if reader.unlabelled and keys["vision"] in columns:
+        vision = array_of(where, keys["vision"], columns[keys["vision"]])
+        columns[keys["scores"]] = np.full(vision.shape[:1], np.nan)
     missing = [keys[what] for what in ("vision", "audio", "scores") if keys[what] not in columns]
     if missing:
         raise SourceError(f"{where} must have {', '.join(missing)}, found only {names_of(columns)}")

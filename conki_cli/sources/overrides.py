@@ -22,21 +22,22 @@ from conki_cli.store import FRAME_MODALITIES, Corpus
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
-def override(corpus: Corpus, paths: Mapping[str, Path], request: Request, *, source: Path) -> Corpus:
+def override(corpus: Corpus, paths: Mapping[str, Path], request: Request, *, source: Path | None) -> Corpus:
     """Replace modalities of a corpus by what other files have of them.
 
     Args:
         corpus: what the source gave.
         paths: the file or folder for each modality.
         request: how these files are to be read.
-        source: what was read; where it is a label file, or a folder with one, its times cut sequences.
+        source: what was read; where it is a label file, or a folder with one, its times cut sequences. None: nothing
+            but these files.
 
     Raises:
         SourceError: a file cannot be read, or knows too few of the clips.
     """
     if "text" in paths:
         corpus = _with_texts(corpus, paths["text"], request)
-    request = replace(request, labels=request.labels or _labels_of(source))
+    request = replace(request, labels=request.labels or (_labels_of(source) if source is not None else None))
     return attach(corpus, {m: _table(paths[m], m, request) for m in FRAME_MODALITIES if m in paths})
 
 

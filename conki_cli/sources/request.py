@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from conki_cli.store.records import SPLITS
+
 Progress = Callable[[int, str], None]
 """Takes the number of bytes or clips finished since the last call, and a remark."""
 
@@ -26,6 +28,7 @@ class Options:
         text_column: the column or key with the texts.
         align_words: average frames over each word's interval.
         prefers_english: whether texts of SIMS are taken from text_en where there is one.
+        unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
     """
 
     format: str | None = None
@@ -34,6 +37,7 @@ class Options:
     text_column: str | None = None
     align_words: bool = False
     prefers_english: bool = True
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Request:
         prefers_english: whether texts of SIMS are taken from text_en where there is one; not when they are translated.
         replaced: modalities that come from another file: what the source has of them does not matter.
         needs_texts: whether clips are of use only with their texts; not where one modality is taken from a file.
+        unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
         progress: told what was read.
     """
 
@@ -60,7 +65,13 @@ class Request:
     prefers_english: bool = True
     replaced: frozenset[str] = frozenset()
     needs_texts: bool = True
+    unlabelled: bool = False
     progress: Progress = no_progress
+
+    @property
+    def needed_splits(self) -> tuple[str, ...]:
+        """The splits that a source must have."""
+        return () if self.unlabelled else SPLITS
 
     @property
     def takes_english(self) -> bool:

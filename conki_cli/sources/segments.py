@@ -18,7 +18,7 @@ from conki_cli.sources.labels import LabelRow, read_label_rows
 from conki_cli.sources.request import Request
 from conki_cli.sources.tracks import Numbers, Track, label_rows
 from conki_cli.store import FRAME_MODALITIES
-from conki_cli.store.records import counted
+from conki_cli.store.records import SCORED, counted
 
 _CUT_KEY = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]'
 _SAME_START = 0.05
@@ -58,7 +58,11 @@ def find_segments(report: Report, tracks: Mapping[str, Track], request: Request)
     rows: list[LabelRow] = []
     if report.labels is not None:
         rows = read_label_rows(
-            report.labels, needed=("video_id",), text_column=request.text_column, takes_english=request.takes_english
+            report.labels,
+            needed=("video_id",),
+            text_column=request.text_column,
+            takes_english=request.takes_english,
+            unlabelled=request.unlabelled,
         )
     main = next(tracks[kind] for kind in ("words", "labels", *FRAME_MODALITIES) if kind in tracks)
     is_cut = all(_CUT_KEY.fullmatch(key) for key in main.keys)
@@ -66,7 +70,10 @@ def find_segments(report: Report, tracks: Mapping[str, Track], request: Request)
         clips = _timed_segments(report, tracks.get("labels"), rows)
     else:
         found = list(_cut_segments(main, tracks.get("labels")) if is_cut else _labelled_segments(report, tracks, rows))
-        clips = _with_splits(report, found, rows)
+        alone = request.unlabelled and not rows
+        clips = _all_scored(found) if alone else _with_splits(report, found, rows)
+    if request.unlabelled:
+        return clips
     unscored = next((clip.row.id for clip in clips if clip.row.score is None), None)
     if unscored is not None:
         raise SourceError(
@@ -74,6 +81,10 @@ def find_segments(report: Report, tracks: Mapping[str, Track], request: Request)
             f"{one_line(unscored)[:80]!r} has none"
         )
     return clips
+
+
+def _all_scored(clips: Sequence[Segment]) -> list[Segment]:
+    return [replace(clip, row=replace(clip.row, split=SCORED)) for clip in clips]
 
 
 def _timed_segments(report: Report, track: Track | None, rows: Sequence[LabelRow]) -> list[Segment]:

@@ -278,7 +278,7 @@ def _texts_of(report: Report, clips: Sequence[Segment], spoken: Sequence[str], r
     """Choose the text of every clip, and compare the spoken words with the label file's texts."""
     told = [(clip.row.text or "").strip() for clip in clips]
     if not any(spoken) or request.text_column is not None:
-        if not any(told):
+        if not any(told) and not request.unlabelled:
             raise SourceError(f"{report.path} has no words for its clips: give --labels with a column text")
         report.remarks.append(f"the texts are those of {report.labels}")
         return told

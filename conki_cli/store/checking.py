@@ -78,21 +78,25 @@ def check(corpus: Corpus) -> Checked:
             can hold.
     """
     for split in SPLITS:
-        if not corpus.splits.get(split):
-            raise SourceError(f"{corpus.source}: the split {split!r} must have at least one clip, found none")
+        if not corpus.splits.get(split) and not corpus.unlabelled:
+            raise SourceError(
+                f"{corpus.source}: the split {split!r} must have at least one clip, found none "
+                "(clips to be scored need no splits: --unlabelled)"
+            )
     _check_size(corpus)
     _check_texts(corpus)
     widths = {m: width for m in FRAME_MODALITIES if (width := _width_of(corpus, m)) is not None}
     found = _Findings(warnings=list(corpus.notes))
     splits = _without_repetitions(corpus, _with_scores(corpus, found), found)
     for split in SPLITS:
-        if not splits[split]:
+        if not splits[split] and not corpus.unlabelled:
             raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left: mend its scores")
     splits = _with_common_scores(corpus, splits, found)
     splits = _with_frames(corpus, splits, widths, found)
-    _compare_scores(splits, found)
     _compare_texts(splits, found)
-    _compare_splits(corpus, splits, found)
+    if not corpus.unlabelled:
+        _compare_scores(splits, found)
+        _compare_splits(corpus, splits, found)
     kept = dataclasses.replace(corpus, splits=splits, remarks=(*corpus.remarks, *found.remarks))
     return Checked(kept, widths, tuple(found.warnings), report_of(kept, widths, found.data))
 
@@ -187,15 +191,18 @@ Splits = dict[str, list[Sample]]
 
 def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
     """Leave out the clips whose score is no number in the range; refuse the corpus if they are many."""
+    if corpus.unlabelled:
+        return {split: list(corpus.splits[split]) for split in SPLITS}
     low, high = corpus.score_range
     wrong = [sample for sample in _samples(corpus) if not in_range(sample.score, corpus.score_range)]
     total = sum(len(corpus.splits[split]) for split in SPLITS)
     if len(wrong) > MAX_LEFT_OUT * total:  # of fewer than 20 clips, one is too many
         finite = [sample.score for sample in _samples(corpus) if math.isfinite(sample.score)]
-        span = f", all scores go from {min(finite):g} to {max(finite):g}" if finite else ""
+        span = f", all scores go from {min(finite):g} to {max(finite):g}" if finite else ", none has a score"
+        advice = _score_advice(corpus.dataset) if finite else "clips to be scored take --unlabelled"
         raise SourceError(
             f"{corpus.source}: scores must be numbers from {low:g} to {high:g}, {wrong[0].id[:60]!r} has "
-            f"{wrong[0].score:g} ({len(wrong)} of {_clips(total)}{span}): {_score_advice(corpus.dataset)}"
+            f"{wrong[0].score:g} ({len(wrong)} of {_clips(total)}{span}): {advice}"
         )
     if wrong:
         named = _some([f"{sample.id[:60]} has {sample.score:g}" for sample in wrong])
@@ -224,7 +231,8 @@ def _without_repetitions(corpus: Corpus, splits: Splits, found: _Findings) -> Sp
                 kept[split].append(sample)
                 continue
             where, before = first[sample.id]
-            if where != split or (before.text, before.score) != (sample.text, sample.score):
+            same_score = before.score == sample.score or corpus.unlabelled
+            if where != split or before.text != sample.text or not same_score:
                 raise SourceError(
                     f"{corpus.source}: ids must be unique, {sample.id[:60]!r} occurs twice "
                     f"({_difference(where, before, split, sample)}): rename or remove one"
@@ -286,7 +294,7 @@ def _with_frames(corpus: Corpus, splits: Splits, widths: Mapping[str, int], foun
             found.warnings.extend(
                 f"no clip of the split {split!r} has {modality}"
                 for split in SPLITS
-                if lacking.issuperset(sample.id for sample in splits[split])
+                if splits[split] and lacking.issuperset(sample.id for sample in splits[split])
             )
         elif modality not in widths and any(getattr(sample, modality) is not None for sample in samples):
             found.warnings.append(f"{modality} left out: no clip has a frame of it")

@@ -26,9 +26,9 @@ def content_of(store: FeatureStore, advance: Callable[[int, str], None]) -> tupl
     digest, bad = hashlib.sha256(), 0
     for split in store.splits:
         part = store.split(split)
-        assert part.scores is not None  # every store has them
-        scores = {f"scores_{name}": part.unimodal[name] for name in sorted(part.unimodal)}
-        columns: dict[str, _Column] = {"ids": part.ids, "texts": part.texts, "scores": part.scores, **scores}
+        columns: dict[str, _Column] = {"ids": part.ids, "texts": part.texts}
+        columns |= {"scores": part.scores} if part.scores is not None else {}
+        columns |= {f"scores_{name}": part.unimodal[name] for name in sorted(part.unimodal)}
         for name, column in columns.items():
             _feed(digest, f"/{split}/{name}", column)
         for modality, ragged in part.frames.items():

@@ -32,7 +32,7 @@ _NEARLY = 1e-6  # scores that differ by less, times the range, are the same numb
 
 def describe(store: FeatureStore) -> dict[str, Any]:
     """Describe a whole store."""
-    published = PUBLISHED_SIZES.get(store.dataset)
+    published = None if store.is_unlabelled else PUBLISHED_SIZES.get(store.dataset)
     splits = {name: store.split(name) for name in store.splits}
     videos = {name: {video_of(clip) for clip in part.ids} for name, part in splits.items()}
     return {
@@ -41,13 +41,13 @@ def describe(store: FeatureStore) -> dict[str, Any]:
         "splits": {name: _describe_split(part, store) for name, part in splits.items()},
         "widths": dict(store.widths),
         "repaired": store.repaired,
-        "score_range": list(store.score_range),
+        "score_range": _range_of(store),
         "modalities": list(store.modalities),
         "published_sizes": published
         and {
             name: {"n": size, "equal": size == len(splits[name])} for name, size in zip(SPLITS, published, strict=True)
         },
-        "shared_videos": {f"{a}/{b}": len(videos[a] & videos[b]) for a, b in combinations(SPLITS, 2)},
+        "shared_videos": {f"{a}/{b}": len(videos[a] & videos[b]) for a, b in combinations(store.splits, 2)},
         "source": store.source,
         "notes": list(store.notes),
         "report": store.report,
@@ -56,6 +56,10 @@ def describe(store: FeatureStore) -> dict[str, Any]:
         "conki_version": store.conki_version,
         "content_id": store.content_id,
     }
+
+
+def _range_of(store: FeatureStore) -> list[float] | None:
+    return None if store.is_unlabelled else list(store.score_range)
 
 
 def _describe_split(part: Utterances, store: FeatureStore) -> dict[str, Any]:
@@ -252,7 +256,7 @@ def _identify(store: FeatureStore) -> dict[str, Any]:
         "path": str(store.path),
         "dataset": store.dataset,
         "content_id": store.content_id,
-        "score_range": list(store.score_range),
+        "score_range": _range_of(store),
         "normalization": store.normalization["method"],
         "widths": dict(store.widths),
         "clips": sum(len(store.split(split)) for split in store.splits),
@@ -274,7 +278,7 @@ def _compare_columns(one: FeatureStore, other: FeatureStore, pairs: Sequence[_Pa
         if both[0] != both[1]:
             texts.append({"id": clip, "texts": both})
     names = [m for m in MODALITIES if any(m in s.split(p).unimodal for s in (one, other) for p in s.splits)]
-    tolerance = _NEARLY * (one.score_range[1] - one.score_range[0])
+    tolerance = _NEARLY * (one.score_range[1] - one.score_range[0])  # of clips to be scored infinite: they have none
     scores = {
         name: _compare_scores([(c, _score(one, a, name), _score(other, b, name)) for c, a, b in pairs], tolerance)
         for name in ("", *names)

@@ -20,6 +20,7 @@ from conki_cli.store.records import (
     FORMAT,
     FRAME_MODALITIES,
     SCHEMA_VERSION,
+    SCORED,
     SPLITS,
     Float32Array,
     Ragged,
@@ -34,7 +35,8 @@ class FeatureStore:
     Attributes:
         path: the file.
         dataset: name of the data set.
-        score_range: lowest and highest possible score.
+        is_unlabelled: whether its clips are to be scored: they have no scores, and lie in one split.
+        score_range: lowest and highest possible score; infinite where no clip has one.
         widths: features per frame of each modality that has frames, in the paper's order.
         modalities: "text" and those with frames, in the paper's order.
         splits: names of the splits.
@@ -63,7 +65,7 @@ class FeatureStore:
         try:
             with damage_in(self.path):
                 self._read_attributes()
-                self._utterances = {split: self._read_split(split) for split in SPLITS}
+                self._utterances = {split: self._read_split(split) for split in self.splits}
             self._bytes.check_unchanged()
         except BaseException:
             self.close()
@@ -74,7 +76,8 @@ class FeatureStore:
         self.schema_version = int(attributes["schema_version"])
         self.conki_version = str(attributes["conki_version"])
         self.dataset = str(attributes["dataset"])
-        low, high = (float(bound) for bound in attributes["score_range"])
+        self.is_unlabelled = bool(attributes.get("unlabelled", False))
+        low, high = (float(bound) for bound in ((-1, 1) if self.is_unlabelled else attributes["score_range"]))
         widths = {str(name): int(width) for name, width in json.loads(attributes["widths"]).items()}
         if (
             not -math.inf < low < high < math.inf
@@ -82,10 +85,10 @@ class FeatureStore:
             or any(w < 1 for w in widths.values())
         ):
             raise ValueError("score range or widths make no sense")
-        self.score_range = (low, high)
+        self.score_range = (-math.inf, math.inf) if self.is_unlabelled else (low, high)
         self.widths = {m: widths[m] for m in FRAME_MODALITIES if m in widths}
         self.modalities = tuple(m for m in MODALITIES if m == "text" or m in widths)
-        self.splits = SPLITS
+        self.splits = (SCORED,) if self.is_unlabelled else SPLITS
         self.source: dict[str, str] = dict(json.loads(attributes["source"]))
         self.repaired: dict[str, dict[str, int]] = {m: dict(n) for m, n in json.loads(attributes["repaired"]).items()}
         self.notes: tuple[str, ...] = tuple(json.loads(attributes["notes"]))
@@ -108,7 +111,7 @@ class FeatureStore:
         ids = _strings(group, "ids", None)
         if not ids:
             raise ValueError(f"{group.name} has no clips")
-        scores = self._scores(group, "scores", len(ids))
+        scores = None if self.is_unlabelled else self._scores(group, "scores", len(ids))
         columns = {m: f"scores_{m}" for m in MODALITIES if f"scores_{m}" in group}
         return Utterances(
             ids=ids,

@@ -17,6 +17,8 @@ from conki_cli.store.arrays import FileArray
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
+SCORED = "test"
+"""The one split of a store of clips to be scored."""
 PUBLISHED_SIZES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "sims": (1368, 456, 457)}
 """Clips in train, valid and test as published."""
 KNOWN_RANGES: dict[str, tuple[float, float]] = {
@@ -83,6 +85,7 @@ class Corpus:
         notes: warnings; `--strict` makes errors of them.
         remarks: what the reader did, understood or left out that is no reason to worry.
         padding: per modality the side that padding was removed from, such as "end, by the lengths in the file".
+        unlabelled: whether these are clips to be scored: without scores, all in the split `SCORED`.
     """
 
     dataset: str
@@ -96,6 +99,7 @@ class Corpus:
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     padding: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True, eq=False)

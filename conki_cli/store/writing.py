@@ -73,9 +73,15 @@ def write_store(
         progress: told what was written.
 
     Raises:
-        SourceError: the corpus contradicts itself (names the first clip that does), or `strict` found a warning.
+        SourceError: the corpus contradicts itself (names the first clip that does), `strict` found a warning, or clips
+            to be scored shall have z-scores of their own.
         ConkiError: the disk is full, or the place is not writable.
     """
+    if corpus.unlabelled and normalize != "none":
+        raise SourceError(
+            "clips to be scored must keep their frames as they are, for the run brings them to its own scale: "
+            f"leave --normalize {normalize} out"
+        )
     checked = check(corpus)
     if strict:
         _refuse(corpus, checked.warnings)
@@ -88,7 +94,8 @@ def write_store(
             if normalize == "zscore":
                 writer.learn_moments()
             for split in SPLITS:
-                writer.write_split(split)
+                if corpus.splits[split]:
+                    writer.write_split(split)
             writer.write_attributes()
         seal(temporary)
         if strict:
@@ -153,7 +160,8 @@ class _Writer:
         group = self.file.create_group(split)
         self._column(group, "ids", [sample.id for sample in samples])
         self._column(group, "texts", [sample.text for sample in samples])
-        self._column(group, "scores", np.array([sample.score for sample in samples], dtype="<f4"))
+        if not self.corpus.unlabelled:
+            self._column(group, "scores", np.array([sample.score for sample in samples], dtype="<f4"))
         for modality in sorted(samples[0].unimodal):
             scores = np.array([sample.unimodal[modality] for sample in samples], dtype="<f4")
             self._column(group, f"scores_{modality}", scores)
@@ -175,7 +183,6 @@ class _Writer:
             schema_version=SCHEMA_VERSION,
             conki_version=__version__,
             dataset=corpus.dataset,
-            score_range=np.asarray(corpus.score_range, dtype="<f8"),
             widths=json.dumps(dict(self.checked.widths)),
             source=json.dumps(source),
             repaired=json.dumps(repaired),
@@ -184,6 +191,10 @@ class _Writer:
             report=json.dumps({**self.checked.report, "repaired": repaired, "warnings": warnings}),
             content_id=self.hash.hexdigest(),
         )
+        if corpus.unlabelled:
+            self.file.attrs["unlabelled"] = True
+        else:
+            self.file.attrs["score_range"] = np.asarray(corpus.score_range, dtype="<f8")
 
     def repairs(self) -> list[str]:
         """Say what had to be repaired."""

@@ -71,7 +71,9 @@ def _store_header(description: Mapping[str, Any]) -> Table:
     )
 
 
-def _range(score_range: Sequence[float]) -> str:
+def _range(score_range: Sequence[float] | None) -> str:
+    if score_range is None:
+        return "none: clips to be scored (conki predict)"
     return f"{score_range[0]:g} to {score_range[1]:g}"
 
 
