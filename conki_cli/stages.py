@@ -30,7 +30,9 @@ from conki_cli.runs import (
     check_is_file,
     discard_run,
     finish_run,
+    list_runs,
     measure_again,
+    nearest_finished,
     open_run,
     write_predictions,
     write_scale,
@@ -98,6 +100,9 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     if job.overwrites and job.run.path.exists():
         job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
         discard_run(job.run)
+    others = list_runs(Workspace(job.run.path.parent.parent)) if not job.run.path.exists() else []
+    if line := nearest_finished(others, job.config):
+        job.reporter.say(f"stage {stage}: {line}")
     remove_leftovers_below(job.run.path)
     for seed in job.config.run.seeds:
         if job.run.seed_result(seed) is None:

@@ -443,3 +443,19 @@ def test_settings_files_that_no_parser_takes_are_one_line(text: str, tmp_path: P
     (tmp_path / "odd.toml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=r"odd\.toml"):
         resolve(config_file=tmp_path / "odd.toml")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("optimizer.lr", ["optimizer.lr_others", "optimizer.lr_encoders"]),
+        ("optimizer.learning_rate", ["optimizer.lr_others", "optimizer.lr_encoders"]),
+        ("lr", ["optimizer.lr_others", "optimizer.lr_encoders"]),
+        ("optimizer.epochs", ["optimizer.num_epochs"]),
+        ("loss.temperatur", ["loss.temperature"]),
+    ],
+)
+def test_an_unknown_setting_names_those_that_may_be_meant(path: str, meant: list[str]) -> None:
+    with pytest.raises(SettingsError, match="did you mean") as error:
+        resolve(assignments=[f"{path}=1"])
+    assert all(name in str(error.value) for name in meant)

@@ -304,3 +304,26 @@ def test_what_a_killed_process_left_of_the_built_in_encoder_is_removed(
     monkeypatch.setattr(experiments, "build_demo_encoder", lambda folder, sentences, progress: folder)
     experiments.ready_encoder(workspace, workspace.built_in_encoder.name, Reporter())
     assert not left.exists()
+
+
+def test_more_epochs_make_another_run_and_the_setting_that_differs_is_named(
+    copied: Workspace, trained: Trained, tiny_config: MakeConfig
+) -> None:
+    notes = Notes()
+    run = experiments.finetune(tiny_config("", "optimizer.num_epochs=3"), copied, notes)
+    assert run.name != trained.run.name
+    line = next(line for line in notes.lines if line.startswith(f"stage 2: {trained.run.name} is finished"))
+    assert "optimizer.num_epochs was 2, is now 3: this is another run, which starts at epoch 1" in line
+
+
+def test_another_row_of_a_table_is_not_told_what_differs(copied: Workspace, tiny_config: MakeConfig) -> None:
+    notes = Notes()
+    experiments.finetune(tiny_config("C4"), copied, notes)
+    assert not any("another run" in line for line in notes.lines)
+
+
+def test_other_settings_under_a_name_are_named(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    experiments.finetune(tiny_config("C1+T", *QUICK, name="mine"), workspace, Reporter())
+    with pytest.raises(RunError, match=r"optimizer\.patience was 0, is now 3.*another --name") as error:
+        experiments.finetune(tiny_config("C1+T", *QUICK, "optimizer.patience=3", name="mine"), workspace, Reporter())
+    assert "\n" not in str(error.value)

@@ -202,7 +202,7 @@ def test_a_renamed_run_is_found_by_its_settings(place: Workspace, tiny_config: M
 
 def test_the_same_name_with_other_settings_is_refused(place: Workspace, tiny_config: MakeConfig) -> None:
     open_run(place, hub(tiny_config(name="mine")), {"tiny": "a"}, RANGE)
-    with pytest.raises(RunError, match=r"run mine exists with other settings \(digest .*give another --name"):
+    with pytest.raises(RunError, match=r"run mine exists .* \(model\.drop was nothing, is now .*C4.*another --name"):
         open_run(place, hub(tiny_config("C4", name="mine")), {"tiny": "a"}, RANGE)
 
 

@@ -106,12 +106,12 @@ def predict(
     from conki_cli.tables.screen import scores_table
 
     if sum(given is not None for given in (store, text, source)) != 1:
-        raise SettingsError("say what to score with one of --text, --source FILE.csv, a feature store or a raw file")
+        raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store (or raw file)")
     screen = screen_for(json)
     check_export_option(export, ".csv")
-    given = source or store
-    if export is not None and given is not None and export.resolve() == given.resolve():
-        raise SettingsError(f"--export would overwrite {given}, which is to be scored: give another file")
+    for name, given in (("--source ", source), ("", store)):
+        if export is not None and given is not None and export.resolve() == given.resolve():
+            raise SettingsError(f"--export would overwrite {name}{given}: give another file")
     found = find_run(workspace_at(workspace), run)
     if store is not None:
         place = store_path(store, workspace)

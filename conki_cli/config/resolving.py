@@ -169,11 +169,13 @@ def _assignment(line: str) -> tuple[str, Any]:
 
 def _checked(path: str, value: Any) -> Any:
     """Return `value` in the type of the setting `path`, or say what the setting takes."""
-    from conki_cli.config.words import nearest, unknown_model
+    from conki_cli.config.words import nearest_setting, unknown_model
 
     fields = setting_fields()
     if path not in fields:
-        raise SettingsError(f"unknown setting '{path}': {nearest(path, fields) or '`conki settings` lists all'}")
+        raise SettingsError(
+            f"unknown setting '{path}': {nearest_setting(path, fields) or '`conki settings` lists all'}"
+        )
     wanted, limits = setting_type(path), fields[path].metadata
     converted = _converted(wanted, value)
     if converted is None:

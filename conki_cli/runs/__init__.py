@@ -5,6 +5,7 @@
 `seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
+from conki_cli.runs.differences import nearest_finished
 from conki_cli.runs.folders import (
     RUN_SCHEMA,
     Run,
@@ -54,6 +55,7 @@ __all__ = [
     "list_runs",
     "locate_run",
     "measure_again",
+    "nearest_finished",
     "open_run",
     "read_predictions",
     "read_scale",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli import __version__
-from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_toml
+from conki_cli.config.resolving import from_toml, to_toml
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError, SettingsError
@@ -30,6 +30,7 @@ from conki_cli.files import (
 )
 from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.metrics.summaries import summarize
+from conki_cli.runs.differences import differences, learnt_settings
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
 
@@ -166,15 +167,9 @@ def digest_of(config: RunConfig) -> str:
     Seeds, device, name, the threshold between two classes and the encoder's path are left out (the encoder's content
     counts), and so are the `[pretraining]` settings of a run without stage 1.
     """
-    plain = as_tables(config)
-    plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
-    del plain["data"]["threshold"]  # of metrics alone
     name = config.model.text_encoder
-    plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
-    if config.run.stage == "finetune" and not config.needs_pretraining:
-        del plain["pretraining"]
-    flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
-    flat = {path: value for path, value in flat.items() if value != ADDED_LATER.get(path, ...)}
+    flat = learnt_settings(config)
+    flat["model.text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
     return hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest()[:8]
 
 
@@ -275,19 +270,19 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
     if replaces or not run.path.exists():
         return run
     if not (run.path / "result.json").exists():
-        _check_without_result(run, digest, config.run.stage)
+        _check_without_result(run, config)
         return run
     if run.problem:
         raise RunError(run.problem)
     if (found := run.result["digest"]) != digest or run.result["stage"] != config.run.stage:
+        what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
         raise RunError(
-            f"run {run.name} exists with other settings (digest {found}, now {digest}): "
-            "give another --name, or delete that folder"
+            f"run {run.name} exists with other settings ({what}): give another --name, or delete that folder"
         )
     return run
 
 
-def _check_without_result(run: Run, digest: str, stage: str) -> None:
+def _check_without_result(run: Run, config: RunConfig) -> None:
     """Refuse to continue a run whose result.json is gone, or was never written, with other settings.
 
     Raises:
@@ -300,11 +295,9 @@ def _check_without_result(run: Run, digest: str, stage: str) -> None:
         known = run.config
     except ConkiError as error:
         raise RunError(f"run {run.name} has no result.json and no settings ({error}): give --overwrite") from error
-    if (found := digest_of(known)) != digest or known.run.stage != stage:
-        raise RunError(
-            f"run {run.name} exists with other settings (digest {found}, now {digest}): give another --name, or "
-            "--overwrite"
-        )
+    if (found := digest_of(known)) != digest_of(config) or known.run.stage != config.run.stage:
+        what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
+        raise RunError(f"run {run.name} exists with other settings ({what}): give another --name, or --overwrite")
 
 
 def discard_run(run: Run) -> None:

@@ -144,7 +144,7 @@ def in_training_scale(
         return clips
     frames = {name: ragged for name, ragged in clips.frames.items() if name not in used}
     for name in used:
-        reporter.say(f"{name} of {store.path.name}: z-scores by the moments of {dataset}, as in training")
+        reporter.say(f"{name} of {store.source['name']}: z-scores by the moments of {dataset}, as in training")
         ragged = clips.frames[name]
         frames[name] = replace(ragged, values=_Standardized(ragged.values, *scale.columns[name]))
     return replace(clips, frames=frames)
