@@ -309,7 +309,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
     learns_external = config.run.stage == "pretrain"
     tokenizer = load_tokenizer(encoder) if "text" in modalities else None
-    crosses = config.transfers_whole or config.model.start_from == "all"
+    crosses = config.transfers_whole or not config.dropped("handover")
     return Inputs(
         target,
         external if learns_external else None,

@@ -8,7 +8,7 @@ import torch
 
 from conki_cli import zoo
 from conki_cli.batches import available_modalities
-from conki_cli.config.resolving import CONKI_ONLY, resolve
+from conki_cli.config.resolving import read_by_conki_alone, resolve
 from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
 from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError, SettingsError
@@ -100,7 +100,7 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
 def _owner(path: str) -> str:
     """Return the one model that reads a setting; empty where several do."""
     section = path.partition(".")[0]
-    return "conki" if path in CONKI_ONLY else section if section in BASELINES else ""
+    return "conki" if read_by_conki_alone(path) else section if section in BASELINES else ""
 
 
 def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> list[Run]:

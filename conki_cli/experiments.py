@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config.resolving import canonical, resolve, stage_one
+from conki_cli.config.resolving import canonical, resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
@@ -112,12 +112,21 @@ def check_trainable(
         ConkiError: a store or an encoder is missing, settings do not fit each other or the inputs.
     """
     for config in configs:
-        stages = [stage_one(config), config] if config.needs_pretraining else [config]
+        stages = [_stage_one_for(config, workspace), config] if config.needs_pretraining else [config]
         for stage in stages:
             again = overwrites and stage is config
             with _open_job(stage, workspace, reporter, to_train=False, overwrites=again) as job:
                 if again or not is_finished(job):
                     check_network(job)
+
+
+def _stage_one_for(config: RunConfig, workspace: Workspace) -> RunConfig:
+    """Return the stage 1 that a configuration starts from; a run of version 1 keeps its own, if that is still there."""
+    if config.dropped("handover"):
+        older = version_1_stage_one(config)
+        if locate_run(workspace, older).path.exists():
+            return older
+    return stage_one(config)
 
 
 def pretrain(
@@ -136,7 +145,7 @@ def pretrain(
             f"{run_label(config)} with external {config.data.external} has no stage 1: "
             "give --external a data set, or finetune directly"
         )
-    first = stage_one(config).with_values("run", name=config.run.name)
+    first = _stage_one_for(config, workspace).with_values("run", name=config.run.name)
     with _open_job(first, workspace, reporter, overwrites=overwrites) as job:
         train_seeds(job, None, checked=checked)
         return job.run

@@ -15,7 +15,7 @@ import numpy as np
 
 from conki_cli import __version__
 from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_toml
-from conki_cli.config.sections import RunConfig
+from conki_cli.config.sections import NO_EXTERNAL, RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.files import (
@@ -169,11 +169,24 @@ def digest_of(config: RunConfig) -> str:
     plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
     name = config.model.text_encoder
     plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
+    plain["model"] |= _handover_of_version_1(config)
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
     flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
     flat = {path: value for path, value in flat.items() if value != ADDED_LATER.get(path, ...)}
     return hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest()[:8]
+
+
+def _handover_of_version_1(config: RunConfig) -> dict[str, Any]:
+    """Return the switches, and `start_from` in place of the switch `handover`, so that version 1's digests stay."""
+    drop = tuple(switch for switch in config.model.drop if switch != "handover")
+    is_conki = not (config.is_baseline or config.dropped("plain-transfer"))
+    hands_over = is_conki and config.data.external != NO_EXTERNAL and not config.dropped("handover")
+    if hands_over or (config.run.recipe == "released" and not config.is_baseline and not config.dropped("handover")):
+        return {"drop": drop, "start_from": "all"}
+    if "C2" in drop:  # without external data, version 1 did not name C1 beside it
+        drop = tuple(switch for switch in drop if switch != "C1")
+    return {"drop": drop, "start_from": "adapters"}
 
 
 def default_name(config: RunConfig) -> str:
