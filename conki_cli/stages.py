@@ -24,7 +24,17 @@ from conki_cli.files import append_line, human_size, read_json, remove_leftovers
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.runs import Predictions, Run, check_is_file, discard_run, finish_run, open_run, write_predictions
+from conki_cli.runs import (
+    Predictions,
+    Run,
+    check_is_file,
+    discard_run,
+    finish_run,
+    learning_warnings,
+    median_of,
+    open_run,
+    write_predictions,
+)
 from conki_cli.signals import postponed
 from conki_cli.store import SPLITS, FeatureStore
 from conki_cli.text import (
@@ -266,6 +276,9 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
     checkpoint.check_room(job.run.path, during)
+    known = _median_of(job, ("valid",))
+    mae = known["metrics"]["valid"]["mae"]
+    job.reporter.say(f"predicting the training median ({known['score']:.2f}) has validation MAE {mae:.3f}")
     for warning in config.own.warnings if config.own is not None else ():
         job.reporter.say(warning)
     for name, count in job.inputs.cut("train").items():
@@ -382,11 +395,20 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
         "metrics": metrics,
+        "median": _median_of(job, splits),
     }
     write_json(run.seed_folder(seed) / "result.json", result)
     job.reporter.say(
         f"seed {seed}: best epoch {progress.best_epoch} of {progress.epoch}, validation MAE {progress.best_mae:.3f}"
     )
+    for line in learning_warnings(run, [seed]):
+        job.reporter.say(f"warning: {line}")
+
+
+def _median_of(job: Job, splits: Sequence[str]) -> dict[str, Any]:
+    """Measure the median of the training scores, the best constant, on some splits."""
+    scores = {name: job.inputs.batches(name, batch_size=_READ_AT_ONCE).scores() for name in ("train", *splits)}
+    return median_of(scores["train"], {name: scores[name] for name in splits}, job.inputs.score_range)
 
 
 def _seconds_of(run: Run, seed: int) -> float:

@@ -30,7 +30,7 @@ def evaluate(
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
     from conki_cli.runs import evaluate_run, find_run
-    from conki_cli.tables.systems import run_row, table_info
+    from conki_cli.tables.systems import table_of_runs
 
     screen = screen_for(json)
     check_export_option(export)
@@ -46,7 +46,7 @@ def evaluate(
 
         predict_split(found, split, workspace_at(workspace), screen)
     label, result = found.result["label"], evaluate_run(found, split, protocol)
-    show_metrics(screen, [run_row(label, found.config, result)], table_info([result]), export)
+    show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)
     screen.answer({"label": label, **result})
 
 

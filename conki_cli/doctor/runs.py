@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, guarded, ordinary, tried
 from conki_cli.doctor.kept import encoder_problems
@@ -17,7 +17,7 @@ from conki_cli.doctor.weights import read_checkpoint
 from conki_cli.errors import one_line, quoted
 from conki_cli.files import read_json
 from conki_cli.locks import lock_beside
-from conki_cli.runs import Run, digest_of, stored_predictions
+from conki_cli.runs import Run, digest_of, learning_warnings, stored_predictions
 from conki_cli.workspace import BUILT_IN_ENCODER
 
 
@@ -45,6 +45,7 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         yield _summary(run, result, len(finished), len(seeds))
         parts.append(_data(run, result, visit, is_finished=len(finished) == len(seeds)))
         parts += [predictions_of_all(record, finished), _metrics(record, result, finished)]
+        parts.append(_learning(run, finished))
     parts += [_stage_one(run, finished, visit), _environments(run, seeds, visit), iter(encoder)]
     parts += [guarded(run.seed_folder(seed), seed_findings(record, seed, visit)) for seed in seeds]
     parts.append(_encoder_weights(record, visit))
@@ -52,6 +53,12 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         parts.append(left_over(run.path, deep=True))
     for part in parts:
         yield from guarded(run.path, part)
+
+
+def _learning(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
+    for line in tried(learning_warnings, run, finished)[0] or ():
+        fact, _, advice = line.partition("; ")
+        yield Finding(str(run.path), REMARK, fact, advice)
 
 
 def _config(run: Run) -> RunConfig:
@@ -82,7 +89,8 @@ def _command(run: Run, visit: Visit) -> str:
         config = resolve(config_file=run.path / "config.toml")
         result = _result(run)
         is_first = result["stage"] == "pretrain"
-        if digest_of(stage_one(config) if is_first else config) != result["digest"]:
+        stages = (stage_one(config), version_1_stage_one(config)) if is_first else (config,)
+        if result["digest"] not in map(digest_of, stages):
             return ""
         return visit.command(f"{'pretrain' if is_first else 'finetune'} --config {quoted(run.path / 'config.toml')}")
 

@@ -21,6 +21,7 @@ from conki_cli.runs.folders import (
     locate_run,
     open_run,
 )
+from conki_cli.runs.learning import learning_warnings, median_of
 from conki_cli.runs.predictions import (
     Predictions,
     evaluate_run,
@@ -45,8 +46,10 @@ __all__ = [
     "evaluate_run",
     "find_run",
     "finish_run",
+    "learning_warnings",
     "list_runs",
     "locate_run",
+    "median_of",
     "open_run",
     "read_predictions",
     "stored_predictions",

@@ -389,8 +389,11 @@ def finish_run(run: Run) -> None:
         per_seed = [found["metrics"].get(split, {}) for seed in seeds if (found := run.seed_result(seed))]
         if per_seed and all(per_seed):  # null in JSON is nan
             by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
-    state = "finished" if seeds == result["seeds"] else "unfinished"
-    write_json(run.path / "result.json", {**result, "metrics": by_split, "state": state})
+    known = {"metrics": by_split, "state": "finished" if seeds == result["seeds"] else "unfinished"}
+    medians = [found["median"] for seed in seeds if (found := run.seed_result(seed)) and "median" in found]
+    if medians:  # that of the training split, so the same for every seed
+        known["median"] = medians[0]
+    write_json(run.path / "result.json", {**result, **known})
 
 
 def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:

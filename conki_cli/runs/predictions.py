@@ -16,8 +16,9 @@ import numpy as np
 
 from conki_cli.errors import RunError, one_line
 from conki_cli.files import atomic_path, unreadable
-from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
+from conki_cli.metrics import COUNTS, sentiment_metrics, summarize, undefined_reasons
 from conki_cli.runs.folders import Run, check_is_file
+from conki_cli.runs.learning import constant_metrics, learning_warnings
 
 _COLUMNS = ["id", "score", "prediction"]
 _PREDICT_AGAIN = "delete it: it is predicted again"
@@ -157,6 +158,7 @@ def evaluate_run(run: Run, split: str, protocol: str, *, seeds: Sequence[int] | 
     rules: dict[str, Any] = {"dataset": result["dataset"], "protocol": protocol, "score_range": (low, high)}
     values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
     reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
+    median = next((seed["median"]["score"] for s in chosen if "median" in (seed := run.seed_result(s) or {})), None)
     counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
     return {
         "run": run.name,
@@ -167,8 +169,17 @@ def evaluate_run(run: Run, split: str, protocol: str, *, seeds: Sequence[int] | 
         "seeds": chosen,
         "metrics": summarize(values),
         "undefined": {name: reason for found in reasons for name, reason in found.items()},
+        "median": None if median is None else _median_metrics(median, next(iter(stored)).scores, (low, high), protocol),
+        "warnings": learning_warnings(run, chosen),
         "predictions": [str(run.predictions_path(seed, split)) for seed in chosen],
     }
+
+
+def _median_metrics(
+    median: float, scores: np.ndarray, score_range: tuple[float, float], protocol: str
+) -> dict[str, Any]:
+    measured = constant_metrics(median, scores, score_range, protocol)
+    return {"score": median, "metrics": {name: value for name, value in measured.items() if name not in COUNTS}}
 
 
 def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
