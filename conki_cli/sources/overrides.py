@@ -15,6 +15,7 @@ from conki_cli.sources.features import FeatureTable, attach, names_in, read_feat
 from conki_cli.sources.joining import are_positions
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
 from conki_cli.sources.matching import Names, match
+from conki_cli.sources.padding import UNCLEAR
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import FRAME_MODALITIES, Corpus
@@ -67,6 +68,7 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
         path,
         modality,
         {sample.id: frames for sample in samples if (frames := getattr(sample, modality)) is not None},
+        notes=tuple(note for note in other.notes if note.startswith(UNCLEAR)),
         padding=other.padding.get(modality, ""),
         repaired=other.repaired.get(modality, {}),
         sha256=other.source_sha256,
