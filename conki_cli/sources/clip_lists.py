@@ -40,21 +40,21 @@ import numpy as np
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
     clip_ids,
     fingerprint,
     name_of,
     names_of,
-    plain_key,
+    split_of,
     splits_of,
+    stripped,
     text_of,
 )
 from conki_cli.sources.joining import POSITIONS, are_positions, with_labels
 from conki_cli.sources.padding import Padded, find_sides, look_at_clip, repairs_of, without_padding
 from conki_cli.sources.raw.pickles import read_pickle
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import Corpus, Sample
+from conki_cli.store import SPLITS, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray
 
 FORMATS = {
@@ -68,7 +68,6 @@ _MOST_LABELS = 64  # values that a clip's label may hold; MOSEI has 7
 # A pickle can name one long text any number of times, so what is made of its texts is bounded, not its size.
 _MOST_LETTERS = 256 * 2**20  # in all words together; MOSEI has 2.5 million
 
-_FILES = {"train.pkl": "train", "dev.pkl": "valid", "valid.pkl": "valid", "test.pkl": "test"}
 _KINDS = {3: "MAG-BERT", 4: "MISA", 6: "MMIM"}  # by the number of parts of a clip's features
 
 
@@ -88,14 +87,19 @@ class _Reader:
 def recognise(raw: Raw) -> str | None:
     """Tell which of these formats this is; MMIM's folder is told from MISA's when it is read."""
     if raw.kind == "folder":
-        return "misa" if len({_FILES[name] for name in raw.content if name in _FILES}) >= 2 else None
+        return "misa" if len({split for name in raw.content if (split := _split_of_file(name))}) >= 2 else None
     if raw.kind != "pickle":
         return None
     if isinstance(raw.content, dict):
-        parts = [value for key, value in raw.content.items() if plain_key(key) in SPLIT_NAMES]
+        parts = [value for key, value in raw.content.items() if split_of(key)]
         is_list = bool(parts) and all(isinstance(part, list | tuple) for part in parts)
         return "mag-bert" if is_list and any(_is_clip(part[0]) for part in parts if part) else None
     return "misa" if is_clip_list(raw.content) else None
+
+
+def _split_of_file(name: str) -> str | None:
+    """Return the split that train.pkl, dev.pkl and the like hold; None: another file."""
+    return split_of(name.removesuffix(".pkl")) if name.endswith(".pkl") else None
 
 
 def is_clip_list(value: Any) -> bool:
@@ -141,8 +145,10 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
 
 def _open_folder(reader: _Reader, files: Mapping[str, Path]) -> tuple[list[Path], dict[str, tuple[str, Any]]]:
     """Return the files of the splits, and for each split its place in messages and its content."""
-    parts = splits_of(reader.path, {name.removesuffix(".pkl"): files[name] for name in _FILES if name in files})
-    others = [name for name in files if name not in _FILES]
+    splits = {name: split for name in files if (split := _split_of_file(name))}
+    names = sorted(splits, key=lambda name: SPLITS.index(splits[name]))
+    parts = splits_of(reader.path, {name.removesuffix(".pkl"): files[name] for name in names})
+    others = [name for name in files if name not in splits]
     if others:
         reader.remarks.append(f"not read: {names_of(others)}")
     lists = {split: (f"{path}, split {split!r}", read_pickle(path)) for split, path in parts.items()}
@@ -157,7 +163,7 @@ def _lists_of(reader: _Reader, raw: Raw) -> dict[str, tuple[str, Any]]:
             f"{raw.path} holds {found}: MISA and MMIM keep each split in a file of its own, "
             "so give the folder with train.pkl, dev.pkl and test.pkl; MAG-BERT keeps a dictionary of splits"
         )
-    others = [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]
+    others = [key for key in raw.content if split_of(key) is None]
     if others:
         reader.remarks.append(f"ignored beside the splits: {names_of(others)}")
     parts = splits_of(raw.path, raw.content)
@@ -214,7 +220,7 @@ def _text(reader: _Reader, where: str, words: Any) -> str | None:
     reader.counts["letters"] += sum(len(word) + 1 for word in items)
     if reader.counts["letters"] > _MOST_LETTERS:
         raise SourceError(f"{where}: the words of all clips must have {_MOST_LETTERS} letters at most, and have more")
-    spoken = [text_of(where, "words", word).strip() for word in items]
+    spoken = [stripped(text_of(where, "words", word)) for word in items]
     return " ".join(word for word in spoken if word not in ("", PAUSE))
 
 

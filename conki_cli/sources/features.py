@@ -29,13 +29,13 @@ from pathlib import Path
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
     fingerprint,
     frames_of,
     names_of,
     normal_ids,
     numbers_of,
+    split_of,
     strings_of,
 )
 from conki_cli.sources.joining import POSITIONS, Clip, are_positions, join
@@ -373,7 +373,7 @@ def _splits_in(where: str, arrays: Mapping[str, Array], count: int) -> dict[str,
     found: dict[str, list[str | None]] = {}
     for key, array in arrays.items():
         if _is_split(key) and array.dtype.kind in "SUO":
-            found[key] = [SPLIT_NAMES.get(name.lower()) for name in strings_of(where, key, array)]
+            found[key] = [split_of(name) for name in strings_of(where, key, array)]
             if len(found[key]) != count:
                 raise SourceError(f"{where}: {key!r} must have one split per clip, found {len(found[key])} of {count}")
     return found

@@ -35,15 +35,16 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
     fingerprint,
     frames_of,
     names_of,
     normal_ids,
     numbers_of,
+    split_of,
     splits_of,
     strings_of,
+    stripped,
 )
 from conki_cli.sources.features import FeatureTable
 from conki_cli.sources.joining import Clip, join
@@ -92,7 +93,7 @@ def recognise(raw: Raw) -> str | None:
     """Tell whether a file is in this layout."""
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         return None
-    parts = [raw.content[key] for key in SPLIT_NAMES if key in raw.content]
+    parts = [part for key, part in raw.content.items() if split_of(key)]
     return "mmsa" if any(isinstance(part, dict) and _TELLTALE & part.keys() for part in parts) else None
 
 
@@ -128,7 +129,7 @@ def is_layout(raw: Raw) -> bool:
     data = raw.content
     if raw.kind != "pickle" or not isinstance(data, dict):
         return False
-    return any(isinstance(data[key], dict) and "id" in data[key] for key in SPLIT_NAMES if key in data)
+    return any(isinstance(part, dict) and "id" in part for key, part in data.items() if split_of(key))
 
 
 def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
@@ -206,7 +207,7 @@ def _notes(reader: _Reader, request: Request) -> tuple[str, ...]:
 
 def _remarks(reader: _Reader, data: Mapping[Any, Any]) -> tuple[str, ...]:
     remarks = [*reader.rewritten, *blanks_remark(reader.blanks[reader.text_key])]
-    if others := [key for key in data if key not in SPLIT_NAMES]:
+    if others := [key for key in data if split_of(key) is None]:
         remarks.append(f"ignored beside the splits: {names_of(others)}")
     if reader.ignored:
         remarks.append(f"not read: {names_of(sorted(reader.ignored))}")
@@ -293,11 +294,11 @@ def _samples(
             what = "text" if text is None else "score"
             raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")
         unimodal = {m: float(column[i]) for m, column in part.unimodal.items()}
-        reader.blanks[reader.text_key] += text != text.strip()
+        reader.blanks[reader.text_key] += text != stripped(text)
         samples.append(
             Sample(
                 id=clip,
-                text=text.strip(),
+                text=stripped(text),
                 score=score,
                 unimodal=unimodal,
                 **{m: clips[i] for m, clips in frames.items()},

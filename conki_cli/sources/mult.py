@@ -43,7 +43,6 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
     clip_ids,
     fingerprint,
@@ -52,6 +51,7 @@ from conki_cli.sources.columns import (
     names_of,
     plain_key,
     slices_of,
+    split_of,
     splits_of,
 )
 from conki_cli.sources.joining import POSITIONS, Clip, are_positions, with_labels
@@ -98,7 +98,7 @@ def recognise(raw: Raw) -> str | None:
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         return None
     for key, value in raw.content.items():
-        if plain_key(key) not in SPLIT_NAMES or not isinstance(value, dict):
+        if split_of(key) is None or not isinstance(value, dict):
             continue
         part = _named(value)
         if "label" in part and {"covarep", "facet"} & part.keys():
@@ -129,7 +129,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     name = recognise(raw) or name
     parts = splits_of(raw.path, raw.content)
     reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress)
-    if others := [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]:
+    if others := [key for key in raw.content if split_of(key) is None]:
         reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
     _check_labels(reader, parts, request)
     columns = {split: _read_split(reader, f"{raw.path}, split {split!r}", part) for split, part in parts.items()}
