@@ -108,7 +108,7 @@ def predict(
     place = store_path(store, workspace) if store else None
     if place is not None:
         mention_scale(found, place, workspace_at(workspace), screen)
-    with read_new(text, source, place, split) as utterances:
+    with read_new(text, source, place, split, screen) as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)

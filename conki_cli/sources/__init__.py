@@ -130,6 +130,8 @@ def read_corpus(
         from conki_cli.sources import demo
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
+    from conki_cli.sources.characters import with_repaired_texts
+
     path = find_source(dataset, workspace, source)
     if options.labels is not None:
         _check_table(options.labels)
@@ -152,7 +154,7 @@ def read_corpus(
         from conki_cli.sources.overrides import override
 
         corpus = override(corpus, options.overrides, request, source=path)
-    return corpus
+    return with_repaired_texts(corpus)
 
 
 def _check_table(path: Path) -> None:
