@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conki_cli.errors import SourceError
 from conki_cli.sources import labels, read_corpus
-from conki_cli.sources.labels import read_label_rows, read_texts
+from conki_cli.sources.joining import Clip, join
+from conki_cli.sources.labels import LabelRow, read_label_rows, read_texts
 from conki_cli.sources.raw import tables
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Options
@@ -124,6 +126,26 @@ def test_ids_that_a_spreadsheet_wrote_as_decimals_are_whole_numbers(tmp_path: Pa
     corpus = read(written(tmp_path / "label.csv", "\n".join([",".join(HEADER), *rows])))
     assert [clip_id for clip_id, _, _ in contents(corpus)] == ["v$_$11", "v$_$2", "v$_$3"]
     assert corpus.remarks[0] == "clip_id: 3 ids rewritten, such as 11.0 to 11"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("11", "11.0"), ("011", "11.0"), ("11.0", "11")])
+def test_decimals_join_with_whole_numbers_on_either_side(ours: str, theirs: str) -> None:
+    rows = [LabelRow("v", theirs, score=1.0), LabelRow("v", "other", score=0.0)]
+    found, remarks = join("x.pkl", [Clip(f"v$_${ours}", 1.0)], rows, labels=Path("label.csv"))
+    assert found == rows[:1]
+    assert "clip number" in remarks[0]
+
+
+@pytest.mark.parametrize("name", ["v_11.0.npy", "v$_$11.0.npy", "v/11.0.npy", "v_11.npy"])
+def test_features_of_clips_are_found_under_decimals_without_scores(tmp_path: Path, name: str) -> None:
+    (tmp_path / "audio" / "v").mkdir(parents=True)
+    np.save(tmp_path / "audio" / name, np.ones((2, 3)))
+    rows = [f"v,{clip},x,1,{mode}" for clip, mode in (("11", "train"), ("b", "valid"), ("c", "test"))]
+    for clip in "bc":
+        np.save(tmp_path / "audio" / f"v_{clip}.npy", np.ones((2, 3)))
+    path = written(tmp_path / "label.csv", "\n".join([",".join(HEADER), *rows]))
+    corpus = read(path, overrides={"audio": tmp_path / "audio"})
+    assert [np.asarray(part[0].audio).shape for part in corpus.splits.values()] == [(2, 3)] * 3
 
 
 def test_ids_that_are_versions_stay_as_they_are(tmp_path: Path) -> None:
