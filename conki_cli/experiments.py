@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, prepare
 from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
+from conki_cli.sources.characters import repair
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import Job, check_network, is_finished, train_seeds
 from conki_cli.store import FeatureStore, Utterances
@@ -229,18 +231,32 @@ def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter
 
 
 @contextlib.contextmanager
-def read_new(texts: Sequence[str] | None, source: Path | None, store: Path | None, split: str) -> Iterator[Utterances]:
-    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store."""
+def read_new(
+    texts: Sequence[str] | None, source: Path | None, store: Path | None, split: str, reporter: Reporter | None = None
+) -> Iterator[Utterances]:
+    """Open utterances to score: sentences, a table with texts, or a split of a feature store.
+
+    Texts of sentences and tables are repaired as `conki prepare` does; the reporter is told.
+    """
     if store is not None:
         with FeatureStore(store) as opened:
             yield opened.split(split)
     elif source is not None:
-        yield read_texts(source)
+        yield _with_repaired_texts(read_texts(source), reporter)
     else:
         lines = list(texts or [])
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
             raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
-        yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
+        numbers = [str(number) for number in range(1, len(lines) + 1)]
+        yield _with_repaired_texts(Utterances(numbers, lines, None, {}, {}), reporter)
+
+
+def _with_repaired_texts(utterances: Utterances, reporter: Reporter | None) -> Utterances:
+    done = repair(utterances.texts)
+    if reporter is not None:
+        for line in (*done.remarks(), *(f"warning: {warning}" for warning in done.warnings())):
+            reporter.say(line)
+    return replace(utterances, texts=done.texts)
 
 
 def mention_scale(run: Run, store: Path, workspace: Workspace, reporter: Reporter) -> None:

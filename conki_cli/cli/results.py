@@ -80,7 +80,7 @@ def predict(
     run: Annotated[str, typer.Argument(help="A fine-tuning run: its name, or its folder.")],
     store: Annotated[Path | None, typer.Argument(help="A feature store with new clips.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A sentence to score. Repeatable.")] = None,
-    source: Annotated[Path | None, typer.Option(help="CSV file with a column `text`, and `id` if you like.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Table with a column `text`, and `id` if you like.")] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split of the store.")] = "test",
     export: Annotated[Path | None, typer.Option(help="Also write the scores to FILE.csv.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
@@ -108,7 +108,7 @@ def predict(
     place = store_path(store, workspace) if store else None
     if place is not None:
         mention_scale(found, place, workspace_at(workspace), screen)
-    with read_new(text, source, place, split) as utterances:
+    with read_new(text, source, place, split, screen) as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)

@@ -6,8 +6,9 @@ For --audio and --vision, beside any source; clips are matched by id, never by p
                 features; each [frames, features], or [features] for one frame per clip
     an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
                 modality (or feature, features): [clips, features] for one frame per clip,
-                [clips, frames, features] padded at the end, with audio_lengths or vision_lengths
-                if there are any; else a clip ends with its last frame that is not all zeros
+                [clips, frames, features] padded at the end or in front, with audio_lengths or
+                vision_lengths if there are any; else frames of zeros at the side where most are
+                padding
 Where the file has labels (label, labels or regression_labels), they show that clips of the same id
 are the same. As --source, an .npz with id and audio or vision is format "npz". --labels label.csv is
 needed: texts and splits are taken from there, and the scores of a file without labels. Vectors of texts
@@ -25,29 +26,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
-    edges_of,
-    filled_frames,
     fingerprint,
     frames_of,
     names_of,
     normal_ids,
     numbers_of,
+    split_of,
     strings_of,
 )
 from conki_cli.sources.joining import POSITIONS, Clip, are_positions, join
 from conki_cli.sources.labels import LabelRow, read_label_rows, samples_of
 from conki_cli.sources.matching import Names, match
+from conki_cli.sources.padding import find_sides, lengths_of, look_at, repairs_of, without_padding
 from conki_cli.sources.raw.npz import Header, look_into_npz, read_npz
 from conki_cli.sources.request import Raw, Request
 from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
-from conki_cli.store.arrays import Array, FileArray, part_of_row
+from conki_cli.store.arrays import Array, FileArray
 from conki_cli.store.records import Frames
 
 FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
@@ -65,6 +63,7 @@ class FeatureTable:
         modality: vision or audio.
         frames: [L, d] by the id of the clip, as the folder or file writes it ('video[3]' as 'video$_$3').
         remarks: what was left out.
+        notes: what is not clear: warnings.
         padding: the side that padding was removed from, or nothing.
         repaired: counts of what was mended.
         sha256: of the file; of a folder, over the names and contents of its files.
@@ -78,6 +77,7 @@ class FeatureTable:
     modality: str
     frames: Mapping[str, Frames]
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     padding: str = ""
     repaired: Mapping[str, int] = field(default_factory=dict)
     sha256: str = ""
@@ -136,7 +136,8 @@ def attach(corpus: Corpus, tables: Mapping[str, FeatureTable]) -> Corpus:
     found = {m: {clip: tables[m].frames[name] for clip, name in pairs.items()} for m, pairs in names.items()}
     remarks = [remark for m, table in tables.items() for remark in _remarks_of(corpus, table, len(names[m]))]
     remarks += dict.fromkeys(remark for _, _, how in matches.values() for remark in how)
-    notes = list(dict.fromkeys(note for _, doubts, _ in matches.values() for note in doubts))
+    doubts = [note for table in tables.values() for note in table.notes]
+    notes = list(dict.fromkeys([*doubts, *(note for _, noted, _ in matches.values() for note in noted)]))
     for modality, table in tables.items():
         warnings, harmless = _own_splits_of(corpus, table, names[modality])
         notes += [note for note in warnings if note not in (*corpus.notes, *notes)]
@@ -221,6 +222,7 @@ def _read_table(path: Path, modality: str) -> FeatureTable:
         path,
         modality,
         frames,
+        notes=rows.notes,
         padding=rows.padding,
         repaired=rows.repaired,
         sha256=sha256,
@@ -238,6 +240,7 @@ def _are_scores(header: Header, ids: tuple[int, ...]) -> bool:
 @dataclass(frozen=True, eq=False)
 class _Rows:
     frames: list[Array]
+    notes: tuple[str, ...] = ()
     padding: str = ""
     repaired: Mapping[str, int] = field(default_factory=dict)
 
@@ -266,18 +269,12 @@ def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: st
     longest = padded.shape[1]
     if not longest:
         raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
-    if not lengths_key:
-        ends = np.concatenate([edges_of(filled)[1] for filled in filled_frames(padded)] or [np.empty(0, np.int64)])
-        padding, repaired = "end, trailing frames of zeros", {}
-    else:
-        lengths = numbers_of(where, lengths_key, arrays[lengths_key])
-        if len(lengths) != len(padded) or not (lengths >= 0).all() or (lengths != np.floor(lengths)).any():
-            raise SourceError(
-                f"{where}: {lengths_key!r} must be one whole number from 0 for each of {len(padded)} clips"
-            )
-        ends = np.minimum(lengths, longest).astype(np.int64)
-        padding, repaired = "end, by the file's lengths", {"lengths_clamped": int((lengths > longest).sum())}
-    return _Rows([part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)], padding, repaired)
+    lengths = lengths_of(where, lengths_key, arrays[lengths_key], len(padded)) if lengths_key else None
+    parts = {modality: [look_at(where, padded, lengths)]}
+    sides, said, doubts = find_sides(parts, "end")
+    (part,), side = parts[modality], sides[modality]
+    repaired = repairs_of([part], side)
+    return _Rows(without_padding(part, side), tuple(doubts), said.get(modality, ""), repaired)
 
 
 # ---- the format "npz" ----
@@ -318,7 +315,7 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
         source_sha256=sha256,
         source_bytes=size,
         repaired={m: part.repaired for m, part in modalities.items() if part.repaired},
-        notes=tuple(notes),
+        notes=(*notes, *(note for part in modalities.values() for note in part.notes)),
         remarks=(*joining, *comparing, *_left_out(arrays)),
         padding={m: part.padding for m, part in modalities.items() if part.padding},
     )
@@ -376,7 +373,7 @@ def _splits_in(where: str, arrays: Mapping[str, Array], count: int) -> dict[str,
     found: dict[str, list[str | None]] = {}
     for key, array in arrays.items():
         if _is_split(key) and array.dtype.kind in "SUO":
-            found[key] = [SPLIT_NAMES.get(name.lower()) for name in strings_of(where, key, array)]
+            found[key] = [split_of(name) for name in strings_of(where, key, array)]
             if len(found[key]) != count:
                 raise SourceError(f"{where}: {key!r} must have one split per clip, found {len(found[key])} of {count}")
     return found

@@ -102,8 +102,8 @@ def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any
 
     Returns:
         `format`; `padding` per modality; `padding_share`: what padding every clip to the longest would add, as a share
-        of the padded frames; `remarks`; and what was found: `left_out`, `without_frames`, `unimodal_left_out`,
-        `empty_texts`, `repeated_texts`.
+        of the padded frames; `remarks`; `texts`, if any were repaired or could not be; and what was found: `left_out`,
+        `without_frames`, `unimodal_left_out`, `empty_texts`, `repeated_texts`.
     """
     samples = list(chain.from_iterable(corpus.splits[split] for split in SPLITS))
     shares = {}
@@ -115,6 +115,7 @@ def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any
         "padding": dict(corpus.padding),
         "padding_share": shares,
         "remarks": list(corpus.remarks),
+        **({"texts": dict(corpus.repaired["text"])} if corpus.repaired.get("text") else {}),
         **found,
     }
 
