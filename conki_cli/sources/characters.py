@@ -9,12 +9,12 @@ writes instead of a text that begins with - or =.
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html.entities import html5
 
 from conki_cli.store import Corpus
-from conki_cli.store.records import PUBLISHED_TEXT_FAULTS, counted
+from conki_cli.store.records import PUBLISHED_LOST_TEXTS, counted
 
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _MOST_PASSES = 3
@@ -75,31 +75,26 @@ class Repaired:
         ]
 
 
-def repair(texts: Sequence[str], *, keeps: Collection[str] = ()) -> Repaired:
-    """Repair texts, and count what was done and what is left.
-
-    Args:
-        texts: one per clip.
-        keeps: names of repairs that are not made, only counted.
-    """
+def repair(texts: Sequence[str]) -> Repaired:
+    """Repair texts, one per clip, and count what was done and what is left."""
     known: dict[str, tuple[str, tuple[str, ...]]] = {}  # files may name one long text any number of times
     counts: Counter[str] = Counter()
     made = []
     for text in texts:
         if text not in known:
-            known[text] = _repaired(text, keeps)
+            known[text] = _repaired(text)
         better, faults = known[text]
         counts.update(faults)
         made.append(better)
     return Repaired(made, dict(counts))
 
 
-def _repaired(text: str, keeps: Collection[str]) -> tuple[str, tuple[str, ...]]:
+def _repaired(text: str) -> tuple[str, tuple[str, ...]]:
     """Return a text after its repair, and the names of what it had."""
     found = []
     for name, step in _STEPS.items():
         if (better := step(text)) != text:
-            text = text if name in keeps else better
+            text = better
             found.append(name)
     if "\ufffd" in text:
         found.append("lost")
@@ -113,20 +108,13 @@ def _repaired(text: str, keeps: Collection[str]) -> tuple[str, tuple[str, ...]]:
 def with_repaired_texts(corpus: Corpus) -> Corpus:
     """Repair the texts of a corpus; remarks say what was done, notes what could not be.
 
-    A published data set that has such faults stays as everybody knows it and compares with it: a remark says so.
+    Characters that a published data set lost before it was published are a remark: nobody has them.
     """
-    published = PUBLISHED_TEXT_FAULTS.get(corpus.dataset, {})
-    done = repair([sample.text for part in corpus.splits.values() for sample in part], keeps=published)
-    kept = {
-        name: count
-        for name, most in published.items()
-        if (count := done.counts.get(name, 0)) and (name in REPAIRS or count <= most)
-    }
-    others = replace(done, counts={name: count for name, count in done.counts.items() if name not in kept})
-    remarks = others.remarks()
-    if kept:
-        said = " and ".join(f"{counted(count, 'text')} with {(REPAIRS | LOSSES)[name]}" for name, count in kept.items())
-        remarks.append(f"as published, and left so: {said}")
+    done = repair([sample.text for part in corpus.splits.values() for sample in part])
+    remarks, warnings = done.remarks(), done.warnings()
+    if 0 < (lost := done.counts.get("lost", 0)) <= PUBLISHED_LOST_TEXTS.get(corpus.dataset, 0):
+        remarks.append(f"as published: {counted(lost, 'text')} with {LOSSES['lost']}")
+        warnings = replace(done, counts={**done.counts, "lost": 0}).warnings()
     found = iter(done.texts)
     splits = {
         split: [sample if (text := next(found)) == sample.text else replace(sample, text=text) for sample in part]
@@ -136,7 +124,7 @@ def with_repaired_texts(corpus: Corpus) -> Corpus:
         corpus,
         splits=splits,
         remarks=(*corpus.remarks, *remarks),
-        notes=(*corpus.notes, *others.warnings()),
+        notes=(*corpus.notes, *warnings),
         repaired={**corpus.repaired, **({"text": done.counts} if done.counts else {})},
     )
 

@@ -19,8 +19,8 @@ SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
 PUBLISHED_SIZES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "sims": (1368, 456, 457)}
 """Clips in train, valid and test as published."""
-PUBLISHED_TEXT_FAULTS = {"mosei": {"entities": 112, "lost": 28}}
-"""Texts that were published with entities of HTML, and with U+FFFD."""
+PUBLISHED_LOST_TEXTS = {"mosei": 28}
+"""Texts that were published with U+FFFD."""
 KNOWN_RANGES: dict[str, tuple[float, float]] = {
     "mosi": (-3, 3),
     "mosei": (-3, 3),
