@@ -156,7 +156,7 @@ def test_two_files_of_one_clip_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_or_none_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"must hold .npy or .npz files with the audio of each clip, found none"):
+    with pytest.raises(SourceError, match=r"must hold a file with the audio of each clip \(.npy, .*\), found none"):
         table(tmp_path)
     with pytest.raises(SourceError, match=r"there is no file or folder .*: check --vision"):
         table(tmp_path / "none", "vision")

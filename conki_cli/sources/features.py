@@ -1,9 +1,13 @@
 """Features of single modalities: a folder with a file per clip, or one .npz with all clips.
 
 For --audio and --vision, beside any source; clips are matched by id, never by position:
-    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy, or .npz
-                files of these names with one array, or one called like the modality, feature or
-                features; each [frames, features], or [features] for one frame per clip
+    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy; each
+                [frames, features], or [features] for one frame per clip. Instead of .npy: .npz or
+                .mat (MATLAB 5, save -v7) with one array, or one called like the modality, feature
+                or features; .csv, .tsv or .txt with one row per frame, separated by ; tabs, commas
+                or blanks, with column names or without. Of tables by OpenFace, openSMILE and pandas
+                frame, face_id, timestamp, confidence, success, name, frameTime and row numbers are
+                left out; an empty cell is NaN. One folder holds one kind of file
     an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
                 modality (or feature, features): [clips, features] for one frame per clip,
                 [clips, frames, features] padded at the end, with audio_lengths or vision_lengths
@@ -72,6 +76,7 @@ class FeatureTable:
         own_splits: splits that the file has of its own, as {its name for them: {id: split}}.
         scores: by id, where the file has them.
         are_positions: whether the file calls clips 'video[3]'.
+        notes: warnings.
     """
 
     path: Path
@@ -85,6 +90,7 @@ class FeatureTable:
     own_splits: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     are_positions: bool = False
+    notes: tuple[str, ...] = ()
 
 
 # ---- one modality ----
@@ -114,6 +120,7 @@ def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
             sha256=sha256,
             bytes=size,
             are_positions=files.are_positions,
+            notes=files.notes,
         )
     if not path.exists():
         raise SourceError(f"there is no file or folder {path}: check --{modality}")
@@ -137,6 +144,7 @@ def attach(corpus: Corpus, tables: Mapping[str, FeatureTable]) -> Corpus:
     remarks = [remark for m, table in tables.items() for remark in _remarks_of(corpus, table, len(names[m]))]
     remarks += dict.fromkeys(remark for _, _, how in matches.values() for remark in how)
     notes = list(dict.fromkeys(note for _, doubts, _ in matches.values() for note in doubts))
+    notes += [note for table in tables.values() for note in table.notes]
     for modality, table in tables.items():
         warnings, harmless = _own_splits_of(corpus, table, names[modality])
         notes += [note for note in warnings if note not in (*corpus.notes, *notes)]
