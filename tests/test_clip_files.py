@@ -74,11 +74,13 @@ def test_a_table_is_read_however_it_is_written(tmp_path: Path, text: str | bytes
 
 def test_what_numpy_and_pandas_write_is_read(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).normal(size=(7, 4))
-    np.savetxt(tmp_path / "v$_$1.csv", frames, delimiter=",", fmt="%.18e", header="four columns")
-    pd.DataFrame(frames).to_csv(tmp_path / "v$_$2.csv")
-    pd.DataFrame(frames, columns=list("abcd")).to_csv(tmp_path / "v$_$3.csv", index=False)
-    for file in looked(tmp_path).frames.values():
-        np.testing.assert_array_equal(np.asarray(file), frames)
+    for name in ("numpy", "numbers", "names"):
+        (tmp_path / name).mkdir()
+    np.savetxt(tmp_path / "numpy" / "1.csv", frames, delimiter=",", fmt="%.18e", header="four columns")
+    pd.DataFrame(frames).to_csv(tmp_path / "numbers" / "1.csv")
+    pd.DataFrame(frames, columns=list("abcd")).to_csv(tmp_path / "names" / "1.csv", index=False)
+    for name in ("numpy", "numbers", "names"):
+        np.testing.assert_array_equal(np.asarray(looked(tmp_path / name).frames["1"]), frames)
 
 
 def test_a_single_row_is_one_frame_with_and_without_names(tmp_path: Path) -> None:
@@ -124,8 +126,14 @@ def test_the_bookkeeping_of_opensmile_is_left_out(tmp_path: Path, text: str) -> 
     assert values(tmp_path, text).tolist() == [[1.5, 2.5], [3.5, 4.5]]
 
 
-def test_without_column_names_the_name_is_left_out_and_the_time_is_warned_of(tmp_path: Path) -> None:
-    assert values(tmp_path, "'unknown';0.00;1.5\n'unknown';0.01;3.5\n").tolist() == [[0, 1.5], [0.01, 3.5]]
+def test_without_column_names_the_name_and_what_rises_as_times_do_are_left_out(tmp_path: Path) -> None:
+    assert values(tmp_path, "'unknown';0.00;1.5\n'unknown';0.01;3.5\n").tolist() == [[1.5], [3.5]]
+    assert "which rises from 0 in every clip as times do, were left out" in looked(tmp_path).notes[0]
+
+
+def test_without_column_names_what_does_not_rise_in_every_clip_is_a_feature(tmp_path: Path) -> None:
+    table(tmp_path, "'unknown';0.5;3\n'unknown';0.25;4\n", "v$_$2.csv")
+    assert values(tmp_path, "'unknown';0.0;1.5\n'unknown';0.25;3.5\n").tolist() == [[0, 1.5], [0.25, 3.5]]
     assert "if the next one is a time it counts as a feature" in looked(tmp_path).notes[0]
 
 

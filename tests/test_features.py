@@ -266,7 +266,7 @@ def test_ids_may_be_written_otherwise(tmp_path: Path, ids: list[str] | list[byte
         ({"audio": np.zeros(4)}, "must be [clips, frames, features], found the shape (4,)"),
         ({"audio": np.array(["a"] * 4)}, "must be an array of numbers"),
         ({"audio": np.array(["a"] * 4, dtype=object)}, "must be an array of numbers"),
-        ({"audio": np.array([{}] * 4)}, "object arrays of an .npz may hold texts only"),
+        ({"audio": np.array([{}] * 4)}, "object arrays of an .npz may hold texts, or arrays of numbers, only"),
         ({"audio": np.ones((4, 0, 3))}, "has the shape (4, 0, 3), no frames at all"),
         ({"audio": np.ones((4, 2, 3)), "audio_lengths": [1, 2]}, "must be one whole number from 0 for each of 4 clips"),
         ({"audio": np.ones((4, 2, 3)), "audio_lengths": [1, 2, -1, np.nan]}, "must be one whole number from 0"),

@@ -10,7 +10,7 @@ Axes: L frames of a clip, d features per frame.
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import names_of, normal_ids
 from conki_cli.sources.joining import are_positions
-from conki_cli.sources.raw.clip_tables import TableLayout, look_into_table, read_table, said_of_tables
+from conki_cli.sources.raw.clip_tables import TableLayout, look_into_table, read_table, said_of_tables, without_times
 from conki_cli.sources.raw.mat import look_into_mat, read_mat
 from conki_cli.sources.raw.npz import Header, look_into_npy, look_into_npz, read_npy, read_npz
 from conki_cli.sources.request import Progress
@@ -89,6 +89,12 @@ def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFil
         frames[clip] = _clip_file(path, modality)
         progress(1, f"looking at {modality}")
     _check_columns(frames.values())
+    tables = [clip for clip, file in frames.items() if file.layout is not None]
+    layouts = without_times([layout for file in frames.values() if (layout := file.layout) is not None])
+    frames |= {
+        clip: replace(frames[clip], layout=layout, shape=layout.shape)
+        for clip, layout in zip(tables, layouts, strict=True)
+    }
     name = one_line(folder.name)
     filled = {clip: file for clip, file in frames.items() if 0 not in file.shape}
     notes, remarks = said_of_tables([file.layout for file in filled.values() if file.layout is not None], name)

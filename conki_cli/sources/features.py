@@ -11,7 +11,8 @@ For --audio and --vision, beside any source; clips are matched by id, never by p
     an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
                 modality (or feature, features): [clips, features] for one frame per clip,
                 [clips, frames, features] padded at the end, with audio_lengths or vision_lengths
-                if there are any; else a clip ends with its last frame that is not all zeros
+                if there are any; else a clip ends with its last frame that is not all zeros;
+                or an object array of one array [frames, features] per clip
 Where the file has labels (label, labels or regression_labels), they show that clips of the same id
 are the same. As --source, an .npz with id and audio or vision is format "npz". --labels label.csv is
 needed: texts and splits are taken from there, and the scores of a file without labels. Vectors of texts
@@ -30,8 +31,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources import ragged
 from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
 from conki_cli.sources.columns import (
     SPLIT_NAMES,
@@ -255,6 +258,10 @@ def _rows_of(where: str, arrays: Mapping[str, Array], key: str, modality: str, c
     value = arrays[key]
     if not value.ndim or len(value) != count:
         raise SourceError(f"{where}: {key!r} must have one row for each of {count} ids, found the shape {value.shape}")
+    if (clips := ragged.clips_in(value)) is not None:
+        lengths = _lengths_of(where, arrays, (f"{key}_lengths", f"{modality}_lengths"), count)
+        made, counts = ragged.cut(clips, lengths)
+        return _Rows(made, ragged.PADDING, dict(counts))
     values = array_of(where, key, value)
     if values.ndim == 2 and values.shape[1]:
         return _Rows([_row(values, i) for i in range(count)])
@@ -270,22 +277,30 @@ def _row(values: Array, index: int) -> Array:
 
 
 def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: str, padded: Array) -> _Rows:
-    lengths_key = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
     longest = padded.shape[1]
     if not longest:
         raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
-    if not lengths_key:
+    lengths = _lengths_of(where, arrays, (f"{key}_lengths", f"{modality}_lengths"), len(padded))
+    if lengths is None:
         ends = np.concatenate([edges_of(filled)[1] for filled in filled_frames(padded)] or [np.empty(0, np.int64)])
         padding, repaired = "end, trailing frames of zeros", {}
     else:
-        lengths = numbers_of(where, lengths_key, arrays[lengths_key])
-        if len(lengths) != len(padded) or not (lengths >= 0).all() or (lengths != np.floor(lengths)).any():
-            raise SourceError(
-                f"{where}: {lengths_key!r} must be one whole number from 0 for each of {len(padded)} clips"
-            )
         ends = np.minimum(lengths, longest).astype(np.int64)
         padding, repaired = "end, by the file's lengths", {"lengths_clamped": int((lengths > longest).sum())}
     return _Rows([part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)], padding, repaired)
+
+
+def _lengths_of(
+    where: str, arrays: Mapping[str, Array], keys: Sequence[str], count: int
+) -> npt.NDArray[np.float64] | None:
+    """Return the lengths of all clips, [N]; None where the file has none."""
+    key = next((name for name in keys if name in arrays), None)
+    if key is None:
+        return None
+    lengths = numbers_of(where, key, arrays[key])
+    if len(lengths) != count or not (lengths >= 0).all() or (lengths != np.floor(lengths)).any():
+        raise SourceError(f"{where}: {key!r} must be one whole number from 0 for each of {count} clips")
+    return lengths
 
 
 # ---- the format "npz" ----

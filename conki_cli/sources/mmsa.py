@@ -8,7 +8,8 @@ One dictionary with the splits train, valid (or dev) and test; each is a diction
     regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1), or seven, of which
                         the first is the sentiment; needed, or --labels; with _T, _V,
                         _A: scores of one modality alone
-    vision, audio       numbers [clips, frames, features], padded at the end
+    vision, audio       numbers [clips, frames, features], padded at the end; or a list
+                        of one array [frames, features] per clip, not padded
     *_lengths           real frames of vision or audio per clip, list or array
 
 "Unaligned" files have lengths: they are authoritative, what stands behind them is dropped, and counted where it is not
@@ -32,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources import ragged
 from conki_cli.sources.columns import (
     SPLIT_NAMES,
     array_of,
@@ -299,7 +301,9 @@ def _scores(reader: _Reader, where: str, value: Any) -> npt.NDArray[np.float64]:
 
 
 def _frames(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> list[Array]:
-    """Return every clip's frames, [L, d] each, as parts of the padded array [N, P, d]."""
+    """Return every clip's frames, [L, d] each, as parts of the padded array [N, P, d], or as arrays of their own."""
+    if (clips := ragged.clips_in(part[modality])) is not None:
+        return _own_frames(reader, where, part, modality, clips)
     padded = frames_of(where, modality, part[modality])
     key = f"{modality}_lengths"
     lengths = _lengths(where, key, part[key], len(padded)) if key in part else None
@@ -316,6 +320,18 @@ def _frames(reader: _Reader, where: str, part: Mapping[str, Any], modality: str)
         reader.repaired[modality]["lengths_clamped"] += int((lengths > padded.shape[1]).sum())
     reader.padding[modality] = "end, trailing frames of zeros" if lengths is None else "end, by the file's lengths"
     return [part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)]
+
+
+def _own_frames(
+    reader: _Reader, where: str, part: Mapping[str, Any], modality: str, clips: Sequence[Array]
+) -> list[Array]:
+    key = f"{modality}_lengths"
+    lengths = _lengths(where, key, part[key], len(clips)) if key in part else None
+    made, counts = ragged.cut(clips, lengths)
+    reader.repaired[modality].update(counts)
+    reader.padding[modality] = ragged.PADDING
+    reader.progress(sum(clip.size * clip.dtype.itemsize for clip in clips), f"{modality} of {where}")
+    return made
 
 
 def _lengths(where: str, key: str, value: Any, count: int) -> npt.NDArray[np.float64]:

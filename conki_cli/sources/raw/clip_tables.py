@@ -11,10 +11,11 @@ Axes: L frames of a clip, d features per frame.
 import codecs
 import contextlib
 import csv
+import math
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -56,6 +57,7 @@ class TableLayout:
         names: what these are called; none where the table has no column names.
         left_out: names of the bookkeeping columns.
         has_unnamed_text: whether a column of text was left out of a table without column names.
+        has_times: whether the first column that is kept begins with 0 and rises, in such a table.
         num_rows: frames, L.
         num_faces: how many different faces OpenFace numbered.
         num_unseen: frames in which OpenFace found no face.
@@ -70,6 +72,7 @@ class TableLayout:
     names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     has_unnamed_text: bool = False
+    has_times: bool = False
     num_rows: int = 0
     num_faces: int = 0
     num_unseen: int = 0
@@ -221,6 +224,8 @@ class _Rows:
     count: int = 0
     faces: set[str] = field(default_factory=set)
     unseen: int = 0
+    time: float = math.nan  # of the last row, in a table that may have times and no column names
+    is_rising: bool = True
 
 
 def _looked_through(path: Path, layout: TableLayout, head: _Head, stream: IO[str]) -> TableLayout:
@@ -239,7 +244,13 @@ def _looked_through(path: Path, layout: TableLayout, head: _Head, stream: IO[str
             f"{path} has {rows.count} rows of {layout.num_columns} cells, {human_size(MOST_BYTES)} of numbers is the "
             "most that is read: cut it into shorter clips"
         )
-    return replace(layout, num_rows=rows.count, num_faces=len(rows.faces), num_unseen=rows.unseen)
+    return replace(
+        layout,
+        has_times=layout.has_unnamed_text and rows.is_rising and rows.count > 1,
+        num_rows=rows.count,
+        num_faces=len(rows.faces),
+        num_unseen=rows.unseen,
+    )
 
 
 def _column_called(head: _Head, layout: TableLayout, name: str) -> int | None:
@@ -261,6 +272,17 @@ def _count(path: Path, number: int, line: str, layout: TableLayout, marks: dict[
         rows.faces.add(_cell_at(line, layout.separator, column))
     if (column := marks["success"]) is not None:
         rows.unseen += _cell_at(line, layout.separator, column) in ("0", "0.0")
+    if layout.has_unnamed_text and rows.is_rising:
+        time = _time_of(_cell_at(line, layout.separator, 1))
+        rows.is_rising = time > rows.time if rows.count > 1 else time == 0
+        rows.time = time
+
+
+def _time_of(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def _cell_at(line: str, separator: str | None, column: int) -> str:
@@ -361,7 +383,18 @@ def _failures_of(path: Path) -> Iterator[None]:
         raise SourceError(f"{path} is no table of text ({reason_of(error)}): extract the clip again") from error
 
 
-def said_of_tables(layouts: list[TableLayout], what: str) -> tuple[list[str], list[str]]:
+def without_times(layouts: Sequence[TableLayout]) -> list[TableLayout]:
+    """Leave out the times of tables without column names, if a column of them rises from 0 in every table."""
+    long = [layout for layout in layouts if layout.has_unnamed_text and layout.num_rows > 1]
+    if not long or not all(layout.has_times for layout in long):
+        return list(layouts)
+    return [
+        replace(layout, kept=layout.kept[1:], has_times=True) if layout.has_unnamed_text else layout
+        for layout in layouts
+    ]
+
+
+def said_of_tables(layouts: Sequence[TableLayout], what: str) -> tuple[list[str], list[str]]:
     """Return warnings and remarks about the tables of a folder.
 
     Args:
@@ -386,9 +419,16 @@ def said_of_tables(layouts: list[TableLayout], what: str) -> tuple[list[str], li
             f"{several} tables in {what} have rows of more than one face (face_id): all rows were kept as frames; "
             "write one face per clip"
         )
-    if unnamed := sum(layout.has_unnamed_text for layout in layouts):
+    unnamed = [layout for layout in layouts if layout.has_unnamed_text]
+    if unnamed:
+        has_times = 2 + len(unnamed[0].kept) == unnamed[0].num_columns
+        rest = (
+            "and the second, which rises from 0 in every clip as times do, were left out"
+            if has_times
+            else "was left out; if the next one is a time it counts as a feature"
+        )
         warnings.append(
-            f"{unnamed} tables in {what} have no column names: the first column, a text, was left out; if the next one "
-            "is a time it counts as a feature, so write them with column names"
+            f"{len(unnamed)} tables in {what} have no column names: the first column, a text, {rest}; write them with "
+            "column names"
         )
     return warnings, remarks
