@@ -7,8 +7,7 @@ targets fit everything:
 
     a pickle in MMSA's layout, {'train': {...}, 'valid': {...}, 'test': {...}} with the keys id ('video$_$clip'),
     raw_text, regression_labels, vision, audio, and vision_lengths, audio_lengths for real frames
-    a label.csv (video_id, clip_id, text, label, mode), and with --vision and --audio folders of one .npy (.csv, .mat)
-    per clip
+    a label.csv (video_id, clip_id, text, label, mode), and with --vision and --audio folders of one .npy per clip
 """
 
 import re
