@@ -82,7 +82,7 @@ def test_a_run_is_given_by_name_or_path_and_a_folder_without_either_says_how(her
     assert find_run(trained.workspace, str(here / "mine")).path == here / "mine"
     with pytest.raises(RunError, match=r"no run 'mine' lies below .*; ./mine means the one in the current folder"):
         find_run(trained.workspace, "mine")
-    with pytest.raises(RunError, match="must be the folder of a run"):
+    with pytest.raises(RunError, match=r"a run's folder has a result.json"):
         find_run(trained.workspace, f"./{trained.run.name}")
 
 

@@ -354,7 +354,9 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
     if (place / "result.json").is_file():
         return Run(place)
     if is_path(name):
-        raise RunError(f"{name} must be the folder of a run, found no result.json in it: `conki runs` lists the runs")
+        raise RunError(
+            f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists those below {workspace.runs}"
+        )
     here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
     raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist{here}")
 

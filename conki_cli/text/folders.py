@@ -127,8 +127,8 @@ def _download(name: str, patterns: list[str], kind: ModelKind, revision: str | N
     at = f" --revision {revision}" if revision else ""
     raise EncoderError(
         f"{kind.noun} {name!r} is no folder with a model here and could not be fetched from the hub ({reason}): on a "
-        f"machine with network run `hf download {name}{at} --local-dir {name.rpartition('/')[2]}` once, copy that folder and pass "
-        f"{kind.option} FOLDER"
+        f"machine with network run `hf download {name}{at} --local-dir {name.rpartition('/')[2]}` once, copy that "
+        f"folder and pass {kind.option} FOLDER"
     )
 
 
