@@ -159,6 +159,7 @@ def test_the_details_of_openface_and_a_label_file_are_no_clips(tmp_path: Path) -
         ("1,2,3\n4,5", "line 2 must have 3 cells as the first line has, found 2: it may be cut off"),
         ("a,b\n1,2\n3,4,5\n", "line 3 must have 2 cells"),
         ("1 2 3\n4 5\n", "line 2 must have 3 cells"),
+        ("182\nabc 4\n", "line 2 must have 1 cells"),
         ("frame,timestamp\n1,2\n", "must have columns of features, found only frame, timestamp"),
         (b"\0\1\2\3", "bytes that are no text"),
         ("1," * 70_000, "more than 65536 cells"),
@@ -198,6 +199,26 @@ def test_a_table_beyond_the_limits_is_refused(tmp_path: Path, monkeypatch: pytes
     table(tmp_path, "1,2,3\n" * 4 + "4,5," + "6" * 60)
     with pytest.raises(SourceError, match=r"is the most that is read|is longer than any row"):
         looked(tmp_path)
+
+
+def test_a_table_changed_anywhere_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    starts = [b"frame, face_id, timestamp, confidence, success, x\n1, 0, 0.0, 0.98, 1, 0.5\n2, 0, 0.1, 0.9, 1, 0.5\n"]
+    starts += [b"'u';0.0;1.5\n'u';0.01;2.5\n", b"# a b\n1 2\n3 4\n", b"sep=;\na;b\n1,5;2\n3;4\n"]
+    letters = np.frombuffer(b"019.,;\t\n\r\" '#=-+eE\x00\xff\xfeans", dtype=np.uint8)
+    said = []
+    for number in range(400):
+        text = np.frombuffer(starts[number % 4], dtype=np.uint8).copy()
+        places = draw.integers(len(text), size=int(draw.integers(1, 5)))
+        text[places] = draw.choice(letters, size=len(places))
+        table(tmp_path, text.tobytes())
+        try:
+            for file in looked(tmp_path).frames.values():
+                assert np.asarray(file).shape == file.shape
+        except SourceError as error:
+            said.append(str(error))
+    assert 100 < len(said) < 400
+    assert all("v$_$1.csv" in line and "\n" not in line for line in said)
 
 
 def test_names_without_rows_are_a_clip_without_frames(tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         return Run(place)
     if is_path(name):
         raise RunError(
-            f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists those below {workspace.runs}"
+            f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists the workspace's"
         )
     here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
     raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist{here}")

@@ -31,7 +31,7 @@ MOST_BYTES = 256 * 2**20
 _MOST_COLUMNS = 65_536
 _MOST_LETTERS = 4 * 2**20  # of a line: what is split is never longer
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # the first line of tables for Excel
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s".+-]|\t)"?', re.IGNORECASE)  # the first line of tables for Excel
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _NOT_A_NUMBER = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "-nan", "1.#ind", "-1.#ind", "1.#qnan"})
 
@@ -180,7 +180,9 @@ class _Head:
         if titled or (len(names) == len(first) and not any(_is_number(name, decimal) for name in names)):
             return _with_names(path, layout, names)
         text = [i for i, cell in enumerate(row) if not _is_number(cell, decimal)]
-        has_text = not titled and text == [0] and len(row) > 1  # openSMILE's name of the clip, without a header
+        has_text = (
+            not titled and text == [0] and len(row) == len(first) > 1
+        )  # openSMILE's name of the clip, without a header
         kept = tuple(range(int(has_text), len(first)))
         return replace(layout, kept=kept, has_unnamed_text=has_text)
 
