@@ -31,7 +31,7 @@ MOST_BYTES = 256 * 2**20
 _MOST_COLUMNS = 65_536
 _MOST_LETTERS = 4 * 2**20  # of a line: what is split is never longer
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s".+-]|\t)"?', re.IGNORECASE)  # the first line of tables for Excel
+_SEPARATOR_LINE = re.compile(r'"?sep=([;,|:\t])"?', re.IGNORECASE)  # the first line of tables for Excel
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _NOT_A_NUMBER = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "-nan", "1.#ind", "-1.#ind", "1.#qnan"})
 
