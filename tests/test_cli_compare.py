@@ -301,7 +301,7 @@ WRONG = {
     "compare --table 6 --external none": "every model learns from external data first",
     "compare --table 2 --dataset words": "no feature store",
     "models --model mulT": "did you mean mult?",
-    "models --store nothing": "there is no feature store nothing",
+    "models --store nothing": "features/nothing.h5: make it with",
 }
 
 

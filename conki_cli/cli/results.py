@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[str | None, typer.Argument(help="Run to evaluate. Default: the newest fine-tuning run.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="Run to evaluate: its name, or its folder (./FOLDER). Default: the newest fine-tuning run."
+        ),
+    ] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to evaluate.")] = "test",
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
@@ -78,7 +83,7 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
 
 def predict(
     run: Annotated[str, typer.Argument(help="A fine-tuning run: its name, or its folder.")],
-    store: Annotated[Path | None, typer.Argument(help="A feature store with new clips.")] = None,
+    store: Annotated[str | None, typer.Argument(help="A feature store with new clips: its name, or a file.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A sentence to score. Repeatable.")] = None,
     source: Annotated[Path | None, typer.Option(help="Table with a column `text`, and `id` if you like.")] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split of the store.")] = "test",

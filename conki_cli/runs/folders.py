@@ -30,7 +30,7 @@ from conki_cli.files import (
 )
 from conki_cli.metrics import summarize
 from conki_cli.text import encoder_identity
-from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
+from conki_cli.workspace import BUILT_IN_ENCODER, Workspace, is_path
 
 RUN_SCHEMA = 1
 _RESULT: dict[str, type] = {"schema": int, "stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
@@ -351,7 +351,7 @@ def _run_folders(workspace: Workspace) -> list[Run]:
 
 
 def find_run(workspace: Workspace, name: str | None) -> Run:
-    """Return the run called `name` (or a path to one); without a name, the newest finished fine-tuning run.
+    """Return the run called `name`, or at that path (./NAME); without a name, the newest finished fine-tuning run.
 
     Raises:
         RunError: there is none.
@@ -362,11 +362,16 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         if not finished:
             raise RunError(f"no finished fine-tuning run lies below {workspace.runs}: train one with `conki finetune`")
         return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
-    for candidate in (workspace.runs / name, Path(name)):
-        check_readable(candidate)
-        if (candidate / "result.json").is_file():
-            return Run(candidate)
-    raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist")
+    place = Path(name) if is_path(name) else workspace.runs / name
+    check_readable(place)
+    if (place / "result.json").is_file():
+        return Run(place)
+    if is_path(name):
+        raise RunError(
+            f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists the workspace's"
+        )
+    here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
+    raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist{here}")
 
 
 def check_name(name: str) -> str:

@@ -1,14 +1,19 @@
 """Features of single modalities: a folder with a file per clip, or one .npz with all clips.
 
 For --audio and --vision, beside any source; clips are matched by id, never by position:
-    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy, or .npz
-                files of these names with one array, or one called like the modality, feature or
-                features; each [frames, features], or [features] for one frame per clip
+    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy; each
+                [frames, features], or [features] for one frame per clip. Instead of .npy: .npz or
+                .mat (MATLAB 5, save -v7) with one array, or one called like the modality, feature
+                or features; .csv, .tsv or .txt with one row per frame, separated by ; tabs, commas
+                or blanks, with column names or without. Of tables by OpenFace, openSMILE and pandas
+                frame, face_id, timestamp, confidence, success, name, frameTime and row numbers are
+                left out; an empty cell is NaN. One folder holds one kind of file
     an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
                 modality (or feature, features): [clips, features] for one frame per clip,
                 [clips, frames, features] padded at the end or in front, with audio_lengths or
                 vision_lengths if there are any; else frames of zeros at the side where most are
-                padding
+                padding;
+                 or an object array of one array [frames, features] per clip
 Where the file has labels (label, labels or regression_labels), they show that clips of the same id
 are the same. As --source, an .npz with id and audio or vision is format "npz". --labels label.csv is
 needed: texts and splits are taken from there, and the scores of a file without labels. Vectors of texts
@@ -26,7 +31,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources import ragged
 from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
 from conki_cli.sources.columns import (
     array_of,
@@ -114,6 +123,7 @@ def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
             sha256=sha256,
             bytes=size,
             are_positions=files.are_positions,
+            notes=files.notes,
         )
     if not path.exists():
         raise SourceError(f"there is no file or folder {path}: check --{modality}")
@@ -250,6 +260,9 @@ def _rows_of(where: str, arrays: Mapping[str, Array], key: str, modality: str, c
     value = arrays[key]
     if not value.ndim or len(value) != count:
         raise SourceError(f"{where}: {key!r} must have one row for each of {count} ids, found the shape {value.shape}")
+    if (clips := ragged.clips_in(value)) is not None:
+        made, counts = ragged.cut(clips, _lengths_of(where, arrays, key, modality, count))
+        return _Rows(made, padding=ragged.PADDING, repaired=dict(counts))
     values = array_of(where, key, value)
     if values.ndim == 2 and values.shape[1]:
         return _Rows([_row(values, i) for i in range(count)])
@@ -264,12 +277,19 @@ def _row(values: Array, index: int) -> Array:
     return values[index : index + 1]
 
 
+def _lengths_of(
+    where: str, arrays: Mapping[str, Array], key: str, modality: str, count: int
+) -> npt.NDArray[np.float64] | None:
+    """Return the lengths of all clips, [N]; None where the file has none."""
+    name = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
+    return lengths_of(where, name, arrays[name], count) if name else None
+
+
 def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: str, padded: Array) -> _Rows:
-    lengths_key = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
     longest = padded.shape[1]
     if not longest:
         raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
-    lengths = lengths_of(where, lengths_key, arrays[lengths_key], len(padded)) if lengths_key else None
+    lengths = _lengths_of(where, arrays, key, modality, len(padded))
     parts = {modality: [look_at(where, padded, lengths)]}
     sides, said, doubts = find_sides(parts, "end")
     (part,), side = parts[modality], sides[modality]

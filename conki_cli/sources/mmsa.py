@@ -8,7 +8,8 @@ One dictionary with the splits train, valid (or dev) and test; each is a diction
     regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1), or seven, of which
                         the first is the sentiment; needed, or --labels; with _T, _V,
                         _A: scores of one modality alone
-    vision, audio       numbers [clips, frames, features], padded at the end or in front
+    vision, audio       numbers [clips, frames, features], padded at the end or in front; or a
+                        list of one array [frames, features] per clip, not padded
     *_lengths           real frames of vision or audio per clip, list or array
 
 "Unaligned" files have lengths: they are authoritative, what lies outside them is dropped, and counted where it is not
@@ -34,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources import ragged
 from conki_cli.sources.columns import (
     array_of,
     fingerprint,
@@ -86,7 +88,7 @@ class _Split:
     texts: list[str] | None
     scores: npt.NDArray[np.float64] | None
     unimodal: Mapping[str, npt.NDArray[np.float64]]
-    padded: Mapping[str, Padded]
+    clips: Mapping[str, Padded | ragged.Clips]
 
 
 def recognise(raw: Raw) -> str | None:
@@ -144,9 +146,9 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
         where = f"{raw.path}, split {split!r}"
         ids = _ids(reader, where, part)
         _value(where, part, modality)
-        padded = _padded(reader, where, part, modality)
-        _check_counts(where, {"id": len(ids), modality: len(padded.end)})
-        columns[split] = _Split(ids, None, None, {}, {modality: padded})
+        clips = _clips(reader, where, part, modality)
+        _check_counts(where, {"id": len(ids), modality: len(clips)})
+        columns[split] = _Split(ids, None, None, {}, {modality: clips})
     frames, padding, repaired, doubts = _frames(columns)
     sha256, size = fingerprint([raw.path])
     return FeatureTable(
@@ -220,16 +222,16 @@ def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> _Split:
     texts = strings_of(where, reader.text_key, part[reader.text_key]) if reader.text_key in part else None
     scores = _scores(reader, where, part["regression_labels"]) if "regression_labels" in part else None
     unimodal = {m: numbers_of(where, key, part[key]) for m, key in _UNIMODAL_KEYS.items() if key in part}
-    padded = {m: _padded(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
+    clips = {m: _clips(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
     counts: dict[str, int] = {"id": len(ids)}
     counts |= {reader.text_key: len(texts)} if texts is not None else {}
     counts |= {"regression_labels": len(scores)} if scores is not None else {}
     counts |= {_UNIMODAL_KEYS[m]: len(column) for m, column in unimodal.items()}
-    counts |= {m: len(clips.end) for m, clips in padded.items()}
+    counts |= {m: len(column) for m, column in clips.items()}
     _check_counts(where, counts)
-    read_keys = {*counts, *(f"{m}_lengths" for m in padded)}
+    read_keys = {*counts, *(f"{m}_lengths" for m in clips)}
     reader.ignored.update(key for key in part if isinstance(key, str) and key not in read_keys)
-    return _Split(ids, texts, scores, unimodal, padded)
+    return _Split(ids, texts, scores, unimodal, clips)
 
 
 def _check_counts(where: str, found: Mapping[str, int]) -> None:
@@ -318,9 +320,14 @@ def _scores(reader: _Reader, where: str, value: Any) -> npt.NDArray[np.float64]:
     return scores[:].reshape(len(scores), _WIDE)[:, 0].astype(np.float64)
 
 
-def _padded(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> Padded:
-    """Look through the padded frames of a split, [N, P, d]."""
-    frames, key = frames_of(where, modality, part[modality]), f"{modality}_lengths"
+def _clips(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> Padded | ragged.Clips:
+    """Look through the frames of a split: padded [N, P, d], or one array per clip."""
+    key = f"{modality}_lengths"
+    if (own := ragged.clips_in(part[modality])) is not None:
+        lengths = lengths_of(where, key, part[key], len(own)) if key in part else None
+        reader.progress(sum(clip.size * clip.dtype.itemsize for clip in own), f"{modality} of {where}")
+        return ragged.Clips(*ragged.cut(own, lengths))
+    frames = frames_of(where, modality, part[modality])
     lengths = lengths_of(where, key, part[key], len(frames)) if key in part else None
     return look_at(where, frames, lengths, lambda count: reader.progress(count, f"{modality} of {where}"))
 
@@ -333,11 +340,23 @@ def _frames(
     Returns:
         Every clip's frames, [L, d] each, by split and modality; where padding was; what was repaired; and warnings.
     """
-    parts = {m: found for m in FRAME_MODALITIES if (found := [s.padded[m] for s in columns.values() if m in s.padded])}
-    sides, padding, doubts = find_sides(parts, "end")
+    padded = {m: [one for one in _of(columns, m) if isinstance(one, Padded)] for m in FRAME_MODALITIES}
+    sides, padding, doubts = find_sides({m: parts for m, parts in padded.items() if parts}, "end")
+    repaired = {m: Counter(repairs_of(padded[m], side)) for m, side in sides.items()}
+    for m in FRAME_MODALITIES:
+        for one in _of(columns, m):
+            if isinstance(one, ragged.Clips):
+                repaired.setdefault(m, Counter()).update(one.counts)
+                padding.setdefault(m, ragged.PADDING)
     frames = {
-        split: {m: without_padding(padded, sides[m]) for m, padded in part.padded.items()}
+        split: {
+            m: one.frames if isinstance(one, ragged.Clips) else without_padding(one, sides[m])
+            for m, one in part.clips.items()
+        }
         for split, part in columns.items()
     }
-    repaired = {m: counts for m, padded in parts.items() if (counts := repairs_of(padded, sides[m]))}
-    return frames, padding, repaired, doubts
+    return frames, padding, {m: dict(counts) for m, counts in repaired.items() if counts}, doubts
+
+
+def _of(columns: Mapping[str, _Split], modality: str) -> list[Padded | ragged.Clips]:
+    return [part.clips[modality] for part in columns.values() if modality in part.clips]

@@ -56,6 +56,9 @@ class Padded:
     misfits: npt.NDArray[np.int64]
     num_clamped: int = 0
 
+    def __len__(self) -> int:
+        return len(self.end)
+
     @property
     def num_padded(self) -> int:
         """Frames of every clip with its padding, P."""

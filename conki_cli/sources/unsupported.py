@@ -1,8 +1,9 @@
 """Files of the field that are recognised and refused by name, each with the way to convert it.
 
-Refused: MFN's HDF5 files (joined columns), bc-LSTM tuples, GCNet lists, MERTools label.npz, DeepCU and other MATLAB
-files, IEMOCAP (emotion classes, no score), archives and compressed files, torch.save files, old spreadsheets, Arrow,
-JSON, single .npy arrays, videos and sounds, and what a failed download leaves. Two targets fit everything:
+Refused: MFN's HDF5 files (joined columns), bc-LSTM tuples, GCNet lists, MERTools label.npz, MATLAB files of a whole
+data set (DeepCU) and of MATLAB 7.3, IEMOCAP (emotion classes, no score), archives and compressed files, torch.save
+files, old spreadsheets, Arrow, JSON, single .npy arrays, videos and sounds, and what a failed download leaves. Two
+targets fit everything:
 
     a pickle in MMSA's layout, {'train': {...}, 'valid': {...}, 'test': {...}} with the keys id ('video$_$clip'),
     raw_text, regression_labels, vision, audio, and vision_lengths, audio_lengths for real frames
@@ -33,7 +34,10 @@ _UNPACK = "an archive or compressed file: unpack it and name the file in it"
 _RAW_MEDIA = f"raw video or sound, which is not read yet: extract features (MMSA-FET does), or {AS_FILES}"
 _TABLE = f"a table that is not read: {AS_FILES}"
 _TORCH = f"a torch.save file: load it with torch in a place where you trust it, and {AS_MMSA}"
-_MATLAB = f"a MATLAB file (DeepCU has its features so): load it with scipy or h5py, and {AS_MMSA}"
+_MATLAB = (
+    "a MATLAB file: a folder with one .mat per clip is read by --vision and --audio; a data set in one file, as of "
+    f"DeepCU: load it with scipy or h5py, and {AS_MMSA}"
+)
 
 _MAGIC: dict[bytes, str] = {  # first bytes -> what it is and what to do
     b"MATLAB 5.0 MAT-file": _MATLAB,
