@@ -3,6 +3,7 @@
 Torch and transformers are imported inside the functions: they take seconds, and half of the commands need neither.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from conki_cli.text.folders import (
     require,
     require_safetensors,
 )
+from conki_cli.text.weights import Report, check_weights, prefix_mapping
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -94,28 +96,43 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
 def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]":
     """Load the pretrained encoder in float32, with the names of the parameters that its checkpoint lacks.
 
-    Missing parameters (a pooler, usually) hold random values drawn from torch's global generator.
+    Only a pooler's may be missing; they hold random values drawn from torch's global generator. A prefix that all
+    names share, such as `module.` or `bert.`, is ignored.
 
     Raises:
-        EncoderError: it cannot be found or read, is stored as a pickle, or its weights are another model's.
+        EncoderError: it cannot be found or read, is stored as a pickle, lacks other weights than a pooler's, or holds
+            weights of another shape or that are not finite.
     """
+    import torch
+
     folder = _encoder_folder(name_or_path, WEIGHT_FILES)
     encoder_config(str(folder))
     require_safetensors(folder, _ENCODER)
     with explained(folder, "weights"):
-        from transformers import AutoModel
+        before = torch.get_rng_state()
+        model, report = _loaded(folder)
+        if mapping := prefix_mapping(report):
+            torch.set_rng_state(before)  # so that a pooler gets the values that it would get without the prefix
+            model, report = _loaded(folder, mapping)
+        model = model.float()  # the checkpoint's precision may be another; we always train from float32
+        missing = check_weights(model, report, folder, noun=_ENCODER.noun)
+    return model, missing
 
-        model, report = AutoModel.from_pretrained(
-            str(folder), use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
-    names = {name for name, _ in model.named_parameters()}
-    missing = frozenset(report["missing_keys"]) & names
-    if 2 * len(missing) > len(names):
-        raise EncoderError(
-            f"the weights in {folder} must fit its config.json, but {len(missing)} of {len(names)} parameters are not "
-            "among them: fetch or save the encoder again"
-        )
-    return model.float(), missing  # the checkpoint's precision may be lower; we always train from float32
+
+def _loaded(folder: Path, key_mapping: Mapping[str, str] | None = None) -> "tuple[PreTrainedModel, Report]":
+    """Load an encoder and what transformers reports of its weights; weights of another shape are reported, too."""
+    from transformers import AutoModel
+
+    model, report = AutoModel.from_pretrained(
+        str(folder),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        key_mapping=key_mapping,
+    )
+    return model, report
 
 
 def backbone_from_config(folder: str | Path) -> "PreTrainedModel":

@@ -33,6 +33,7 @@ from conki_cli.text.folders import (
     require_safetensors,
 )
 from conki_cli.text.tokens import max_tokens, tokenize
+from conki_cli.text.weights import check_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -211,13 +212,14 @@ def _load(model: str, device: str) -> _Translator:
         from transformers import MarianMTModel
 
         network, report = MarianMTModel.from_pretrained(
-            str(folder), config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
+            str(folder),
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        if report["missing_keys"]:  # they would hold random values
-            raise EncoderError(
-                f"the weights in {folder} must fit its config.json, but {len(report['missing_keys'])} parameters are "
-                "not among them: fetch or save it again"
-            )
+        check_weights(network, report, folder, noun=_TRANSLATOR.noun)
         _fix_generation(network)
         network = network.float().eval().to(place)
     return _Translator(tokenizer, network, max_tokens(tokenizer, config))
