@@ -21,6 +21,8 @@ from conki_cli.text.folders import (
     require,
     require_safetensors,
 )
+from conki_cli.text.tokens import max_tokens
+from conki_cli.text.vocabulary import check_vocabulary
 from conki_cli.text.weights import Report, check_weights, prefix_mapping
 
 if TYPE_CHECKING:
@@ -34,14 +36,27 @@ _FETCHED = {
     WEIGHT_FILES: ["config.json", "*.safetensors", "*.safetensors.index.json"],
 }
 
+_BASE, _LARGE = (768, 12), (1024, 24)
+KNOWN_SIZES = {
+    **dict.fromkeys(("bert-base-uncased", "bert-base-cased", "bert-base-chinese", "roberta-base"), _BASE),
+    **dict.fromkeys(("bert-base-multilingual-cased", "bert-base-multilingual-uncased", "xlm-roberta-base"), _BASE),
+    **dict.fromkeys(("bert-large-uncased", "bert-large-cased", "roberta-large", "xlm-roberta-large"), _LARGE),
+}
+"""Hidden size and number of layers by hub name; the same names with their organisation, google-bert/ or FacebookAI/."""
 
-def encoder_identity(name_or_path: str) -> str:
+
+def encoder_identity(name_or_path: str, *, reads_text: bool = True) -> str:
     """Name the encoder's content: a hub name is itself, a folder is a fingerprint of what lies in it.
 
     The fingerprint covers the names, sizes and bytes of configuration and tokenizer files and samples of the weight
     files, so a copy under another path is the same encoder and other weights are another one. Needs no torch.
     """
-    folder = local_folder(name_or_path, _ENCODER)
+    try:
+        folder = local_folder(name_or_path, _ENCODER)
+    except EncoderError as error:
+        if reads_text:
+            raise
+        raise _unknown_width(error) from error
     if folder is None:
         return name_or_path
     require(folder, CONFIG_FILES, "config.json", _ENCODER)
@@ -75,6 +90,33 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
     return config
 
 
+def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, int]:
+    """Return the hidden size D, which is the width of the whole network, and the number of layers.
+
+    Those of well-known encoders are known without a file or the hub.
+
+    Raises:
+        EncoderError: the encoder cannot be found, or does not describe an encoder of one token sequence.
+    """
+    known = KNOWN_SIZES.get(name_or_path.removeprefix("google-bert/").removeprefix("FacebookAI/"))
+    try:
+        if known is not None and local_folder(name_or_path, _ENCODER) is None:
+            return known
+        config = encoder_config(name_or_path)
+    except EncoderError as error:
+        if reads_text:
+            raise
+        raise _unknown_width(error) from error
+    return config.hidden_size, config.num_hidden_layers
+
+
+def _unknown_width(error: EncoderError) -> EncoderError:
+    return EncoderError(
+        f"a run without text is as wide as its text encoder, and that width is not known here ({error}): give "
+        "--encoder bert-base-uncased, or a folder with the encoder's config.json"
+    )
+
+
 def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     """Load the encoder's own tokenizer.
 
@@ -91,6 +133,17 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"a text encoder's tokenizer must have a padding token, but that of {name_or_path} has none")
     return tokenizer
+
+
+def load_reader(name_or_path: str) -> "tuple[PreTrainedTokenizerBase, int]":
+    """Load the encoder's own tokenizer, with the number of tokens that the encoder takes at once.
+
+    Raises:
+        EncoderError: either cannot be found or read, or they do not fit each other.
+    """
+    tokenizer, config = load_tokenizer(name_or_path), encoder_config(name_or_path)
+    check_vocabulary(tokenizer, config, name_or_path)
+    return tokenizer, max_tokens(tokenizer, config)
 
 
 def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]":
