@@ -25,7 +25,7 @@ class TokenCounts:
     num_truncated: int
     """Texts with more tokens than the encoder takes; they lose their end."""
     num_tokens: int
-    """Without special tokens, and without the ends that were lost."""
+    """Without special tokens, bare marks of a word's beginning, and the ends that were lost."""
     num_unknown: int
     """Tokens that stand for words outside the vocabulary."""
 
@@ -49,8 +49,12 @@ def count_tokens(
     # Tokenizers of bytes know every word; some name another special token here, which stands in every text.
     roles = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
     unknown = tokenizer.unk_token_id
-    has_own = unknown is not None and unknown not in [getattr(tokenizer, role) for role in roles]
-    return TokenCounts(len(ids), num_truncated, num_tokens, int((all_ids == unknown).sum()) if has_own else 0)
+    if unknown is None or unknown in [getattr(tokenizer, role) for role in roles]:
+        return TokenCounts(len(ids), num_truncated, num_tokens, 0)
+    # SentencePiece splits an unknown word into the mark of its beginning, which it knows, and the rest.
+    mark = tokenizer.convert_tokens_to_ids("▁")
+    num_marks = int((all_ids == mark).sum()) if mark not in (None, unknown) else 0
+    return TokenCounts(len(ids), num_truncated, num_tokens - num_marks, int((all_ids == unknown).sum()))
 
 
 @dataclass(frozen=True)
