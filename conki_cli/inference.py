@@ -92,7 +92,8 @@ def predict_utterances(
     Raises:
         RunError: the run needs a modality that the utterances lack, or other feature widths.
     """
-    reporter, predicted = reporter or Reporter(), {}
+    reporter = reporter or Reporter()
+    predicted: dict[int, np.ndarray] = {}
     for seed in run.finished_seeds():
         model = load_model(run, seed, device)
         sizes = model.architecture
