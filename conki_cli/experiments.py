@@ -1,6 +1,7 @@
 """Plans of runs: stage 1 before stage 2, seeds, ablations (Tables 4 and 5), the demo."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,13 +114,15 @@ def check_trainable(
     Raises:
         ConkiError: a store or an encoder is missing, settings do not fit each other or the inputs.
     """
+    tokens: dict[str, dict[str, tuple[list[np.ndarray], int]]] = {}  # an encoder reads the texts of a split once
     for config in configs:
         stages = [_stage_one_for(config, workspace), config] if config.needs_pretraining else [config]
         for stage in stages:
             again = overwrites and stage is config
             with _open_job(stage, workspace, reporter, to_train=False, overwrites=again) as job:
                 if again or not is_finished(job):
-                    check_network(job)
+                    inputs = dataclasses.replace(job.inputs, _tokens=tokens.setdefault(job.encoder, {}))
+                    check_network(dataclasses.replace(job, inputs=inputs))
 
 
 def _stage_one_for(config: RunConfig, workspace: Workspace) -> RunConfig:

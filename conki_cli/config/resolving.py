@@ -31,6 +31,8 @@ ADDED_LATER = {
     "iccn.joint_weight": 0.1,
 }
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
+NEVER_LEARNT = frozenset({"data.max_unknown"})
+"""Settings outside `[run]` that decide whether a run is refused, and change nothing of what it learns."""
 
 _BEYOND = 2**1023
 CONKI_ONLY = frozenset(

@@ -35,6 +35,7 @@ class DataConfig:
     external: str = _setting("mosei", "external data set whose knowledge is injected, or none")
     max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
     cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
+    max_unknown: float = _setting(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)

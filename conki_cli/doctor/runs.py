@@ -18,6 +18,7 @@ from conki_cli.errors import one_line, quoted
 from conki_cli.files import read_json
 from conki_cli.locks import lock_beside
 from conki_cli.runs import Run, digest_of, learning_warnings, stored_predictions
+from conki_cli.text.vocabulary import DOUBTFUL
 from conki_cli.workspace import BUILT_IN_ENCODER
 
 
@@ -46,7 +47,7 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         parts.append(_data(run, result, visit, is_finished=len(finished) == len(seeds)))
         parts += [predictions_of_all(record, finished), _metrics(record, result, finished)]
         parts.append(_learning(run, finished))
-    parts += [_stage_one(run, finished, visit), _environments(run, seeds, visit), iter(encoder)]
+    parts += [_texts(run, finished), _stage_one(run, finished, visit), _environments(run, seeds, visit), iter(encoder)]
     parts += [guarded(run.seed_folder(seed), seed_findings(record, seed, visit)) for seed in seeds]
     parts.append(_encoder_weights(record, visit))
     if not holder:
@@ -187,6 +188,17 @@ def _encoder_files(folder: Path, config: RunConfig | None, *, is_needed: bool) -
     for problem in problems or []:
         advice = f"restore configuration and tokenizer{source} there, or {_anew(folder.parent)}"
         yield Finding(str(folder), "fault", problem, advice)
+
+
+def _texts(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
+    """Say where a run was trained on texts of which its text encoder knows too little."""
+    texts = [(run.seed_result(seed) or {}).get("texts") or {} for seed in finished]
+    shares = {split: float(counts["unknown_share"]) for found in texts for split, counts in found.items()}
+    doubtful = [f"{100 * share:.1f} % in {split}" for split, share in shares.items() if share >= DOUBTFUL]
+    if doubtful:
+        what = f"many tokens of its texts are unknown to its text encoder: {', '.join(doubtful)}"
+        advice = "train with an encoder of the texts' language and its own tokenizer"
+        yield Finding(str(run.path), "remark", what, advice)
 
 
 def _encoder_weights(record: Record, visit: Visit) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli import __version__
-from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_toml
+from conki_cli.config.resolving import ADDED_LATER, NEVER_LEARNT, as_tables, from_toml, to_toml
 from conki_cli.config.sections import NO_EXTERNAL, RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError, SettingsError
@@ -162,18 +162,20 @@ def check_is_file(path: Path) -> None:
 def digest_of(config: RunConfig) -> str:
     """Return 8 hex digits of everything in the configuration that changes what is learnt.
 
-    Seeds, device, name and the encoder's path are left out (the encoder's content counts), and so are the
-    `[pretraining]` settings of a run without stage 1.
+    Seeds, device, name, what only decides whether a run is refused, and the encoder's path are left out (the
+    encoder's content counts), and so are the `[pretraining]` settings of a run without stage 1.
     """
     plain = as_tables(config)
     plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
     name = config.model.text_encoder
-    plain["model"]["text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
+    identity = name if name == BUILT_IN_ENCODER else encoder_identity(name, reads_text=not config.dropped("T"))
+    plain["model"]["text_encoder"] = identity
     plain["model"] |= _handover_of_version_1(config)
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
     flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
-    flat = {path: value for path, value in flat.items() if value != ADDED_LATER.get(path, ...)}
+    unread = {path for path, value in flat.items() if value == ADDED_LATER.get(path, ...)} | NEVER_LEARNT
+    flat = {path: value for path, value in flat.items() if path not in unread}
     return hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest()[:8]
 
 
