@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config.resolving import canonical, resolve, stage_one, version_1_stage_one
+from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
@@ -34,11 +34,11 @@ REAL_ENCODER_RATES = {"pretraining.learning_rate": 2e-4, "optimizer.lr_encoders"
 """The demo's own rates suit its small BERT; a large pretrained encoder would forget everything."""
 
 
-def demo_config(encoder: str | None, seeds: tuple[int, ...], device: str) -> RunConfig:
-    """Return the demo's configuration: its own small text encoder, or a real one."""
+def demo_rows(encoder: str | None, seeds: tuple[int, ...], device: str) -> dict[str, RunConfig]:
+    """Return the demo's configurations by label: with its own small text encoder, or with a real one."""
     rates = REAL_ENCODER_RATES if encoder is not None else {}
     flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device, **rates}
-    return resolve(flags=flags)
+    return {switch_label(drop): resolve(flags=flags, extra_drop=drop) for drop in ((), *DEMO_ROWS)}
 
 
 def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> FeatureStore:
@@ -185,34 +185,34 @@ def finetune(
 
 
 def ablate(
-    config: RunConfig,
-    drops: Sequence[tuple[str, ...]],
-    workspace: Workspace,
-    reporter: Reporter,
-    *,
-    overwrites: bool = False,
+    rows: Mapping[str, RunConfig], workspace: Workspace, reporter: Reporter, *, overwrites: bool = False
 ) -> list[tuple[str, Run]]:
-    """Train the full model, which takes the configured name, and one run per combination of switches.
+    """Train the rows of an ablation table; only the first, the full model, takes the configured name.
+
+    Args:
+        rows: a configuration by the words in which its switches were given.
+        workspace: where everything lies.
+        reporter: is told the progress.
+        overwrites: begin the runs anew.
 
     Returns:
         Label and run of every row.
     """
-    switches = [(), *drops]
+    first = next(iter(rows.values()))
+    configs = [row.with_values("run", name=first.run.name if row == first else "") for row in rows.values()]
     # All of them first: an impossible row, or a run in its way, is refused before hours go into the others.
-    configs = [canonical(config.with_values("model", drop=(*config.model.drop, *drop))) for drop in switches]
-    configs = [row.with_values("run", name=config.run.name if row == configs[0] else "") for row in configs]
     for row in configs:
         locate_run(workspace, row, replaces=overwrites)
     check_trainable(configs, workspace, reporter, overwrites=overwrites)
-    rows: list[tuple[str, Run]] = []
-    for number, (drop, row) in enumerate(zip(switches, configs, strict=True)):
+    done: list[tuple[str, Run]] = []
+    for number, (words, row) in enumerate(zip(rows, configs, strict=True)):
         label = run_label(row)
         if row in configs[:number]:
-            reporter.say(f"{switch_label(drop)} equals an earlier row, {label}: it is shown once")
+            reporter.say(f"{words} equals an earlier row, {label}: it is shown once")
             continue
         reporter.say(f"row {number + 1} of {len(configs)}: {label}")
-        rows.append((label, finetune(row, workspace, reporter, checked=True, overwrites=overwrites)))
-    return rows
+        done.append((label, finetune(row, workspace, reporter, checked=True, overwrites=overwrites)))
+    return done
 
 
 def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter) -> None:

@@ -101,7 +101,8 @@ def resolve(
     if model in BASELINES:
         is_given = [path for path in typed if (path, checked[path]) != ("run.recipe", RunSection.recipe)]
         _refuse_unread(model, [*is_given, *(path for path in lines if path == _RETIRED)])
-    preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe).items()}
+    drop = (*checked.get("model.drop", ()), *extra_drop)
+    preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe, drop).items()}
     config = _build({**preset, **checked})
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
 
@@ -129,14 +130,16 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
 
-def _preset(model: str, dataset: str, recipe: str) -> dict[str, Any]:
-    """Return what a model's preset sets: for every data set, then for the recipe, then for this data set."""
+def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[str, Any]:
+    """Return what a model's preset sets: for every data set, the recipe, this data set, and these switches on it."""
     import tomllib
+
+    from conki_cli.config.words import switch_label
 
     text = (Path(__file__).parents[1] / "presets" / f"{model}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
-    for name in ("default", recipe, dataset):
+    for name in ("default", recipe, dataset, f"{dataset} {switch_label(drop)}"):
         merged.update(_flatten(tables.get(name, {}), f"preset {model}.toml [{name}]"))
     return merged
 
