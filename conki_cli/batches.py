@@ -221,7 +221,7 @@ class Inputs:
     """Whether training batches hold clips of similar length."""
     threshold: float | None = None
     """What separates two classes of scores, as the run says."""
-    _tokens: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
     def learnt(self) -> FeatureStore:
@@ -264,8 +264,15 @@ class Inputs:
         from conki_cli.text import tokenize
 
         if key not in self._tokens:
-            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)[0]
-        return self._tokens[key]
+            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)
+        return self._tokens[key][0]
+
+    def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
+        """Return token ids of splits, and how many of their texts were truncated; {} where the run has no text."""
+        keys = {split: f"{self.learnt.dataset}/{split}" for split in splits if self.tokenizer is not None}
+        for split, key in keys.items():
+            self.token_ids(self.learnt.split(split), key)
+        return {split: self._tokens[key] for split, key in keys.items()}
 
     def cut(self, split: str) -> dict[str, int]:
         """Count the sequences of a split, by modality, that are longer than their limit."""
@@ -292,7 +299,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         StoreError: the external store lacks a modality that the run uses.
         SettingsError: no modality is left.
     """
-    from conki_cli.text import encoder_config, load_tokenizer, max_tokens
+    from conki_cli.text import load_reader
 
     modalities = available_modalities(target.modalities, config.model.drop)
     if not modalities:
@@ -313,15 +320,15 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
     if external is not None and not config.data.cut_external:
         limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
     learns_external = config.run.stage == "pretrain"
-    tokenizer = load_tokenizer(encoder) if "text" in modalities else None
-    crosses = config.transfers_whole or config.model.start_from == "all"
+    tokenizer, max_tokens = load_reader(encoder) if "text" in modalities else (None, 0)
+    crosses = config.transfers_whole or not config.dropped("handover")
     return Inputs(
         target,
         external if learns_external else None,
         modalities,
         limits,
         tokenizer,
-        max_tokens(tokenizer, encoder_config(encoder)) if tokenizer is not None else 0,
+        max_tokens,
         rescales=crosses,
         bucket=config.compute.bucket,
         threshold=config.data.threshold,

@@ -8,7 +8,7 @@ import torch
 
 from conki_cli import zoo
 from conki_cli.batches import available_modalities
-from conki_cli.config.resolving import CONKI_ONLY, resolve
+from conki_cli.config.resolving import read_by_conki_alone, resolve
 from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
 from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError, SettingsError
@@ -16,7 +16,7 @@ from conki_cli.experiments import check_trainable, finetune, open_store, predict
 from conki_cli.runs import Run, locate_run
 from conki_cli.store import FeatureStore
 from conki_cli.switches import MODALITY_SWITCHES
-from conki_cli.text import encoder_config
+from conki_cli.text import encoder_sizes
 from conki_cli.workspace import Reporter, Workspace
 
 ROWS = {
@@ -100,7 +100,7 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
 def _owner(path: str) -> str:
     """Return the one model that reads a setting; empty where several do."""
     section = path.partition(".")[0]
-    return "conki" if path in CONKI_ONLY else section if section in BASELINES else ""
+    return "conki" if read_by_conki_alone(path) else section if section in BASELINES else ""
 
 
 def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> list[Run]:
@@ -191,13 +191,10 @@ def _describe_model(name: str, config: RunConfig, architecture: Architecture) ->
 
 def _encoder_sizes(name: str, workspace: Workspace) -> tuple[int, int, bool, str]:
     """Return hidden size and layers of a text encoder, whether they are its own, and its name."""
-    if name == "bert-base-uncased":
-        return *_BERT_BASE, True, name
     try:
-        found = encoder_config(workspace.encoder(name))
+        return *encoder_sizes(workspace.encoder(name)), True, name
     except EncoderError:
         return *_BERT_BASE, False, name
-    return found.hidden_size, found.num_hidden_layers, True, name
 
 
 def _architecture(store: FeatureStore | None, max_frames: int, width: int, num_layers: int) -> Architecture:

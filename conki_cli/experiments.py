@@ -1,15 +1,17 @@
 """Plans of runs: stage 1 before stage 2, seeds, ablations (Tables 4 and 5), the demo."""
 
 import contextlib
+import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conki_cli.batches import open_inputs
-from conki_cli.config.resolving import canonical, resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
@@ -20,6 +22,7 @@ from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, is_raw, prepare, prepare_to_score
 from conki_cli.runs import Predictions, Run, check_data, in_training_scale, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
+from conki_cli.sources.characters import repair
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import Job, check_network, is_finished, train_seeds
 from conki_cli.store import FeatureStore, Utterances
@@ -33,11 +36,11 @@ REAL_ENCODER_RATES = {"pretraining.learning_rate": 2e-4, "optimizer.lr_encoders"
 """The demo's own rates suit its small BERT; a large pretrained encoder would forget everything."""
 
 
-def demo_config(encoder: str | None, seeds: tuple[int, ...], device: str) -> RunConfig:
-    """Return the demo's configuration: its own small text encoder, or a real one."""
+def demo_rows(encoder: str | None, seeds: tuple[int, ...], device: str) -> dict[str, RunConfig]:
+    """Return the demo's configurations by label: with its own small text encoder, or with a real one."""
     rates = REAL_ENCODER_RATES if encoder is not None else {}
     flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device, **rates}
-    return resolve(flags=flags)
+    return {switch_label(drop): resolve(flags=flags, extra_drop=drop) for drop in ((), *DEMO_ROWS)}
 
 
 def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> FeatureStore:
@@ -120,13 +123,24 @@ def check_trainable(
     Raises:
         ConkiError: a store or an encoder is missing, settings do not fit each other or the inputs.
     """
+    tokens: dict[str, dict[str, tuple[list[np.ndarray], int]]] = {}  # an encoder reads the texts of a split once
     for config in configs:
-        stages = [stage_one(config), config] if config.needs_pretraining else [config]
+        stages = [_stage_one_for(config, workspace), config] if config.needs_pretraining else [config]
         for stage in stages:
             again = overwrites and stage is config
             with _open_job(stage, workspace, reporter, to_train=False, overwrites=again) as job:
                 if again or not is_finished(job):
-                    check_network(job)
+                    inputs = dataclasses.replace(job.inputs, _tokens=tokens.setdefault(job.encoder, {}))
+                    check_network(dataclasses.replace(job, inputs=inputs))
+
+
+def _stage_one_for(config: RunConfig, workspace: Workspace) -> RunConfig:
+    """Return the stage 1 that a configuration starts from; a run of version 1 keeps its own, if that is still there."""
+    if config.dropped("handover"):
+        older = version_1_stage_one(config)
+        if locate_run(workspace, older).path.exists():
+            return older
+    return stage_one(config)
 
 
 def pretrain(
@@ -145,7 +159,7 @@ def pretrain(
             f"{run_label(config)} with external {config.data.external} has no stage 1: "
             "give --external a data set, or finetune directly"
         )
-    first = stage_one(config).with_values("run", name=config.run.name)
+    first = _stage_one_for(config, workspace).with_values("run", name=config.run.name)
     first = first.with_values("data", threshold=config.data.threshold)
     with _open_job(first, workspace, reporter, overwrites=overwrites) as job:
         train_seeds(job, None, checked=checked)
@@ -174,7 +188,7 @@ def finetune(
         if not checked:
             check_trainable([config], workspace, reporter, overwrites=overwrites)
             checked = True
-        threshold = stage_one(config).data.threshold  # of the target's scores, unless stage 1 learns in their range
+        threshold = _stage_one_for(config, workspace).data.threshold  # version 1's learns in the external range
         alike = config.with_values("run", name="").with_values("data", threshold=threshold)
         first = pretrain(alike, workspace, reporter, checked=True)
     with _open_job(config, workspace, reporter, overwrites=overwrites) as job:
@@ -183,34 +197,34 @@ def finetune(
 
 
 def ablate(
-    config: RunConfig,
-    drops: Sequence[tuple[str, ...]],
-    workspace: Workspace,
-    reporter: Reporter,
-    *,
-    overwrites: bool = False,
+    rows: Mapping[str, RunConfig], workspace: Workspace, reporter: Reporter, *, overwrites: bool = False
 ) -> list[tuple[str, Run]]:
-    """Train the full model, which takes the configured name, and one run per combination of switches.
+    """Train the rows of an ablation table; only the first, the full model, takes the configured name.
+
+    Args:
+        rows: a configuration by the words in which its switches were given.
+        workspace: where everything lies.
+        reporter: is told the progress.
+        overwrites: begin the runs anew.
 
     Returns:
         Label and run of every row.
     """
-    switches = [(), *drops]
+    first = next(iter(rows.values()))
+    configs = [row.with_values("run", name=first.run.name if row == first else "") for row in rows.values()]
     # All of them first: an impossible row, or a run in its way, is refused before hours go into the others.
-    configs = [canonical(config.with_values("model", drop=(*config.model.drop, *drop))) for drop in switches]
-    configs = [row.with_values("run", name=config.run.name if row == configs[0] else "") for row in configs]
     for row in configs:
         locate_run(workspace, row, replaces=overwrites)
     check_trainable(configs, workspace, reporter, overwrites=overwrites)
-    rows: list[tuple[str, Run]] = []
-    for number, (drop, row) in enumerate(zip(switches, configs, strict=True)):
+    done: list[tuple[str, Run]] = []
+    for number, (words, row) in enumerate(zip(rows, configs, strict=True)):
         label = run_label(row)
         if row in configs[:number]:
-            reporter.say(f"{switch_label(drop)} equals an earlier row, {label}: it is shown once")
+            reporter.say(f"{words} equals an earlier row, {label}: it is shown once")
             continue
         reporter.say(f"row {number + 1} of {len(configs)}: {label}")
-        rows.append((label, finetune(row, workspace, reporter, checked=True, overwrites=overwrites)))
-    return rows
+        done.append((label, finetune(row, workspace, reporter, checked=True, overwrites=overwrites)))
+    return done
 
 
 def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter) -> None:
@@ -235,14 +249,16 @@ def predict_split(run: Run, split: str, workspace: Workspace, reporter: Reporter
 def read_new(
     texts: Sequence[str] | None,
     source: Path | None,
-    store: Path | None,
-    split: str | None,
+    store: Path | None = None,
+    split: str | None = None,
+    reporter: Reporter | None = None,
     *,
     scaled: Callable[[FeatureStore, Utterances], Utterances] = lambda store, clips: clips,
 ) -> Iterator[Utterances]:
-    """Open utterances to score: sentences, a CSV file with texts, or a split of a feature store, `scaled`.
+    """Open utterances to score: sentences, a table with texts, or a split of a feature store, `scaled`.
 
-    Without a split it is the test split, or all clips of a store without scores.
+    Without a split it is the test split, or all clips of a store without scores. Texts of sentences and tables are
+    repaired as `conki prepare` does; the reporter is told.
     """
     if store is not None:
         with FeatureStore(store) as opened:
@@ -250,12 +266,21 @@ def read_new(
                 raise SettingsError(f"{store} holds clips to be scored, in no split: leave --split {split} out")
             yield scaled(opened, opened.split(split or SCORED))
     elif source is not None:
-        yield read_texts(source)
+        yield _with_repaired_texts(read_texts(source), reporter)
     else:
         lines = list(texts or [])
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
             raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
-        yield Utterances([str(number) for number in range(1, len(lines) + 1)], lines, None, {}, {})
+        numbers = [str(number) for number in range(1, len(lines) + 1)]
+        yield _with_repaired_texts(Utterances(numbers, lines, None, {}, {}), reporter)
+
+
+def _with_repaired_texts(utterances: Utterances, reporter: Reporter | None) -> Utterances:
+    done = repair(utterances.texts)
+    if reporter is not None:
+        for line in (*done.remarks(), *(f"warning: {warning}" for warning in done.warnings())):
+            reporter.say(line)
+    return replace(utterances, texts=done.texts)
 
 
 @contextlib.contextmanager

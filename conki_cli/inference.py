@@ -1,7 +1,7 @@
 """A trained run at work: load what its seeds learnt, score utterances with it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +15,12 @@ from conki_cli.evaluation import predict
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.runs import Run
 from conki_cli.store import FeatureStore, Ragged, Utterances
-from conki_cli.text import backbone_from_config, encoder_config, load_tokenizer, max_tokens, tokenize
+from conki_cli.text import TextReport, TokenCounts, backbone_from_config, count_tokens, load_reader, tokenize
 from conki_cli.text_encoder import TextEncoder
 from conki_cli.workspace import Reporter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def stored_architecture(facts: Mapping[str, Any]) -> Architecture:
@@ -89,7 +92,8 @@ def predict_utterances(
     Raises:
         RunError: the run needs a modality that the utterances lack, or other feature widths.
     """
-    predicted = {}
+    reporter = reporter or Reporter()
+    predicted: dict[int, np.ndarray] = {}
     for seed in run.finished_seeds():
         model = load_model(run, seed, device)
         sizes = model.architecture
@@ -97,17 +101,28 @@ def predict_utterances(
         for name in sizes.modalities:
             _check_fit(run, name, utterances, sizes)
         if "text" in sizes.modalities:
-            folder = str(run.path / "encoder")
-            tokenizer = load_tokenizer(folder)
-            limit = max_tokens(tokenizer, encoder_config(folder))
-            token_ids = tokenize(tokenizer, utterances.texts, max_length=limit)[0]
-        states = _states_of(run, seed, model, split_of, reporter or Reporter()) if split_of is not None else {}
+            tokenizer, limit = load_reader(str(run.path / "encoder"))
+            token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
+            if not predicted:
+                _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), reporter)
+        states = _states_of(run, seed, model, split_of, reporter) if split_of is not None else {}
         batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
-        with (reporter or Reporter()).steps(f"seed {seed}", len(batches)) as advance:
+        with reporter.steps(f"seed {seed}", len(batches)) as advance:
             predicted[seed] = predict(model, batches, device, advance)
     if not predicted:
         raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
     return predicted
+
+
+def _mention_texts(
+    tokenizer: "PreTrainedTokenizerBase", utterances: Utterances, counts: TokenCounts, reporter: Reporter
+) -> None:
+    """Warn of texts that the run's encoder does not know, and of texts that it does not read to their end."""
+    report = TextReport("these clips", tokenizer, {utterances.split: counts}, lambda split: utterances.texts)
+    if warning := report.warning():
+        reporter.say(warning)
+    if counts.num_truncated:
+        reporter.say(f"{counts.num_truncated} of {counts.num_texts:,} texts are too long for the encoder: truncated")
 
 
 def _states_of(

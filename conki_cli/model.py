@@ -116,7 +116,8 @@ class ConKI(SentimentModel):
         super().__init__(architecture, None, has_bridges=False)
         self.pretraining = config.run.stage == "pretrain"
         self.transfer = config.dropped("plain-transfer")
-        self.start_from_all = config.model.start_from == "all"
+        self.takes_head = not config.dropped("handover")
+        self.takes_encoders = config.trains_encoders_first
         self.uses_pan = not config.dropped("C3")
         self.inter_knowledge = not config.dropped("N1")
         self.loss_config = config.loss
@@ -164,8 +165,8 @@ class ConKI(SentimentModel):
         if self.transfer:
             return []
         if self.pretraining:
-            return list(self.encoders.values())
-        return list(self.adapters.values()) if config.needs_pretraining else []
+            return [] if self.takes_encoders else list(self.encoders.values())
+        return list(self.adapters.values()) if config.needs_pretraining and not config.optimizer.lr_adapters else []
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
@@ -251,35 +252,51 @@ class ConKI(SentimentModel):
         return {"contrast_per_sample": terms["contrast"].detach() / self.contrast_weight / len(batch)}
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return stage 1's one group, or stage 2's text, audio/vision and other groups (Appendix B)."""
+        """Return stage 1's one group, or text, audio/vision and other groups (Appendix B)."""
+        first, rates = config.pretraining, config.optimizer
         if self.pretraining and not self.transfer:
-            stage = config.pretraining
             trained = [p for p in self.parameters() if p.requires_grad]
-            return [ParameterGroup(trained, stage.learning_rate, stage.weight_decay)]
-        rates = config.optimizer
+            if not self.takes_encoders:
+                return [ParameterGroup(trained, first.learning_rate, first.weight_decay)]
+            return self._rated_groups(
+                text=first.lr_encoders,
+                frames=first.lr_audio_vision or first.lr_encoders,
+                others=first.learning_rate,
+                weight_decay=first.weight_decay,
+            )
+        return self._rated_groups(
+            text=rates.lr_encoders,
+            frames=rates.lr_audio_vision or rates.lr_encoders,
+            others=rates.lr_others,
+            adapters=rates.lr_adapters if config.needs_pretraining else 0.0,
+            weight_decay=rates.weight_decay,
+        )
+
+    def _rated_groups(
+        self, *, text: float, frames: float, others: float, weight_decay: float, adapters: float = 0.0
+    ) -> list[ParameterGroup]:
+        """Group what trains by its rate and by weight decay; adapters have that of the others where theirs is 0."""
         encoders = {name: list(module.parameters()) for name, module in self.encoders.items()}
-        text = {id(p) for p in encoders.get("text", [])}
-        others = {id(p) for name, group in encoders.items() if name != "text" for p in group}
+        of_text = {id(p) for p in encoders.get("text", [])}
+        of_frames = {id(p) for name, group in encoders.items() if name != "text" for p in group}
+        rate_of = {id(p): adapters or others for p in self.adapters.parameters()}
+        rate_of |= dict.fromkeys(of_frames, frames) | dict.fromkeys(of_text, text)
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter, decays in trained_parameters(self):
-            rate = rates.lr_others
-            if id(parameter) in text:
-                rate = rates.lr_encoders
-            elif id(parameter) in others:
-                rate = rates.lr_audio_vision or rates.lr_encoders
-            groups.setdefault((rate, rates.weight_decay if decays else 0.0), []).append(parameter)
+            rate = rate_of.get(id(parameter), others)
+            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
         return [ParameterGroup(members, *key) for key, members in groups.items()]
 
     def handed_over(self) -> list[str]:
         """Name the weights of this stage 1 that stage 2 starts from.
 
-        The paper hands over the adapters, and with them the random audio and vision encoders they were trained
-        on; `released` also the fusion layers and the head; plain transfer the whole network. The bridge layers stay.
+        Adapters, the random audio and vision encoders that they learnt on, fusion layers and head; `w/o handover`
+        leaves fusion layers and head out. Encoders that trained are handed over as well. The bridge layers stay.
         """
         names = self.state_dict().keys()
-        if self.transfer:
-            return [name for name in names if not name.startswith("bridges.")]
         prefixes = ["adapters.", "encoders.vision.", "encoders.audio."]
-        if self.start_from_all:
+        if self.takes_head:
             prefixes += ["inner.", "fusion.", "head."]
+        if self.takes_encoders:
+            prefixes.append("encoders.")
         return [name for name in names if name.startswith(tuple(prefixes)) or name in self.fresh_text]

@@ -122,7 +122,7 @@ def _has_our_format(path: Path) -> bool:
 
 
 def prepare_to_score(source: Path, dataset: str, out: Path, reporter: Reporter) -> None:
-    """Write a store of the clips in a raw file or folder, to be scored; what is worth a warning is said.
+    """Write a store of the clips in a raw file or folder, to be scored; remarks and warnings are said.
 
     Raises:
         SourceError: the file cannot be read, or contradicts itself.
@@ -130,8 +130,9 @@ def prepare_to_score(source: Path, dataset: str, out: Path, reporter: Reporter) 
     task = Preparation(dataset, Workspace(out.parent), source=source, out=out, options=Options(unlabelled=True))
     prepare(task, reporter)
     with FeatureStore(out) as store:
-        for note in store.notes:
-            reporter.say(f"warning: {source}: {note}")
+        lines = [*store.report.get("remarks", []), *(f"warning: {note}" for note in store.notes)]
+    for line in lines:
+        reporter.say(f"{source}: {line}")
 
 
 def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]:

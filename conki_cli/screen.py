@@ -78,12 +78,11 @@ class Screen(Reporter):
         from conki_cli.runs import common_threshold, evaluate_run
         from conki_cli.tables.export import export_table
         from conki_cli.tables.screen import metric_table
-        from conki_cli.tables.systems import run_row, table_info
+        from conki_cli.tables.systems import table_of_runs
 
         threshold = common_threshold([run for _, run in rows])
         results = [(label, run.config, evaluate_run(run, split, protocol, threshold=threshold)) for label, run in rows]
-        info = table_info([result for *_, result in results])
-        table = [run_row(*row) for row in results]
+        table, info = table_of_runs(results)
         if export is not None:
             export_table(table, info, export)
             self.say(f"table written to {export}")

@@ -30,8 +30,10 @@ from conki_cli.runs import (
     check_is_file,
     discard_run,
     finish_run,
+    learning_warnings,
     list_runs,
     measure_again,
+    median_of,
     nearest_finished,
     open_run,
     write_predictions,
@@ -40,8 +42,11 @@ from conki_cli.runs import (
 from conki_cli.signals import postponed
 from conki_cli.store import SPLITS, FeatureStore
 from conki_cli.text import (
+    TextReport,
     backbone_from_config,
+    count_tokens,
     encoder_config,
+    encoder_sizes,
     load_backbone,
     save_encoder_files,
 )
@@ -73,6 +78,11 @@ class Job:
     def stores(self) -> list[FeatureStore]:
         """Every store that this stage reads."""
         return [store for store in (self.inputs.target, self.inputs.external) if store is not None]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that this stage reads: stage 1 never sees the external test split."""
+        return ("train", "valid") if self.config.run.stage == "pretrain" else SPLITS
 
     def begin(self) -> None:
         """Make the run folder, or add the seeds to the one that is there.
@@ -136,8 +146,16 @@ def check_network(job: Job) -> None:
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
     plan = training.plan_of(config, config.run.seeds[0])
     training.check_batches(model, len(job.inputs.learnt.split("train").ids), plan.batch_size)
+    _text_report(job).check(config.data.max_unknown)
     if config.run.stage == "finetune":
         _look_through(job, "test")
+
+
+def _text_report(job: Job) -> TextReport:
+    """Count tokens, unknown ones and truncated texts of every split that a stage reads; of none without text."""
+    store, tokenizer = job.inputs.learnt, job.inputs.tokenizer
+    counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in job.inputs.tokens(job.splits).items()}
+    return TextReport(store.dataset, tokenizer, counts, lambda split: store.split(split).texts)
 
 
 def _look_through(job: Job, split: str) -> None:
@@ -163,17 +181,17 @@ def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
 
 def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]) -> SentimentModel:
     """Make the network of a run around the text encoder's backbone."""
-    sizes, inputs = encoder_config(job.encoder), job.inputs
+    (width, num_layers), inputs = encoder_sizes(job.encoder, reads_text=backbone is not None), job.inputs
     names = [name for name in inputs.modalities if name != "text"]
     architecture = Architecture(
         modalities=inputs.modalities,
-        width=sizes.hidden_size,
-        text_layers=sizes.num_hidden_layers,
+        width=width,
+        text_layers=num_layers,
         widths={name: inputs.target.widths[name] for name in names},
         positions={name: inputs.limits[name] for name in names},
         external_widths=inputs.external_widths,
     )
-    text = TextEncoder(backbone, width=sizes.hidden_size, fresh=fresh) if backbone is not None else None
+    text = TextEncoder(backbone, width=width, fresh=fresh) if backbone is not None else None
     return zoo.build(job.config, architecture, text)
 
 
@@ -265,8 +283,7 @@ def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> t
     if how == "off":
         return job, "off"
     keeping = Keeping(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
-    splits = ("train", "valid") if job.config.run.stage == "pretrain" else SPLITS
-    states = kept_states(keeping, job.inputs, splits, job.reporter)
+    states = kept_states(keeping, job.inputs, job.splits, job.reporter)
     if states is None:
         return job, "off"
     return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
@@ -285,11 +302,17 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
     checkpoint.check_room(job.run.path, during)
+    known = _median_of(job, ("valid",))
+    mae = known["metrics"]["valid"]["mae"]
+    job.reporter.say(f"predicting the training median ({known['score']:.2f}) has validation MAE {mae:.3f}")
     for warning in config.own.warnings if config.own is not None else ():
         job.reporter.say(warning)
     for name, count in job.inputs.cut("train").items():
         if count:
             job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
+    if job.inputs.tokenizer is not None:
+        for line in _text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
+            job.reporter.say(line)
 
 
 def _write_setting(job: Job, seed: int) -> None:
@@ -397,16 +420,27 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
         "threshold": job.config.data.threshold,
         "stage_1": first.name if first else None,
         "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
+        "texts": _text_report(job).as_facts(),
         "parameters": {
             "all": sum(p.numel() for p in model.parameters()),
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
         "metrics": metrics,
+        "median": _median_of(job, splits),
     }
     write_json(run.seed_folder(seed) / "result.json", result)
     job.reporter.say(
         f"seed {seed}: best epoch {progress.best_epoch} of {progress.epoch}, validation MAE {progress.best_mae:.3f}"
     )
+    for line in learning_warnings(run, [seed]):
+        job.reporter.say(f"warning: {line}")
+
+
+def _median_of(job: Job, splits: Sequence[str]) -> dict[str, Any]:
+    """Measure the median of the training scores, the best constant, on some splits."""
+    scores = {name: job.inputs.batches(name, batch_size=_READ_AT_ONCE).scores() for name in ("train", *splits)}
+    measured = {name: scores[name] for name in splits}
+    return median_of(scores["train"], measured, job.inputs.score_range, job.config.data.threshold)
 
 
 def _seconds_of(run: Run, seed: int) -> float:

@@ -5,6 +5,7 @@ SWITCHES = {
     "C2": "no adapters: fusion and contrast use the pan-knowledge representations alone",
     "C3": "no pan-knowledge: fusion and contrast use the knowledge-specific representations alone",
     "C4": "no hierarchical contrastive loss",
+    "handover": "stage 2 takes the adapters alone from stage 1: fusion layers and head start untrained",
     "N1": "no inter-knowledge negative pairs in the contrastive loss",
     "T": "no text",
     "V": "no vision",

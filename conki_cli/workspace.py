@@ -1,12 +1,18 @@
 """The folder that a user works in, and how long work tells its caller what goes on; quick to import."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 BUILT_IN_ENCODER = "demo"
 """Name of the small BERT that is built on the spot for the demo corpora."""
+
+
+def is_path(word: str) -> bool:
+    """Tell whether a word is a path: it has a separator (`./mosi`). Else it names something, whatever lies here."""
+    return word in (os.curdir, os.pardir) or os.sep in word or (os.altsep is not None and os.altsep in word)
 
 
 class Reporter:
@@ -35,6 +41,10 @@ class Workspace:
     def store(self, dataset: str) -> Path:
         """Return where the feature store of a data set lies."""
         return self.root / "features" / f"{dataset}.h5"
+
+    def store_called(self, word: str) -> Path:
+        """Return the store that a word means: a path if it is one or ends in .h5, else the data set of that name."""
+        return Path(word) if is_path(word) or word.endswith(".h5") else self.store(word)
 
     @property
     def built_in_encoder(self) -> Path:

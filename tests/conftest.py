@@ -14,8 +14,9 @@ from hypothesis import settings
 
 from conki_cli import experiments
 from conki_cli.batches import Batch, open_inputs
-from conki_cli.config.resolving import resolve
+from conki_cli.config.resolving import canonical, resolve
 from conki_cli.config.sections import RunConfig
+from conki_cli.config.words import switch_label
 from conki_cli.model import ConKI
 from conki_cli.runs import Run
 from conki_cli.stages import Job, build_model
@@ -184,6 +185,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, stores: Path, tiny_config:
     run = experiments.finetune(config, space, notes)
     first = experiments.pretrain(config, space, Reporter())
     return Trained(space, config, first, run, notes.lines)
+
+
+def rows_of(config: RunConfig, *drops: tuple[str, ...]) -> dict[str, RunConfig]:
+    """Return the rows of an ablation: a configuration, and it with switches added."""
+    changed = {drop: config.with_values("model", drop=(*config.model.drop, *drop)) for drop in ((), *drops)}
+    return {switch_label(drop): canonical(row) for drop, row in changed.items()}
 
 
 def content(path: Path) -> dict[str, torch.Tensor]:

@@ -189,12 +189,11 @@ def test_token_ids_are_those_of_the_sentence_and_made_once(tiny_config: MakeConf
 
 
 @pytest.mark.parametrize(
-    ("drop", "settings", "crosses"),
-    [("plain-transfer", (), True), ("", ("model.start_from=all",), True), ("", (), False)],
+    ("drop", "crosses"),
+    [("plain-transfer", True), ("", True), ("handover", False)],
 )
 def test_external_scores_are_rescaled_where_a_score_head_crosses_data_sets(
     drop: str,
-    settings: tuple[str, ...],
     crosses: bool,
     tiny_config: MakeConfig,
     opened: Callable[[Corpus], FeatureStore],
@@ -203,7 +202,7 @@ def test_external_scores_are_rescaled_where_a_score_head_crosses_data_sets(
     corpus = make_corpus("tiny-external", (4, 2, 2), seed=3, longest=3)
     external = opened(dataclasses.replace(corpus, score_range=(-6.0, 3.0)))
     target = opened(make_corpus("tiny", (4, 2, 2), seed=4, longest=3))
-    inputs = open_inputs(tiny_config(drop, *settings, stage="pretrain"), target, external, str(encoder))
+    inputs = open_inputs(tiny_config(drop, stage="pretrain"), target, external, str(encoder))
     stored = external.split("train").scores
     expected = stored * (6 / 9) + 1 if crosses else stored
     np.testing.assert_allclose(inputs.batches("train", batch_size=4).scores(), expected, rtol=1e-6)

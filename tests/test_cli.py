@@ -155,7 +155,7 @@ WRONG = {
     f"{MINE}audio.csd --align words": "must hold words for --align words",
     f"{MINE}columns.csv": "must have the columns video_id",
     # inspect
-    "inspect nothing": "there is no feature store nothing",
+    "inspect nothing": "there is no feature store {space}/features/nothing.h5",
     "inspect words --features --clip x": "give one of --features, --clip and --compare",
     "inspect words --clip x --compare words": "give one of --features, --clip and --compare",
     "inspect {bad}": "must be a feature store but is a folder: move it away",
@@ -215,7 +215,7 @@ WRONG = {
     "predict {first} --text good": "is a stage-1 run",
     "predict {run} --text good": "these clips have no vision: give a feature store",
     "predict {run} tiny-external": "reads vision frames of width 5, these clips have width 4",
-    "predict words nothing": "there is no feature store nothing",
+    "predict words nothing": "there is no feature store {space}/features/nothing.h5",
     "predict words {bad}/newer.h5": "has store schema 9",
     "predict words --source {bad}/nothing": "cannot read",
     "predict words --source {bad}/empty": "is empty",

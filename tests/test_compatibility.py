@@ -10,11 +10,11 @@ import pytest
 
 from conki_cli import training
 from conki_cli.batches import open_inputs
-from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.environment import choose_device
-from conki_cli.experiments import predict_new
-from conki_cli.runs import Run, describe_runs, evaluate_run
+from conki_cli.experiments import finetune, predict_new
+from conki_cli.runs import Run, describe_runs, digest_of, evaluate_run
 from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore, describe
 from conki_cli.workspace import Reporter, Workspace
@@ -104,9 +104,57 @@ def test_the_losses_stay_the_same(copied: Workspace, expected: dict[str, Any], r
 
 def test_the_configuration_of_version_1_is_still_complete(copied: Workspace) -> None:
     config = fine_tuned(copied).config
-    assert dataclasses.replace(config, run=tiny_config(Path(), "paper").run) == dataclasses.replace(
-        tiny_config(Path(config.model.text_encoder), "paper"), run=tiny_config(Path(), "paper").run
-    )
+    expected = tiny_config(Path(config.model.text_encoder), "paper").with_values("model", drop=("handover",))
+    assert dataclasses.replace(config, run=expected.run) == expected
+
+
+DIGESTS = {
+    # recipe and switches: digest of the run and of its stage 1, as version 1 gave them
+    "paper -": ("f28d674b", "cb72b928"),
+    "paper C1": ("9a99540a", "-"),
+    "paper C2": ("80471001", "-"),
+    "paper C3": ("92ee1b4d", "73f38f54"),
+    "paper C4": ("3b0e9c71", "cb72b928"),
+    "paper N1": ("85e3422a", "cb72b928"),
+    "paper T": ("021bd293", "151eda13"),
+    "paper plain-transfer": ("80273c15", "468ac5cb"),
+    "paper C1+C2": ("80471001", "-"),
+    "paper C2+C4": ("c3bf9916", "-"),
+    "paper plain-transfer+T": ("86c8eadb", "61ca6ba6"),
+    "released -": ("8d3e8dc6", "c833215a"),
+    "released C1": ("f9c45fb1", "-"),
+    "released C2": ("c6f03db5", "eb87f31b"),
+    "released C3": ("45e1aa44", "f9d8353a"),
+    "released C4": ("749237dd", "c833215a"),
+    "released N1": ("ed7d6067", "c833215a"),
+    "released T": ("4b564f89", "4aa2ba9a"),
+    "released plain-transfer": ("e7f69a28", "19b80b1d"),
+    "released C1+C2": ("0632d8ef", "-"),
+    "released C2+C4": ("9e2c4746", "eb87f31b"),
+    "released plain-transfer+T": ("6ea74dbd", "535c4c63"),
+}
+"""Recipe `paper` of version 1 handed over the adapters alone, `released` the whole of stage 1."""
+
+
+@pytest.mark.parametrize("key", DIGESTS)
+def test_a_configuration_of_version_1_has_the_digest_it_had(key: str) -> None:
+    recipe, switches = key.split()
+    start = {"paper": "adapters", "released": "all"}[recipe]
+    flags = {"data.dataset": "own", "data.external": "other", "model.text_encoder": "demo", "run.recipe": recipe}
+    drop = () if switches == "-" else tuple(switches.split("+"))
+    config = resolve(flags=flags, assignments=[f"model.start_from={start}"], extra_drop=drop)
+    first = version_1_stage_one(config) if config.dropped("handover") else stage_one(config)
+    assert (digest_of(config), digest_of(first) if config.needs_pretraining else "-") == DIGESTS[key]
+
+
+def test_an_unfinished_run_of_version_1_continues_from_its_own_stage_1(copied: Workspace) -> None:
+    run = fine_tuned(copied)
+    (run.seed_folder(1) / "result.json").unlink()
+    config = run.config.with_values("model", text_encoder=str(copied.root / "encoder"))
+    before = {path.name for path in copied.runs.iterdir()}
+    finetune(config, copied, Reporter())
+    assert {path.name for path in copied.runs.iterdir() if not path.name.startswith(".")} == before
+    assert run.is_finished
 
 
 def fine_tuned(workspace: Workspace) -> Run:

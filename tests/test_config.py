@@ -170,7 +170,7 @@ def test_switches_are_read_apart(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["C5", "c4", "", "C1+", "C1,C4"])
 def test_an_unknown_switch_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"unknown switch .*C1, C2, C3, C4, N1, T, V, A, plain-transfer"):
+    with pytest.raises(SettingsError, match=r"unknown switch .*C1, C2, C3, C4, handover, N1, T, V, A, plain-transfer"):
         parse_switches(text)
 
 
@@ -187,16 +187,22 @@ def test_without_adapters_the_inter_knowledge_pairs_are_gone_already() -> None:
     assert drop("C2", "N1") == drop("C2")
 
 
-def test_without_adapters_the_paper_reads_no_external_data() -> None:
-    assert drop("C2").data.external == "none"
-    assert drop("C1", "C2") == drop("C2") == drop("C2", external="none")
-
-
-def test_without_adapters_the_released_recipe_still_starts_from_its_stage_1() -> None:
-    config = drop("C2", start_from="all")
+def test_without_adapters_stage_2_still_starts_from_a_stage_1() -> None:
+    config = drop("C2")
     assert config.data.external == "mosei"
     assert config.needs_pretraining
-    assert drop("C1", "C2", start_from="all") != config
+    assert drop("C1", "C2") != config
+
+
+def test_where_nothing_is_handed_over_no_external_data_is_read() -> None:
+    assert drop("C2", "handover").data.external == "none"
+    assert drop("C2", "handover") == drop("C1", "C2") == drop("C2", external="none")
+    assert drop("C1", "handover") == drop("C1")
+
+
+def test_without_handover_stage_1_is_that_of_conki() -> None:
+    assert drop("handover").needs_pretraining
+    assert stage_one(drop("handover")) == stage_one(drop())
 
 
 @pytest.mark.parametrize(
@@ -224,11 +230,10 @@ def test_plain_transfer_has_no_adapters_whether_c2_is_named_or_not() -> None:
 _COMBINATIONS = [c for n in range(4) for c in itertools.combinations(SWITCHES, n)]
 
 
-@pytest.mark.parametrize("start_from", ["adapters", "all"])
-def test_bringing_into_canonical_form_twice_changes_nothing(start_from: str) -> None:
+def test_bringing_into_canonical_form_twice_changes_nothing() -> None:
     for switches in _COMBINATIONS:
         try:
-            once = drop(*switches, start_from=start_from)
+            once = drop(*switches)
         except SettingsError:
             continue
         assert canonical(once) == once
@@ -384,7 +389,30 @@ def test_a_setting_that_only_conki_reads_is_refused_for_a_baseline(line: str, mo
         SettingsError, match=rf"^setting {path} is read by conki alone and changes nothing in {model}: "
     ):
         resolve(assignments=[line], flags={"model.name": model})
-    assert resolve(assignments=[line]) != resolve()
+    assert line == "model.start_from=all" or resolve(assignments=[line]) != resolve()
+
+
+@pytest.mark.parametrize(("value", "switches"), [("adapters", ("handover", "V")), ("all", ("V",))])
+def test_the_setting_that_version_1_had_for_the_handover_is_still_read(
+    value: str, switches: tuple[str, ...], file: Path
+) -> None:
+    file.write_text(f'[model]\nstart_from = "{value}"\ndrop = ["V"]\n')
+    assert resolve(config_file=file).model.drop == switches
+    assert resolve(assignments=["model.drop=V", f"model.start_from={value}"]).model.drop == switches
+
+
+def test_another_value_of_the_setting_for_the_handover_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"model\.start_from must be one of adapters, all, found 'some'"):
+        resolve(assignments=["model.start_from=some"])
+
+
+def test_plain_transfers_first_pass_has_rates_of_its_own() -> None:
+    lines = ["pretraining.lr_encoders=1e-4", "pretraining.lr_others=1e-3", "optimizer.lr_audio_vision=2e-5"]
+    config = resolve(assignments=lines, extra_drop=("plain-transfer",))
+    first = stage_one(config).optimizer
+    assert (first.lr_encoders, first.lr_audio_vision, first.lr_others) == (1e-4, 0.0, 1e-3)
+    assert (config.optimizer.lr_encoders, config.optimizer.lr_others) == (5e-6, 1e-6)
+    assert stage_one(resolve(extra_drop=("plain-transfer",))).optimizer.lr_encoders == 5e-6
 
 
 def test_the_released_recipe_is_refused_for_a_baseline_and_that_of_the_paper_is_not() -> None:

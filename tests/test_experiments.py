@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus
+from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus, rows_of
 
 from conki_cli import contests, experiments
 from conki_cli.config.resolving import resolve
@@ -112,7 +112,7 @@ def test_a_run_that_another_process_writes_is_refused(
 def test_ablating_gives_the_full_model_first_and_one_row_per_switch(copied: Workspace, tiny_config: MakeConfig) -> None:
     notes = Notes()
     config = tiny_config("T", *QUICK)
-    rows = experiments.ablate(config, [("C4",), ("C1", "C4")], copied, notes)
+    rows = experiments.ablate(rows_of(config, ("C4",), ("C1", "C4")), copied, notes)
     assert [label for label, _ in rows] == ["w/o T", "w/o C4+T", "w/o C1+C4+T"]
     assert [run.config.model.drop for _, run in rows] == [("T",), ("C4", "T"), ("C1", "C4", "T")]
     assert len({run.path for _, run in rows}) == 3
@@ -122,14 +122,14 @@ def test_ablating_gives_the_full_model_first_and_one_row_per_switch(copied: Work
 def test_rows_that_are_the_same_experiment_are_shown_once(workspace: Workspace, tiny_config: MakeConfig) -> None:
     notes = Notes()
     config = tiny_config("C2+T", *QUICK)
-    rows = experiments.ablate(config, [("N1",)], workspace, notes)
+    rows = experiments.ablate(rows_of(config, ("N1",)), workspace, notes)
     assert [label for label, _ in rows] == ["w/o C2+T"]
     assert "w/o N1 equals an earlier row, w/o C2+T: it is shown once" in notes.lines
 
 
 def test_an_impossible_row_is_refused_before_it_is_trained(workspace: Workspace, tiny_config: MakeConfig) -> None:
     with pytest.raises(SettingsError, match="no representation is left"):
-        experiments.ablate(tiny_config("C2+T", *QUICK), [("C4",), ("C3",)], workspace, Reporter())
+        experiments.ablate(rows_of(tiny_config("C2+T", *QUICK), ("C4",), ("C3",)), workspace, Reporter())
     assert not workspace.runs.exists()
 
 
@@ -202,7 +202,7 @@ def test_seeds_that_are_refused_leave_the_finished_run_finished(
 def test_no_row_is_trained_where_a_later_one_cannot_be(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config = tiny_config("", "model.name=tfn", "data.external=none", *QUICK)
     with pytest.raises(SettingsError, match="tfn needs audio"):
-        experiments.ablate(config, [("A",)], workspace, Reporter())
+        experiments.ablate(rows_of(config, ("A",)), workspace, Reporter())
     assert run_folders(workspace) == []
 
 
@@ -276,7 +276,7 @@ def test_raw_files_are_prepared_on_the_way(workspace: Workspace, tiny_config: Ma
 
 def test_the_demo_trains_a_real_encoder_slower_than_its_own() -> None:
     own, real = (
-        experiments.demo_config(encoder, (1,), "cpu").optimizer.lr_encoders for encoder in (None, "some-encoder")
+        experiments.demo_rows(encoder, (1,), "cpu")["ConKI"].optimizer.lr_encoders for encoder in (None, "some-encoder")
     )
     assert own == 3e-4
     assert real == 5e-5

@@ -197,7 +197,7 @@ def with_shorter_texts(keeping: Keeping, inputs: Inputs) -> tuple[Keeping, Input
 def with_other_words(keeping: Keeping, inputs: Inputs) -> tuple[Keeping, Inputs]:
     """Give the texts other token ids of the same lengths, as another vocabulary would."""
     return keeping, replace(
-        inputs, _tokens={key: [ids[::-1] for ids in found] for key, found in inputs._tokens.items()}
+        inputs, _tokens={key: ([ids[::-1] for ids in found], 0) for key, (found, _) in inputs._tokens.items()}
     )
 
 

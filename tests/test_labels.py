@@ -312,7 +312,7 @@ def test_a_senseless_row_is_named(path: Path, row: str, message: str) -> None:
             b"video_id,clip_id,text,mode,mode\nv,1,x,train,test\n",
             "missing: label; there twice: mode; its first line is video_id, clip_id, text, mode, mode",
         ),
-        (b"video_id;clip_id;text;label;mode\nv;1;x;1;train\n", "separated by commas or tabs"),
+        (b"video_id|clip_id|text|label|mode\nv|1|x|1|train\n", "separated by commas, tabs or semicolons"),
         ("video_id,clip_id,text,label,mode\nv,1,好,1,train\n".encode("gbk"), "must be UTF-8"),
         ("video_id,clip_id,text,label,mode\n".encode("utf-16"), "has a header but no rows"),
         ("video_id,clip_id\n".encode("utf-16-le"), "holds NUL characters"),

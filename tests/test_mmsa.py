@@ -242,9 +242,9 @@ def changed(split: str, key: str, value: object) -> dict[str, Any]:
         (changed("valid", "vision", [["a"]]), "'vision' must be an array of numbers"),
         (changed("valid", "regression_labels", np.zeros((3, 4))), "one number per clip, found the shape (3, 4)"),
         (changed("valid", "audio", [[[1.0, 2.0]]] * 3), "found lists in a list: save them as one array, numpy.asarray"),
-        (changed("valid", "audio_lengths", [1, 2]), "one number for each of 3 clips, has 2"),
-        (changed("valid", "audio_lengths", [1, -2, 3]), "must be whole numbers from 0"),
-        (changed("valid", "audio_lengths", [1, 2.5, 3]), "must be whole numbers from 0"),
+        (changed("valid", "audio_lengths", [1, 2]), "must be one whole number from 0 for each of 3 clips, has 2"),
+        (changed("valid", "audio_lengths", [1, -2, 3]), "must be one whole number from 0 for each of 3 clips, found"),
+        (changed("valid", "audio_lengths", [1, 2.5, 3]), "must be one whole number from 0 for each of 3 clips, found"),
         (changed("valid", "id", [1, 2, 3]), "'id' must be a list of texts"),
     ],
 )

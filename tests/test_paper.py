@@ -88,11 +88,11 @@ def test_the_network_is_that_of_appendix_b() -> None:
     assert (model.dropout, model.adapter_dropout, model.gate_dropout) == (0.5, 0.1, 0.1)
 
 
-def test_the_released_recipe_differs_in_four_settings() -> None:
+def test_the_released_recipe_differs_in_three_settings() -> None:
     paper, released = settings_of("mosi"), settings_of("mosi", "released")
     expected = (
         paper.with_values("data", cut_external=True)
-        .with_values("model", gate_norm="batch", start_from="all")
+        .with_values("model", gate_norm="batch")
         .with_values("loss", reduction="anchor-mean")
         .with_values("run", recipe="released")
     )

@@ -70,17 +70,18 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], prefix: s
     return [torch.equal(one[name], other[name]) for name in other if name.startswith(prefix) and name in one]
 
 
-def test_stage_2_starts_from_the_adapters_and_the_frame_encoders_under_them(
-    trained: Trained, open_job: OpenJob, tmp_path: Path
-) -> None:
+def test_stage_2_starts_from_the_whole_of_stage_1(trained: Trained, open_job: OpenJob, tmp_path: Path) -> None:
     state, stored = handed(open_job(trained.config), trained, tmp_path)
-    for prefix in ("adapters.", "encoders.vision.", "encoders.audio."):
+    for prefix in ("adapters.", "encoders.vision.", "encoders.audio.", "inner.", "fusion.", "head."):
         assert same(state, stored, prefix)
         assert all(same(state, stored, prefix))
 
 
-def test_fusion_and_head_start_fresh_in_stage_2(trained: Trained, open_job: OpenJob, tmp_path: Path) -> None:
-    state, stored = handed(open_job(trained.config), trained, tmp_path)
+def test_without_handover_fusion_and_head_start_fresh_in_stage_2(
+    trained: Trained, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
+) -> None:
+    state, stored = handed(open_job(tiny_config("handover")), trained, tmp_path)
+    assert all(same(state, stored, "adapters."))
     for prefix in ("inner.", "fusion.squeeze.", "head."):
         assert not any(same(state, stored, prefix))
 
@@ -93,19 +94,28 @@ def test_the_bridge_is_dropped_after_stage_1(trained: Trained, open_job: OpenJob
     assert state["encoders.vision.projection.weight"].shape == (HIDDEN_SIZE, 5)
 
 
-def test_released_hands_over_fusion_and_head_too(
-    trained: Trained, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
+def test_a_stage_1_that_trains_the_encoders_hands_them_over(
+    workspace: Workspace, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
 ) -> None:
-    # The same stage 1, read the way the released recipe reads it.
-    state, stored = handed(open_job(tiny_config("", "model.start_from=all")), trained, tmp_path)
-    for prefix in ("adapters.", "inner.", "fusion.", "head.", "encoders.audio."):
-        assert same(state, stored, prefix)
-        assert all(same(state, stored, prefix))
+    config = tiny_config("", "pretraining.num_epochs=1", "pretraining.lr_encoders=1e-3")
+    first = experiments.pretrain(config, workspace, Reporter())
+    stored = content(first.checkpoint(1, "best"))
+    state = build_model(open_job(config), 7, reseeded(first, tmp_path)).state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in state.items())
+    fresh = build_model(open_job(tiny_config("C1")), 7, None).state_dict()
+    assert not all(same(fresh, stored, "encoders.text."))
 
 
-def test_without_adapters_released_still_hands_over_fusion_and_head(
-    workspace: Workspace, tiny_config: MakeConfig
-) -> None:
+def test_adapters_with_a_rate_of_their_own_train_in_stage_2(trained: Trained, open_job: OpenJob) -> None:
+    config = trained.config.with_values("optimizer", lr_adapters=1e-4)
+    model = build_model(open_job(config), 1, trained.first)
+    groups = model.parameter_groups(config, "main")
+    slow = {id(p) for group in groups if group.learning_rate == 1e-4 for p in group.parameters}
+    assert slow == {id(p) for p in model.adapters.parameters()}
+    assert not any(module in model.frozen for module in model.adapters.values())
+
+
+def test_without_adapters_fusion_and_head_are_still_handed_over(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config = tiny_config("C2+T", "pretraining.num_epochs=1", "optimizer.num_epochs=1", recipe="released")
     run, notes = finetune(config, workspace), Notes()
     first = experiments.pretrain(config, workspace, notes)

@@ -226,7 +226,7 @@ def test_the_video_stands_before_the_last_separator() -> None:
         (clip(0, score=float("nan")), "'vid_1$_$0' has nan"),
         (clip(0, vision=np.zeros(2)), r"must be numbers [frames, features]"),
         (clip(0, vision=np.zeros((2, 0))), r"must be numbers [frames, features]"),
-        (clip(0, vision=np.zeros((2, 3))), "must have 3 features per frame everywhere"),
+        (clip(0, vision=np.zeros((2, 3))), "must have 2 features per frame everywhere, 'vid_1$_$0' has 3"),
         (clip(0, unimodal={"smell": 1.0}), "unimodal scores must be of text, vision, audio"),
         (clip(0, text="a\0b"), "the text of 'vid_1$_$0' holds characters"),
         (clip(0, text="\ud800"), "the text of 'vid_1$_$0' holds characters"),

@@ -52,6 +52,22 @@ def test_a_word_that_the_demo_encoder_never_saw_becomes_the_unknown_token(small)
     assert tokenizer.convert_ids_to_tokens(ids_of(small, "THE zebra")[0]) == ["[CLS]", "the", "[UNK]", "[SEP]"]
 
 
+def test_the_demo_encoder_has_its_whole_vocabulary_also_in_a_run_folder(small, tmp_path):
+    words = {word for sentence in SENTENCES for word in sentence.lower().split()}
+    text.save_encoder_files(str(small), tmp_path / "run")
+    for folder in (small, tmp_path / "run"):
+        tokenizer = text.load_tokenizer(str(folder))
+        assert set(tokenizer.get_vocab()) == words | {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+        assert len(tokenizer) == text.encoder_config(str(folder)).vocab_size == 5 + len(words)
+
+
+def test_the_tokenizer_of_a_folder_with_vocab_txt_alone_has_its_whole_vocabulary(small, copied):
+    ids = text.load_tokenizer(str(small)).get_vocab()
+    (copied / "vocab.txt").write_text("\n".join(sorted(ids, key=ids.__getitem__)))
+    (copied / "tokenizer.json").unlink()
+    assert text.load_tokenizer(str(copied)).get_vocab() == ids
+
+
 def test_the_demo_encoder_has_four_layers_of_the_chosen_width(small):
     config = text.encoder_config(str(small))
     assert (config.hidden_size, config.num_hidden_layers) == (16, 4)
@@ -190,6 +206,85 @@ def test_a_checkpoint_without_pooler_says_which_parameters_are_random(copied):
     without_tensor(copied, "pooler.")
     _, missing = text.load_backbone(str(copied))
     assert missing == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "bert.", "module.bert.", "encoder.", "_orig_mod.", "0.auto_model."])
+def test_a_prefix_of_all_weights_changes_nothing_not_even_what_a_fresh_pooler_draws(copied, prefix):
+    without_tensor(copied, "pooler.")
+    torch.manual_seed(1)
+    plain, missing = text.load_backbone(str(copied))
+    weights = {f"{prefix}{name}": value for name, value in load_file(copied / "model.safetensors").items()}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    torch.manual_seed(1)
+    found, also_missing = text.load_backbone(str(copied))
+    assert also_missing == missing
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_two_encoders_in_one_file_are_refused(copied):
+    weights = load_file(copied / "model.safetensors")
+    both = {f"{side}.{name}": value.clone() for side in ("query", "passage") for name, value in weights.items()}
+    save_file(both, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match=r"are missing \(embeddings\.\*, encoder\.\*\)"):
+        text.load_backbone(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ("encoder.layer.2.", r"16 of \d+ are missing \(encoder\.layer\.2\.\*\)"),
+        ("encoder.layer.1.output.dense.bias", r"1 of \d+ are missing \(encoder\.layer\.1\.output\.dense\.bias\)"),
+        ("embeddings.position", r"1 of \d+ are missing \(embeddings\.position_embeddings\.\*\)"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_missing_weight_but_a_poolers_is_named_and_refused(copied, lost, named, prefix):
+    without_tensor(copied, "pooler.")
+    without_tensor(copied, lost)
+    weights = {f"{prefix}{name}": value for name, value in load_file(copied / "model.safetensors").items()}
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match=named):
+        text.load_backbone(str(copied))
+
+
+def test_weights_of_another_architecture_are_refused_by_name(copied):
+    settings = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**settings, "model_type": "distilbert"}))
+    with pytest.raises(EncoderError, match=r"are missing \(transformer\.\*\)"):
+        text.load_backbone(str(copied))
+
+
+def test_weights_of_another_shape_are_refused_with_both_shapes(copied):
+    weights = load_file(copied / "model.safetensors")
+    rows = len(weights["embeddings.word_embeddings.weight"])
+    weights["embeddings.word_embeddings.weight"] = weights["embeddings.word_embeddings.weight"][:-2].clone()
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match=rf"word_embeddings\.weight \[{rows - 2}, 16\] instead of \[{rows}, 16\]"):
+        text.load_backbone(str(copied))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.weight", "pooler.dense.weight"])
+def test_weights_that_are_not_finite_are_refused_by_file_and_name(copied, name, value):
+    weights = load_file(copied / "model.safetensors")
+    weights[name][1, 2] = value
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match=rf"model\.safetensors must hold finite .* but {name} has {value}"):
+        text.load_backbone(str(copied))
+
+
+def test_of_weights_in_several_files_the_one_with_the_nan_is_named(copied):
+    weights = load_file(copied / "model.safetensors")
+    weights["pooler.dense.bias"][0] = float("nan")
+    files = {name: f"part-{'pooler' in name:d}.safetensors" for name in weights}
+    for file in set(files.values()):
+        part = {f"module.{name}": value for name, value in weights.items() if files[name] == file}
+        save_file(part, copied / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {f"module.{name}": file for name, file in files.items()}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match=r"part-1\.safetensors must hold finite .* pooler\.dense\.bias"):
+        text.load_backbone(str(copied))
 
 
 def test_weights_of_another_model_are_refused(copied):

@@ -53,6 +53,20 @@ def test_a_run_keeps_its_threshold_and_is_not_trained_again_for_another(
     assert run.config.data.threshold == 3.0
 
 
+def test_the_training_median_is_measured_at_the_same_threshold(
+    stars: tuple[Workspace, Run], tiny_config: MakeConfig
+) -> None:
+    workspace, run = stars
+    known = run.result["median"]
+    assert known["metrics"]["test"]["acc2_nonneg"] is None
+    scores = read_predictions(run.predictions_path(1, "test")).scores
+    expected = {at: float(np.mean((known["score"] >= at) == (scores >= at))) for at in (2, 3)}
+    evaluated = evaluate_run(run, "test", "all", threshold=2)["median"]["metrics"]
+    assert evaluated["acc2_nonneg"] == pytest.approx(expected[2])
+    experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, Reporter())
+    assert run.result["median"]["metrics"]["test"]["acc2_nonneg"] == pytest.approx(expected[3])
+
+
 def test_a_threshold_outside_the_range_leaves_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
     write_stars(workspace.store("stars"))
     with pytest.raises(SettingsError, match="must lie inside the range"):

@@ -323,8 +323,22 @@ def test_weights_that_lack_a_parameter_are_refused(copied, cache):
     weights = load_file(copied / "model.safetensors")
     del weights["model.encoder.layers.0.fc1.weight"]
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EncoderError, match="1 parameters are not among them"):
+    with pytest.raises(EncoderError, match=r"1 of \d+ are missing \(model\.encoder\.layers\.0\.fc1\.weight\)"):
         translate(SOURCE, str(copied), cache)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(copied, cache):
+    weights = load_file(copied / "model.safetensors")
+    weights["model.encoder.layers.0.fc1.weight"][0, 0] = float("nan")
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncoderError, match=r"model\.safetensors must .*model\.encoder\.layers\.0\.fc1\.weight has nan"):
+        translate(SOURCE, str(copied), cache)
+
+
+def test_a_model_of_another_language_is_refused_before_anything_is_kept(marian, cache):
+    with pytest.raises(EncoderError, match="of their tokens are unknown"):
+        translate(["Жизнь прекрасна", "Это был отличный фильм"], str(marian), cache)
+    assert translate(SOURCE, str(marian), cache).reused == 0
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "model.safetensors", "source.spm", "vocab.json"])

@@ -77,13 +77,21 @@ def folders(folder: Path) -> Path:
     return folder
 
 
+def folders_of_tables(folder: Path) -> Path:
+    for name, width in (("audio", 3), ("vision", 5)):
+        (folder / name).mkdir()
+        for clip, values in zip(CLIPS, frames(width), strict=True):
+            np.savetxt(folder / name / f"{clip}.csv", values, delimiter=",")
+    return folder
+
+
 def folders_and_table(folder: Path) -> Path:
     table(folder).rename(folder / "label.csv")
     return folders(folder)
 
 
 FORMATS: dict[str, Callable[[Path], Path]] = {
-    f.__name__: f for f in (table, mmsa, mag_bert, one_list, mult, npz, folders, folders_and_table)
+    f.__name__: f for f in (table, mmsa, mag_bert, one_list, mult, npz, folders, folders_of_tables, folders_and_table)
 }
 
 
@@ -111,6 +119,7 @@ def test_clips_of_any_format_need_no_label_and_no_split(make: Callable[[Path], P
         ("text\ngood\nbad\n", ["1", "2"]),
         ("video_id,clip_id,text,label,mode\na,1,good,9,\na,2,bad,none,later\n", ["a$_$1", "a$_$2"]),
         ("video_id\tclip_id\ttext\na\t1\tgood\na\t2\tbad\n", ["a$_$1", "a$_$2"]),
+        ("video_id;clip_id;text;start\na;1.0;good;0,5\na;2.0;bad;1,5\n", ["a$_$1", "a$_$2"]),
     ],
 )
 def test_tables_need_a_name_or_a_text_and_no_more(text: str, ids: list[str], tmp_path: Path) -> None:
@@ -190,6 +199,26 @@ def test_a_raw_file_is_scored_as_its_store_is(trained: Trained, tmp_path: Path) 
     assert predictions(trained, source) == expected
     assert list(expected) == CLIPS
     assert len(set(expected.values())) == 3
+
+
+class Notes(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_texts_of_a_raw_file_are_repaired_and_that_is_said(trained: Trained, tmp_path: Path) -> None:
+    part = {"id": CLIPS, "raw_text": ["it&#39;s", "y", "z"], "audio": padded(3), "vision": padded(5)}
+    notes = Notes()
+    with experiments.open_clips(
+        trained.run, pickled(tmp_path, {"test": part}), None, trained.workspace, notes
+    ) as clips:
+        assert clips.texts == ["it's", "y", "z"]
+    assert any("clips.pkl: repaired 1 text with" in line for line in notes.lines)
 
 
 def test_a_split_of_clips_without_splits_is_refused(trained: Trained, tmp_path: Path) -> None:

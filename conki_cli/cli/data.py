@@ -24,7 +24,7 @@ def prepare(
     ] = None,
     text: Annotated[Path | None, typer.Option(help="File whose texts replace those of the source, by id.")] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="File, or folder of .npy per clip, whose audio replaces that of the source.")
+        Path | None, typer.Option(help="File, or folder with a file per clip, whose audio replaces that of the source.")
     ] = None,
     vision: Annotated[Path | None, typer.Option(help="The same for vision.")] = None,
     text_column: Annotated[
@@ -140,10 +140,12 @@ def _describe(path: Path, json: bool) -> None:
 
 
 def inspect_store(
-    store: Annotated[Path, typer.Argument(help="A feature store: a file, or the name of a prepared data set.")],
+    store: Annotated[
+        str, typer.Argument(help="A feature store: a prepared data set's name, or a file (./FILE, FILE.h5).")
+    ],
     features: Annotated[bool, typer.Option("--features", help="Show every column of audio and vision.")] = False,
     clip: Annotated[str | None, typer.Option(metavar="ID", help="Show one clip.")] = None,
-    compare: Annotated[Path | None, typer.Option(metavar="STORE", help="Say what differs in another store.")] = None,
+    compare: Annotated[str | None, typer.Option(metavar="STORE", help="Say what differs in another store.")] = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:

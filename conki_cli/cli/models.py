@@ -144,7 +144,8 @@ def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "S
 
 def models(
     store: Annotated[
-        Path | None, typer.Option(help="Feature store to count parameters for: a file, or a name. Default: mosi.")
+        str | None,
+        typer.Option(metavar="STORE", help="Feature store to count parameters for: a name, or a file. Default: mosi."),
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model. Repeatable.")] = None,
     encoder: Annotated[

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from conki_cli import __version__
-from conki_cli.errors import ConkiError, one_line, quoted
+from conki_cli.errors import ConkiError, StoreError, one_line, quoted
 from conki_cli.signals import ANY_ENDING, exit_code, install
 
 if TYPE_CHECKING:
@@ -133,10 +133,38 @@ def workspace_at(root: Path) -> "Workspace":
     return Workspace(root)
 
 
-def store_path(store: Path, workspace: Path) -> Path:
-    """Return the path of a feature store given as a file, or as the name of a prepared data set."""
-    named = workspace_at(workspace).store(str(store))
-    return named if not store.exists() and named.exists() else store
+def store_path(store: str, workspace: Path) -> Path:
+    """Return the path of a feature store given as a file, or as the name of a prepared data set.
+
+    Raises:
+        StoreError: there is none of that name, but a file here is called so.
+    """
+    path = workspace_at(workspace).store_called(store)
+    if path != Path(store) and not path.exists() and Path(store).is_file():
+        raise StoreError(
+            f"no store {path} is there, which {one_line(store)[:80]!r} names: prepare that data set, or write "
+            f"{quoted(f'./{store}')} for the file in the current folder"
+        )
+    return path
+
+
+def clips_path(word: str, workspace: Path) -> Path:
+    """Return the path of new clips: that of a store, as `store_path` has it, or of what `conki prepare` reads.
+
+    A word with a file ending is a path, as none of a data set's names has one.
+
+    Raises:
+        StoreError: there is no store of that name, but a file or folder here is called so.
+    """
+    if Path(word).suffix:
+        return Path(word)
+    path = store_path(word, workspace)
+    if path != Path(word) and not path.exists() and Path(word).is_dir():
+        raise StoreError(
+            f"no store {path} is there, which {one_line(word)[:80]!r} names: prepare that data set, or write "
+            f"{quoted(f'./{word}')} for the folder in the current one"
+        )
+    return path
 
 
 def mention_damage(screen: "Screen", workspace: Path, *, besides: str = "") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
-from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
+from conki_cli.cli.program import check_export_option, clips_path, mention_damage, screen_for, workspace_at
 from conki_cli.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[str | None, typer.Argument(help="Run to evaluate. Default: the newest fine-tuning run.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            help="Run to evaluate: its name, or its folder (./FOLDER). Default: the newest fine-tuning run."
+        ),
+    ] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to evaluate.")] = "test",
     protocol: ProtocolOption = "all",
     threshold: ThresholdOption = None,
@@ -31,7 +36,7 @@ def evaluate(
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
     from conki_cli.runs import evaluate_run, find_run
-    from conki_cli.tables.systems import run_row, table_info
+    from conki_cli.tables.systems import table_of_runs
 
     screen = screen_for(json)
     check_export_option(export)
@@ -47,7 +52,7 @@ def evaluate(
 
         predict_split(found, split, workspace_at(workspace), screen)
     label, result = found.result["label"], evaluate_run(found, split, protocol, threshold=threshold)
-    show_metrics(screen, [run_row(label, found.config, result)], table_info([result]), export)
+    show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)
     screen.answer({"label": label, **result})
 
 
@@ -80,10 +85,14 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
 def predict(
     run: Annotated[str, typer.Argument(help="A fine-tuning run: its name, or its folder.")],
     store: Annotated[
-        Path | None, typer.Argument(help="New clips: a feature store, or a file or folder as `prepare --source` reads.")
+        str | None,
+        typer.Argument(
+            metavar="STORE|SOURCE",
+            help="New clips: a feature store (its name, or a file), or a path that `prepare --source` reads.",
+        ),
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A sentence to score. Repeatable.")] = None,
-    source: Annotated[Path | None, typer.Option(help="CSV file with a column `text`, and `id` if you like.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Table with a column `text`, and `id` if you like.")] = None,
     split: Annotated[
         Literal["train", "valid", "test"] | None, typer.Option(help="Split of a store with scores. Default: test.")
     ] = None,
@@ -109,16 +118,15 @@ def predict(
         raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store (or raw file)")
     screen = screen_for(json)
     check_export_option(export, ".csv")
-    for name, given in (("--source ", source), ("", store)):
+    place = None if store is None else clips_path(store, workspace)
+    for name, given in (("--source ", source), ("", place)):
         if export is not None and given is not None and export.resolve() == given.resolve():
             raise SettingsError(f"--export would overwrite {name}{given}: give another file")
     found = find_run(workspace_at(workspace), run)
-    if store is not None:
-        place = store_path(store, workspace)
-        place = store if store.exists() and not place.exists() else place
+    if place is not None:
         opened = open_clips(found, place, split, workspace_at(workspace), screen)
     else:
-        opened = read_new(text, source, None, None)
+        opened = read_new(text, source, reporter=screen)
     with opened as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:

@@ -106,15 +106,21 @@ def ablate(
     if not drop and table is None:
         raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
     from conki_cli.config.resolving import parse_switches
+    from conki_cli.config.words import switch_label
 
     screen = screen_for(json)
     paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
-    drops = [*paper_rows, *(parse_switches(words) for words in drop or [])]
-    config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs))
+    drops = [(), *paper_rows, *(parse_switches(words) for words in drop or [])]
+    rows = {
+        switch_label(words): resolved(
+            settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=["+".join(words)] if words else None
+        )
+        for words in drops
+    }
     check_export_option(export)
-    mention_damage(screen, workspace, besides=config.run.name)
-    rows = work(config, drops, workspace_at(workspace), screen, overwrites=overwrite)
-    screen.answer({"rows": screen.compare(rows, "test", protocol=protocol, export=export)})
+    mention_damage(screen, workspace, besides=rows["ConKI"].run.name)
+    done = work(rows, workspace_at(workspace), screen, overwrites=overwrite)
+    screen.answer({"rows": screen.compare(done, "test", protocol=protocol, export=export)})
 
 
 def demo(
@@ -134,13 +140,12 @@ def demo(
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
     """
     from conki_cli.config.words import parse_seeds
-    from conki_cli.experiments import DEMO_ROWS, demo_config
     from conki_cli.experiments import ablate as work
+    from conki_cli.experiments import demo_rows
 
     screen = screen_for(json)
-    config = demo_config(encoder, parse_seeds(seeds), device)
     place = workspace_at(workspace)
-    rows = work(config, list(DEMO_ROWS), place, screen)
+    rows = work(demo_rows(encoder, parse_seeds(seeds), device), place, screen)
     shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
-from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
+from conki_cli.cli.program import ON_INTERRUPTION, screen_for, workspace_at
 from conki_cli.errors import ConkiError
 
 
@@ -34,10 +34,7 @@ def doctor(
     from conki_cli.tables.findings import findings_table
 
     screen, space = screen_for(json), workspace_at(workspace)
-    if thing is None:
-        found = examine(space, screen)
-    else:
-        found = examine_named(thing, store_path(Path(thing), workspace), space, screen)
+    found = examine(space, screen) if thing is None else examine_named(thing, space.store_called(thing), space, screen)
     screen.show(*findings_table(found))
     counts = {f"{name}s": sum(finding.severity == name for finding in found) for name in ("fault", "remark")}
     findings = [dataclasses.asdict(finding) for finding in found]

@@ -16,7 +16,6 @@ from conki_cli.config.sections import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
-    PretrainingConfig,
     RunConfig,
     RunSection,
 )
@@ -26,12 +25,15 @@ from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
 ADDED_LATER = {
-    **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in _LATER},
+    **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in (*_LATER, "lr_adapters")},
     **{f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)},
+    **{f"pretraining.{key}": 0.0 for key in ("lr_encoders", "lr_audio_vision", "lr_others")},
     "iccn.joint": False,
     "iccn.joint_weight": 0.1,
 }
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
+NEVER_LEARNT = frozenset({"data.max_unknown", "data.threshold"})
+"""Settings outside `[run]` that decide whether a run is refused or how it is measured, not what it learns."""
 
 _BEYOND = 2**1023
 CONKI_ONLY = frozenset(
@@ -39,13 +41,16 @@ CONKI_ONLY = frozenset(
         *(f"loss.{f.name}" for f in dataclasses.fields(LossConfig)),
         *(f"model.{f.name}" for f in dataclasses.fields(ModelConfig) if f.name not in ("name", "text_encoder", "drop")),
         "optimizer.lr_audio_vision",
+        "optimizer.lr_adapters",
         "run.recipe",
     ]
 )
 """Settings that no baseline reads. Given for one on the command line they are refused; presets and files may hold
 them, and `canonical` resets them, so that they do not tell equal experiments apart."""
-_CONKI_STAGE_ONE = tuple(f.name for f in dataclasses.fields(PretrainingConfig) if f.name != "num_epochs")
-"""Of `[pretraining]`, what ConKI's stage 1 reads; that of a baseline takes stage 2's (training.plan_of)."""
+_CONKI_STAGE_ONE = ("batch_size", "learning_rate", "weight_decay", "warmup")
+"""Of `[pretraining]`, what ConKI's stage 1 alone reads; that of a baseline takes stage 2's (training.plan_of)."""
+_RETIRED = "model.start_from"
+"""Version 1's word for the switch `handover`: "adapters" is without it, "all" with it."""
 
 
 def _all_sections() -> dict[str, Any]:
@@ -87,22 +92,30 @@ def resolve(
     """
     given: dict[str, Any] = {}
     if config_file is not None:
-        given.update(_flatten(_read_toml(config_file), str(config_file)))
-    typed = dict(_assignment(line) for line in assignments)
+        given.update(_renamed(_flatten(_read_toml(config_file), str(config_file))))
+    lines = dict(_assignment(line) for line in assignments)
+    typed = _renamed(dict(lines))
     typed.update({path: value for path, value in (flags or {}).items() if value is not None})
     checked = {path: _checked(path, value) for path, value in {**given, **typed}.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
     model = checked.get("model.name", ModelConfig.name)
     if model in BASELINES:
-        _refuse_unread(model, [path for path in typed if (path, checked[path]) != ("run.recipe", RunSection.recipe)])
-    preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe).items()}
+        is_given = [path for path in typed if (path, checked[path]) != ("run.recipe", RunSection.recipe)]
+        _refuse_unread(model, [*is_given, *(path for path in lines if path == _RETIRED)])
+    drop = (*checked.get("model.drop", ()), *extra_drop)
+    preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe, drop).items()}
     config = _build({**preset, **checked})
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
 
 
+def read_by_conki_alone(path: str) -> bool:
+    """Say whether no baseline reads the setting 'section.key'."""
+    return path in CONKI_ONLY or path == _RETIRED
+
+
 def _refuse_unread(model: str, paths: Sequence[str]) -> None:
-    if idle := next((path for path in paths if path in CONKI_ONLY), None):
+    if idle := next(filter(read_by_conki_alone, paths), None):
         raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}: leave it out")
 
 
@@ -119,14 +132,16 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
 
-def _preset(model: str, dataset: str, recipe: str) -> dict[str, Any]:
-    """Return what a model's preset sets: for every data set, then for the recipe, then for this data set."""
+def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[str, Any]:
+    """Return what a model's preset sets: for every data set, the recipe, this data set, and these switches on it."""
     import tomllib
+
+    from conki_cli.config.words import switch_label
 
     text = (Path(__file__).parents[1] / "presets" / f"{model}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
-    for name in ("default", recipe, dataset):
+    for name in ("default", recipe, dataset, f"{dataset} {switch_label(drop)}"):
         merged.update(_flatten(tables.get(name, {}), f"preset {model}.toml [{name}]"))
     return merged
 
@@ -152,6 +167,19 @@ def _flatten(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
             )
         flat.update({f"{section}.{key}": value for key, value in table.items()})
     return flat
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Say in today's settings what version 1 said with `model.start_from`."""
+    if _RETIRED not in values:
+        return values
+    start = values.pop(_RETIRED)
+    if values.get("model.name") in BASELINES:  # it never read the setting
+        return values
+    if start not in ("adapters", "all"):
+        raise SettingsError(f"setting {_RETIRED} must be one of adapters, all, found {_shown(start)}")
+    drop = _checked("model.drop", values.get("model.drop", ()))
+    return {**values, "model.drop": (*drop, "handover") if start == "adapters" else drop}
 
 
 def _assignment(line: str) -> tuple[str, Any]:
@@ -230,8 +258,8 @@ def _type_name(wanted: Any) -> str:
 def canonical(config: RunConfig) -> RunConfig:
     """Bring switches into one order and one spelling, so that equal experiments are equal configurations.
 
-    `w/o C1` and `external = none` are the same experiment, and where no stage 1 is needed (w/o C2 of the
-    paper's recipe) no external data is read.
+    `w/o C1` and `external = none` are the same experiment, and so is `w/o C2+handover` and `w/o C1+C2`: nothing
+    is handed over, so no external data is read.
 
     Raises:
         SettingsError: an unknown switch or a combination that leaves nothing to train.
@@ -245,14 +273,15 @@ def canonical(config: RunConfig) -> RunConfig:
         config = _without_unread(config)
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
     if transfer or "C2" in drop:
-        drop -= {"N1"} | ({"C2"} if transfer else set())
+        drop -= {"N1"} | ({"C2", "handover"} if transfer else set())
     external = config.data.external
-    if "C1" in drop or ("C2" in drop and config.model.start_from == "adapters"):
+    if "C1" in drop or {"C2", "handover"} <= drop:
         external = NO_EXTERNAL
     if external == NO_EXTERNAL:
-        needs_switch = "C2" not in drop or config.model.start_from == "all"
-        drop = drop | {"C1"} if needs_switch else drop - {"C1"}
+        drop = drop - {"handover"} | {"C1"}
     ordered = tuple(switch for switch in SWITCHES if switch in drop)
+    if not transfer:
+        config = config.with_values("pretraining", lr_others=0.0)
     return config.with_values("model", drop=ordered).with_values("data", external=external)
 
 
@@ -302,19 +331,32 @@ def _refuse_epochs_without_scores(config: RunConfig) -> None:
 def stage_one(config: RunConfig) -> RunConfig:
     """Return the configuration of the stage 1 that stage 2 of `config` starts from.
 
-    Settings that stage 1 does not read are set to their defaults, so that ConKI, w/o C4 and w/o N1 share it.
-    Plain transfer's first pass trains with the stage-2 learning rates and therefore keeps `[optimizer]`.
+    Settings that stage 1 does not read are set to their defaults, so that ConKI, w/o C4, N1 and handover share it.
+    That of the whole network (plain transfer, baselines) trains as `[optimizer]` says, with rates of its own where
+    `[pretraining]` has them.
     """
     kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
-    data = config.data
-    if not (config.transfers_whole or config.model.start_from == "all"):  # scores of the external set's own range
-        data = dataclasses.replace(data, threshold=None)
     model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
-    optimizer = OptimizerConfig()
-    if config.transfers_whole:
-        optimizer = dataclasses.replace(config.optimizer, num_epochs=OptimizerConfig.num_epochs)
     run = dataclasses.replace(config.run, stage="pretrain", name="")
-    return dataclasses.replace(config, data=data, model=model, loss=LossConfig(), optimizer=optimizer, run=run)
+    first = dataclasses.replace(config, model=model, loss=LossConfig(), optimizer=OptimizerConfig(), run=run)
+    if not config.transfers_whole:
+        return first
+    own, rates = config.pretraining, config.optimizer
+    optimizer = dataclasses.replace(
+        rates,
+        num_epochs=OptimizerConfig.num_epochs,
+        lr_encoders=own.lr_encoders or rates.lr_encoders,
+        lr_audio_vision=own.lr_audio_vision or (0.0 if own.lr_encoders else rates.lr_audio_vision),
+        lr_others=own.lr_others or rates.lr_others,
+    )
+    pretraining = dataclasses.replace(own, lr_encoders=0.0, lr_audio_vision=0.0, lr_others=0.0)
+    return dataclasses.replace(first, optimizer=optimizer, pretraining=pretraining)
+
+
+def version_1_stage_one(config: RunConfig) -> RunConfig:
+    """Return the stage 1 that version 1 would have trained without handover: external scores keep their range."""
+    first = stage_one(config).with_values("data", threshold=None)  # it is one of the target's scores
+    return first.with_values("model", drop=tuple(s for s in SWITCHES if s in (*first.model.drop, "handover")))
 
 
 def to_toml(config: RunConfig) -> str:
@@ -339,7 +381,7 @@ def from_toml(path: Path) -> RunConfig:
     Raises:
         SettingsError: not TOML, or settings that this version does not know.
     """
-    values = _flatten(_read_toml(path), str(path))
+    values = _renamed(_flatten(_read_toml(path), str(path)))
     return canonical(_build({key: _checked(key, value) for key, value in values.items()}))
 
 

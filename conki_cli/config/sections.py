@@ -38,6 +38,7 @@ class DataConfig:
     threshold: float | None = _setting(
         None, "score that separates the two classes of Acc-2 and F1; not set: 0, where it lies inside the range"
     )
+    max_unknown: float = _setting(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,6 @@ class ModelConfig:
     adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
     gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
     gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
-    start_from: str = _setting(
-        "adapters", "what stage 2 takes from stage 1: the adapters alone, or all", choices=("adapters", "all")
-    )
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,22 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Stage 1: the adapters learn from the external data set."""
+    """Stage 1: learning from the external data set."""
 
     num_epochs: int = _setting(10, "epochs of stage 1", low=1, high=LONGEST_TRAINING)
     batch_size: int = _setting(32, "clips per step", low=1)
-    learning_rate: float = _setting(5e-5, "peak learning rate of stage 1", above=0.0)
+    learning_rate: float = _setting(5e-5, "peak learning rate of ConKI's stage 1", above=0.0)
     weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0)
     warmup: float = _setting(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+    lr_encoders: float = _setting(
+        0.0, "stage-1 rate of the encoders; 0: frozen (plain transfer, baselines: optimizer.lr_encoders)", low=0.0
+    )
+    lr_audio_vision: float = _setting(
+        0.0, "stage-1 rate of the audio and vision encoders; 0: as pretraining.lr_encoders", low=0.0
+    )
+    lr_others: float = _setting(
+        0.0, "plain transfer, baselines: stage-1 rate of everything else; 0: optimizer.lr_others", low=0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class OptimizerConfig:
     lr_encoders: float = _setting(5e-6, "peak learning rate of the text encoder", above=0.0)
     lr_audio_vision: float = _setting(0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0)
     lr_others: float = _setting(1e-6, "that of everything else", above=0.0)
+    lr_adapters: float = _setting(0.0, "that of adapters that stage 1 trained; 0: frozen, as in the paper", low=0.0)
     weight_decay: float = _setting(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
     warmup: float = _setting(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
     patience: int = _setting(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
@@ -169,11 +177,16 @@ class RunConfig:
         return self.is_baseline or self.dropped("plain-transfer")
 
     @property
+    def trains_encoders_first(self) -> bool:
+        """Say whether stage 1 trains the encoders too, which stage 2 then starts from."""
+        return self.transfers_whole or self.pretraining.lr_encoders > 0
+
+    @property
     def needs_pretraining(self) -> bool:
-        """Say whether stage 2 of this configuration starts from a stage 1 (conki.md's table of switches)."""
+        """Say whether stage 2 of this configuration starts from a stage 1 (docs/method.md has the table)."""
         if self.data.external == NO_EXTERNAL:
             return False
-        return self.has_adapters or self.transfers_whole or self.model.start_from == "all"
+        return self.has_adapters or self.transfers_whole or not self.dropped("handover")
 
     def with_values(self, section: str, **values: Any) -> "RunConfig":
         """Return a copy with some settings of one section replaced."""

@@ -18,7 +18,7 @@ from conki_cli.doctor.traces import left_over
 from conki_cli.errors import ConkiError, one_line
 from conki_cli.files import size_of
 from conki_cli.runs import Run
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.workspace import Reporter, Workspace, is_path
 
 __all__ = ["Finding", "examine", "examine_named"]
 
@@ -58,16 +58,17 @@ def examine_named(name: str, store: Path, workspace: Workspace, reporter: Report
     Raises:
         ConkiError: there is no such thing.
     """
-    folders = [path for path in (workspace.runs / name, Path(name)) if path.is_dir() and is_run_folder(path)]
+    place = Path(name) if is_path(name) else workspace.runs / name
+    folders = [place] if place.is_dir() and is_run_folder(place) else []
     if not store.is_file() and not folders:
         raise ConkiError(
             f"no store and no run '{one_line(name)[:120]}' is there: give a file, a data set below "
-            f"{workspace.root / 'features'}, or a run that `conki runs` lists"
+            f"{workspace.root / 'features'}, or a run that `conki runs` lists; a path has a separator (./NAME)"
         )
     found: list[Finding] = []
     if store.is_file():
         found += _examined([(store, partial(store_findings, store))], Visit(workspace), reporter)
-    for path in folders[:1]:
+    for path in folders:
         is_in_workspace = path.absolute().parent.name == "runs"
         home = Workspace(path.parents[1]) if is_in_workspace and len(path.parents) > 1 else workspace
         found += _examined([(path, partial(run_findings, Run(path)))], Visit(home, here=this_machine()[0]), reporter)

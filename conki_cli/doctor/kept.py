@@ -15,6 +15,7 @@ from conki_cli.errors import StoreError, quoted
 from conki_cli.locks import lock_beside
 from conki_cli.store.records import counted
 from conki_cli.store.seal import check_seal
+from conki_cli.text.vocabulary import vocabulary_problem
 
 _BLOCK = 4 * 2**20  # bytes that are read at once
 
@@ -80,7 +81,20 @@ def encoder_problems(folder: Path, *, weights: bool) -> list[str]:
         if check is not None and path.name != "frozen.safetensors":
             _, error = tried(check, path)
             problems += [fact_of(error, path)] if error is not None else []
-    return problems
+    return problems or _vocabulary_problems(folder)
+
+
+def _vocabulary_problems(folder: Path) -> list[str]:
+    """Compare the entries of a tokenizer with the rows of the embedding that config.json names."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return []
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
+    num_rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    problem = vocabulary_problem(max(ids, default=-1) + 1, num_rows) if isinstance(num_rows, int) else ""
+    return [problem] if problem else []
 
 
 def _check_json(path: Path) -> None:

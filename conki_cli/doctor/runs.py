@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config.resolving import resolve, stage_one
+from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, guarded, ordinary, tried
 from conki_cli.doctor.kept import encoder_problems
@@ -17,7 +17,8 @@ from conki_cli.doctor.weights import read_checkpoint
 from conki_cli.errors import one_line, quoted
 from conki_cli.files import read_json
 from conki_cli.locks import lock_beside
-from conki_cli.runs import Run, digest_of, read_scale, stored_predictions
+from conki_cli.runs import Run, digest_of, learning_warnings, read_scale, stored_predictions
+from conki_cli.text.vocabulary import DOUBTFUL
 from conki_cli.workspace import BUILT_IN_ENCODER
 
 
@@ -45,13 +46,21 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         yield _summary(run, result, len(finished), len(seeds))
         parts.append(_data(run, result, visit, is_finished=len(finished) == len(seeds)))
         parts += [predictions_of_all(record, finished), _metrics(record, result, finished)]
-    parts += [_scale(run), _stage_one(run, finished, visit), _environments(run, seeds, visit), iter(encoder)]
+        parts.append(_learning(run, finished))
+    parts += [_scale(run), _texts(run, finished), _stage_one(run, finished, visit), _environments(run, seeds, visit)]
+    parts.append(iter(encoder))
     parts += [guarded(run.seed_folder(seed), seed_findings(record, seed, visit)) for seed in seeds]
     parts.append(_encoder_weights(record, visit))
     if not holder:
         parts.append(left_over(run.path, deep=True))
     for part in parts:
         yield from guarded(run.path, part)
+
+
+def _learning(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
+    for line in tried(learning_warnings, run, finished)[0] or ():
+        fact, _, advice = line.partition("; ")
+        yield Finding(str(run.path), REMARK, fact, advice)
 
 
 def _config(run: Run) -> RunConfig:
@@ -82,7 +91,8 @@ def _command(run: Run, visit: Visit) -> str:
         config = resolve(config_file=run.path / "config.toml")
         result = _result(run)
         is_first = result["stage"] == "pretrain"
-        if digest_of(stage_one(config) if is_first else config) != result["digest"]:
+        stages = (stage_one(config), version_1_stage_one(config)) if is_first else (config,)
+        if result["digest"] not in map(digest_of, stages):
             return ""
         return visit.command(f"{'pretrain' if is_first else 'finetune'} --config {quoted(run.path / 'config.toml')}")
 
@@ -179,6 +189,17 @@ def _encoder_files(folder: Path, config: RunConfig | None, *, is_needed: bool) -
     for problem in problems or []:
         advice = f"restore configuration and tokenizer{source} there, or {_anew(folder.parent)}"
         yield Finding(str(folder), "fault", problem, advice)
+
+
+def _texts(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
+    """Say where a run was trained on texts of which its text encoder knows too little."""
+    texts = [(run.seed_result(seed) or {}).get("texts") or {} for seed in finished]
+    shares = {split: float(counts["unknown_share"]) for found in texts for split, counts in found.items()}
+    doubtful = [f"{100 * share:.1f} % in {split}" for split, share in shares.items() if share >= DOUBTFUL]
+    if doubtful:
+        what = f"many tokens of its texts are unknown to its text encoder: {', '.join(doubtful)}"
+        advice = "train with an encoder of the texts' language and its own tokenizer"
+        yield Finding(str(run.path), "remark", what, advice)
 
 
 def _encoder_weights(record: Record, visit: Visit) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from conki_cli.runs.folders import (
     locate_run,
     open_run,
 )
+from conki_cli.runs.learning import learning_warnings, median_of
 from conki_cli.runs.normalization import in_training_scale, read_scale, write_scale
 from conki_cli.runs.predictions import (
     Predictions,
@@ -52,9 +53,11 @@ __all__ = [
     "find_run",
     "finish_run",
     "in_training_scale",
+    "learning_warnings",
     "list_runs",
     "locate_run",
     "measure_again",
+    "median_of",
     "nearest_finished",
     "open_run",
     "read_predictions",

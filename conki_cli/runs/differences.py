@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from conki_cli.config.resolving import ADDED_LATER, as_tables
+from conki_cli.config.resolving import ADDED_LATER, NEVER_LEARNT, as_tables
 from conki_cli.config.sections import RunConfig
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ def learnt_settings(config: RunConfig) -> dict[str, Any]:
     """Return what changes what is learnt, as 'section.key' -> value; the text encoder by its name."""
     plain = as_tables(config)
     plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
-    del plain["data"]["threshold"]  # of metrics alone
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
     flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
-    return {path: value for path, value in flat.items() if value != ADDED_LATER.get(path, ...)}
+    unread = {path for path, value in flat.items() if value == ADDED_LATER.get(path, ...)} | NEVER_LEARNT
+    return {path: value for path, value in flat.items() if path not in unread}
 
 
 def nearest_finished(runs: "Sequence[Run]", config: RunConfig) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from conki_cli import __version__
 from conki_cli.config.resolving import from_toml, to_toml
-from conki_cli.config.sections import RunConfig
+from conki_cli.config.sections import NO_EXTERNAL, RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError, SettingsError
 from conki_cli.files import (
@@ -32,7 +32,7 @@ from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.differences import differences, learnt_settings
 from conki_cli.text import encoder_identity
-from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
+from conki_cli.workspace import BUILT_IN_ENCODER, Workspace, is_path
 
 RUN_SCHEMA = 1
 _RESULT: dict[str, type] = {"schema": int, "stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
@@ -164,13 +164,27 @@ def check_is_file(path: Path) -> None:
 def digest_of(config: RunConfig) -> str:
     """Return 8 hex digits of everything in the configuration that changes what is learnt.
 
-    Seeds, device, name, the threshold between two classes and the encoder's path are left out (the encoder's content
-    counts), and so are the `[pretraining]` settings of a run without stage 1.
+    Seeds, device, name, what only decides whether a run is refused, the threshold between two classes and the
+    encoder's path are left out (the encoder's content counts), and so are the `[pretraining]` settings of a run without
+    stage 1.
     """
     name = config.model.text_encoder
-    flat = learnt_settings(config)
-    flat["model.text_encoder"] = name if name == BUILT_IN_ENCODER else encoder_identity(name)
+    identity = name if name == BUILT_IN_ENCODER else encoder_identity(name, reads_text=not config.dropped("T"))
+    flat = {**learnt_settings(config), "model.text_encoder": identity}
+    flat |= {f"model.{key}": value for key, value in _handover_of_version_1(config).items()}
     return hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest()[:8]
+
+
+def _handover_of_version_1(config: RunConfig) -> dict[str, Any]:
+    """Return the switches, and `start_from` in place of the switch `handover`, so that version 1's digests stay."""
+    drop = tuple(switch for switch in config.model.drop if switch != "handover")
+    is_conki = not (config.is_baseline or config.dropped("plain-transfer"))
+    hands_over = is_conki and config.data.external != NO_EXTERNAL and not config.dropped("handover")
+    if hands_over or (config.run.recipe == "released" and not config.is_baseline and not config.dropped("handover")):
+        return {"drop": drop, "start_from": "all"}
+    if "C2" in drop:  # without external data, version 1 did not name C1 beside it
+        drop = tuple(switch for switch in drop if switch != "C1")
+    return {"drop": drop, "start_from": "adapters"}
 
 
 def default_name(config: RunConfig) -> str:
@@ -340,7 +354,7 @@ def _run_folders(workspace: Workspace) -> list[Run]:
 
 
 def find_run(workspace: Workspace, name: str | None) -> Run:
-    """Return the run called `name` (or a path to one); without a name, the newest finished fine-tuning run.
+    """Return the run called `name`, or at that path (./NAME); without a name, the newest finished fine-tuning run.
 
     Raises:
         RunError: there is none.
@@ -351,11 +365,16 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         if not finished:
             raise RunError(f"no finished fine-tuning run lies below {workspace.runs}: train one with `conki finetune`")
         return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
-    for candidate in (workspace.runs / name, Path(name)):
-        check_readable(candidate)
-        if (candidate / "result.json").is_file():
-            return Run(candidate)
-    raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist")
+    place = Path(name) if is_path(name) else workspace.runs / name
+    check_readable(place)
+    if (place / "result.json").is_file():
+        return Run(place)
+    if is_path(name):
+        raise RunError(
+            f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists the workspace's"
+        )
+    here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
+    raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist{here}")
 
 
 def check_name(name: str) -> str:
@@ -378,8 +397,11 @@ def finish_run(run: Run) -> None:
         per_seed = [found["metrics"].get(split, {}) for seed in seeds if (found := run.seed_result(seed))]
         if per_seed and all(per_seed):  # null in JSON is nan
             by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
-    state = "finished" if seeds == result["seeds"] else "unfinished"
-    write_json(run.path / "result.json", {**result, "metrics": by_split, "state": state})
+    known = {"metrics": by_split, "state": "finished" if seeds == result["seeds"] else "unfinished"}
+    medians = [found["median"] for seed in seeds if (found := run.seed_result(seed)) and "median" in found]
+    if medians:  # that of the training split, so the same for every seed
+        known["median"] = medians[0]
+    write_json(run.path / "result.json", {**result, **known})
 
 
 def describe_runs(workspace: Workspace) -> list[dict[str, Any]]:

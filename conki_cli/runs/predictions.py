@@ -16,10 +16,11 @@ import numpy as np
 
 from conki_cli.errors import RunError, one_line
 from conki_cli.files import atomic_path, unreadable, write_json
-from conki_cli.metrics import TWO_CLASSES, neutral_score, sentiment_metrics
+from conki_cli.metrics import COUNTS, TWO_CLASSES, neutral_score, sentiment_metrics
 from conki_cli.metrics.reasons import undefined_reasons
 from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.folders import Run, check_is_file
+from conki_cli.runs.learning import constant_metrics, learning_warnings
 
 _COLUMNS = ["id", "score", "prediction"]
 _PREDICT_AGAIN = "delete it: it is predicted again"
@@ -153,8 +154,19 @@ def measure_again(run: Run) -> None:
         if result.get("threshold") == threshold and (has_classes or "threshold" in result):
             continue
         stored = {split: stored_predictions(run, split, [seed])[seed] for split in result["metrics"]}
-        metrics = {split: _measured(run, found, threshold) for split, found in stored.items()}
-        write_json(run.seed_folder(seed) / "result.json", {**result, "threshold": threshold, "metrics": metrics})
+        again: dict[str, Any] = {
+            "metrics": {split: _measured(run, found, threshold) for split, found in stored.items()}
+        }
+        if "median" in result:
+            constant = result["median"]["score"]
+            again["median"] = {
+                "score": constant,
+                "metrics": {
+                    split: constant_metrics(constant, found.scores, (low, high), threshold)
+                    for split, found in stored.items()
+                },
+            }
+        write_json(run.seed_folder(seed) / "result.json", {**result, "threshold": threshold, **again})
 
 
 def common_threshold(runs: Sequence[Run]) -> float | None:
@@ -203,6 +215,7 @@ def evaluate_run(
     rules: dict[str, Any] = {"protocol": protocol, "score_range": (low, high), "threshold": threshold}
     values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
     reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
+    median = next((seed["median"]["score"] for s in chosen if "median" in (seed := run.seed_result(s) or {})), None)
     counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
     return {
         "run": run.name,
@@ -214,8 +227,15 @@ def evaluate_run(
         "seeds": chosen,
         "metrics": summarize(values),
         "undefined": {name: reason for found in reasons for name, reason in found.items()},
+        "median": None if median is None else _median_metrics(median, next(iter(stored)).scores, rules),
+        "warnings": learning_warnings(run, chosen),
         "predictions": [str(run.predictions_path(seed, split)) for seed in chosen],
     }
+
+
+def _median_metrics(median: float, scores: np.ndarray, rules: Mapping[str, Any]) -> dict[str, Any]:
+    measured = constant_metrics(median, scores, **rules)
+    return {"score": median, "metrics": {name: value for name, value in measured.items() if name not in COUNTS}}
 
 
 def write_scores(path: Path, scored: Mapping[str, Any]) -> None:

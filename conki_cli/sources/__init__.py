@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from conki_cli.errors import SettingsError, SourceError, one_line
+from conki_cli.sources.columns import number_in
+from conki_cli.sources.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.sources.request import Options, Progress, Raw, Request, no_progress
 from conki_cli.store import Corpus
 from conki_cli.store.records import KNOWN_RANGES
@@ -39,8 +41,7 @@ _PATTERNS = (  # frames before texts alone
     "*.pkl",
     "*.hdf5",
     "*.npz",
-    "label.csv",
-    "meta.csv",
+    *LABEL_FILES,
 )
 _READ_AS_FOLDERS = ("train.pkl", "*.csd")
 
@@ -87,7 +88,7 @@ def parse_score_range(text: str) -> tuple[float, float]:
         SettingsError: it is not two finite numbers, the lower first.
     """
     try:
-        low, high = (float(part) for part in text.split(".."))
+        low, high = (number_in(part) for part in text.split(".."))
     except ValueError:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -129,6 +130,8 @@ def read_corpus(
         from conki_cli.sources import demo
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
+    from conki_cli.sources.characters import with_repaired_texts
+
     options, path = _found(dataset, workspace, source, options)
     if options.labels is not None:
         _check_table(options.labels)
@@ -156,7 +159,7 @@ def read_corpus(
         from conki_cli.sources.unlabelled import without_labels
 
         corpus = without_labels(corpus)
-    return corpus
+    return with_repaired_texts(corpus)
 
 
 def _found(dataset: str, workspace: Path, source: Path | None, options: Options) -> tuple[Options, Path | None]:
@@ -215,12 +218,12 @@ def _passed_over(path: Path, request: Request, source: Path | None) -> tuple[str
 def _labels_beside(path: Path, source: Path | None, options: Options) -> Path | None:
     """Return the label file where there is no --labels: that of --text, or one near a source found below data/."""
     given = options.overrides.get("text")
-    if given is not None and given.suffix in (".csv", ".tsv"):
+    if given is not None and given.suffix in TABLE_SUFFIXES:
         return given
     if source is not None:
         return None
     folder = path if path.is_dir() else path.parent
-    near = (place / "label.csv" for place in (folder, folder.parent))
+    near = (place / name for place in (folder, folder.parent) for name in LABEL_FILES if name.startswith("label."))
     return next((labels for labels in near if labels.is_file() and labels != path), None)
 
 

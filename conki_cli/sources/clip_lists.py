@@ -29,6 +29,7 @@ Axes: N clips of a split, L frames of a clip, d features per frame.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,17 +41,18 @@ import numpy as np
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
     clip_ids,
     fingerprint,
     name_of,
     names_of,
-    plain_key,
+    split_of,
     splits_of,
+    stripped,
     text_of,
 )
 from conki_cli.sources.joining import POSITIONS, are_positions, with_labels
+from conki_cli.sources.padding import Padded, find_sides, look_at_clip, repairs_of, without_padding
 from conki_cli.sources.raw.pickles import read_pickle
 from conki_cli.sources.request import Raw, Request
 from conki_cli.store import SPLITS, Corpus, Sample
@@ -68,7 +70,6 @@ _MOST_LABELS = 64  # values that a clip's label may hold; MOSEI has 7
 # A pickle can name one long text any number of times, so what is made of its texts is bounded, not its size.
 _MOST_LETTERS = 256 * 2**20  # in all words together; MOSEI has 2.5 million
 
-_FILES = {"train.pkl": "train", "dev.pkl": "valid", "valid.pkl": "valid", "test.pkl": "test"}
 _KINDS = {3: "MAG-BERT", 4: "MISA", 6: "MMIM"}  # by the number of parts of a clip's features
 
 
@@ -78,7 +79,8 @@ class _Reader:
 
     path: Path
     unlabelled: bool = False
-    sides: Mapping[str, set[str]] = field(default_factory=lambda: {"vision": set(), "audio": set()})
+    padded: Mapping[str, dict[int, Padded]] = field(default_factory=lambda: {"vision": {}, "audio": {}})
+    """By modality, the clips that are longer than they say, by their number in the whole file."""
     kinds: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     wordless: list[str] = field(default_factory=list)  # where a clip has numbers instead of words
@@ -88,14 +90,19 @@ class _Reader:
 def recognise(raw: Raw) -> str | None:
     """Tell which of these formats this is; MMIM's folder is told from MISA's when it is read."""
     if raw.kind == "folder":
-        return "misa" if len({_FILES[name] for name in raw.content if name in _FILES}) >= 2 else None
+        return "misa" if len({split for name in raw.content if (split := _split_of_file(name))}) >= 2 else None
     if raw.kind != "pickle":
         return None
     if isinstance(raw.content, dict):
-        parts = [value for key, value in raw.content.items() if plain_key(key) in SPLIT_NAMES]
+        parts = [value for key, value in raw.content.items() if split_of(key)]
         is_list = bool(parts) and all(isinstance(part, list | tuple) for part in parts)
         return "mag-bert" if is_list and any(_is_clip(part[0]) for part in parts if part) else None
     return "misa" if is_clip_list(raw.content) else None
+
+
+def _split_of_file(name: str) -> str | None:
+    """Return the split that train.pkl, dev.pkl and the like hold; None: another file."""
+    return split_of(name.removesuffix(".pkl")) if name.endswith(".pkl") else None
 
 
 def is_clip_list(value: Any) -> bool:
@@ -120,7 +127,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         paths, lists = _open_folder(reader, raw.content)
     else:
         paths, lists = [raw.path], _lists_of(reader, raw)
-    splits = {split: _read_split(reader, where, items) for split, (where, items) in lists.items()}
+    padded = {split: _read_split(reader, where, items) for split, (where, items) in lists.items()}
+    splits, padding, repaired, doubts = _without_padding(reader, padded)
     splits, notes = _with_ids(reader, splits, request)
     sha256, size = fingerprint(paths)
     return Corpus(
@@ -131,19 +139,20 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         source_format=f"{'/'.join(sorted(reader.kinds))} {'folder' if raw.kind == 'folder' else 'pickle'}",
         source_sha256=sha256,
         source_bytes=size,
-        notes=tuple(notes),
+        repaired=repaired,
+        notes=(*doubts, *notes),
         remarks=tuple(_remarks(reader)),
-        padding={
-            m: f"{' and '.join(sorted(found))}, by the file's lengths" for m, found in reader.sides.items() if found
-        },
+        padding=padding,
     )
 
 
 def _open_folder(reader: _Reader, files: Mapping[str, Path]) -> tuple[list[Path], dict[str, tuple[str, Any]]]:
     """Return the files of the splits, and for each split its place in messages and its content."""
-    found = {name.removesuffix(".pkl"): files[name] for name in _FILES if name in files}
+    splits = {name: split for name in files if (split := _split_of_file(name))}
+    names = sorted(splits, key=lambda name: SPLITS.index(splits[name]))
+    found = {name.removesuffix(".pkl"): files[name] for name in names}
     parts = splits_of(reader.path, found, () if reader.unlabelled else SPLITS)
-    others = [name for name in files if name not in _FILES]
+    others = [name for name in files if name not in splits]
     if others:
         reader.remarks.append(f"not read: {names_of(others)}")
     lists = {split: (f"{path}, split {split!r}", read_pickle(path)) for split, path in parts.items()}
@@ -160,7 +169,7 @@ def _lists_of(reader: _Reader, raw: Raw) -> dict[str, tuple[str, Any]]:
             f"{raw.path} holds {found}: MISA and MMIM keep each split in a file of its own, "
             "so give the folder with train.pkl, dev.pkl and test.pkl; MAG-BERT keeps a dictionary of splits"
         )
-    others = [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]
+    others = [key for key in raw.content if split_of(key) is None]
     if others:
         reader.remarks.append(f"ignored beside the splits: {names_of(others)}")
     parts = splits_of(raw.path, raw.content, () if reader.unlabelled else SPLITS)
@@ -196,8 +205,9 @@ def _read_clip(reader: _Reader, where: str, item: Any) -> Sample:
         reader.wordless.append(where)
     vision, audio = _frames(where, "visual", features[1]), _frames(where, "acoustic", features[2])
     if len(features) == 6:
-        vision = _cut(reader, where, "vision", vision, features[4])
-        audio = _cut(reader, where, "audio", audio, features[5])
+        _look_at(reader, where, "vision", vision, features[4])
+        _look_at(reader, where, "audio", audio, features[5])
+    reader.counts["clips"] += 1
     return Sample(_segment(where, segment), text or "", _score(reader, where, label), vision, audio)
 
 
@@ -216,7 +226,7 @@ def _text(reader: _Reader, where: str, words: Any) -> str | None:
     reader.counts["letters"] += sum(len(word) + 1 for word in items)
     if reader.counts["letters"] > _MOST_LETTERS:
         raise SourceError(f"{where}: the words of all clips must have {_MOST_LETTERS} letters at most, and have more")
-    spoken = [text_of(where, "words", word).strip() for word in items]
+    spoken = [stripped(text_of(where, "words", word)) for word in items]
     return " ".join(word for word in spoken if word not in ("", PAUSE))
 
 
@@ -231,31 +241,34 @@ def _frames(where: str, key: str, value: Any) -> Array | None:
     return array
 
 
-def _cut(reader: _Reader, where: str, modality: str, frames: Array | None, length: Any) -> Array | None:
-    """Return the real frames of a padded clip; where both sides are zeros the front goes, as MMIM pads there."""
+def _look_at(reader: _Reader, where: str, modality: str, frames: Array | None, length: Any) -> None:
+    """Note where the values of a clip lie that has more frames than it says."""
     number = _number(length)
     if number is None or not number.is_integer() or number < 0:
         raise SourceError(f"{where}: the length of {modality} must be a whole number from 0")
-    if frames is None or len(frames) <= number:
-        return frames
-    count, padded = int(number), len(frames) - int(number)
-    filled = (frames[:] != 0).any(axis=1)
-    side = "front" if not filled[:padded].any() else "end"
-    if side == "end" and filled[count:].any():
-        raise SourceError(
-            f"{where}: {modality} has {len(frames)} frames and the length {count}, but neither side is "
-            f"{padded} frames of zeros: the length is wrong"
-        )
-    reader.sides[modality].add(side)
-    return _rows(frames, padded, len(frames)) if side == "front" else _rows(frames, 0, count)
+    if frames is not None and len(frames) > number:
+        reader.padded[modality][reader.counts["clips"]] = look_at_clip(where, frames, number)
 
 
-def _rows(array: Array, start: int, stop: int) -> Array:
-    """Return neighbouring rows of an array without reading them."""
-    if isinstance(array, FileArray):
-        offset = array.offset + start * array.row_bytes
-        return dataclasses.replace(array, offset=offset, shape=(stop - start, *array.shape[1:]))
-    return array[start:stop]
+def _without_padding(
+    reader: _Reader, splits: Mapping[str, Sequence[Sample]]
+) -> tuple[dict[str, list[Sample]], dict[str, str], dict[str, dict[str, int]], list[str]]:
+    """Return the clips without padding, where it was, what was repaired, and warnings."""
+    parts = {m: list(found.values()) for m, found in reader.padded.items() if found}
+    sides, padding, doubts = find_sides(parts, "front")  # MMIM pads there
+    kept = {
+        m: {number: without_padding(padded, sides[m])[0] for number, padded in found.items()}
+        for m, found in reader.padded.items()
+    }
+    repaired = {m: counts for m, padded in parts.items() if any((counts := repairs_of(padded, sides[m])).values())}
+    numbers = itertools.count()
+    cut: dict[str, list[Sample]] = {split: [] for split in splits}
+    for split, part in splits.items():
+        for sample in part:
+            number = next(numbers)
+            vision, audio = kept["vision"].get(number, sample.vision), kept["audio"].get(number, sample.audio)
+            cut[split].append(dataclasses.replace(sample, vision=vision, audio=audio))
+    return cut, padding, repaired, doubts
 
 
 def _score(reader: _Reader, where: str, label: Any) -> float:

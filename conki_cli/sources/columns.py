@@ -4,6 +4,7 @@ Axes: N clips of a split, P padded frames, d features per frame.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -19,14 +20,23 @@ from conki_cli.store import ID_SEPARATOR, SPLITS
 from conki_cli.store.arrays import Array, FileArray
 from conki_cli.store.records import counted
 
-SPLIT_NAMES = {"train": "train", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
-"""The names of splits that are read, and ours for them."""
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "val", "dev", "devel", "development"),
+    "test": ("test", "testing"),
+}
+_SPLITS_BY_NAME = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 TO_SCORE = " (clips to be scored need none: --unlabelled)"
 """Stands behind what is missing where clips have no score or split."""
 SCAN_BYTES = 16 * 2**20
 """Arrays are looked through this many bytes at a time."""
 
 _LONGEST_ID = 1000
+_MINUS = dict.fromkeys(map(ord, "\u2212\u2013\ufe63\uff0d"), "-")  # as word processors write it
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_WHOLE = re.compile(r"(\d+)[.,]0+")  # 11.0, as spreadsheets and data frames write 11
+# What Python calls blanks, but for NEL, which is an ellipsis of Windows-1252 that was read as Latin-1.
+_BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace() and code != 0x85)
 _NUMBERED = re.compile(r".+_\d+", re.DOTALL)  # 'video_3'
 _INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]', as the CMU SDK names clips
 
@@ -43,6 +53,43 @@ def plain_key(key: Any) -> str:
     return key.decode("ascii", "replace") if isinstance(key, bytes) else key if isinstance(key, str) else ""
 
 
+def split_of(name: Any) -> str | None:
+    """Return our name for a split that a file calls train, training, dev, val, Validation and the like; None: no split.
+
+    Args:
+        name: text or, as in python 2, bytes; anything else is no name.
+    """
+    return _SPLITS_BY_NAME.get(plain_key(name).strip().lower())
+
+
+def stripped(text: str) -> str:
+    """Remove the blanks at the ends of a text."""
+    return text.strip(_BLANKS)
+
+
+def number_in(cell: str, *, has_decimal_comma: bool = False) -> float:
+    """Return the number that a cell of a table says, with any kind of minus; NaN where it says no finite one.
+
+    Args:
+        cell: the text.
+        has_decimal_comma: whether "1,5" is a number.
+    """
+    text = cell.translate(_MINUS)
+    if has_decimal_comma and _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def whole_number(text: str) -> str:
+    """Return 11 for 11.0; every other text as it is."""
+    found = _WHOLE.fullmatch(text)
+    return found[1] if found else text
+
+
 def splits_of(path: Path, data: Mapping[Any, Any], needed: Sequence[str] = SPLITS) -> dict[str, Any]:
     """Return the splits of a dictionary under our names and in our order; keys may be bytes, as in python 2.
 
@@ -51,7 +98,7 @@ def splits_of(path: Path, data: Mapping[Any, Any], needed: Sequence[str] = SPLIT
     """
     parts: dict[str, Any] = {}
     for key, value in data.items():
-        name = SPLIT_NAMES.get(plain_key(key))
+        name = split_of(key)
         if name in parts:
             raise SourceError(f"{path} must have one split {name!r}, found it under two names: remove one")
         if name is not None:

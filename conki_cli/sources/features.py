@@ -1,13 +1,19 @@
 """Features of single modalities: a folder with a file per clip, or one .npz with all clips.
 
 For --audio and --vision, beside any source; clips are matched by id, never by position:
-    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy, or .npz
-                files of these names with one array, or one called like the modality, feature or
-                features; each [frames, features], or [features] for one frame per clip
+    a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy; each
+                [frames, features], or [features] for one frame per clip. Instead of .npy: .npz or
+                .mat (MATLAB 5, save -v7) with one array, or one called like the modality, feature
+                or features; .csv, .tsv or .txt with one row per frame, separated by ; tabs, commas
+                or blanks, with column names or without. Of tables by OpenFace, openSMILE and pandas
+                frame, face_id, timestamp, confidence, success, name, frameTime and row numbers are
+                left out; an empty cell is NaN. One folder holds one kind of file
     an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
                 modality (or feature, features): [clips, features] for one frame per clip,
-                [clips, frames, features] padded at the end, with audio_lengths or vision_lengths
-                if there are any; else a clip ends with its last frame that is not all zeros
+                [clips, frames, features] padded at the end or in front, with audio_lengths or
+                vision_lengths if there are any; else frames of zeros at the side where most are
+                padding;
+                 or an object array of one array [frames, features] per clip
 Where the file has labels (label, labels or regression_labels), they show that clips of the same id
 are the same. As --source, an .npz with id and audio or vision is format "npz". --labels label.csv is
 needed: texts and splits are taken from there, and the scores of a file without labels. Vectors of texts
@@ -26,29 +32,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources import ragged
 from conki_cli.sources.clip_files import FEATURE_KEYS, look_into_folder
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     TO_SCORE,
     array_of,
-    edges_of,
-    filled_frames,
     fingerprint,
     frames_of,
     names_of,
     normal_ids,
     numbers_of,
+    split_of,
     strings_of,
 )
 from conki_cli.sources.joining import POSITIONS, Clip, are_positions, join
 from conki_cli.sources.labels import LabelRow, read_label_rows, samples_of
 from conki_cli.sources.matching import Names, match
+from conki_cli.sources.padding import find_sides, lengths_of, look_at, repairs_of, without_padding
 from conki_cli.sources.raw.npz import Header, look_into_npz, read_npz
 from conki_cli.sources.request import Raw, Request
 from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, Corpus, Sample
-from conki_cli.store.arrays import Array, FileArray, part_of_row
+from conki_cli.store.arrays import Array, FileArray
 from conki_cli.store.records import SCORED, Frames
 
 FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
@@ -66,6 +73,7 @@ class FeatureTable:
         modality: vision or audio.
         frames: [L, d] by the id of the clip, as the folder or file writes it ('video[3]' as 'video$_$3').
         remarks: what was left out.
+        notes: what is not clear: warnings.
         padding: the side that padding was removed from, or nothing.
         repaired: counts of what was mended.
         sha256: of the file; of a folder, over the names and contents of its files.
@@ -79,6 +87,7 @@ class FeatureTable:
     modality: str
     frames: Mapping[str, Frames]
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     padding: str = ""
     repaired: Mapping[str, int] = field(default_factory=dict)
     sha256: str = ""
@@ -115,6 +124,7 @@ def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
             sha256=sha256,
             bytes=size,
             are_positions=files.are_positions,
+            notes=files.notes,
         )
     if not path.exists():
         raise SourceError(f"there is no file or folder {path}: check --{modality}")
@@ -137,7 +147,8 @@ def attach(corpus: Corpus, tables: Mapping[str, FeatureTable]) -> Corpus:
     found = {m: {clip: tables[m].frames[name] for clip, name in pairs.items()} for m, pairs in names.items()}
     remarks = [remark for m, table in tables.items() for remark in _remarks_of(corpus, table, len(names[m]))]
     remarks += dict.fromkeys(remark for _, _, how in matches.values() for remark in how)
-    notes = list(dict.fromkeys(note for _, doubts, _ in matches.values() for note in doubts))
+    doubts = [note for table in tables.values() for note in table.notes]
+    notes = list(dict.fromkeys([*doubts, *(note for _, noted, _ in matches.values() for note in noted)]))
     for modality, table in tables.items():
         warnings, harmless = _own_splits_of(corpus, table, names[modality])
         notes += [note for note in warnings if note not in (*corpus.notes, *notes)]
@@ -222,6 +233,7 @@ def _read_table(path: Path, modality: str) -> FeatureTable:
         path,
         modality,
         frames,
+        notes=rows.notes,
         padding=rows.padding,
         repaired=rows.repaired,
         sha256=sha256,
@@ -239,6 +251,7 @@ def _are_scores(header: Header, ids: tuple[int, ...]) -> bool:
 @dataclass(frozen=True, eq=False)
 class _Rows:
     frames: list[Array]
+    notes: tuple[str, ...] = ()
     padding: str = ""
     repaired: Mapping[str, int] = field(default_factory=dict)
 
@@ -248,6 +261,9 @@ def _rows_of(where: str, arrays: Mapping[str, Array], key: str, modality: str, c
     value = arrays[key]
     if not value.ndim or len(value) != count:
         raise SourceError(f"{where}: {key!r} must have one row for each of {count} ids, found the shape {value.shape}")
+    if (clips := ragged.clips_in(value)) is not None:
+        made, counts = ragged.cut(clips, _lengths_of(where, arrays, key, modality, count))
+        return _Rows(made, padding=ragged.PADDING, repaired=dict(counts))
     values = array_of(where, key, value)
     if values.ndim == 2 and values.shape[1]:
         return _Rows([_row(values, i) for i in range(count)])
@@ -262,23 +278,24 @@ def _row(values: Array, index: int) -> Array:
     return values[index : index + 1]
 
 
+def _lengths_of(
+    where: str, arrays: Mapping[str, Array], key: str, modality: str, count: int
+) -> npt.NDArray[np.float64] | None:
+    """Return the lengths of all clips, [N]; None where the file has none."""
+    name = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
+    return lengths_of(where, name, arrays[name], count) if name else None
+
+
 def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: str, padded: Array) -> _Rows:
-    lengths_key = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
     longest = padded.shape[1]
     if not longest:
         raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
-    if not lengths_key:
-        ends = np.concatenate([edges_of(filled)[1] for filled in filled_frames(padded)] or [np.empty(0, np.int64)])
-        padding, repaired = "end, trailing frames of zeros", {}
-    else:
-        lengths = numbers_of(where, lengths_key, arrays[lengths_key])
-        if len(lengths) != len(padded) or not (lengths >= 0).all() or (lengths != np.floor(lengths)).any():
-            raise SourceError(
-                f"{where}: {lengths_key!r} must be one whole number from 0 for each of {len(padded)} clips"
-            )
-        ends = np.minimum(lengths, longest).astype(np.int64)
-        padding, repaired = "end, by the file's lengths", {"lengths_clamped": int((lengths > longest).sum())}
-    return _Rows([part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)], padding, repaired)
+    lengths = _lengths_of(where, arrays, key, modality, len(padded))
+    parts = {modality: [look_at(where, padded, lengths)]}
+    sides, said, doubts = find_sides(parts, "end")
+    (part,), side = parts[modality], sides[modality]
+    repaired = repairs_of([part], side)
+    return _Rows(without_padding(part, side), tuple(doubts), said.get(modality, ""), repaired)
 
 
 # ---- the format "npz" ----
@@ -321,7 +338,7 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
         source_sha256=sha256,
         source_bytes=size,
         repaired={m: part.repaired for m, part in modalities.items() if part.repaired},
-        notes=tuple(notes),
+        notes=(*notes, *(note for part in modalities.values() for note in part.notes)),
         remarks=(*joining, *comparing, *_left_out(arrays)),
         padding={m: part.padding for m, part in modalities.items() if part.padding},
     )
@@ -408,7 +425,7 @@ def _splits_in(where: str, arrays: Mapping[str, Array], count: int) -> dict[str,
     found: dict[str, list[str | None]] = {}
     for key, array in arrays.items():
         if _is_split(key) and array.dtype.kind in "SUO":
-            found[key] = [SPLIT_NAMES.get(name.lower()) for name in strings_of(where, key, array)]
+            found[key] = [split_of(name) for name in strings_of(where, key, array)]
             if len(found[key]) != count:
                 raise SourceError(f"{where}: {key!r} must have one split per clip, found {len(found[key])} of {count}")
     return found

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources.columns import stripped, whole_number
 from conki_cli.sources.labels import LabelRow, read_label_rows
 from conki_cli.sources.request import Request
 from conki_cli.store import ID_SEPARATOR, SPLITS, Sample
@@ -166,7 +167,7 @@ def with_labels(
     moved = 0
     for (split, _, sample), row in zip(flat, found, strict=True):
         moved += row.split not in (None, split) and not request.unlabelled
-        text = sample.text if keeps_texts else (row.text or "").strip()
+        text = sample.text if keeps_texts else stripped(row.text or "")
         joined[split].append(replace(sample, id=row.id, text=text))
     here, there = one_line(path.name), one_line(request.labels.name)
     kept = f"{moved} clips stand in another split in {there}: the splits of {here} were kept"
@@ -198,6 +199,7 @@ def _by_video(rows: Iterable[LabelRow]) -> dict[str, list[LabelRow]]:
 
 
 def _number_of(text: str) -> int | None:
+    text = whole_number(text)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
@@ -229,7 +231,7 @@ def _by_underscore(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelR
 
 
 def _by_number(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
-    """Compare clips as numbers: spreadsheets drop the zeros in front."""
+    """Compare clips as numbers: spreadsheets drop the zeros in front, and write 11 as 11.0."""
     keys = ((f"{row.video}{ID_SEPARATOR}{_number_of(row.clip)}", row) for g in by_video.values() for row in g)
     numbers = ((video, _number_of(part)) for video, part in (parts_of(clip.id) for clip in clips))
     asked = (f"{video}{ID_SEPARATOR}{number}" if number is not None else "" for video, number in numbers)

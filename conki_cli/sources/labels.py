@@ -1,8 +1,10 @@
 """label.csv: texts, scores and splits, one row per clip, without audio and vision.
 
-Read: tables separated by commas or tabs, in UTF-8, or in UTF-16 with a byte order mark. They must
-have the columns video_id, clip_id, text, label and mode (train, valid or test; dev and val mean
-valid); further ones may stand anywhere. So all of these are read: the 7 columns of MMSA's old
+Read: tables separated by commas, tabs or semicolons (a first line such as sep=; is understood, and
+where no comma separates, 1,5 is a number), in UTF-8, or in UTF-16 with a byte order mark; .jsonl, one
+object per line; .parquet, where pyarrow is installed; .xlsx, where openpyxl is. They must have the
+columns video_id, clip_id, text, label and mode (train, valid or test; training, validation, dev, val
+and the like are understood); further ones may stand anywhere. So all of these are read: the 7 columns of MMSA's old
 label.csv (with annotation and label_by), the 9 of its new one (label_T, label_A and label_V become
 the scores of single modalities), 8 or 10 with start and stop or text_en, and the meta.csv of
 CH-SIMS v2. Copies of 7 to 10 columns that lost their header are read by the order of these columns;
@@ -12,20 +14,15 @@ Not read: annotation, which contradicts the score in some rows; label_by; polari
 Beside it: --audio and --vision add features per clip. Other formats take this file as --labels.
 """
 
-import csv
-import io
 import math
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from conki_cli.errors import SourceError, one_line
-from conki_cli.files import human_size
-from conki_cli.sources.columns import SPLIT_NAMES, TO_SCORE, fingerprint, names_of
+from conki_cli.sources.columns import TO_SCORE, fingerprint, names_of, number_in, split_of, stripped, whole_number
+from conki_cli.sources.raw.tables import read_cells
 from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
 from conki_cli.store.records import Frames, counted
@@ -39,10 +36,14 @@ _KNOWN_COLUMNS = {*_REQUIRED, *_UNIMODAL_COLUMNS.values(), "annotation", "label_
 _OLD = ("video_id", "clip_id", "text", "label")
 _NEW = (*_OLD, "label_T", "label_A", "label_V")
 _HEADERLESS = {7: _OLD, 8: _OLD, 9: _NEW, 10: _NEW}
-"""First columns of the published layouts by their number of columns; annotation and mode follow, and behind them
-label_by (7), start and stop (8), text_en (10)."""
-LABELS_NOT_NEEDED = "--labels was not needed"  # begins a remark, which is dropped where nobody gave --labels
-_MAX_BYTES = 512 * 2**20  # MOSEI's label file has 4 MB
+"""First columns of the published layouts by their number of columns.
+
+Annotation and mode follow; behind them label_by (7), start and stop (8), text_en (10).
+"""
+LABELS_NOT_NEEDED = "--labels was not needed"
+"""Begins a remark; it is dropped where nobody gave --labels."""
+_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")  # #NAME? of '-abc' and '=abc', in other languages too
+_EXCEL_NUMBER = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23E+12
 
 Row = dict[str, str]
 
@@ -85,6 +86,8 @@ class _Table:
     lines: list[int]  # of the file, counted from 1, where each row begins
     blanks: dict[str, int]  # cells of each column that had blanks around them, which were removed
     has_header: bool = True
+    has_decimal_comma: bool = False
+    remarks: tuple[str, ...] = ()  # what was rewritten or left out
 
     def where(self, number: int) -> str:
         row, line = self.rows[number], self.lines[number]
@@ -120,6 +123,7 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
     if is_chinese(request.dataset) and text_column == "text" and request.text_column is None:
         notes.append(CHINESE_TEXT_NOTE)
     remarks = [] if table.has_header else [f"no header: the columns were taken as {_columns_said(table.columns)}"]
+    remarks += table.remarks
     remarks += [f"the texts are those of the column {one_line(text_column)}"] if text_column != "text" else []
     remarks += blanks_remark(table.blanks.get(text_column, 0))
     remarks += [f"{LABELS_NOT_NEEDED}: the source is a label file itself"] if request.labels is not None else []
@@ -228,7 +232,8 @@ def _label_rows(table: _Table, needed: Sequence[str], text_column: str | None, *
     if unlabelled:
         from conki_cli.sources.unlabelled import rows_to_score
 
-        return rows_to_score(table.path, table.columns, table.rows, text_column)
+        comma = table.has_decimal_comma
+        return rows_to_score(table.path, table.columns, table.rows, text_column, has_decimal_comma=comma)
     _check_columns(table, needed)
     return [_label_row(table, number, needed, text_column) for number in range(len(table.rows))]
 
@@ -243,6 +248,9 @@ def _label_row(table: _Table, number: int, needed: Sequence[str], text_column: s
             return None
         return _number(table, number, column)
 
+    def is_number(column: str) -> bool:
+        return math.isfinite(number_in(row.get(column, ""), has_decimal_comma=table.has_decimal_comma))
+
     unimodal = {modality: cell(column) for modality, column in _UNIMODAL_COLUMNS.items()}
     return LabelRow(
         video=row.get("video_id", ""),
@@ -250,28 +258,25 @@ def _label_row(table: _Table, number: int, needed: Sequence[str], text_column: s
         text=row.get(text_column) if text_column is not None else None,
         score=cell("label"),
         split=_split_of(table, number) if "mode" in needed or row.get("mode") else None,
-        start=cell("start") if "start" in needed or _is_number(row.get("start", "")) else None,
-        stop=cell("stop") if "stop" in needed or _is_number(row.get("stop", "")) else None,
+        start=cell("start") if "start" in needed or is_number("start") else None,
+        stop=cell("stop") if "stop" in needed or is_number("stop") else None,
         unimodal={modality: score for modality, score in unimodal.items() if score is not None},
     )
 
 
 def _split_of(table: _Table, number: int) -> str:
     mode = table.rows[number]["mode"]
-    try:
-        return SPLIT_NAMES[mode.lower()]
-    except KeyError:
+    split = split_of(mode)
+    if split is None:
         raise SourceError(
             f"{table.where(number)}: mode must be train, valid or test, found {mode[:40]!r}: mend the row"
-        ) from None
+        )
+    return split
 
 
 def _number(table: _Table, number: int, column: str) -> float:
     cell = table.rows[number][column]
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
+    value = number_in(cell, has_decimal_comma=table.has_decimal_comma)
     if not math.isfinite(value):
         raise SourceError(f"{table.where(number)}: {column} must be a number, found {cell[:40]!r}: mend the row")
     return value
@@ -291,8 +296,8 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
         twice = ", ".join(name for name in missing if name in table.columns)
         wrong = [f"{what}: {names}" for what, names in (("missing", absent), ("there twice", twice)) if names]
         raise SourceError(
-            f"{table.path} must have the column{'s' * (len(required) > 1)} {', '.join(required)}, separated by commas "
-            f"or tabs; {'; '.join(wrong)}; its first line is {names_of(table.columns)}"
+            f"{table.path} must have the column{'s' * (len(required) > 1)} {', '.join(required)}, separated by commas, "
+            f"tabs or semicolons; {'; '.join(wrong)}; its first line is {names_of(table.columns)}"
             f"{TO_SCORE if {'label', 'mode'} & set(missing) else ''}"
         )
     if not table.rows:
@@ -301,35 +306,58 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
 
 def _read_table(path: Path, *, may_lack_header: bool = True) -> _Table:
     """Return the rows of a table; 'None' in a cell is a word, not a missing value."""
-    text = _decode(path)
-    begin = re.match(r"([ \t]*\r?\n)*", text)
-    skipped = begin.end() if begin is not None else 0
-    first_line = text[skipped:].partition("\n")[0]
-    # A header never has commas in its names, so tabs there and no commas say which of the two separates.
-    is_tabbed = "\t" in first_line and "," not in first_line
-    cells = _parse_tabs(path, text[skipped:]) if is_tabbed else _parse(path, text[skipped:])
-    lines = _lines_of(cells, 1 + text.count("\n", 0, skipped))
-    kept = [k for k, row in enumerate(cells) if any(row)]
-    stripped = [[cell.strip() for cell in cells[k]] for k in kept]
-    if not stripped:
-        raise SourceError(f"{path} is empty: it must have a header and one row per clip")
-    lacks_header = may_lack_header and _lacks_header(stripped[0])
-    columns = _columns_by_content(path, stripped) if lacks_header else stripped[0]
-    begin_of_rows = 0 if lacks_header else 1
+    cells = read_cells(path)
+    rows = [[stripped(cell) for cell in row] for row in cells.rows]
+    lacks_header = may_lack_header and _lacks_header(rows[0])
+    columns = _columns_by_content(path, rows) if lacks_header else rows[0]
+    begin = 0 if lacks_header else 1
     blanks = {
-        name: sum(
-            cells[k][place] != row[place] for k, row in zip(kept[begin_of_rows:], stripped[begin_of_rows:], strict=True)
-        )
+        name: sum(raw[place] != row[place] for raw, row in zip(cells.rows[begin:], rows[begin:], strict=True))
         for place, name in enumerate(columns)
     }
-    rows = [dict(zip(columns, row, strict=True)) for row in stripped[begin_of_rows:]]
-    return _Table(path, columns, rows, [lines[k] for k in kept[begin_of_rows:]], blanks, has_header=not lacks_header)
+    named = [dict(zip(columns, row, strict=True)) for row in rows[begin:]]
+    remarks = (*cells.remarks, *_ids_as_whole_numbers(named))
+    table = _Table(
+        path,
+        columns,
+        named,
+        cells.lines[begin:],
+        blanks,
+        has_header=not lacks_header,
+        has_decimal_comma=cells.has_decimal_comma,
+        remarks=remarks,
+    )
+    _check_ids(table)
+    return table
 
 
-def _lines_of(cells: Sequence[Sequence[str]], first: int) -> list[int]:
-    """Return the line of the file in which each row begins, as an editor counts; cells may have line breaks."""
-    breaks = [sum(cell.count("\n") + cell.count("\r") - cell.count("\r\n") for cell in row) for row in cells]
-    return [first + k + before for k, before in enumerate(accumulate(breaks[:-1], initial=0))]
+def _ids_as_whole_numbers(rows: Sequence[Row]) -> list[str]:
+    """Write 11.0 as 11 where all ids of a column are so, as spreadsheets and data frames write them; say so."""
+    remarks = []
+    for name in _REQUIRED[:2]:
+        old = [row.get(name, "") for row in rows]
+        new = [whole_number(cell) for cell in old]
+        if rows and all(one != other for one, other in zip(old, new, strict=True)):
+            for row, cell in zip(rows, new, strict=True):
+                row[name] = cell
+            remarks.append(f"{name}: {counted(len(rows), 'id')} rewritten, such as {old[0][:60]} to {new[0][:60]}")
+    return remarks
+
+
+def _check_ids(table: _Table) -> None:
+    """Refuse ids that Excel destroyed, which nothing can bring back."""
+    for name in _REQUIRED[:2]:
+        for lost, why in (
+            (_EXCEL_ERROR, "in place of ids that begin with -, + or ="),
+            (_EXCEL_NUMBER, "in place of long numbers"),
+        ):
+            numbers = [number for number, row in enumerate(table.rows) if lost.fullmatch(row.get(name, ""))]
+            if numbers:
+                cell = table.rows[numbers[0]][name][:40]
+                raise SourceError(
+                    f"{table.where(numbers[0])}: {name} must be an id, found {cell!r}, which Excel writes {why} "
+                    f"({counted(len(numbers), 'row')}): take the table from before Excel, or import the column as text"
+                )
 
 
 def _lacks_header(first: Sequence[str]) -> bool:
@@ -338,7 +366,7 @@ def _lacks_header(first: Sequence[str]) -> bool:
         len(first) >= min(_HEADERLESS)
         and not _KNOWN_COLUMNS & set(first)
         and _is_number(first[3])
-        and any(cell.lower() in SPLIT_NAMES for cell in first[4:])
+        and any(split_of(cell) for cell in first[4:])
     )
 
 
@@ -346,7 +374,7 @@ def _columns_by_content(path: Path, cells: Sequence[Sequence[str]]) -> list[str]
     """Name the columns of a table without a header; unneeded ones get no name."""
     count = len(cells[0])
     known = _HEADERLESS.get(count, ())
-    modes = [k for k in range(len(_OLD), count) if all(row[k].lower() in SPLIT_NAMES for row in cells)]
+    modes = [k for k in range(len(_OLD), count) if all(split_of(row[k]) for row in cells)]
     scores = cells[0][len(_OLD) : len(known)]
     if not known or len(modes) != 1 or not all(_is_number(cell) or not cell for cell in scores):
         found = f"one of {count} columns" if not known else f"{len(modes)} such columns"
@@ -366,7 +394,7 @@ def _columns_by_content(path: Path, cells: Sequence[Sequence[str]]) -> list[str]
 
 
 def _is_span(start: str, stop: str) -> bool:
-    return _is_number(start) and _is_number(stop) and 0 <= float(start) <= float(stop)
+    return 0 <= number_in(start, has_decimal_comma=True) <= number_in(stop, has_decimal_comma=True)
 
 
 def _columns_said(columns: Sequence[str]) -> str:
@@ -374,76 +402,4 @@ def _columns_said(columns: Sequence[str]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
-
-
-def _parse_tabs(path: Path, text: str) -> list[list[str]]:
-    """Split a table at its tabs, taking quotes for text where they are: most such files quote nothing."""
-    num_tabs = {line.count("\t") for line in text.split("\n") if line.strip()}
-    if len(num_tabs) == 1:
-        cells = _parse(path, text, sep="\t", quoting=csv.QUOTE_NONE)
-        if not all(_is_quoted(cell) for row in cells for cell in row if '"' in cell):
-            return cells
-    try:
-        return _parse(path, text, sep="\t")
-    except SourceError:
-        return _parse(path, text, sep="\t", quoting=csv.QUOTE_NONE)
-
-
-def _is_quoted(cell: str) -> bool:
-    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
-
-
-def _parse(path: Path, text: str, **options: Any) -> list[list[str]]:
-    import pandas as pd
-
-    try:
-        # The header is read as a row: pandas would take the first column as an index where rows are longer than it.
-        # Empty lines are kept, so that lines can be counted.
-        table = pd.read_csv(
-            io.StringIO(text),
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            skip_blank_lines=False,
-            **options,
-        )
-    except pd.errors.EmptyDataError:
-        raise SourceError(f"{path} is empty: it must have a header and one row per clip") from None
-    except pd.errors.ParserError as error:
-        raise SourceError(f"{path} must be CSV but {_in_plain_words(str(error))}") from error
-    cells: list[list[str]] = table.to_numpy().tolist()
-    return cells
-
-
-def _in_plain_words(complaint: str) -> str:
-    """Say what a parser means; a text may have cells with line breaks, so it counts rows and not lines."""
-    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", complaint):
-        wanted, row, seen = found.groups()
-        return f"row {row} has {seen} cells where the first has {wanted}: put texts with commas into double quotes"
-    if found := re.search(r"EOF inside string starting at row (\d+)", complaint):
-        return f"a double quote that is opened in row {int(found[1]) + 1} is never closed: is the file whole?"
-    return "its rows cannot be told apart: save it as CSV in UTF-8"
-
-
-def _decode(path: Path) -> str:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-            raise SourceError(f"{path} must be a file: name a label.csv")
-        if status.st_size > _MAX_BYTES:
-            raise SourceError(f"{path} has {human_size(status.st_size)}: label files of up to 512 MiB are read")
-        data = path.read_bytes()
-        has_utf16_mark = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        text = data.decode("utf-16" if has_utf16_mark else "utf-8-sig")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path} must be UTF-8 but byte {error.start} is not: save it as UTF-8") from None
-    if "\0" in text:
-        raise SourceError(f"{path} must be text but holds NUL characters: save it as CSV in UTF-8")
-    return text
+    return math.isfinite(number_in(cell, has_decimal_comma=True))

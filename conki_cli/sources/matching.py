@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conki_cli.errors import SourceError, one_line
-from conki_cli.sources.columns import names_of
+from conki_cli.sources.columns import names_of, whole_number
 from conki_cli.sources.joining import NEARLY_ALL, SAME_SCORE, SCORES_AGREE, Clip, attempts, parts_of
 from conki_cli.sources.labels import LabelRow
 from conki_cli.store import ID_SEPARATOR
@@ -77,11 +77,14 @@ def _file(names: Names) -> str:
 
 
 def _same_names(clips: Names, others: Names) -> _Match:
-    """Find clips by the same id, or else 'video_clip' for 'video$_$clip'."""
+    """Find clips by the same id, or else 'video_clip' for 'video$_$clip', or else 11.0 for 11."""
     found: dict[str, str] = {}
     owners: dict[str, str] = {}
+    whole = {_with_whole_number(name): name for name in others.scores}
     for clip in clips.scores:
-        name = next((key for key in (clip, clip.replace(ID_SEPARATOR, "_")) if key in others.scores), None)
+        keys = (clip, clip.replace(ID_SEPARATOR, "_"))
+        name = next((key for key in keys if key in others.scores), None)
+        name = name or next((whole[key] for key in map(_with_whole_number, keys) if key in whole), None)
         if name is None:
             continue
         if name in owners:
@@ -94,6 +97,13 @@ def _same_names(clips: Names, others: Names) -> _Match:
     pairs = [(clips.scores[clip], others.scores[name]) for clip, name in found.items()]
     differences = [abs(one - other) for one, other in pairs if one is not None and other is not None]
     return _Match(found, len(differences), sum(difference <= SAME_SCORE for difference in differences))
+
+
+def _with_whole_number(name: str) -> str:
+    """Write 'video$_$11.0' and 'video_11.0', as spreadsheets and data frames make them, with 11."""
+    separator = ID_SEPARATOR if ID_SEPARATOR in name else "_"
+    video, found, clip = name.rpartition(separator)
+    return video + found + whole_number(clip)
 
 
 def _under_other_names(clips: Names, others: Names) -> tuple[dict[str, str], str] | None:

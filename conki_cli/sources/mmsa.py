@@ -8,11 +8,14 @@ One dictionary with the splits train, valid (or dev) and test; each is a diction
     regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1), or seven, of which
                         the first is the sentiment; needed, or --labels; with _T, _V,
                         _A: scores of one modality alone
-    vision, audio       numbers [clips, frames, features], padded at the end
+    vision, audio       numbers [clips, frames, features], padded at the end or in front; or a
+                        list of one array [frames, features] per clip, not padded
     *_lengths           real frames of vision or audio per clip, list or array
 
-"Unaligned" files have lengths: they are authoritative, what stands behind them is dropped, and counted where it is not
-zero. "Aligned" files have none: a clip ends with its last frame that is not all zeros. text and text_bert are not read
+"Unaligned" files have lengths: they are authoritative, what lies outside them is dropped, and counted where it is not
+zero. The side of the padding (MMSA-FET's padding_location) is found from the zeros, per modality; a file whose values
+contradict its lengths on both sides is refused. "Aligned" files have no lengths: a clip ends with its last frame that
+is not all zeros, or begins with its first where the zeros stand in front. text and text_bert are not read
 (the text encoder of the model reads raw_text), neither are annotations and classification_labels, which contradict the
 score of some clips. MMSA-FET adds a top-level `config`, may leave any modality out, may hold torch tensors, and writes
 clips in any order. Splits of other names, such as train_mix of SIMS v2, are ignored. --audio FILE, --vision FILE and
@@ -33,26 +36,27 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
+from conki_cli.sources import ragged
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     TO_SCORE,
     array_of,
-    edges_of,
-    filled_frames,
     fingerprint,
     frames_of,
     names_of,
     normal_ids,
     numbers_of,
+    split_of,
     splits_of,
     strings_of,
+    stripped,
 )
 from conki_cli.sources.features import FeatureTable
 from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, LabelRow, blanks_remark, read_label_rows
+from conki_cli.sources.padding import Padded, find_sides, lengths_of, look_at, repairs_of, without_padding
 from conki_cli.sources.request import Progress, Raw, Request, is_chinese
 from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
-from conki_cli.store.arrays import Array, FileArray, part_of_row
+from conki_cli.store.arrays import Array, FileArray
 
 FORMATS = {
     "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",
@@ -74,8 +78,6 @@ class _Reader:
     text_key: str
     progress: Progress
     unlabelled: bool = False
-    repaired: Mapping[str, Counter[str]] = field(default_factory=lambda: {m: Counter() for m in FRAME_MODALITIES})
-    padding: dict[str, str] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
     blanks: Counter[str] = field(default_factory=Counter)
@@ -89,14 +91,14 @@ class _Split:
     texts: list[str] | None
     scores: npt.NDArray[np.float64] | None
     unimodal: Mapping[str, npt.NDArray[np.float64]]
-    frames: Mapping[str, list[Array]]
+    clips: Mapping[str, Padded | ragged.Clips]
 
 
 def recognise(raw: Raw) -> str | None:
     """Tell whether a file is in this layout."""
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         return None
-    parts = [raw.content[key] for key in SPLIT_NAMES if key in raw.content]
+    parts = [part for key, part in raw.content.items() if split_of(key)]
     return "mmsa" if any(isinstance(part, dict) and _TELLTALE & part.keys() for part in parts) else None
 
 
@@ -113,20 +115,23 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         raise SourceError(f"{raw.path}: the split {empty[0]!r} must have at least one clip, found none{TO_SCORE}")
     parts = {split: part for split, part in parts.items() if split not in empty}
     columns = {split: _read_split(reader, split, part) for split, part in parts.items()}
+    frames, padding, repaired, doubts = _frames(columns)
     joined = _joined(reader, columns, request)
     sha256, size = fingerprint([raw.path])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,
-        splits={split: _samples(reader, split, part, joined.get(split)) for split, part in columns.items()},
+        splits={
+            split: _samples(reader, split, part, frames[split], joined.get(split)) for split, part in columns.items()
+        },
         source=raw.path.name,
         source_format="MMSA-FET pickle" if "config" in raw.content else "MMSA pickle",
         source_sha256=sha256,
         source_bytes=size,
-        repaired={m: dict(counts) for m, counts in reader.repaired.items() if counts},
-        notes=_notes(reader, request),
+        repaired=repaired,
+        notes=(*_notes(reader, request), *doubts),
         remarks=_remarks(reader, raw.content),
-        padding=reader.padding,
+        padding=padding,
     )
 
 
@@ -140,7 +145,7 @@ def is_layout(raw: Raw) -> bool:
     data = raw.content
     if raw.kind != "pickle" or not isinstance(data, dict):
         return False
-    return any(isinstance(data[key], dict) and "id" in data[key] for key in SPLIT_NAMES if key in data)
+    return any(isinstance(part, dict) and "id" in part for key, part in data.items() if split_of(key))
 
 
 def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
@@ -150,21 +155,27 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
         SourceError: a split has no ids or not that modality.
     """
     reader = _Reader(raw.path, "raw_text", request.progress)
-    found: dict[str, Array] = {}
+    columns: dict[str, _Split] = {}
     for split, part in _splits_of(raw, needed=()).items():
         where = f"{raw.path}, split {split!r}"
         ids = _ids(reader, where, part)
         _value(where, part, modality)
-        clips = _frames(reader, where, part, modality)
+        clips = _clips(reader, where, part, modality)
         _check_counts(where, {"id": len(ids), modality: len(clips)})
-        found.update(zip(ids, clips, strict=True))
+        columns[split] = _Split(ids, None, None, {}, {modality: clips})
+    frames, padding, repaired, doubts = _frames(columns)
     sha256, size = fingerprint([raw.path])
     return FeatureTable(
         raw.path,
         modality,
-        found,
-        padding=reader.padding[modality],
-        repaired=dict(reader.repaired[modality]),
+        {
+            clip: one
+            for split, part in columns.items()
+            for clip, one in zip(part.ids, frames[split][modality], strict=True)
+        },
+        notes=tuple(doubts),
+        padding=padding.get(modality, ""),
+        repaired=repaired.get(modality, {}),
         sha256=sha256,
         bytes=size,
     )
@@ -212,7 +223,7 @@ def _notes(reader: _Reader, request: Request) -> tuple[str, ...]:
 
 def _remarks(reader: _Reader, data: Mapping[Any, Any]) -> tuple[str, ...]:
     remarks = [*reader.rewritten, *blanks_remark(reader.blanks[reader.text_key])]
-    if others := [key for key in data if key not in SPLIT_NAMES]:
+    if others := [key for key in data if split_of(key) is None]:
         remarks.append(f"ignored beside the splits: {names_of(others)}")
     if reader.ignored:
         remarks.append(f"not read: {names_of(sorted(reader.ignored))}")
@@ -226,16 +237,16 @@ def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> _Split:
     scored = {} if reader.unlabelled else part
     scores = _scores(reader, where, part["regression_labels"]) if "regression_labels" in scored else None
     unimodal = {m: numbers_of(where, key, part[key]) for m, key in _UNIMODAL_KEYS.items() if key in scored}
-    frames = {m: _frames(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
+    clips = {m: _clips(reader, where, part, m) for m in FRAME_MODALITIES if m in part}
     counts: dict[str, int] = {"id": len(ids)}
     counts |= {reader.text_key: len(texts)} if texts is not None else {}
     counts |= {"regression_labels": len(scores)} if scores is not None else {}
     counts |= {_UNIMODAL_KEYS[m]: len(column) for m, column in unimodal.items()}
-    counts |= {m: len(clips) for m, clips in frames.items()}
+    counts |= {m: len(column) for m, column in clips.items()}
     _check_counts(where, counts)
-    read_keys = {*counts, *(f"{m}_lengths" for m in frames)}
+    read_keys = {*counts, *(f"{m}_lengths" for m in clips)}
     reader.ignored.update(key for key in part if isinstance(key, str) and key not in read_keys)
-    return _Split(ids, texts, scores, unimodal, frames)
+    return _Split(ids, texts, scores, unimodal, clips)
 
 
 def _check_counts(where: str, found: Mapping[str, int]) -> None:
@@ -289,7 +300,13 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
     return {split: rows[end - len(columns[split].ids) : end] for split, end in zip(columns, ends, strict=True)}
 
 
-def _samples(reader: _Reader, split: str, part: _Split, rows: Sequence[LabelRow] | None) -> list[Sample]:
+def _samples(
+    reader: _Reader,
+    split: str,
+    part: _Split,
+    frames: Mapping[str, Sequence[Array]],
+    rows: Sequence[LabelRow] | None,
+) -> list[Sample]:
     samples = []
     for i, clip in enumerate(part.ids):
         text = part.texts[i] if part.texts is not None else rows[i].text if rows else None
@@ -299,10 +316,17 @@ def _samples(reader: _Reader, split: str, part: _Split, rows: Sequence[LabelRow]
         if text is None or score is None:
             what = "text" if text is None else "score"
             raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")
-        frames = {m: clips[i] for m, clips in part.frames.items()}
         unimodal = {m: float(column[i]) for m, column in part.unimodal.items()}
-        reader.blanks[reader.text_key] += text != text.strip()
-        samples.append(Sample(id=clip, text=text.strip(), score=score, unimodal=unimodal, **frames))
+        reader.blanks[reader.text_key] += text != stripped(text)
+        samples.append(
+            Sample(
+                id=clip,
+                text=stripped(text),
+                score=score,
+                unimodal=unimodal,
+                **{m: clips[i] for m, clips in frames.items()},
+            )
+        )
     return samples
 
 
@@ -317,36 +341,43 @@ def _scores(reader: _Reader, where: str, value: Any) -> npt.NDArray[np.float64]:
     return scores[:].reshape(len(scores), _WIDE)[:, 0].astype(np.float64)
 
 
-def _frames(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> list[Array]:
-    """Return every clip's frames, [L, d] each, as parts of the padded array [N, P, d]."""
-    padded = frames_of(where, modality, part[modality])
+def _clips(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> Padded | ragged.Clips:
+    """Look through the frames of a split: padded [N, P, d], or one array per clip."""
     key = f"{modality}_lengths"
-    lengths = _lengths(where, key, part[key], len(padded)) if key in part else None
-    ends = np.empty(len(padded), dtype=np.int64)
-    done = 0
-    for filled in filled_frames(padded):
-        rows = slice(done, done + len(filled))
-        ends[rows] = edges_of(filled)[1] if lengths is None else np.minimum(lengths[rows], padded.shape[1])
-        if lengths is not None:
-            _count_junk(reader.repaired[modality], filled, ends[rows])
-        done = rows.stop
-        reader.progress(filled.size * padded.shape[2] * padded.dtype.itemsize, f"{modality} of {where}")
-    if lengths is not None:
-        reader.repaired[modality]["lengths_clamped"] += int((lengths > padded.shape[1]).sum())
-    reader.padding[modality] = "end, trailing frames of zeros" if lengths is None else "end, by the file's lengths"
-    return [part_of_row(padded, i, 0, int(end)) for i, end in enumerate(ends)]
+    if (own := ragged.clips_in(part[modality])) is not None:
+        lengths = lengths_of(where, key, part[key], len(own)) if key in part else None
+        reader.progress(sum(clip.size * clip.dtype.itemsize for clip in own), f"{modality} of {where}")
+        return ragged.Clips(*ragged.cut(own, lengths))
+    frames = frames_of(where, modality, part[modality])
+    lengths = lengths_of(where, key, part[key], len(frames)) if key in part else None
+    return look_at(where, frames, lengths, lambda count: reader.progress(count, f"{modality} of {where}"))
 
 
-def _lengths(where: str, key: str, value: Any, count: int) -> npt.NDArray[np.float64]:
-    lengths = numbers_of(where, key, value)
-    if len(lengths) != count:
-        raise SourceError(f"{where}: {key!r} must have one number for each of {count} clips, has {len(lengths)}")
-    if not (np.isfinite(lengths) & (lengths >= 0) & (lengths == np.floor(lengths))).all():
-        raise SourceError(f"{where}: {key!r} must be whole numbers from 0")
-    return lengths
+def _frames(
+    columns: Mapping[str, _Split],
+) -> tuple[dict[str, dict[str, list[Array]]], dict[str, str], dict[str, dict[str, int]], list[str]]:
+    """Remove the padding.
+
+    Returns:
+        Every clip's frames, [L, d] each, by split and modality; where padding was; what was repaired; and warnings.
+    """
+    padded = {m: [one for one in _of(columns, m) if isinstance(one, Padded)] for m in FRAME_MODALITIES}
+    sides, padding, doubts = find_sides({m: parts for m, parts in padded.items() if parts}, "end")
+    repaired = {m: Counter(repairs_of(padded[m], side)) for m, side in sides.items()}
+    for m in FRAME_MODALITIES:
+        for one in _of(columns, m):
+            if isinstance(one, ragged.Clips):
+                repaired.setdefault(m, Counter()).update(one.counts)
+                padding.setdefault(m, ragged.PADDING)
+    frames = {
+        split: {
+            m: one.frames if isinstance(one, ragged.Clips) else without_padding(one, sides[m])
+            for m, one in part.clips.items()
+        }
+        for split, part in columns.items()
+    }
+    return frames, padding, {m: dict(counts) for m, counts in repaired.items() if counts}, doubts
 
 
-def _count_junk(counts: Counter[str], filled: npt.NDArray[np.bool_], ends: npt.NDArray[np.int64]) -> None:
-    junk = (filled & (np.arange(filled.shape[1]) >= ends[:, None])).sum(axis=1)
-    counts["clips_with_junk"] += int((junk > 0).sum())
-    counts["junk_frames"] += int(junk.sum())
+def _of(columns: Mapping[str, _Split], modality: str) -> list[Padded | ragged.Clips]:
+    return [part.clips[modality] for part in columns.values() if modality in part.clips]

@@ -15,8 +15,8 @@ per clip. The files hold words only as vectors (GloVe or BERT), so the texts com
     text            word vectors, not read; clips of zeros are kept
 
 A clip begins with its first frame that is not all zeros; a clip of zeros has no frames. Where more
-clips end with zeros than begin with them, the padding is taken to be at the end. Where clips or
-modalities disagree, the side with more frames of zeros in the whole file is taken, with a warning.
+clips end with zeros than begin with them, the padding is taken to be at the end, per modality. Where
+clips disagree, the side with more frames of zeros in the whole file is taken, with a warning.
 
 LMF: mosi.pkl and the like, written by python 2
 
@@ -33,7 +33,7 @@ Axes: N clips of a split, P padded frames, d features per frame.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,24 +43,23 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.columns import (
-    SPLIT_NAMES,
     array_of,
     clip_ids,
-    edges_of,
-    filled_frames,
     fingerprint,
     frames_of,
     name_of,
     names_of,
     plain_key,
     slices_of,
+    split_of,
     splits_of,
 )
 from conki_cli.sources.joining import POSITIONS, Clip, are_positions, with_labels
+from conki_cli.sources.padding import Padded, find_sides, look_at, without_padding
 from conki_cli.sources.request import Progress, Raw, Request
 from conki_cli.sources.unsupported import iemocap, is_emotion_shape
 from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
-from conki_cli.store.arrays import Array, FileArray, part_of_row
+from conki_cli.store.arrays import Array, FileArray
 
 FORMATS = {
     "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and the like; needs --labels label.csv",
@@ -71,7 +70,6 @@ _NAMES = {"mult": "MulT", "multibench": "MultiBench", "lmf": "LMF"}
 _KEYS = {"vision": "vision", "audio": "audio", "scores": "labels", "ids": "id"}
 _LMF_KEYS = {"vision": "facet", "audio": "covarep", "scores": "label", "ids": "id"}
 _WORD_VECTORS = ("text", "glove")
-_CLEARLY = 0.9  # of the clips with zeros on a side, this share must have them on the same one
 _FOREIGN = {"raw_text", "regression_labels", "annotations", "text_bert"}  # keys of MMSA's files
 
 
@@ -89,12 +87,11 @@ class _Reader:
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """The columns of one split: N ids and times, scores [N], frames [N, P, d], and where each clip's frames lie."""
+    """The columns of one split: N ids and times, scores [N], and padded frames, [N, P, d]."""
 
     clips: list[Clip]
     scores: npt.NDArray[np.float64]
-    frames: Mapping[str, Array]
-    edges: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]  # first filled frame, end of the last
+    padded: Mapping[str, Padded]
 
 
 def recognise(raw: Raw) -> str | None:
@@ -102,7 +99,7 @@ def recognise(raw: Raw) -> str | None:
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         return None
     for key, value in raw.content.items():
-        if plain_key(key) not in SPLIT_NAMES or not isinstance(value, dict):
+        if split_of(key) is None or not isinstance(value, dict):
             continue
         part = _named(value)
         if "label" in part and {"covarep", "facet"} & part.keys():
@@ -133,12 +130,18 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     name = recognise(raw) or name
     parts = splits_of(raw.path, raw.content, request.needed_splits)
     reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress, request.unlabelled)
-    if others := [key for key in raw.content if plain_key(key) not in SPLIT_NAMES]:
+    if others := [key for key in raw.content if split_of(key) is None]:
         reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
     _check_labels(reader, parts, request)
     columns = {split: _read_split(reader, f"{raw.path}, split {split!r}", part) for split, part in parts.items()}
-    sides, doubts = _sides_of_padding(columns)
-    splits, notes, remarks = _samples(reader, columns, sides, request)
+    sides, padding, doubts = find_sides(
+        {m: [part.padded[m] for part in columns.values()] for m in FRAME_MODALITIES}, "front"
+    )
+    frames = {
+        split: {m: without_padding(padded, sides[m]) for m, padded in part.padded.items()}
+        for split, part in columns.items()
+    }
+    splits, notes, remarks = _samples(reader, columns, frames, request)
     sha256, size = fingerprint([raw.path])
     return Corpus(
         dataset=request.dataset,
@@ -150,9 +153,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         source_bytes=size,
         notes=(*doubts, *notes),
         remarks=(*reader.remarks, *_ignored(reader), *remarks),
-        padding={
-            m: f"{side}, {'leading' if side == 'front' else 'trailing'} frames of zeros" for m, side in sides.items()
-        },
+        padding=padding,
     )
 
 
@@ -191,8 +192,8 @@ def _read_split(reader: _Reader, where: str, part: Any) -> _Split:
         found = ", ".join(f"{key} {count}" for key, count in counts.items())
         raise SourceError(f"{where}: all keys must hold the same clips, one or more, found {found}")
     reader.ignored.update(key for key in columns if key not in keys.values())
-    edges = {m: _edges(reader, where, m, array) for m, array in frames.items()}
-    return _Split(rows, scores, frames, edges)
+    padded = {m: _padded(reader, where, m, array) for m, array in frames.items()}
+    return _Split(rows, scores, padded)
 
 
 def _scores(reader: _Reader, where: str, key: str, value: Any) -> npt.NDArray[np.float64]:
@@ -248,75 +249,15 @@ def _frames(where: str, key: str, value: Any, may_be_flat: bool) -> Array:
     return frames_of(where, key, array)
 
 
-def _edges(
-    reader: _Reader, where: str, modality: str, padded: Array
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where the filled frames of every clip begin and end, [N] each."""
-    firsts, ends = [], []
-    for filled in filled_frames(padded):
-        first, end = edges_of(filled)
-        firsts.append(first)
-        ends.append(end)
-        reader.progress(filled.size * padded.shape[2] * padded.dtype.itemsize, f"{modality} of {where}")
-    return np.concatenate(firsts), np.concatenate(ends)
-
-
-@dataclass(frozen=True)
-class _Zeros:
-    """Clips of a modality that begin with frames of zeros and that end with them, and how many frames these are."""
-
-    clips: tuple[int, int]  # in front, at the end
-    frames: tuple[int, int]
-
-    @property
-    def side(self) -> str:
-        return _side(self.clips)
-
-    @property
-    def is_clear(self) -> bool:
-        return max(self.clips) >= _CLEARLY * sum(self.clips)
-
-
-def _side(counts: tuple[int, int]) -> str:
-    return "front" if counts[0] >= counts[1] else "end"
-
-
-def _zeros(columns: Mapping[str, _Split], modality: str) -> _Zeros:
-    fronts, ends = [], []
-    for part in columns.values():
-        first, end = part.edges[modality]
-        fronts.append(first)
-        ends.append(np.where(end > 0, part.frames[modality].shape[1] - end, 0))  # a clip of zeros tells nothing
-    before, behind = np.concatenate(fronts), np.concatenate(ends)
-    return _Zeros((int((before > 0).sum()), int((behind > 0).sum())), (int(before.sum()), int(behind.sum())))
-
-
-def _sides_of_padding(columns: Mapping[str, _Split]) -> tuple[dict[str, str], list[str]]:
-    """Return the side that each modality is padded on (none: not at all), and a warning if that is not clear."""
-    zeros = {m: found for m in FRAME_MODALITIES if any((found := _zeros(columns, m)).clips)}
-    sides = {m: found.side for m, found in zeros.items()}
-    if len(set(sides.values())) <= 1 and all(found.is_clear for found in zeros.values()):
-        return sides, []
-    # One file is padded on one side. Padding is long; what a tracker lost at the other end is short.
-    frames = tuple(sum(found.frames[k] for found in zeros.values()) for k in (0, 1))
-    side = _side((frames[0], frames[1]))
-    counts = ", ".join(f"{m} in {found.clips[0]} clips and {found.clips[1]}" for m, found in zeros.items())
-    return dict.fromkeys(sides, side), [
-        f"the side of the padding is not clear: frames of zeros stand in front and at the end, {counts}; taken to be "
-        f"{'in front' if side == 'front' else 'at the end'}, where {max(frames)} of {sum(frames)} such frames are"
-    ]
-
-
-def _clip_frames(part: _Split, modality: str, i: int, side: str | None) -> Array:
-    padded = part.frames[modality]
-    first, end = (int(edge[i]) for edge in part.edges[modality])
-    if side != "end" and end > 0:
-        end = padded.shape[1]
-    return part_of_row(padded, i, 0 if side == "end" else first, end)
+def _padded(reader: _Reader, where: str, modality: str, frames: Array) -> Padded:
+    return look_at(where, frames, told=lambda count: reader.progress(count, f"{modality} of {where}"))
 
 
 def _samples(
-    reader: _Reader, columns: Mapping[str, _Split], sides: Mapping[str, str], request: Request
+    reader: _Reader,
+    columns: Mapping[str, _Split],
+    frames: Mapping[str, Mapping[str, Sequence[Array]]],
+    request: Request,
 ) -> tuple[dict[str, list[Sample]], list[str], list[str]]:
     written = [clip.id for part in columns.values() for clip in part.clips]
     ids, remarks = clip_ids(written)
@@ -327,8 +268,8 @@ def _samples(
                 id=next(names),
                 text="",
                 score=float(part.scores[i]),
-                vision=_clip_frames(part, "vision", i, sides.get("vision")),
-                audio=_clip_frames(part, "audio", i, sides.get("audio")),
+                vision=frames[split]["vision"][i],
+                audio=frames[split]["audio"][i],
             )
             for i in range(len(part.clips))
         ]

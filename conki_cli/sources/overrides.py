@@ -10,12 +10,14 @@ from pathlib import Path
 
 from conki_cli.errors import SourceError, one_line
 from conki_cli.sources import mmsa, sequences
-from conki_cli.sources.columns import fingerprint, normal_ids, numbers_of, splits_of, strings_of
+from conki_cli.sources.columns import fingerprint, normal_ids, numbers_of, splits_of, strings_of, stripped
 from conki_cli.sources.features import FeatureTable, attach, names_in, read_features
 from conki_cli.sources.joining import are_positions
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
 from conki_cli.sources.matching import Names, match
+from conki_cli.sources.padding import UNCLEAR
 from conki_cli.sources.raw.opening import open_raw
+from conki_cli.sources.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import FRAME_MODALITIES, Corpus
 
@@ -43,8 +45,8 @@ def override(corpus: Corpus, paths: Mapping[str, Path], request: Request, *, sou
 
 def _labels_of(source: Path) -> Path | None:
     """Return the label file that a source is, or that lies in it."""
-    candidates = (source / "label.csv", source / "meta.csv") if source.is_dir() else (source,)
-    return next((path for path in candidates if path.is_file() and path.suffix in (".csv", ".tsv")), None)
+    candidates = [source / name for name in LABEL_FILES] if source.is_dir() else [source]
+    return next((path for path in candidates if path.is_file() and path.suffix in TABLE_SUFFIXES), None)
 
 
 def _table(path: Path, modality: str, request: Request) -> FeatureTable:
@@ -68,6 +70,7 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
         path,
         modality,
         {sample.id: frames for sample in samples if (frames := getattr(sample, modality)) is not None},
+        notes=tuple(note for note in other.notes if note.startswith(UNCLEAR)),
         padding=other.padding.get(modality, ""),
         repaired=other.repaired.get(modality, {}),
         sha256=other.source_sha256,
@@ -144,7 +147,7 @@ def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
             f"{len(mine.scores)}, such as {one_line(lacking[0])[:80]!r}: add them, or leave --text out"
         )
     splits = {
-        name: [replace(clip, text=texts[found[clip.id]].strip()) for clip in part]
+        name: [replace(clip, text=stripped(texts[found[clip.id]])) for clip in part]
         for name, part in corpus.splits.items()
     }
     notes = [*(note for note in corpus.notes if note != CHINESE_TEXT_NOTE), *notes]

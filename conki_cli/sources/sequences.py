@@ -32,8 +32,9 @@ from pathlib import Path
 
 from conki_cli import MODALITIES
 from conki_cli.errors import SourceError, one_line
-from conki_cli.sources.columns import fingerprint
+from conki_cli.sources.columns import fingerprint, stripped
 from conki_cli.sources.labels import LabelRow
+from conki_cli.sources.raw.tables import LABEL_FILES
 from conki_cli.sources.request import Progress, Raw, Request, no_progress
 from conki_cli.sources.segments import Report, Segment, check_presence, find_segments
 from conki_cli.sources.tracks import (
@@ -55,7 +56,6 @@ FORMATS = {
     "csd": "CMU-MultimodalSDK computational sequences: a .csd file, or a folder of them",
     "multibench-hdf5": "MultiBench's mosi.hdf5 and others: several computational sequences in one file",
 }
-_LABEL_FILES = ("label.csv", "meta.csv")
 _MOST_LETTERS = 256 * 2**20
 """Letters in all texts together; MOSEI has 2.5 million."""
 
@@ -82,7 +82,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     """
     labels = _label_file(raw, request)
     report = Report(raw.path, labels)
-    if raw.kind == "folder" and (unread := [name for name in _LABEL_FILES if raw.content.get(name, labels) != labels]):
+    if raw.kind == "folder" and (unread := [name for name in LABEL_FILES if raw.content.get(name, labels) != labels]):
         report.remarks.append(f"not read, as {one_line(str(labels))} was: {' and '.join(unread)}")
     tracks = _choose(report, _tracks_in(raw, name), request)
     if request.align_words and "words" not in tracks:
@@ -180,7 +180,7 @@ def _csd_files(raw: Raw) -> list[Path]:
 def _label_file(raw: Raw, request: Request) -> Path | None:
     if request.labels is not None or raw.kind != "folder":
         return request.labels
-    return next((raw.content[name] for name in _LABEL_FILES if name in raw.content), None)
+    return next((raw.content[name] for name in LABEL_FILES if name in raw.content), None)
 
 
 def _tracks_in(raw: Raw, name: str) -> list[Track]:
@@ -276,7 +276,7 @@ def _span(video: Video, clip: Segment) -> slice:
 
 def _texts_of(report: Report, clips: Sequence[Segment], spoken: Sequence[str], request: Request) -> list[str]:
     """Choose the text of every clip, and compare the spoken words with the label file's texts."""
-    told = [(clip.row.text or "").strip() for clip in clips]
+    told = [stripped(clip.row.text or "") for clip in clips]
     if not any(spoken) or request.text_column is not None:
         if not any(told) and not request.unlabelled:
             raise SourceError(f"{report.path} has no words for its clips: give --labels with a column text")

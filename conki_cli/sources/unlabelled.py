@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from conki_cli.errors import SourceError
-from conki_cli.sources.columns import names_of
+from conki_cli.sources.clip_files import holds_clips
+from conki_cli.sources.columns import names_of, number_in
 from conki_cli.sources.features import read_features, to_score
 from conki_cli.sources.labels import LabelRow
 from conki_cli.sources.request import Options, Request
@@ -15,7 +16,6 @@ from conki_cli.store.records import SCORED, counted
 
 NO_RANGE = (-math.inf, math.inf)
 """The score range of clips without scores."""
-_FEATURES = (".npy", ".npz")
 
 
 def without_labels(corpus: Corpus) -> Corpus:
@@ -30,7 +30,12 @@ def without_labels(corpus: Corpus) -> Corpus:
 
 
 def rows_to_score(
-    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]], text_column: str | None
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    text_column: str | None,
+    *,
+    has_decimal_comma: bool,
 ) -> list[LabelRow]:
     """Return the rows of a table without scores, all of one split.
 
@@ -50,7 +55,8 @@ def rows_to_score(
         if has_names and not (row["video_id"] and row["clip_id"]):
             raise SourceError(f"{path}, row {number}: video_id and clip_id must not be empty")
         name = (row["video_id"], row["clip_id"]) if has_names else _parts_of(row.get("id") or str(number))
-        start, stop = (_seconds(row.get(key, "")) for key in ("start", "stop"))
+        times = (number_in(row.get(key, ""), has_decimal_comma=has_decimal_comma) for key in ("start", "stop"))
+        start, stop = (seconds if math.isfinite(seconds) else None for seconds in times)
         found.append(LabelRow(*name, row.get(text_column or ""), split=SCORED, start=start, stop=stop))
     return found
 
@@ -60,25 +66,13 @@ def _parts_of(name: str) -> tuple[str, str]:
     return video, clip
 
 
-def _seconds(cell: str) -> float | None:
-    try:
-        seconds = float(cell)
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) else None
-
-
 def with_folders(options: Options, source: Path | None) -> Options:
     """Take the folders audio/ and vision/ of a source, with a file per clip, as its features; or itself, so called."""
     if source is None or not source.is_dir():
         return options
     folders = [source / name for name in FRAME_MODALITIES] if source.name not in FRAME_MODALITIES else [source]
-    found = {folder.name: folder for folder in folders if _has_features(folder)}
+    found = {folder.name: folder for folder in folders if holds_clips(folder)}
     return replace(options, overrides={**found, **options.overrides})
-
-
-def _has_features(folder: Path) -> bool:
-    return any(path.suffix in _FEATURES for pattern in ("*", "*/*") for path in folder.glob(pattern))
 
 
 def read_features_alone(options: Options, request: Request) -> Corpus:

@@ -1,8 +1,9 @@
 """Files of the field that are recognised and refused by name, each with the way to convert it.
 
-Refused: MFN's HDF5 files (joined columns), bc-LSTM tuples, GCNet lists, MERTools label.npz, DeepCU and other MATLAB
-files, IEMOCAP (emotion classes, no score), archives and compressed files, torch.save files, spreadsheets, Parquet,
-Arrow, JSON, single .npy arrays, videos and sounds, and what a failed download leaves. Two targets fit everything:
+Refused: MFN's HDF5 files (joined columns), bc-LSTM tuples, GCNet lists, MERTools label.npz, MATLAB files of a whole
+data set (DeepCU) and of MATLAB 7.3, IEMOCAP (emotion classes, no score), archives and compressed files, torch.save
+files, old spreadsheets, Arrow, JSON, single .npy arrays, videos and sounds, and what a failed download leaves. Two
+targets fit everything:
 
     a pickle in MMSA's layout, {'train': {...}, 'valid': {...}, 'test': {...}} with the keys id ('video$_$clip'),
     raw_text, regression_labels, vision, audio, and vision_lengths, audio_lengths for real frames
@@ -16,7 +17,7 @@ from typing import Any
 
 from conki_cli.errors import SourceError
 from conki_cli.sources.clip_lists import is_clip_list
-from conki_cli.sources.columns import SPLIT_NAMES, plain_key
+from conki_cli.sources.columns import plain_key, split_of
 from conki_cli.sources.raw.hdf5 import damage_in
 from conki_cli.sources.request import Raw
 
@@ -33,7 +34,10 @@ _UNPACK = "an archive or compressed file: unpack it and name the file in it"
 _RAW_MEDIA = f"raw video or sound, which is not read yet: extract features (MMSA-FET does), or {AS_FILES}"
 _TABLE = f"a table that is not read: {AS_FILES}"
 _TORCH = f"a torch.save file: load it with torch in a place where you trust it, and {AS_MMSA}"
-_MATLAB = f"a MATLAB file (DeepCU has its features so): load it with scipy or h5py, and {AS_MMSA}"
+_MATLAB = (
+    "a MATLAB file: a folder with one .mat per clip is read by --vision and --audio; a data set in one file, as of "
+    f"DeepCU: load it with scipy or h5py, and {AS_MMSA}"
+)
 
 _MAGIC: dict[bytes, str] = {  # first bytes -> what it is and what to do
     b"MATLAB 5.0 MAT-file": _MATLAB,
@@ -50,7 +54,6 @@ _MAGIC: dict[bytes, str] = {  # first bytes -> what it is and what to do
     b"ID3": _RAW_MEDIA,
     b"fLaC": _RAW_MEDIA,
     b"OggS": _RAW_MEDIA,
-    b"PAR1": f"Parquet, {_TABLE}",
     b"ARROW1": f"Arrow, {_TABLE}",
     b"FEA1": f"Feather, {_TABLE}",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Excel or Word file: save the table as CSV in UTF-8",
@@ -87,7 +90,7 @@ def _other_reason(path: Path, head: bytes) -> str | None:
     if _HTML.match(head):
         return "a web page, not data: the download needs a confirmation or a login; get the file in a browser"
     if _JSON.match(head):
-        return f"JSON, {_TABLE}"
+        return f"JSON, {_TABLE}, or a .jsonl, one object per line and clip"
     return _reason_of_zip(_names_in_zip(path)) if head.startswith(b"PK\x03\x04") else None
 
 
@@ -115,8 +118,6 @@ def _reason_of_zip(names: Iterable[str]) -> str | None:
         return None
     if any(name.endswith("data.pkl") for name in found):
         return _TORCH
-    if any(name.startswith("xl/") for name in found):
-        return "an Excel file: save the table as CSV in UTF-8"
     return _UNPACK
 
 
@@ -165,9 +166,9 @@ def _reason_of_pickle(content: Any) -> str | None:
     parts = {plain_key(key): value for key, value in content.items()}
     labels = [
         value
-        for name in SPLIT_NAMES
-        if isinstance(parts.get(name), dict)
-        for key, value in parts[name].items()
+        for name, part in parts.items()
+        if split_of(name) and isinstance(part, dict)
+        for key, value in part.items()
         if plain_key(key) in ("labels", "label")
     ]
     shapes = [value.shape for value in labels if hasattr(value, "shape")]

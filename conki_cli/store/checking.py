@@ -16,6 +16,7 @@ import numpy as np
 from conki_cli import MODALITIES
 from conki_cli.errors import SourceError
 from conki_cli.files import human_size
+from conki_cli.store.orientation import looks_transposed, upright
 from conki_cli.store.records import (
     FRAME_MODALITIES,
     KNOWN_RANGES,
@@ -85,8 +86,9 @@ def check(corpus: Corpus) -> Checked:
             )
     _check_size(corpus)
     _check_texts(corpus)
+    corpus, turned = upright(corpus)
     widths = {m: width for m in FRAME_MODALITIES if (width := _width_of(corpus, m)) is not None}
-    found = _Findings(warnings=list(corpus.notes))
+    found = _Findings(warnings=[*corpus.notes, *turned])
     splits = _without_repetitions(corpus, _with_scores(corpus, found), found)
     for split in SPLITS:
         if not splits[split] and not corpus.unlabelled:
@@ -106,8 +108,8 @@ def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any
 
     Returns:
         `format`; `padding` per modality; `padding_share`: what padding every clip to the longest would add, as a share
-        of the padded frames; `remarks`; and what was found: `left_out`, `without_frames`, `unimodal_left_out`,
-        `empty_texts`, `repeated_texts`.
+        of the padded frames; `remarks`; `texts`, if any were repaired or could not be; and what was found: `left_out`,
+        `without_frames`, `unimodal_left_out`, `empty_texts`, `repeated_texts`.
     """
     samples = list(chain.from_iterable(corpus.splits[split] for split in SPLITS))
     shares = {}
@@ -119,6 +121,7 @@ def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any
         "padding": dict(corpus.padding),
         "padding_share": shares,
         "remarks": list(corpus.remarks),
+        **({"texts": dict(corpus.repaired["text"])} if corpus.repaired.get("text") else {}),
         **found,
     }
 
@@ -167,23 +170,41 @@ def _check_texts(corpus: Corpus) -> None:
 
 def _width_of(corpus: Corpus, modality: str) -> int | None:
     """Return the features per frame that all clips with frames have; None where no clip has a frame."""
-    width: int | None = None
+    widths: dict[int, tuple[int, Sample]] = {}  # how many clips have it, and the first of them
+    shapes: list[tuple[int, int]] = []
     for sample in _samples(corpus):
         frames = getattr(sample, modality)
         if frames is None or (frames.shape and not frames.shape[0]):
             continue
         if len(frames.shape) != 2 or not frames.shape[1]:
             raise SourceError(
-                f"{corpus.source}: {modality} of {sample.id[:60]!r} must be numbers [frames, features], "
-                f"found the shape {tuple(frames.shape)}"
+                f"{corpus.source}: {modality} of {_named_with_file(sample, modality)} must be numbers "
+                f"[frames, features], found the shape {tuple(frames.shape)}"
             )
-        width = width or int(frames.shape[1])
-        if frames.shape[1] != width:
-            raise SourceError(
-                f"{corpus.source}: {modality} must have {width} features per frame everywhere, "
-                f"{sample.id[:60]!r} has {frames.shape[1]}"
-            )
-    return width
+        shapes.append((int(frames.shape[0]), int(frames.shape[1])))
+        count, first = widths.get(shapes[-1][1], (0, sample))
+        widths[shapes[-1][1]] = count + 1, first
+    if len(widths) > 1:
+        raise SourceError(f"{corpus.source}: {_unequal_widths(modality, widths, shapes)}")
+    return next(iter(widths), None)
+
+
+def _unequal_widths(modality: str, widths: Mapping[int, tuple[int, Sample]], shapes: Sequence[tuple[int, int]]) -> str:
+    usual = max(widths, key=lambda width: widths[width][0])
+    odd, (_, sample) = next((width, found) for width, found in widths.items() if width != usual)
+    hint = ""
+    if looks_transposed(shapes):
+        hint = "; if rows are features and columns are frames, save the arrays transposed (array.T)"
+    return (
+        f"{modality} must have {usual} features per frame everywhere, {_named_with_file(sample, modality)} has {odd}"
+        f"{hint}"
+    )
+
+
+def _named_with_file(sample: Sample, modality: str) -> str:
+    """Name a clip, and the file that holds nothing else than its frames if there is one."""
+    path = getattr(getattr(sample, modality), "path", None)
+    return f"{sample.id[:60]!r}" + (f" ({path})" if path is not None else "")
 
 
 Splits = dict[str, list[Sample]]

@@ -21,6 +21,8 @@ SCORED = "test"
 """The one split of a store of clips to be scored."""
 PUBLISHED_SIZES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "sims": (1368, 456, 457)}
 """Clips in train, valid and test as published."""
+PUBLISHED_LOST_TEXTS = {"mosei": 28}
+"""Texts that were published with U+FFFD."""
 KNOWN_RANGES: dict[str, tuple[float, float]] = {
     "mosi": (-3, 3),
     "mosei": (-3, 3),
@@ -81,7 +83,7 @@ class Corpus:
         source_format: name of its format.
         source_sha256: SHA-256 of the file; of a folder, over the names and contents of the files that were read.
         source_bytes: size of the files that were read; bounds what they may declare. 0: not bounded.
-        repaired: counts per modality of what the reader mended.
+        repaired: counts per modality of what the reader mended; of text, also what could not be mended.
         notes: warnings; `--strict` makes errors of them.
         remarks: what the reader did, understood or left out that is no reason to worry.
         padding: per modality the side that padding was removed from, such as "end, by the lengths in the file".

@@ -38,6 +38,8 @@ class Row:
     """Name of the run, for files."""
     seeds: Sequence[int] | None = None
     """Those of the values; None: the first of the table's."""
+    is_constant: bool = False
+    """Whether it is a constant prediction: the same for every seed, and without a correlation."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def _mark(text: str, footnotes: dict[str, int]) -> int:
 
 def _label_cell(row: Row, info: TableInfo, footnotes: dict[str, int], suffix: str = "") -> Cell:
     notes = [row.note] if row.note else []
+    if row.is_constant:
+        return Cell(row.label + suffix)
     num_seeds = max((len(values) for values in row.values.values()), default=len(info.seeds))
     if row.seeds is not None and list(row.seeds) != list(info.seeds):
         notes.append(seeds_text(row.seeds))
@@ -170,6 +174,8 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
     for name in column.metrics:
         values = numbers(row.values.get(name, ()))
         mean, deviation = mean_and_deviation(values)
+        if row.is_constant and math.isnan(mean):
+            values = []
         if values and math.isnan(mean):
             marks.append(_mark(_undefined_note(row, name, values, info), footnotes))
         is_shown = bool(values) and (info.threshold is not None or name not in TWO_CLASSES)

@@ -141,7 +141,12 @@ def _bar(counts: Sequence[int], number: int) -> str:
 
 def _store_remarks(description: Mapping[str, Any]) -> list[str]:
     remarks = [str(remark) for remark in description["report"].get("remarks", [])]
-    return remarks + [line for m, counts in description["repaired"].items() for line in padding_lines(m, counts)]
+    padding = description["report"].get("padding", {})
+    return remarks + [
+        line
+        for m, counts in description["repaired"].items()
+        for line in padding_lines(m, counts, str(padding.get(m, "")))
+    ]
 
 
 def _store_warnings(description: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Evaluated runs and compared systems as rows of a table and as the object of `--json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from conki_cli.comparison import TESTED, Comparison, System, Verdict, explanation, marks
@@ -8,12 +8,36 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import TWO_CLASSES
 from conki_cli.tables.grid import Row, TableInfo, published_row
 
+MEDIAN = "predicting the training median"
+"""Label of the row that shows what the best constant gives: a model must be better."""
+
 
 def run_row(label: str, config: RunConfig, result: Mapping[str, Any]) -> Row:
     """Make the row of a run from what `runs.evaluate_run` says, with the paper's numbers."""
     values = {name: summary["values"] for name, summary in result["metrics"].items()}
     published = _published(config, result)
     return Row(label, values, published, undefined=result["undefined"], run=result["run"], seeds=result["seeds"])
+
+
+def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Mapping[str, Any]]]) -> tuple[list[Row], TableInfo]:
+    """Make the table of runs, each a label, its settings and what `runs.evaluate_run` says of it."""
+    results = [result for *_, result in evaluated]
+    notes = [line for label, _, result in evaluated for line in warning_lines(label, result)]
+    return [*(run_row(*one) for one in evaluated), *median_rows(results)], table_info(results, notes)
+
+
+def median_rows(results: Sequence[Mapping[str, Any]], metrics: Collection[str] | None = None) -> list[Row]:
+    """Make the last row of a table, the best constant; none where no run stored it (version 1)."""
+    known = next((result["median"] for result in results if result["median"] is not None), None)
+    if known is None:
+        return []
+    values = {name: [value] for name, value in known["metrics"].items() if metrics is None or name in metrics}
+    return [Row(MEDIAN, values, seeds=(), is_constant=True)]
+
+
+def warning_lines(label: str, result: Mapping[str, Any]) -> list[str]:
+    """Return the warnings about a run's training, with its label in front."""
+    return [f"warning: {label}, {line}" for line in result["warnings"]]
 
 
 def table_info(results: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> TableInfo:
@@ -35,7 +59,10 @@ def comparison_rows(found: Comparison) -> tuple[list[Row], TableInfo]:
     """Make the rows of compared systems, with a mark where one differs from the first, and what stands around them."""
     verdicts = (None, *found.verdicts)
     rows = [_system_row(system, verdict, found) for system, verdict in zip(found.systems, verdicts, strict=True)]
-    return rows, table_info([system.result for system in found.systems], explanation(found))
+    results = [system.result for system in found.systems]
+    warnings = [line for system in found.systems for line in warning_lines(system.label, system.result)]
+    rows += median_rows(results, {name for row in rows for name in row.values})
+    return rows, table_info(results, [*explanation(found), *warnings])
 
 
 def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> Row:

@@ -3,6 +3,7 @@
 Torch and transformers are imported inside the functions: they take seconds, and half of the commands need neither.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ from conki_cli.text.folders import (
     require,
     require_safetensors,
 )
+from conki_cli.text.tokens import max_tokens
+from conki_cli.text.vocabulary import check_vocabulary
+from conki_cli.text.weights import Report, check_weights, prefix_mapping
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -32,14 +36,27 @@ _FETCHED = {
     WEIGHT_FILES: ["config.json", "*.safetensors", "*.safetensors.index.json"],
 }
 
+_BASE, _LARGE = (768, 12), (1024, 24)
+KNOWN_SIZES = {
+    **dict.fromkeys(("bert-base-uncased", "bert-base-cased", "bert-base-chinese", "roberta-base"), _BASE),
+    **dict.fromkeys(("bert-base-multilingual-cased", "bert-base-multilingual-uncased", "xlm-roberta-base"), _BASE),
+    **dict.fromkeys(("bert-large-uncased", "bert-large-cased", "roberta-large", "xlm-roberta-large"), _LARGE),
+}
+"""Hidden size and number of layers by hub name; the same names with their organisation, google-bert/ or FacebookAI/."""
 
-def encoder_identity(name_or_path: str) -> str:
+
+def encoder_identity(name_or_path: str, *, reads_text: bool = True) -> str:
     """Name the encoder's content: a hub name is itself, a folder is a fingerprint of what lies in it.
 
     The fingerprint covers the names, sizes and bytes of configuration and tokenizer files and samples of the weight
     files, so a copy under another path is the same encoder and other weights are another one. Needs no torch.
     """
-    folder = local_folder(name_or_path, _ENCODER)
+    try:
+        folder = local_folder(name_or_path, _ENCODER)
+    except EncoderError as error:
+        if reads_text:
+            raise
+        raise _unknown_width(error) from error
     if folder is None:
         return name_or_path
     require(folder, CONFIG_FILES, "config.json", _ENCODER)
@@ -73,6 +90,33 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
     return config
 
 
+def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, int]:
+    """Return the hidden size D, which is the width of the whole network, and the number of layers.
+
+    Those of well-known encoders are known without a file or the hub.
+
+    Raises:
+        EncoderError: the encoder cannot be found, or does not describe an encoder of one token sequence.
+    """
+    known = KNOWN_SIZES.get(name_or_path.removeprefix("google-bert/").removeprefix("FacebookAI/"))
+    try:
+        if known is not None and local_folder(name_or_path, _ENCODER) is None:
+            return known
+        config = encoder_config(name_or_path)
+    except EncoderError as error:
+        if reads_text:
+            raise
+        raise _unknown_width(error) from error
+    return config.hidden_size, config.num_hidden_layers
+
+
+def _unknown_width(error: EncoderError) -> EncoderError:
+    return EncoderError(
+        f"a run without text is as wide as its text encoder, and that width is not known here ({error}): give "
+        "--encoder bert-base-uncased, or a folder with the encoder's config.json"
+    )
+
+
 def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     """Load the encoder's own tokenizer.
 
@@ -91,31 +135,57 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def load_reader(name_or_path: str) -> "tuple[PreTrainedTokenizerBase, int]":
+    """Load the encoder's own tokenizer, with the number of tokens that the encoder takes at once.
+
+    Raises:
+        EncoderError: either cannot be found or read, or they do not fit each other.
+    """
+    tokenizer, config = load_tokenizer(name_or_path), encoder_config(name_or_path)
+    check_vocabulary(tokenizer, config, name_or_path)
+    return tokenizer, max_tokens(tokenizer, config)
+
+
 def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]":
     """Load the pretrained encoder in float32, with the names of the parameters that its checkpoint lacks.
 
-    Missing parameters (a pooler, usually) hold random values drawn from torch's global generator.
+    Only a pooler's may be missing; they hold random values drawn from torch's global generator. A prefix that all
+    names share, such as `module.` or `bert.`, is ignored.
 
     Raises:
-        EncoderError: it cannot be found or read, is stored as a pickle, or its weights are another model's.
+        EncoderError: it cannot be found or read, is stored as a pickle, lacks other weights than a pooler's, or holds
+            weights of another shape or that are not finite.
     """
+    import torch
+
     folder = _encoder_folder(name_or_path, WEIGHT_FILES)
     encoder_config(str(folder))
     require_safetensors(folder, _ENCODER)
     with explained(folder, "weights"):
-        from transformers import AutoModel
+        before = torch.get_rng_state()
+        model, report = _loaded(folder)
+        if mapping := prefix_mapping(report):
+            torch.set_rng_state(before)  # so that a pooler gets the values that it would get without the prefix
+            model, report = _loaded(folder, mapping)
+        model = model.float()  # the checkpoint's precision may be another; we always train from float32
+        missing = check_weights(model, report, folder, noun=_ENCODER.noun)
+    return model, missing
 
-        model, report = AutoModel.from_pretrained(
-            str(folder), use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
-    names = {name for name, _ in model.named_parameters()}
-    missing = frozenset(report["missing_keys"]) & names
-    if 2 * len(missing) > len(names):
-        raise EncoderError(
-            f"the weights in {folder} must fit its config.json, but {len(missing)} of {len(names)} parameters are not "
-            "among them: fetch or save the encoder again"
-        )
-    return model.float(), missing  # the checkpoint's precision may be lower; we always train from float32
+
+def _loaded(folder: Path, key_mapping: Mapping[str, str] | None = None) -> "tuple[PreTrainedModel, Report]":
+    """Load an encoder and what transformers reports of its weights; weights of another shape are reported, too."""
+    from transformers import AutoModel
+
+    model, report = AutoModel.from_pretrained(
+        str(folder),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        key_mapping=key_mapping,
+    )
+    return model, report
 
 
 def backbone_from_config(folder: str | Path) -> "PreTrainedModel":

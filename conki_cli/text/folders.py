@@ -17,6 +17,7 @@ from pathlib import Path
 
 from conki_cli.errors import EncoderError
 from conki_cli.files import atomic_path, disk_error, system_error_in, unreadable
+from conki_cli.workspace import is_path
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s for a network that is not there
@@ -72,14 +73,19 @@ def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
     path, is_file = Path(name_or_path), False
     with contextlib.suppress(OSError, RuntimeError):  # a path too long, a ~ of nobody: no folder either way
         path = path.expanduser()
-        if path.is_dir():
+        if path.is_dir() and not _only_shares_a_name(name_or_path, path):
             return path
-        is_file = path.exists()
-    if is_file:
+        is_file = path.exists() and not path.is_dir()
+    if is_file and (is_path(name_or_path) or not _HUB_NAME.fullmatch(name_or_path)):
         raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file: pass the folder that holds it")
     if not _HUB_NAME.fullmatch(name_or_path):
         raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either: check {kind.option}")
     return None
+
+
+def _only_shares_a_name(name: str, folder: Path) -> bool:
+    """Tell whether a folder here is called like a model of the hub and holds no model: then the hub's is meant."""
+    return not is_path(name) and _HUB_NAME.fullmatch(name) is not None and not has(folder, CONFIG_FILES)
 
 
 def hub_folder(
@@ -120,9 +126,9 @@ def _download(name: str, patterns: list[str], kind: ModelKind, revision: str | N
         reason = f"{type(error).__name__}: {first_line(error)}"
     at = f" --revision {revision}" if revision else ""
     raise EncoderError(
-        f"{kind.noun} {name!r} is no folder here and could not be fetched from the hub ({reason}): on a machine with "
-        f"network run `hf download {name}{at} --local-dir {name.rpartition('/')[2]}` once, copy that folder and pass "
-        f"{kind.option} FOLDER"
+        f"{kind.noun} {name!r} is no folder with a model here and could not be fetched from the hub ({reason}): on a "
+        f"machine with network run `hf download {name}{at} --local-dir {name.rpartition('/')[2]}` once, copy that "
+        f"folder and pass {kind.option} FOLDER"
     )
 
 

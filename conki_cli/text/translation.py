@@ -33,6 +33,8 @@ from conki_cli.text.folders import (
     require_safetensors,
 )
 from conki_cli.text.tokens import max_tokens, tokenize
+from conki_cli.text.vocabulary import check_vocabulary, count_tokens
+from conki_cli.text.weights import check_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +51,7 @@ _SEARCH_SETTINGS = (
 )
 _BATCH_SIZE = 32  # with the usual 4-6 beams about 200 rows: enough for a GPU, and little is lost on interruption
 _LOCK_SECONDS = 60.0
+_UNKNOWN = 0.8  # share of unknown tokens from which on a model is refused
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS translations (model TEXT, sentence TEXT, translation TEXT NOT NULL, "
     "truncated INTEGER NOT NULL, PRIMARY KEY (model, sentence)) WITHOUT ROWID"
@@ -110,6 +113,7 @@ def translate(
         advance(len(rows) - left, "from the cache")
         if missing:
             translator = _load(model, device)
+            _check_known(translator, sorted(missing), model)
             for batch in _batches(counts, missing):
                 _keep(connection, identity, _translated(translator, batch))
                 advance(sum(counts[sentence] for sentence in batch), f"sentences of {len(batch[0])} characters")
@@ -207,20 +211,33 @@ def _load(model: str, device: str) -> _Translator:
         from transformers import MarianTokenizer
 
         tokenizer = MarianTokenizer.from_pretrained(str(folder), local_files_only=True)
+        check_vocabulary(tokenizer, config, model)
     with explained(folder, "weights"), torch.random.fork_rng(devices=[]):
         from transformers import MarianMTModel
 
         network, report = MarianMTModel.from_pretrained(
-            str(folder), config=config, use_safetensors=True, local_files_only=True, output_loading_info=True
+            str(folder),
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-        if report["missing_keys"]:  # they would hold random values
-            raise EncoderError(
-                f"the weights in {folder} must fit its config.json, but {len(report['missing_keys'])} parameters are "
-                "not among them: fetch or save it again"
-            )
+        check_weights(network, report, folder, noun=_TRANSLATOR.noun)
         _fix_generation(network)
         network = network.float().eval().to(place)
     return _Translator(tokenizer, network, max_tokens(tokenizer, config))
+
+
+def _check_known(translator: _Translator, sentences: Sequence[str], model: str) -> None:
+    """Refuse a model of another language before any of its translations is kept."""
+    tokens = tokenize(translator.tokenizer, sentences, max_length=translator.max_length)
+    counts = count_tokens(translator.tokenizer, *tokens)
+    if counts.unknown_share >= _UNKNOWN:
+        raise EncoderError(
+            f"a translation model must know the words of the texts, but {counts.percent_unknown} of their tokens are "
+            f"unknown to {model}: choose one that translates from their language"
+        )
 
 
 def _marian_config(folder: Path, model: str) -> "PretrainedConfig":

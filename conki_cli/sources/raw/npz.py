@@ -2,7 +2,7 @@
 
 An .npz is a zip archive of .npy files. Large members that are not compressed stay where they are, as `FileArray`; the
 others are unpacked into memory, at most 1 GiB of them together. Object arrays are pickles: they go through the
-restricted unpickler, and may hold texts only.
+restricted unpickler, and may hold texts, or arrays of numbers, only.
 """
 
 import io
@@ -303,7 +303,7 @@ def _objects(where: str, header: Header, data: bytes) -> npt.NDArray[Any]:
     try:
         array = read_pickle_bytes(data, where)
     except SourceError as error:
-        raise SourceError(f"{error}; object arrays of an .npz may hold texts only") from None
+        raise SourceError(f"{error}; object arrays of an .npz may hold texts, or arrays of numbers, only") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "O" or array.shape != header.shape:
         raise SourceError(f"{where} declares objects of shape {header.shape} but holds something else: get it again")
     return array

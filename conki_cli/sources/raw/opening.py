@@ -1,7 +1,6 @@
 """Open a raw file safely, whatever it is called: what it is, its first bytes tell."""
 
 import codecs
-import csv
 import re
 import stat
 from pathlib import Path
@@ -13,7 +12,7 @@ from conki_cli.store.seal import SEALED
 _HEAD_BYTES = 4096
 _OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # how a dictionary or list begins in protocols 0 and 1
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_TEXT_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def open_raw(path: Path) -> Raw:
@@ -29,7 +28,11 @@ def open_raw(path: Path) -> Raw:
         from conki_cli.sources.raw.hdf5 import open_hdf5
 
         return Raw(path, "hdf5", open_hdf5(path))
+    from conki_cli.sources.raw.tables import columns_of, first_cells
     from conki_cli.sources.unsupported import refusal_of_bytes
+
+    if (columns := columns_of(path, head)) is not None:
+        return Raw(path, "table", columns)
 
     if refusal := refusal_of_bytes(path, head):
         raise SourceError(refusal)
@@ -37,7 +40,7 @@ def open_raw(path: Path) -> Raw:
         from conki_cli.sources.raw.npz import read_npz
 
         return Raw(path, "npz", read_npz(path))
-    cells = _first_cells(head)
+    cells = first_cells(head)
     # Pickles since protocol 2 start with 0x80, all end with a full stop, and older ones have no line of columns.
     if head[0] == 0x80 or head.startswith(_OLD_PICKLES) or (last == b"." and len(cells) < 2):
         from conki_cli.sources.raw.pickles import read_pickle
@@ -46,14 +49,14 @@ def open_raw(path: Path) -> Raw:
     if _is_binary(head) and len(cells) < 2:
         raise SourceError(
             f"{path} is binary and of no format that is read: `conki prepare --list-formats` explains those that are; "
-            "a table must be UTF-8, or UTF-16 with a byte order mark"
+            "a table of text must be UTF-8, or UTF-16 with a byte order mark"
         )
     return Raw(path, "table", cells)
 
 
 def _is_binary(head: bytes) -> bool:
     """Tell whether a file's first bytes are no text: control characters, or a first line that is not UTF-8."""
-    if head.startswith(tuple(mark for mark, _ in _TEXT_MARKS)):
+    if head.startswith(_TEXT_MARKS):
         return False
     try:
         head.splitlines()[0].decode()
@@ -83,13 +86,3 @@ def _ends_of(path: Path) -> tuple[bytes, bytes]:
     if not head:
         raise SourceError(f"{path} is empty: get the file again, whole")
     return head, last
-
-
-def _first_cells(head: bytes) -> list[str]:
-    """Return the cells of the first line, separated by tabs or commas; none if this is no text."""
-    encoding = next((name for mark, name in _TEXT_MARKS if head.startswith(mark)), "utf-8")
-    text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
-    line = next(iter(text.lstrip().splitlines()), "")
-    if "\0" in line or not line:
-        return []
-    return [cell.strip() for cell in next(csv.reader([line], delimiter="\t" if "\t" in line else ","))]

@@ -112,15 +112,16 @@ def array_of(dtype: object, shape: object, data: object, *, is_fortran: bool = F
 
 
 def object_array(shape: object, items: object, budget: Budget, *, is_fortran: bool = False) -> npt.NDArray[Any]:
-    """Make an object array of texts.
+    """Make an object array of texts, or of arrays of numbers.
 
     Raises:
         ValueError: it would hold anything else, or `shape` does not fit.
     """
     if not isinstance(items, list):
-        raise ValueError("an object array may hold text only")
+        raise ValueError("an object array may hold text, or arrays of numbers, only")
     budget.take_objects(8 * len(items))
-    if not all(isinstance(item, str | bytes) for item in items):
+    are_arrays = all(isinstance(item, np.ndarray | FileArray) and item.dtype.kind in "biuf" for item in items)
+    if not are_arrays and not all(isinstance(item, str | bytes) for item in items):
         raise Refused(_reason_of_objects(items))
     shape = checked_shape(shape)
     if math.prod(shape) != len(items):
@@ -131,9 +132,7 @@ def object_array(shape: object, items: object, budget: Budget, *, is_fortran: bo
 def _reason_of_objects(items: list[object]) -> str:
     if all(isinstance(item, int | float | np.generic) for item in items):
         return "it holds an object array of numbers: save it with a numeric dtype, such as float32"
-    if all(isinstance(item, np.ndarray | FileArray | Unfilled) for item in items):
-        return "it holds an object array of arrays: pad them to one length and save one array of numbers, with lengths"
-    return "an object array may hold text only: save numbers with a numeric dtype"
+    return "an object array may hold text, or arrays of numbers, only: save numbers with a numeric dtype"
 
 
 def _from_state(shape: tuple[int, ...], dtype: np.dtype[Any], data: object, is_fortran: bool) -> npt.NDArray[Any]:

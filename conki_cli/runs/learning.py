@@ -1,0 +1,95 @@
+"""Did a run learn? Its validation MAE against that of the best constant, and where its best epoch lies."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.metrics import sentiment_metrics
+from conki_cli.runs.folders import Run
+
+LEAST_GAIN = 0.05
+"""Share by which a seed's validation MAE must lie below that of the training median, else it counts as not learnt."""
+
+
+def median_of(
+    train: np.ndarray,
+    splits: Mapping[str, np.ndarray],
+    score_range: tuple[float, float],
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """Measure the best constant: the median of the training scores.
+
+    Args:
+        train: scores of the training split, [N].
+        splits: scores of the splits to measure it on, each [N].
+        score_range: of the scores.
+        threshold: what separates two classes, if it is named.
+
+    Returns:
+        {"score": the median, "metrics": {split: metrics as `sentiment_metrics` names them}}.
+    """
+    median = float(np.median(train))
+    measured = {name: constant_metrics(median, scores, score_range, threshold) for name, scores in splits.items()}
+    return {"score": median, "metrics": measured}
+
+
+def constant_metrics(
+    constant: float,
+    scores: np.ndarray,
+    score_range: tuple[float, float],
+    threshold: float | None = None,
+    protocol: str = "all",
+) -> dict[str, float]:
+    """Measure a constant prediction against scores [N]; Corr is undefined."""
+    rules: dict[str, Any] = {"score_range": score_range, "threshold": threshold, "protocol": protocol}
+    return sentiment_metrics(np.full(len(scores), constant), scores, **rules)
+
+
+def learning_warnings(run: Run, seeds: Sequence[int]) -> list[str]:
+    """Say which seeds of a run did not learn, or may not have finished learning; nothing where all is well.
+
+    Runs of version 1 did not store the training median: of those only the latter is known.
+    """
+    results = {seed: result for seed in seeds if (result := run.seed_result(seed)) is not None}
+    config, warnings = run.config, []
+    if failed := {seed: found for seed, found in results.items() if not _learnt(found)}:
+        median = next(iter(failed.values()))["median"]["metrics"]["valid"]["mae"]
+        maes = ", ".join(f"{found['metrics']['valid']['mae']:.3f}" for found in failed.values())
+        warnings.append(
+            f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_GAIN:.0%} below that of "
+            f"predicting the training median ({median:.3f}); look at {_rates(config)}, or train for more epochs"
+        )
+    at_end = {s: found for s, found in results.items() if _ends_at_best(found) and s not in failed}
+    if at_end:
+        number = "pretraining.num_epochs" if config.run.stage == "pretrain" else "optimizer.num_epochs"
+        warnings.append(
+            f"{_named(at_end)} may not have finished learning: the best epoch is the last one "
+            f"({next(iter(at_end.values()))['epochs']}); raise {number} or the learning rates"
+        )
+    return warnings
+
+
+def _learnt(result: Mapping[str, Any]) -> bool:
+    known = result.get("median")
+    if not isinstance(known, Mapping):
+        return True
+    own, constant = (found["metrics"]["valid"].get("mae") for found in (result, known))
+    return own is None or constant is None or own <= (1 - LEAST_GAIN) * constant
+
+
+def _ends_at_best(result: Mapping[str, Any]) -> bool:
+    return result.get("epochs", 0) > 1 and result.get("best_epoch") == result.get("epochs")
+
+
+def _named(seeds: Mapping[int, Any]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
+def _rates(config: RunConfig) -> str:
+    """Name the learning rates that a stage trained with."""
+    if config.run.stage == "pretrain" and not config.transfers_whole:
+        return f"pretraining.learning_rate ({config.pretraining.learning_rate:g})"
+    rates = config.optimizer
+    return f"optimizer.lr_encoders ({rates.lr_encoders:g}) and optimizer.lr_others ({rates.lr_others:g})"
