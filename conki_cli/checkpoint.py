@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import CheckpointError, ConkiError, RunError, one_line, reason_of
-from conki_cli.files import atomic_path, check_readable, disk_error, human_size
+from conki_cli.files import atomic_path, check_readable, disk_error, human_size, set_mode
 from conki_cli.runs import Run
 
 CHECKPOINT_SCHEMA = "1"
@@ -46,7 +46,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         try:
             save_file(plain, temporary, metadata=header)
             _put_header_in_order(temporary)
-            temporary.chmod(mode)  # the library puts a file of its own there, which nobody else may read
+            set_mode(temporary, mode)  # the library puts a file of its own there, which nobody else may read
         except SafetensorError as error:  # it reports a full disk as its own kind of error
             found = re.search(r"\(os error (\d+)\)", str(error))
             raise disk_error(path, OSError(int(found[1]) if found else 0, str(error))) from error

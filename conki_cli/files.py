@@ -31,9 +31,14 @@ _DISK_ERRORS = {
 }
 
 
-def disk_error(path: Path, error: OSError) -> ConkiError:
-    """Say in one line why `path` could not be written."""
-    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: nothing was written")
+NOT_OFFERED = frozenset({errno.EINVAL, errno.ENODEV, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, 524})
+"""What a file system answers that does not offer something: locks, memory maps, a flush of a folder; 524 is the
+ENOTSUPP of Linux's kernel, which has no name outside of it."""
+
+
+def disk_error(path: Path, error: OSError, otherwise: str = "see to the disk and run the command again") -> ConkiError:
+    """Say in one line why `path` could not be written, and what to do; `otherwise` where that is not known."""
+    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: {otherwise}")
     return ConkiError(f"cannot write {path}: {advice}")
 
 
@@ -84,7 +89,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     never a part. When the block fails nothing is left behind.
 
     Raises:
-        ConkiError: the folder cannot be made or written to, or the disk is full.
+        ConkiError: the folder cannot be made or written to, the disk is full, or the disk fails once the file is there.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -93,16 +98,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=_prefix_of(path), suffix=_SUFFIX, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
+        set_mode(temporary, 0o666 & ~_umask())
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
-        _flush_to_disk(path.parent)
     except OSError as error:
-        raise disk_error(path, error) from error
+        raise disk_error(path, error, "nothing was written") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # already renamed; or the disk fails for this too
+                temporary.unlink()
+    _flush_name(path)
 
 
 def _prefix_of(path: Path) -> str:
@@ -124,6 +130,12 @@ def remove_leftovers_below(folder: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+def set_mode(path: Path, mode: int) -> None:
+    """Set who may read a file, where the file system knows of that: shares of other systems do not."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -131,11 +143,28 @@ def _umask() -> int:
 
 
 def _flush_to_disk(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk, where the file system offers that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
     finally:
         os.close(handle)
+
+
+def _flush_name(path: Path) -> None:
+    """Flush the name of a file that is complete; a folder that one may write to but not read is left to the system."""
+    try:
+        _flush_to_disk(path.parent)
+    except PermissionError:
+        return
+    except OSError as error:
+        raise ConkiError(
+            f"{path} is written, but a power failure may still undo that ({error.strerror or error}): see to the disk "
+            "and run the command again"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
