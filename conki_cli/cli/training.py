@@ -16,6 +16,7 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
+from conki_cli.cli.streams import note_kept
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def finetune(
 
 
 def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
+    note_kept(str(run.path))
     screen.say(f"run: {run.path}")
     screen.compare([(run.result["label"], run)], split)
     screen.answer({"run": run.name, "path": run.path, **run.result})
@@ -114,6 +116,7 @@ def ablate(
     check_export_option(export)
     mention_damage(screen, workspace, besides=config.run.name)
     rows = work(config, drops, workspace_at(workspace), screen, overwrites=overwrite)
+    note_kept(str(workspace_at(workspace).runs))
     screen.answer({"rows": screen.compare(rows, "test", protocol=protocol, export=export)})
 
 
@@ -141,6 +144,7 @@ def demo(
     config = demo_config(encoder, parse_seeds(seeds), device)
     place = workspace_at(workspace)
     rows = work(config, list(DEMO_ROWS), place, screen)
+    note_kept(str(place.runs))
     shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:
