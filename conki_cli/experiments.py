@@ -13,7 +13,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
-from conki_cli.files import remove_leftovers_below
+from conki_cli.files import remove_leftovers_below, status_of
 from conki_cli.inference import predict_utterances
 from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, prepare
@@ -46,7 +46,7 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
     """
     check_dataset_name(dataset)
     path = workspace.store(dataset)
-    if not path.exists():
+    if status_of(path) is None:
         try:
             prepare(Preparation(dataset, workspace), reporter)
         except (SettingsError, SourceError) as error:

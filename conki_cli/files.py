@@ -12,10 +12,14 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conki_cli.errors import ConkiError
+from conki_cli.errors import ConkiError, UnreadableError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BLOCK = 4 * 2**20  # bytes that are read at once
 _PERMIT = "let your user write there (chmod u+w), or choose another place with --workspace"
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
@@ -36,46 +40,83 @@ NOT_OFFERED = frozenset({errno.EINVAL, errno.ENODEV, errno.ENOLCK, errno.ENOSYS,
 ENOTSUPP of Linux's kernel, which has no name outside of it."""
 
 
-def disk_error(path: Path, error: OSError, otherwise: str = "see to the disk and run the command again") -> ConkiError:
+def disk_error(path: Path, error: OSError, otherwise: str = "check the disk and run the command again") -> ConkiError:
     """Say in one line why `path` could not be written, and what to do; `otherwise` where that is not known."""
     advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: {otherwise}")
     return ConkiError(f"cannot write {path}: {advice}")
 
 
-_READ_ERRORS = {
-    errno.EACCES: "it is not permitted: let your user read it (chmod u+r, folders u+rx)",
-    errno.EPERM: "it is not permitted: let your user read it (chmod u+r, folders u+rx)",
-    errno.EIO: "the disk cannot give it back: restore it from a copy",
-}
+_CLOSED = "it is not permitted: let your user read it (chmod u+r, folders u+rx)"
+_READ_ERRORS = {errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the system answers where there is nothing, or can be nothing."""
+_MISLED = (0, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
+"""What it answers to HDF5 where a damaged file names impossible places."""
 
 
 def unreadable(path: Path, error: OSError, what: str = "") -> str:
     """Say in one line why `path`, which holds `what`, could not be read."""
-    return (
-        f"cannot read {what and f'the {what} '}{path}: {_READ_ERRORS.get(error.errno or 0) or error.strerror or error}"
-    )
+    said = error.strerror or str(error)
+    if error.errno not in (None, errno.EISDIR, *_MISSING):
+        said += ": check the disk or the network that it lies on, and run the command again"
+    return f"cannot read {what and f'the {what} '}{path}: {_READ_ERRORS.get(error.errno or 0) or said}"
+
+
+def unread(path: Path, error: OSError, what: str = "") -> UnreadableError:
+    """Return the error of a file or folder that is there and that the system could not read."""
+    return UnreadableError(unreadable(path, error, what))
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """Return what the system knows of a file or folder; None where there is none.
+
+    Raises:
+        UnreadableError: the system cannot tell, as a network may fail for a moment.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in _MISSING:
+            return None
+        raise unread(path, error) from error
 
 
 def check_readable(path: Path) -> None:
     """Refuse what is there but may not be read, before a library takes it for missing or damaged.
 
     Raises:
-        ConkiError: it may not be read, or the folder that it lies in may not.
+        UnreadableError: it may not be read, or the folder that it lies in may not, or the system fails to.
     """
-    try:
-        wanted = os.R_OK | (os.X_OK if stat.S_ISDIR(path.stat().st_mode) else 0)
-        if not os.access(path, wanted):
-            raise PermissionError(errno.EACCES, "")
-    except PermissionError as error:
-        raise ConkiError(unreadable(path, error)) from error
-    except OSError:  # it is missing, or cannot be there: whoever needs it says so
-        return
+    found = status_of(path)
+    if found is not None and not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(found.st_mode) else 0)):
+        closed = PermissionError(errno.EACCES, "")
+        raise unread(path, closed) from closed
 
 
 def system_error_in(error: Exception) -> OSError | None:
-    """Return the system's error that a library written in Rust tells in words alone; None where it tells of none."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+    """Return the system's error behind one that a library tells, be it in words alone; None where there is none.
+
+    Libraries written in Rust say "(os error 5)", torch "unable to mmap ... (19)", HDF5 "errno = 5".
+    """
+    if isinstance(error, OSError) and error.errno is not None and "errno = " not in str(error):
+        return error
+    found = re.search(r"\(os error (\d+)\)|unable to (?:mmap|open) .*\((\d+)\)|\berrno = (\d+)", str(error))
+    if found is None or (found[3] and int(found[3]) in _MISLED):
+        return None
+    number = int(next(filter(None, found.groups())))
+    return OSError(number, os.strerror(number))
+
+
+def check_read(path: Path, error: Exception) -> None:
+    """Raise the system's failure behind an error about a file; what is left is the fault of its content.
+
+    Raises:
+        UnreadableError: the system could not read the file, so nothing is known of its content.
+    """
+    if isinstance(error, UnreadableError):
+        raise error
+    if (found := system_error_in(error)) is not None and found.errno not in _MISSING:
+        raise unread(path, found) from error
 
 
 _SUFFIX = ".part"
@@ -162,7 +203,7 @@ def _flush_name(path: Path) -> None:
         return
     except OSError as error:
         raise ConkiError(
-            f"{path} is written, but a power failure may still undo that ({error.strerror or error}): see to the disk "
+            f"{path} is written, but a power failure may still undo that ({error.strerror or error}): check the disk "
             "and run the command again"
         ) from error
 
@@ -197,13 +238,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def obstacle_at(path: Path) -> str:
     """Say what lies where a file should: a folder, or a pipe or device that would be waited for; mostly nothing."""
-    return "" if path.is_file() or not path.exists() else "a folder" if path.is_dir() else "no ordinary one"
+    found = status_of(path)
+    if found is None or stat.S_ISREG(found.st_mode):
+        return ""
+    return "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary one"
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file of our own.
 
     Raises:
+        UnreadableError: the system cannot read it.
         ConkiError: the file is missing or is not JSON.
     """
     try:
@@ -211,6 +256,7 @@ def read_json(path: Path) -> Any:
             raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        check_read(path, error)
         raise ConkiError(unreadable(path, error)) from error
     except (ValueError, RecursionError) as error:
         raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
@@ -238,6 +284,37 @@ def append_line(path: Path, line: str) -> None:
             stream.write(line + "\n")
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def read_tensors(path: Path, *, only_header: bool = False) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Read the tensors of a safetensors file (none with `only_header`), and the words in its header.
+
+    The library maps the file into memory, where a disk that fails would end the process by a signal. So every byte is
+    read plainly first; and the library gets the bytes where the file system offers no maps.
+
+    Raises:
+        OSError: the file cannot be read.
+        SafetensorError: it is damaged; a failure of the system is told in words, as `system_error_in` reads them.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load
+
+    block = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as stream:
+        while stream.readinto(block):
+            """Only whether it can be read counts."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = () if only_header else stored.keys()
+            return {name: stored.get_tensor(name) for name in names}, dict(stored.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        found = system_error_in(error)
+        if found is None or found.errno not in NOT_OFFERED:
+            raise
+    content = path.read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {} if only_header else tensors, dict(header.get("__metadata__", {}))
 
 
 def sha256_of(path: Path) -> str:

@@ -60,7 +60,7 @@ def secure_streams() -> None:
 
 def _secured(stream: TextIO | None, number: int) -> TextIO:
     if stream is None:
-        stream = open(number, "w", encoding="utf-8", closefd=False)
+        stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     with contextlib.suppress(OSError):
