@@ -59,7 +59,7 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
         ConkiError: another process prepares the same store, or it cannot be written.
     """
     check_dataset_name(task.dataset)
-    with locked(store_lock(task.path), what=str(task.path)):
+    with locked(store_lock(task.path), what=str(task.path), say=reporter.say):
         remove_leftovers(task.path)  # of a process that was killed: the lock is ours
         with reporter.steps(f"reading {task.dataset}", 0) as advance:
             corpus = read_corpus(

@@ -134,7 +134,7 @@ def test_a_disk_that_fails_once_the_file_is_there_is_not_said_to_have_written_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync_of_folders_failing(monkeypatch, errno.EIO)
-    with pytest.raises(ConkiError, match=r"file is written, but a power failure .* \(Input/output error\): see to the"):
+    with pytest.raises(ConkiError, match=r"file is written, but a power failure .* \(Input/output error\): check the"):
         write_text(tmp_path / "file", "text")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "text"
 

@@ -27,6 +27,7 @@ SHIM = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -47,6 +48,7 @@ ssize_t pread64(int h, void *b, size_t n, off64_t o) { return fails("read", h) ?
 ssize_t preadv64(int h, const struct iovec *v, int n, off64_t o) {
   return fails("read", h) ? -1 : REAL(preadv64)(h, v, n, o);
 }
+int flock(int h, int operation) { return fails("flock", h) ? -1 : REAL(flock)(h, operation); }
 void *mmap(void *a, size_t n, int p, int f, int h, off_t o) {
   return fails("mmap", h) ? MAP_FAILED : REAL(mmap)(a, n, p, f, h, o);
 }
@@ -157,6 +159,17 @@ def test_a_checkpoint_that_could_not_be_read_stays_and_nothing_takes_its_place(
 def test_a_run_continues_where_there_are_no_memory_maps(space: Path, shim: Path) -> None:
     done = run(space, shim, "mmap", "/runs/", errno.ENODEV, "-c", LATEST)
     assert done.stdout == "True 2\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524])
+def test_a_file_system_without_locks_is_said_once_and_is_no_obstacle(number: int, tmp_path: Path, shim: Path) -> None:
+    for words in (["prepare", "--dataset", "demo"], ["inspect", "demo"]):
+        done = run(tmp_path, shim, "flock", "/", number, "-m", "conki_cli", *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        assert done.stderr.count("this file system has no locks") == (words[0] == "prepare")
+        assert "SoftFileLock" not in done.stderr
+    assert [path.name for path in (tmp_path / "features").glob("*.owner*")] == []
 
 
 # --- within this process ------------------------------------------------------------------------------------------
