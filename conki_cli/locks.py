@@ -7,6 +7,7 @@ import os
 import shlex
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -90,6 +91,20 @@ def _lacking(path: Path) -> str:
     finally:
         os.close(handle)
     return ""
+
+
+def offers_record_locks(folder: Path) -> bool:
+    """Say whether the file system of a folder offers the locks of `fcntl`, which SQLite needs."""
+    try:
+        import fcntl
+    except ImportError:  # only Unix has it; other systems have others
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NOT_OFFERED
+    return True
 
 
 def _acquired(lock: "BaseFileLock", note: Path, what: str, *, wait: bool, say: Callable[[str], None]) -> str:

@@ -14,8 +14,9 @@ import pytest
 
 from conki_cli.doctor.traces import holder_of
 from conki_cli.errors import ConkiError
-from conki_cli.locks import _touch, locked
+from conki_cli.locks import _touch, lock_beside, locked
 from conki_cli.screen import Screen
+from conki_cli.text.translation import _opened
 
 pytestmark = pytest.mark.usefixtures("without_locks")
 
@@ -127,6 +128,24 @@ def test_only_one_of_many_takes_a_lock_that_is_stale(lock: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == [1]
+
+
+def test_the_cache_of_translations_needs_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    cache = tmp_path / "c ?#%.sqlite"
+    with _opened(cache) as connection:
+        connection.execute("INSERT INTO translations VALUES ('m', 'a', 'b', 0)")
+        connection.commit()
+        with (
+            pytest.raises(ConkiError, match="another process is writing the cache"),
+            locked(lock_beside(cache), what="the cache"),
+        ):
+            pass
+    with _opened(cache) as connection:
+        assert connection.execute("SELECT translation FROM translations").fetchall() == [("b",)]
 
 
 def test_what_is_not_guarded_is_said_once_by_a_screen(lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
