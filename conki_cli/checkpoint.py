@@ -19,18 +19,8 @@ from torch import Tensor, nn
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import CheckpointError, ConkiError, RunError, one_line, reason_of
-from conki_cli.files import (
-    atomic_path,
-    check_read,
-    check_readable,
-    disk_error,
-    human_size,
-    read_tensors,
-    set_mode,
-    status_of,
-    system_error_in,
-    unread,
-)
+from conki_cli.files import atomic_path, disk_error, read_tensors, set_mode
+from conki_cli.readable import check_read, check_readable, human_size, status_of, system_error_in, unread
 from conki_cli.runs import Run
 
 CHECKPOINT_SCHEMA = "1"

@@ -13,10 +13,11 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label, switch_label
 from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
-from conki_cli.files import remove_leftovers_below, status_of
+from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
 from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, prepare
+from conki_cli.readable import status_of
 from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.labels import read_texts

@@ -25,17 +25,10 @@ import torch
 
 from conki_cli.batches import Inputs, pad_tokens
 from conki_cli.errors import ConkiError, StoreError, reason_of
-from conki_cli.files import (
-    atomic_path,
-    check_read,
-    check_readable,
-    disk_error,
-    human_size,
-    remove_leftovers,
-    status_of,
-)
+from conki_cli.files import atomic_path, disk_error, remove_leftovers
 from conki_cli.locks import forget_killed, lock_beside, locked
 from conki_cli.packing import Packing
+from conki_cli.readable import check_read, check_readable, human_size, status_of
 from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.opening import open_hdf5

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.errors import ConkiError, one_line
-from conki_cli.files import NOT_OFFERED, disk_error
+from conki_cli.files import disk_error
+from conki_cli.readable import NOT_OFFERED
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

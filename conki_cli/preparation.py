@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conki_cli.files import human_size, remove_leftovers
+from conki_cli.files import remove_leftovers
 from conki_cli.locks import locked
+from conki_cli.readable import human_size
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from conki_cli import checkpoint
 from conki_cli.errors import CheckpointError
-from conki_cli.files import atomic_path, status_of
+from conki_cli.files import atomic_path
+from conki_cli.readable import status_of
 from conki_cli.runs import Run, check_is_file
 from conki_cli.training import Plan, Position, Progress
 from conki_cli.workspace import Reporter

@@ -20,19 +20,11 @@ from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
 from conki_cli.errors import CheckpointError, ConkiError, SettingsError, StoreError, UnreadableError
 from conki_cli.evaluation import check_memory, memory_advice, predict
-from conki_cli.files import (
-    append_line,
-    human_size,
-    read_json,
-    remove_leftovers_below,
-    status_of,
-    to_json,
-    write_json,
-    write_text,
-)
+from conki_cli.files import append_line, read_json, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
+from conki_cli.readable import human_size, status_of
 from conki_cli.runs import Predictions, Run, check_is_file, discard_run, finish_run, open_run, write_predictions
 from conki_cli.signals import postponed
 from conki_cli.store import SPLITS, FeatureStore

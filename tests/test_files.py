@@ -22,19 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conki_cli.errors import ConkiError, quoted
-from conki_cli.files import (
-    append_line,
-    atomic_path,
-    human_size,
-    read_json,
-    sha256_of,
-    size_of,
-    system_error_in,
-    to_json,
-    write_json,
-    write_text,
-)
+from conki_cli.files import append_line, atomic_path, read_json, sha256_of, size_of, to_json, write_json, write_text
 from conki_cli.locks import _touch, locked
+from conki_cli.readable import human_size, system_error_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 

@@ -17,7 +17,8 @@ import pytest
 import conki_cli
 from conki_cli import checkpoint
 from conki_cli.errors import CheckpointError, UnreadableError
-from conki_cli.files import read_tensors, status_of, system_error_in
+from conki_cli.files import read_tensors
+from conki_cli.readable import status_of, system_error_in
 from conki_cli.runs import Run
 
 SHIM = r"""

@@ -20,7 +20,7 @@ from conki_cli.config.sections import (
     RunSection,
 )
 from conki_cli.errors import SettingsError
-from conki_cli.files import check_read, unreadable
+from conki_cli.readable import check_read, unreadable
 from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")

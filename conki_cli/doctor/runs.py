@@ -28,8 +28,9 @@ from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.traces import holder_of, left_over
 from conki_cli.doctor.weights import read_checkpoint
 from conki_cli.errors import one_line, quoted
-from conki_cli.files import read_json, status_of
+from conki_cli.files import read_json
 from conki_cli.locks import lock_beside
+from conki_cli.readable import status_of
 from conki_cli.runs import Run, digest_of, stored_predictions
 from conki_cli.workspace import BUILT_IN_ENCODER
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from conki_cli.doctor.findings import Finding, size_on_disk, tried
 from conki_cli.errors import one_line, quoted
-from conki_cli.files import human_size, read_json
+from conki_cli.files import read_json
 from conki_cli.locks import is_held_by_file, lock_beside
+from conki_cli.readable import human_size
 
 LOCKS = Path("/proc/locks")
 _LONGEST_NOTE = 4096  # bytes of the note beside a lock

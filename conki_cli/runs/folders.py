@@ -18,18 +18,9 @@ from conki_cli.config.resolving import ADDED_LATER, as_tables, from_toml, to_tom
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.errors import ConkiError, RunError, SettingsError, UnreadableError
-from conki_cli.files import (
-    check_readable,
-    check_writable,
-    disk_error,
-    obstacle_at,
-    read_json,
-    size_of,
-    status_of,
-    write_json,
-    write_text,
-)
+from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text
 from conki_cli.metrics import summarize
+from conki_cli.readable import check_readable, obstacle_at, status_of
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from conki_cli.errors import RunError, one_line
-from conki_cli.files import atomic_path, check_read, unreadable
+from conki_cli.files import atomic_path
 from conki_cli.metrics import sentiment_metrics, summarize, undefined_reasons
+from conki_cli.readable import check_read, unreadable
 from conki_cli.runs.folders import Run, check_is_file
 
 _COLUMNS = ["id", "score", "prediction"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.errors import SourceError, one_line
-from conki_cli.files import human_size
+from conki_cli.readable import human_size
 from conki_cli.sources.columns import SPLIT_NAMES, fingerprint, names_of
 from conki_cli.sources.request import Raw, Request, is_chinese
 from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances

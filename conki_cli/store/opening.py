@@ -8,7 +8,7 @@ size, time and checksums.
 from pathlib import Path
 from typing import Any
 
-from conki_cli.files import NOT_OFFERED, system_error_in
+from conki_cli.readable import NOT_OFFERED, system_error_in
 
 
 def open_hdf5(path: Path) -> Any:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from conki_cli import MODALITIES
 from conki_cli.errors import StoreError, reason_of
-from conki_cli.files import check_read, check_readable, obstacle_at
+from conki_cli.readable import check_read, check_readable, obstacle_at
 from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.opening import open_hdf5
 from conki_cli.store.records import (

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from conki_cli import __version__
 from conki_cli.errors import SourceError, StoreError, UnreadableError
-from conki_cli.files import atomic_path, check_read
+from conki_cli.files import atomic_path
 from conki_cli.locks import lock_beside
+from conki_cli.readable import check_read
 from conki_cli.store.checking import Checked, check
 from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments
 from conki_cli.store.reading import FeatureStore

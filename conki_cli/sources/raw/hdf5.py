@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line, reason_of
-from conki_cli.files import check_read, human_size
+from conki_cli.readable import check_read, human_size
 from conki_cli.sources.columns import names_of
 from conki_cli.store.opening import open_hdf5 as open_to_read
 from conki_cli.store.seal import check_seal
