@@ -19,6 +19,7 @@ from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
 from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, prepare
+from conki_cli.readable import status_of
 from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.characters import repair
@@ -49,7 +50,7 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
     """
     check_dataset_name(dataset)
     path = workspace.store(dataset)
-    if not path.exists():
+    if status_of(path) is None:
         try:
             prepare(Preparation(dataset, workspace), reporter)
         except (SettingsError, SourceError) as error:

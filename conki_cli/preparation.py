@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conki_cli.files import human_size, remove_leftovers
+from conki_cli.files import remove_leftovers
 from conki_cli.locks import locked
+from conki_cli.readable import human_size
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
@@ -59,7 +60,7 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
         ConkiError: another process prepares the same store, or it cannot be written.
     """
     check_dataset_name(task.dataset)
-    with locked(store_lock(task.path), what=str(task.path)):
+    with locked(store_lock(task.path), what=str(task.path), say=reporter.say):
         remove_leftovers(task.path)  # of a process that was killed: the lock is ours
         with reporter.steps(f"reading {task.dataset}", 0) as advance:
             corpus = read_corpus(

@@ -18,12 +18,13 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.contract import Architecture, SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import CheckpointError, ConkiError, SettingsError, StoreError
+from conki_cli.errors import CheckpointError, ConkiError, SettingsError, StoreError, UnreadableError
 from conki_cli.evaluation import check_memory, memory_advice, predict
-from conki_cli.files import append_line, human_size, read_json, remove_leftovers_below, to_json, write_json, write_text
+from conki_cli.files import append_line, read_json, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import sentiment_metrics
+from conki_cli.readable import human_size, status_of
 from conki_cli.runs import (
     Predictions,
     Run,
@@ -101,7 +102,7 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
         job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
     elif not checked:
         check_network(job)
-    if job.overwrites and job.run.path.exists():
+    if job.overwrites and status_of(job.run.path) is not None:
         job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
         discard_run(job.run)
     remove_leftovers_below(job.run.path)
@@ -190,7 +191,9 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
         progress = training.start(model, job.config)
     trained, _ = model.stored_names()
     frozen = _frozen_files(job.run, seed, model)
-    missing = {path: names for path, names in frozen.items() if path != job.run.frozen_encoder or not path.exists()}
+    missing = {
+        path: names for path, names in frozen.items() if path != job.run.frozen_encoder or status_of(path) is None
+    }
     sizes = checkpoint.size_while_training(model, trained, [name for names in missing.values() for name in names])
     job, kept_as = _with_states(job, seed, model, spare=sizes[0])
     _announce(job, model, seed, sizes)
@@ -314,7 +317,7 @@ def _write_setting(job: Job, seed: int) -> None:
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
-    if "text" in job.inputs.modalities and not (folder / "config.json").exists():
+    if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
         save_encoder_files(job.encoder, folder)
 
 
@@ -341,9 +344,15 @@ def _check_stores(job: Job, seed: int) -> None:
 
 
 def _recorded_stamps(path: Path) -> dict[str, object]:
-    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged."""
+    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged.
+
+    Raises:
+        UnreadableError: the system cannot read it: it stays, with what it says.
+    """
     try:
         return {name: part["stamp"] for name, part in read_json(path)["data"].items()}
+    except UnreadableError:
+        raise
     except (ConkiError, KeyError, TypeError, AttributeError):
         return {}
 

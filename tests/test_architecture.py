@@ -17,6 +17,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 TORCH_FREE_LEFT = (
     "errors",
+    "readable",
     "files",
     "locks",
     "signals",

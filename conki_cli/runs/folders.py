@@ -17,18 +17,10 @@ from conki_cli import __version__
 from conki_cli.config.resolving import ADDED_LATER, NEVER_LEARNT, as_tables, from_toml, to_toml
 from conki_cli.config.sections import NO_EXTERNAL, RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.errors import ConkiError, RunError, SettingsError
-from conki_cli.files import (
-    check_readable,
-    check_writable,
-    disk_error,
-    obstacle_at,
-    read_json,
-    size_of,
-    write_json,
-    write_text,
-)
+from conki_cli.errors import ConkiError, RunError, SettingsError, UnreadableError
+from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text
 from conki_cli.metrics import summarize
+from conki_cli.readable import check_readable, obstacle_at, status_of
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace, is_path
 
@@ -54,6 +46,8 @@ class Run:
         check_is_file(self.path / "config.toml")
         try:
             return from_toml(self.path / "config.toml")
+        except UnreadableError:
+            raise
         except SettingsError as error:
             raise RunError(f"{error}; restore the file, or delete the run's folder") from error
 
@@ -110,8 +104,9 @@ class Run:
     def seed_result(self, seed: int) -> dict[str, Any] | None:
         """Return the result of a finished seed, None while it is unfinished."""
         path = self.seed_folder(seed) / "result.json"
-        found = read_json(path) if path.is_file() else None
-        if path.is_file() and not _describes_seed(found):
+        is_there = status_of(path) is not None and not obstacle_at(path)
+        found = read_json(path) if is_there else None
+        if is_there and not _describes_seed(found):
             raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
         result: dict[str, Any] | None = found
         return result
@@ -133,7 +128,7 @@ class Run:
         paths = [self.predictions_path(seed, split) for seed in self.finished_seeds()]
         for path in paths:
             check_is_file(path)
-        missing = [path for path in paths if not path.exists()]
+        missing = [path for path in paths if status_of(path) is None]
         for path in missing:
             check_writable(path)
         return not missing
@@ -216,7 +211,7 @@ def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], s
         RunError: a run of that name has other settings or saw other data.
     """
     run = locate_run(workspace, config)
-    if not (run.path / "result.json").exists():
+    if status_of(run.path / "result.json") is None:
         _start_run(run, config, data, score_range)
         return run
     check_data(run, data)
@@ -234,7 +229,7 @@ def check_data(run: Run, data: Mapping[str, str]) -> None:
     Raises:
         RunError: one of them is another version.
     """
-    if not (run.path / "result.json").exists():
+    if status_of(run.path / "result.json") is None:
         return
     known = run.result["data"]
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
@@ -278,9 +273,9 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
             if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
                 return run
     run = Run(workspace.runs / (check_name(config.run.name) or default_name(config)))
-    if replaces or not run.path.exists():
+    if replaces or status_of(run.path) is None:
         return run
-    if not (run.path / "result.json").exists():
+    if status_of(run.path / "result.json") is None:
         _check_without_result(run, digest, config.run.stage)
         return run
     if run.problem:
@@ -300,10 +295,12 @@ def _check_without_result(run: Run, digest: str, stage: str) -> None:
         RunError: they are others, or nothing tells what they were.
     """
     path = run.path / "config.toml"
-    if not path.exists() and not any(run.path.glob("seed-*")):
+    if status_of(path) is None and not any(run.path.glob("seed-*")):
         return
     try:
         known = run.config
+    except UnreadableError:
+        raise
     except ConkiError as error:
         raise RunError(f"run {run.name} has no result.json and no settings ({error}): give --overwrite") from error
     if (found := digest_of(known)) != digest or known.run.stage != stage:
