@@ -17,6 +17,7 @@ from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
+from conki_cli.jobs import Job, check_network, is_finished
 from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, prepare
 from conki_cli.readable import status_of
@@ -24,7 +25,7 @@ from conki_cli.runs import Predictions, Run, check_data, locate_run, write_predi
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.characters import repair
 from conki_cli.sources.labels import read_texts
-from conki_cli.stages import Job, check_network, is_finished, train_seeds
+from conki_cli.stages import train_seeds
 from conki_cli.store import FeatureStore, Utterances
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.workspace import BUILT_IN_ENCODER, Reporter, Workspace

@@ -5,24 +5,21 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conki_cli import checkpoint, resuming, training, zoo
-from conki_cli.batches import Inputs
+from conki_cli import checkpoint, resuming, training
 from conki_cli.config.resolving import to_toml
-from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.contract import Architecture, SentimentModel
+from conki_cli.contract import SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import CheckpointError, ConkiError, SettingsError, StoreError, UnreadableError
-from conki_cli.evaluation import check_memory, memory_advice, predict
+from conki_cli.errors import CheckpointError, ConkiError, StoreError, UnreadableError
+from conki_cli.evaluation import memory_advice, predict
 from conki_cli.files import append_line, read_json, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
-from conki_cli.layers import compile_positions
+from conki_cli.jobs import READ_AT_ONCE, Job, build_model, check_network, is_finished, text_report
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.readable import human_size, status_of
 from conki_cli.runs import (
@@ -33,61 +30,16 @@ from conki_cli.runs import (
     finish_run,
     learning_warnings,
     median_of,
-    open_run,
     write_predictions,
 )
 from conki_cli.signals import postponed
-from conki_cli.store import SPLITS, FeatureStore
 from conki_cli.text import (
-    TextReport,
-    backbone_from_config,
-    count_tokens,
     encoder_config,
-    encoder_sizes,
-    load_backbone,
     save_encoder_files,
 )
-from conki_cli.text_encoder import TextEncoder
-from conki_cli.workspace import Reporter, Workspace
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-_READ_AT_ONCE = 64  # clips
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage of one configuration, ready to train its seeds."""
-
-    config: RunConfig
-    run: Run
-    inputs: Inputs
-    encoder: str
-    device: torch.device
-    reporter: Reporter
-    data: Mapping[str, str] = field(default_factory=dict)
-    """Content id of every store that the run reads, by data set."""
-    overwrites: bool = False
-    """Whether what stands in the run's folder is discarded before training begins."""
-
-    @property
-    def stores(self) -> list[FeatureStore]:
-        """Every store that this stage reads."""
-        return [store for store in (self.inputs.target, self.inputs.external) if store is not None]
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that this stage reads: stage 1 never sees the external test split."""
-        return ("train", "valid") if self.config.run.stage == "pretrain" else SPLITS
-
-    def begin(self) -> None:
-        """Make the run folder, or add the seeds to the one that is there.
-
-        Raises:
-            RunError: a run of that name has other settings or saw other data.
-        """
-        open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
+    pass
 
 
 def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
@@ -110,79 +62,6 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
         if job.run.seed_result(seed) is None:
             _train_seed(job, seed, first)
     finish_run(job.run)
-
-
-def is_finished(job: Job) -> bool:
-    """Say whether nothing of a job is left to train."""
-    return all(job.run.seed_result(seed) is not None for seed in job.config.run.seeds)
-
-
-def check_network(job: Job) -> None:
-    """Refuse what can be known not to train from the inputs alone, before anything is written.
-
-    The network is built without values: nothing is drawn, nothing is loaded, no memory is taken.
-
-    Raises:
-        ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
-    """
-    config, on_cpu = job.config, job.device.type == "cpu"
-    if config.compute.precision == "tf32" and on_cpu:
-        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
-    with memory_advice(None), torch.device("meta"):
-        backbone = backbone_from_config(job.encoder) if "text" in job.inputs.modalities else None
-        model = _network(job, backbone, frozenset())
-    weights = sum(tensor.numel() for tensor in model.state_dict().values())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
-    plan = training.plan_of(config, config.run.seeds[0])
-    training.check_batches(model, len(job.inputs.learnt.split("train").ids), plan.batch_size)
-    _text_report(job).check(config.data.max_unknown)
-    if config.run.stage == "finetune":
-        _look_through(job, "test")
-
-
-def _text_report(job: Job) -> TextReport:
-    """Count tokens, unknown ones and truncated texts of every split that a stage reads; of none without text."""
-    store, tokenizer = job.inputs.learnt, job.inputs.tokenizer
-    counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in job.inputs.tokens(job.splits).items()}
-    return TextReport(store.dataset, tokenizer, counts, lambda split: store.split(split).texts)
-
-
-def _look_through(job: Job, split: str) -> None:
-    """Read a split once: numbers that no model may see are refused now, not when it is first read, after all epochs."""
-    for _ in job.inputs.batches(split, batch_size=_READ_AT_ONCE).epoch():
-        pass
-
-
-def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
-    """Build the network of a run, random under its seed, with what the stage-1 run `first` hands over."""
-    torch.manual_seed(seed)
-    config, has_text = job.config, "text" in job.inputs.modalities
-    backbone, fresh = load_backbone(job.encoder) if has_text else (None, frozenset())
-    model = _network(job, backbone, fresh)
-    if first is not None:
-        stored, _ = checkpoint.load_best(first, seed)
-        checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
-    torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
-    if config.run.compile:
-        compile_positions(model)
-    return model.to(job.device)
-
-
-def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]) -> SentimentModel:
-    """Make the network of a run around the text encoder's backbone."""
-    (width, num_layers), inputs = encoder_sizes(job.encoder, reads_text=backbone is not None), job.inputs
-    names = [name for name in inputs.modalities if name != "text"]
-    architecture = Architecture(
-        modalities=inputs.modalities,
-        width=width,
-        text_layers=num_layers,
-        widths={name: inputs.target.widths[name] for name in names},
-        positions={name: inputs.limits[name] for name in names},
-        external_widths=inputs.external_widths,
-    )
-    text = TextEncoder(backbone, width=width, fresh=fresh) if backbone is not None else None
-    return zoo.build(job.config, architecture, text)
 
 
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
@@ -303,7 +182,7 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         if count:
             job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
     if job.inputs.tokenizer is not None:
-        for line in _text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
+        for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
             job.reporter.say(line)
 
 
@@ -417,7 +296,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
         "cache": kept_as,
         "stage_1": first.name if first else None,
         "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
-        "texts": _text_report(job).as_facts(),
+        "texts": text_report(job).as_facts(),
         "parameters": {
             "all": sum(p.numel() for p in model.parameters()),
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -435,7 +314,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
 
 def _median_of(job: Job, splits: Sequence[str]) -> dict[str, Any]:
     """Measure the median of the training scores, the best constant, on some splits."""
-    scores = {name: job.inputs.batches(name, batch_size=_READ_AT_ONCE).scores() for name in ("train", *splits)}
+    scores = {name: job.inputs.batches(name, batch_size=READ_AT_ONCE).scores() for name in ("train", *splits)}
     return median_of(scores["train"], {name: scores[name] for name in splits}, job.inputs.score_range)
 
 

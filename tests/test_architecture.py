@@ -49,6 +49,7 @@ MAY_IMPORT_TORCH = (
     "training",
     "resuming",
     "inference",
+    "jobs",
     "stages",
     "experiments",
     "contests",
