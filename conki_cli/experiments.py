@@ -38,9 +38,14 @@ REAL_ENCODER_RATES = {"pretraining.learning_rate": 2e-4, "optimizer.lr_encoders"
 
 def demo_rows(encoder: str | None, seeds: tuple[int, ...], device: str) -> dict[str, RunConfig]:
     """Return the demo's configurations by label: with its own small text encoder, or with a real one."""
-    rates = REAL_ENCODER_RATES if encoder is not None else {}
-    flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device, **rates}
-    return {switch_label(drop): resolve(flags=flags, extra_drop=drop) for drop in ((), *DEMO_ROWS)}
+    flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device}
+    rows = {}
+    for drop in ((), *DEMO_ROWS):
+        rates = REAL_ENCODER_RATES if encoder is not None else {}
+        if rates and "plain-transfer" in drop:
+            rates = {**rates, "pretraining.lr_encoders": rates["optimizer.lr_encoders"]}
+        rows[switch_label(drop)] = resolve(flags={**flags, **rates}, extra_drop=drop)
+    return rows
 
 
 def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> FeatureStore:
