@@ -7,7 +7,6 @@ is unfinished `last` also holds the optimiser's state, so training continues whe
 import contextlib
 import json
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from conki_cli import __version__
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import CheckpointError, ConkiError, RunError, one_line, reason_of
-from conki_cli.files import atomic_path, check_readable, disk_error, human_size
+from conki_cli.files import atomic_path, disk_error, read_tensors, set_mode
+from conki_cli.readable import check_read, check_readable, human_size, status_of, system_error_in, unread
 from conki_cli.runs import Run
 
 CHECKPOINT_SCHEMA = "1"
@@ -46,10 +46,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         try:
             save_file(plain, temporary, metadata=header)
             _put_header_in_order(temporary)
-            temporary.chmod(mode)  # the library puts a file of its own there, which nobody else may read
+            set_mode(temporary, mode)  # the library puts a file of its own there, which nobody else may read
         except SafetensorError as error:  # it reports a full disk as its own kind of error
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            raise disk_error(path, OSError(int(found[1]) if found else 0, str(error))) from error
+            raise disk_error(path, system_error_in(error) or OSError(0, str(error))) from error
 
 
 def _put_header_in_order(path: Path) -> None:
@@ -77,22 +76,22 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
     """Read the tensors (none with `facts_only`) and the facts of a checkpoint.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing, or was read and is damaged.
         RunError: it is of another schema.
-        ConkiError: it may not be read.
+        UnreadableError: the system cannot read it, so nothing is known of its content.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     advice = _AGAIN if path.parent.name == "checkpoints" else "delete the run folder and train again"
     check_readable(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is missing", advice)
     try:
-        with safe_open(path, framework="pt") as stored:
-            header = stored.metadata() or {}
-            names = () if facts_only else stored.keys()
-            tensors = {name: stored.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+        tensors, header = read_tensors(path, only_header=facts_only)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        check_read(path, error)
+        if not isinstance(error, SafetensorError | OSError):  # torch's, such as of memory that is used up
+            raise
         raise CheckpointError(f"checkpoint {path} is damaged ({reason_of(error)})", advice) from error
     if header.get("schema") != CHECKPOINT_SCHEMA:
         raise RunError(
@@ -200,7 +199,11 @@ def check_room(folder: Path, size: int) -> None:
 def whole_lines(log: Path, last: int) -> dict[int, str]:
     """Return the lines of a log that are whole, by epoch, in order, up to an epoch; the rest may be anything."""
     found: dict[int, str] = {}
-    for line in log.read_bytes().split(b"\n") if log.exists() else []:
+    try:
+        content = log.read_bytes() if status_of(log) is not None else b""
+    except OSError as error:
+        raise unread(log, error) from error
+    for line in content.split(b"\n"):
         with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(text := line.decode("utf-8"))
             number = entry.get("epoch") if isinstance(entry, dict) else None
@@ -219,7 +222,7 @@ def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights, facts = load(path)
     if other := of_another(run, seed, facts):
         raise CheckpointError(f"checkpoint {path} {other}", _AGAIN)
-    return {**weights, **load(frozen)[0]} if frozen.exists() else weights, facts
+    return {**weights, **load(frozen)[0]} if status_of(frozen) is not None else weights, facts
 
 
 def of_another(run: Run, seed: int, facts: Mapping[str, Any]) -> str:

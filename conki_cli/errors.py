@@ -36,6 +36,13 @@ class CheckpointError(RunError):
         self.found = found
 
 
+class UnreadableError(StoreError, RunError, EncoderError, SourceError):
+    """Something that is there, and that the system could not read: it may be sound, so nothing may be done to it.
+
+    It is of every kind of thing that is read from the disk. It is no CheckpointError, so nothing takes its place.
+    """
+
+
 def one_line(text: str) -> str:
     """Return `text` on one line, with a question mark for every character that could steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

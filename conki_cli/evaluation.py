@@ -29,7 +29,7 @@ def check_memory(size: int) -> None:
     Raises:
         ConkiError: the machine has less memory altogether.
     """
-    from conki_cli.files import human_size
+    from conki_cli.readable import human_size
 
     try:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -18,13 +18,15 @@ from conki_cli.environment import choose_device
 from conki_cli.errors import RunError, SettingsError, SourceError, StoreError
 from conki_cli.files import remove_leftovers_below
 from conki_cli.inference import predict_utterances
+from conki_cli.jobs import Job, check_network, is_finished
 from conki_cli.locks import lock_beside, locked
 from conki_cli.preparation import Preparation, is_raw, prepare, prepare_to_score
+from conki_cli.readable import status_of
 from conki_cli.runs import Predictions, Run, check_data, in_training_scale, locate_run, write_predictions
 from conki_cli.sources import check_dataset_name
 from conki_cli.sources.characters import repair
 from conki_cli.sources.labels import read_texts
-from conki_cli.stages import Job, check_network, is_finished, train_seeds
+from conki_cli.stages import train_seeds
 from conki_cli.store import FeatureStore, Utterances
 from conki_cli.store.records import SCORED
 from conki_cli.text.demo_encoder import build_demo_encoder
@@ -38,9 +40,14 @@ REAL_ENCODER_RATES = {"pretraining.learning_rate": 2e-4, "optimizer.lr_encoders"
 
 def demo_rows(encoder: str | None, seeds: tuple[int, ...], device: str) -> dict[str, RunConfig]:
     """Return the demo's configurations by label: with its own small text encoder, or with a real one."""
-    rates = REAL_ENCODER_RATES if encoder is not None else {}
-    flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device, **rates}
-    return {switch_label(drop): resolve(flags=flags, extra_drop=drop) for drop in ((), *DEMO_ROWS)}
+    flags = {"data.dataset": "demo", "model.text_encoder": encoder, "run.seeds": seeds, "run.device": device}
+    rows = {}
+    for drop in ((), *DEMO_ROWS):
+        rates = REAL_ENCODER_RATES if encoder is not None else {}
+        if rates and "plain-transfer" in drop:
+            rates = {**rates, "pretraining.lr_encoders": rates["optimizer.lr_encoders"]}
+        rows[switch_label(drop)] = resolve(flags={**flags, **rates}, extra_drop=drop)
+    return rows
 
 
 def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> FeatureStore:
@@ -51,7 +58,7 @@ def open_store(workspace: Workspace, dataset: str, reporter: Reporter) -> Featur
     """
     check_dataset_name(dataset)
     path = workspace.store(dataset)
-    if not path.exists():
+    if status_of(path) is None:
         try:
             prepare(Preparation(dataset, workspace), reporter)
         except (SettingsError, SourceError) as error:

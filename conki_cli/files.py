@@ -6,16 +6,19 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conki_cli.errors import ConkiError
+from conki_cli.readable import NOT_OFFERED, check_read, obstacle_at, system_error_in, unreadable
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BLOCK = 4 * 2**20  # bytes that are read at once
 _PERMIT = "let your user write there (chmod u+w), or choose another place with --workspace"
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
@@ -31,46 +34,10 @@ _DISK_ERRORS = {
 }
 
 
-def disk_error(path: Path, error: OSError) -> ConkiError:
-    """Say in one line why `path` could not be written."""
-    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: nothing was written")
+def disk_error(path: Path, error: OSError, otherwise: str = "check the disk and run the command again") -> ConkiError:
+    """Say in one line why `path` could not be written, and what to do; `otherwise` where that is not known."""
+    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: {otherwise}")
     return ConkiError(f"cannot write {path}: {advice}")
-
-
-_READ_ERRORS = {
-    errno.EACCES: "it is not permitted: let your user read it (chmod u+r, folders u+rx)",
-    errno.EPERM: "it is not permitted: let your user read it (chmod u+r, folders u+rx)",
-    errno.EIO: "the disk cannot give it back: restore it from a copy",
-}
-
-
-def unreadable(path: Path, error: OSError, what: str = "") -> str:
-    """Say in one line why `path`, which holds `what`, could not be read."""
-    return (
-        f"cannot read {what and f'the {what} '}{path}: {_READ_ERRORS.get(error.errno or 0) or error.strerror or error}"
-    )
-
-
-def check_readable(path: Path) -> None:
-    """Refuse what is there but may not be read, before a library takes it for missing or damaged.
-
-    Raises:
-        ConkiError: it may not be read, or the folder that it lies in may not.
-    """
-    try:
-        wanted = os.R_OK | (os.X_OK if stat.S_ISDIR(path.stat().st_mode) else 0)
-        if not os.access(path, wanted):
-            raise PermissionError(errno.EACCES, "")
-    except PermissionError as error:
-        raise ConkiError(unreadable(path, error)) from error
-    except OSError:  # it is missing, or cannot be there: whoever needs it says so
-        return
-
-
-def system_error_in(error: Exception) -> OSError | None:
-    """Return the system's error that a library written in Rust tells in words alone; None where it tells of none."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 _SUFFIX = ".part"
@@ -84,7 +51,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     never a part. When the block fails nothing is left behind.
 
     Raises:
-        ConkiError: the folder cannot be made or written to, or the disk is full.
+        ConkiError: the folder cannot be made or written to, the disk is full, or the disk fails once the file is there.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -93,16 +60,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=_prefix_of(path), suffix=_SUFFIX, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
+        set_mode(temporary, 0o666 & ~_umask())
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
-        _flush_to_disk(path.parent)
     except OSError as error:
-        raise disk_error(path, error) from error
+        raise disk_error(path, error, "nothing was written") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # already renamed; or the disk fails for this too
+                temporary.unlink()
+    _flush_name(path)
 
 
 def _prefix_of(path: Path) -> str:
@@ -124,6 +92,12 @@ def remove_leftovers_below(folder: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+def set_mode(path: Path, mode: int) -> None:
+    """Set who may read a file, where the file system knows of that: shares of other systems do not."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -131,11 +105,28 @@ def _umask() -> int:
 
 
 def _flush_to_disk(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk, where the file system offers that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
     finally:
         os.close(handle)
+
+
+def _flush_name(path: Path) -> None:
+    """Flush the name of a file that is complete; a folder that one may write to but not read is left to the system."""
+    try:
+        _flush_to_disk(path.parent)
+    except PermissionError:
+        return
+    except OSError as error:
+        raise ConkiError(
+            f"{path} is written, but a power failure may still undo that ({error.strerror or error}): check the disk "
+            "and run the command again"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -166,15 +157,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value) + "\n")
 
 
-def obstacle_at(path: Path) -> str:
-    """Say what lies where a file should: a folder, or a pipe or device that would be waited for; mostly nothing."""
-    return "" if path.is_file() or not path.exists() else "a folder" if path.is_dir() else "no ordinary one"
-
-
 def read_json(path: Path) -> Any:
     """Read a JSON file of our own.
 
     Raises:
+        UnreadableError: the system cannot read it.
         ConkiError: the file is missing or is not JSON.
     """
     try:
@@ -182,6 +169,7 @@ def read_json(path: Path) -> Any:
             raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        check_read(path, error)
         raise ConkiError(unreadable(path, error)) from error
     except (ValueError, RecursionError) as error:
         raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
@@ -211,6 +199,37 @@ def append_line(path: Path, line: str) -> None:
         raise disk_error(path, error) from error
 
 
+def read_tensors(path: Path, *, only_header: bool = False) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Read the tensors of a safetensors file (none with `only_header`), and the words in its header.
+
+    The library maps the file into memory, where a disk that fails would end the process by a signal. So every byte is
+    read plainly first; and the library gets the bytes where the file system offers no maps.
+
+    Raises:
+        OSError: the file cannot be read.
+        SafetensorError: it is damaged; a failure of the system is told in words, as `system_error_in` reads them.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load
+
+    block = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as stream:
+        while stream.readinto(block):
+            """Only whether it can be read counts."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = () if only_header else stored.keys()
+            return {name: stored.get_tensor(name) for name in names}, dict(stored.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        found = system_error_in(error)
+        if found is None or found.errno not in NOT_OFFERED:
+            raise
+    content = path.read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {} if only_header else tensors, dict(header.get("__metadata__", {}))
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
@@ -222,12 +241,3 @@ def size_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
-
-
-def human_size(count: float) -> str:
-    """Render a count of bytes for people: 1536 -> '1.5 KiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -13,7 +13,6 @@ Axes: N texts of a split, T tokens of all of them, L tokens of a text, D hidden 
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +25,13 @@ import torch
 
 from conki_cli.batches import Inputs, pad_tokens
 from conki_cli.errors import ConkiError, StoreError, reason_of
-from conki_cli.files import atomic_path, check_readable, disk_error, human_size, remove_leftovers
+from conki_cli.files import atomic_path, disk_error, remove_leftovers
 from conki_cli.locks import forget_killed, lock_beside, locked
 from conki_cli.packing import Packing
+from conki_cli.readable import check_read, check_readable, human_size, status_of
 from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
+from conki_cli.store.opening import open_hdf5
 from conki_cli.store.seal import BLOCK, check_seal, seal
 from conki_cli.text_encoder import TextEncoder
 
@@ -93,6 +94,7 @@ def kept_states(
 
     Raises:
         StoreError: a kept file is damaged.
+        UnreadableError: the system cannot read one.
     """
     store, encoder = inputs.learnt, _encoder_digest(keeping.encoder)
     texts: dict[Path, Texts] = {}
@@ -101,7 +103,7 @@ def kept_states(
         made_from = [store.content_id, split, _tokens_digest(tokens), encoder, *keeping.names, keeping.precision]
         key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
         texts[keeping.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens
-    missing = {path: tokens for path, tokens in texts.items() if not os.path.exists(path)}
+    missing = {path: tokens for path, tokens in texts.items() if status_of(path) is None}
     for path in texts.keys() - missing.keys():
         forget_killed(lock_beside(path))
     if missing and not _made(missing, keeping, store.dataset, reporter):
@@ -136,7 +138,7 @@ def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporte
         with reporter.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
             for path, tokens in missing.items():
                 with locked(lock_beside(path), what=str(path), wait=True, say=reporter.say):
-                    if os.path.exists(path):  # by another process, meanwhile
+                    if status_of(path) is not None:  # by another process, meanwhile
                         advance(len(tokens), "")
                         continue
                     remove_leftovers(path)
@@ -238,14 +240,12 @@ def _full_products() -> Iterator[None]:
 
 def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
     """Open a file and compare every byte of its states with the checksum, once."""
-    import h5py
-
     offsets, made = _offsets(tokens), {}
     check_readable(path)
     try:
         opened = OpenFile(path, failure=StoreError, advice="delete it and run again")
         check_seal(path)
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             if not np.array_equal(file["offsets"][:], offsets):
                 raise ValueError("its texts are not those of the store")
             for name, shape in keeping.shapes(tokens).items():
@@ -262,6 +262,7 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
     except StoreError:
         raise
     except Exception as error:  # h5py raises of every kind on damaged files
+        check_read(path, error)
         raise StoreError(f"{path} is damaged ({reason_of(error)}): delete it and run again") from error
     return made
 

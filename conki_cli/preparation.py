@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from conki_cli.errors import ConkiError, SettingsError
-from conki_cli.files import human_size, remove_leftovers
+from conki_cli.errors import ConkiError, SettingsError, UnreadableError
+from conki_cli.files import remove_leftovers
 from conki_cli.locks import locked
+from conki_cli.readable import human_size
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
 from conki_cli.store import SPLITS, Corpus, FeatureStore, num_values, store_lock, write_store
+from conki_cli.store.opening import open_hdf5
 from conki_cli.store.records import FORMAT, counted
 from conki_cli.store.seal import SEALED
 from conki_cli.workspace import Reporter, Workspace
@@ -63,7 +65,7 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
     check_dataset_name(task.dataset)
     if task.options.unlabelled:
         _keep_labelled(task.path)
-    with locked(store_lock(task.path), what=str(task.path)):
+    with locked(store_lock(task.path), what=str(task.path), say=reporter.say):
         remove_leftovers(task.path)  # of a process that was killed: the lock is ours
         with reporter.steps(f"reading {task.dataset}", 0) as advance:
             corpus = read_corpus(
@@ -86,6 +88,8 @@ def _keep_labelled(path: Path) -> None:
     try:
         with FeatureStore(path) as store:
             is_labelled = not store.is_unlabelled
+    except UnreadableError:  # it may have scores
+        raise
     except ConkiError:  # there is none, or none that can be used
         return
     if is_labelled:
@@ -112,10 +116,8 @@ def is_raw(path: Path) -> bool:
 
 
 def _has_our_format(path: Path) -> bool:
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return bool(file.attrs.get("format") == FORMAT)
     except Exception:  # damaged: whoever opens it as a store says so
         return path.suffix == ".h5"

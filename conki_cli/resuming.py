@@ -15,6 +15,7 @@ from torch import Tensor
 from conki_cli import checkpoint
 from conki_cli.errors import CheckpointError
 from conki_cli.files import atomic_path
+from conki_cli.readable import status_of
 from conki_cli.runs import Run, check_is_file
 from conki_cli.training import Plan, Position, Progress
 from conki_cli.workspace import Reporter
@@ -36,7 +37,7 @@ def save_last(
         facts: what else the checkpoint says.
     """
     last = run.checkpoint(seed, "last")
-    if last.exists():
+    if status_of(last) is not None:
         with atomic_path(run.checkpoint(seed, "previous")) as temporary:
             temporary.unlink()
             try:
@@ -81,15 +82,16 @@ def latest(
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read the newest sound checkpoint of an unfinished seed, saying which were not; None: it begins at the start.
 
-    A damaged `last` is removed, or it would soon take the place of the sound `previous`.
+    A `last` that was read and is damaged is removed, or it would soon take the place of the sound `previous`.
 
     Raises:
+        UnreadableError: the system cannot read one: it stays, and nothing takes its place.
         RunError: it is from another version of the program, or no file.
     """
     for name in ("last", "previous"):
         path = run.checkpoint(seed, name)
         check_is_file(path)
-        if not path.exists():
+        if status_of(path) is None:
             continue
         try:
             return checkpoint.load(path, facts_only=facts_only)

@@ -27,9 +27,14 @@ class Screen(Reporter):
         self.json = json
         self.messages = Console(stderr=True, highlight=False)
         self.results = Console(highlight=False)
+        self._warnings: set[str] = set()
 
     def say(self, line: str) -> None:
-        """Print one line on stderr."""
+        """Print one line on stderr; a warning only once."""
+        if line.startswith("warning: "):
+            if line in self._warnings:
+                return
+            self._warnings.add(line)
         self.messages.print(one_line(line), markup=False, soft_wrap=True)
 
     @contextlib.contextmanager

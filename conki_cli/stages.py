@@ -5,25 +5,23 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conki_cli import checkpoint, resuming, training, zoo
-from conki_cli.batches import Inputs
+from conki_cli import checkpoint, resuming, training
 from conki_cli.config.resolving import to_toml
-from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.contract import Architecture, SentimentModel
+from conki_cli.contract import SentimentModel
 from conki_cli.environment import environment
-from conki_cli.errors import CheckpointError, ConkiError, SettingsError, StoreError
-from conki_cli.evaluation import check_memory, memory_advice, predict
-from conki_cli.files import append_line, human_size, read_json, remove_leftovers_below, to_json, write_json, write_text
+from conki_cli.errors import CheckpointError, ConkiError, StoreError, UnreadableError
+from conki_cli.evaluation import memory_advice, predict
+from conki_cli.files import append_line, read_json, remove_leftovers_below, to_json, write_json, write_text
 from conki_cli.frozen import Keeping, kept_states
-from conki_cli.layers import compile_positions
-from conki_cli.metrics import neutral_score, sentiment_metrics
+from conki_cli.jobs import READ_AT_ONCE, Job, build_model, check_network, is_finished, text_report
+from conki_cli.metrics import sentiment_metrics
+from conki_cli.readable import human_size, status_of
 from conki_cli.runs import (
     Predictions,
     Run,
@@ -35,64 +33,17 @@ from conki_cli.runs import (
     measure_again,
     median_of,
     nearest_finished,
-    open_run,
     write_predictions,
-    write_scale,
 )
 from conki_cli.signals import postponed
-from conki_cli.store import SPLITS, FeatureStore
 from conki_cli.text import (
-    TextReport,
-    backbone_from_config,
-    count_tokens,
     encoder_config,
-    encoder_sizes,
-    load_backbone,
     save_encoder_files,
 )
-from conki_cli.text_encoder import TextEncoder
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-_READ_AT_ONCE = 64  # clips
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage of one configuration, ready to train its seeds."""
-
-    config: RunConfig
-    run: Run
-    inputs: Inputs
-    encoder: str
-    device: torch.device
-    reporter: Reporter
-    data: Mapping[str, str] = field(default_factory=dict)
-    """Content id of every store that the run reads, by data set."""
-    overwrites: bool = False
-    """Whether what stands in the run's folder is discarded before training begins."""
-
-    @property
-    def stores(self) -> list[FeatureStore]:
-        """Every store that this stage reads."""
-        return [store for store in (self.inputs.target, self.inputs.external) if store is not None]
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that this stage reads: stage 1 never sees the external test split."""
-        return ("train", "valid") if self.config.run.stage == "pretrain" else SPLITS
-
-    def begin(self) -> None:
-        """Make the run folder, or add the seeds to the one that is there.
-
-        Raises:
-            RunError: a run of that name has other settings or saw other data.
-        """
-        run = open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
-        if self.config.run.stage == "finetune":
-            write_scale(run, self.inputs.target)
+    pass
 
 
 def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
@@ -107,10 +58,10 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
         job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
     elif not checked:
         check_network(job)
-    if job.overwrites and job.run.path.exists():
+    if job.overwrites and status_of(job.run.path) is not None:
         job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
         discard_run(job.run)
-    others = list_runs(Workspace(job.run.path.parent.parent)) if not job.run.path.exists() else []
+    others = list_runs(Workspace(job.run.path.parent.parent)) if status_of(job.run.path) is None else []
     if line := nearest_finished(others, job.config):
         job.reporter.say(f"stage {stage}: {line}")
     remove_leftovers_below(job.run.path)
@@ -121,87 +72,15 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     finish_run(job.run)
 
 
-def is_finished(job: Job) -> bool:
-    """Say whether nothing of a job is left to train."""
-    return all(job.run.seed_result(seed) is not None for seed in job.config.run.seeds)
-
-
-def check_network(job: Job) -> None:
-    """Refuse what can be known not to train from the inputs alone, before anything is written.
-
-    The network is built without values: nothing is drawn, nothing is loaded, no memory is taken.
-
-    Raises:
-        ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
-    """
-    config, on_cpu = job.config, job.device.type == "cpu"
-    neutral_score(job.inputs.score_range, config.data.threshold)
-    if config.compute.precision == "tf32" and on_cpu:
-        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
-    with memory_advice(None), torch.device("meta"):
-        backbone = backbone_from_config(job.encoder) if "text" in job.inputs.modalities else None
-        model = _network(job, backbone, frozenset())
-    weights = sum(tensor.numel() for tensor in model.state_dict().values())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
-    plan = training.plan_of(config, config.run.seeds[0])
-    training.check_batches(model, len(job.inputs.learnt.split("train").ids), plan.batch_size)
-    _text_report(job).check(config.data.max_unknown)
-    if config.run.stage == "finetune":
-        _look_through(job, "test")
-
-
-def _text_report(job: Job) -> TextReport:
-    """Count tokens, unknown ones and truncated texts of every split that a stage reads; of none without text."""
-    store, tokenizer = job.inputs.learnt, job.inputs.tokenizer
-    counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in job.inputs.tokens(job.splits).items()}
-    return TextReport(store.dataset, tokenizer, counts, lambda split: store.split(split).texts)
-
-
-def _look_through(job: Job, split: str) -> None:
-    """Read a split once: numbers that no model may see are refused now, not when it is first read, after all epochs."""
-    for _ in job.inputs.batches(split, batch_size=_READ_AT_ONCE).epoch():
-        pass
-
-
-def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
-    """Build the network of a run, random under its seed, with what the stage-1 run `first` hands over."""
-    torch.manual_seed(seed)
-    config, has_text = job.config, "text" in job.inputs.modalities
-    backbone, fresh = load_backbone(job.encoder) if has_text else (None, frozenset())
-    model = _network(job, backbone, fresh)
-    if first is not None:
-        stored, _ = checkpoint.load_best(first, seed)
-        checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
-    torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
-    if config.run.compile:
-        compile_positions(model)
-    return model.to(job.device)
-
-
-def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]) -> SentimentModel:
-    """Make the network of a run around the text encoder's backbone."""
-    (width, num_layers), inputs = encoder_sizes(job.encoder, reads_text=backbone is not None), job.inputs
-    names = [name for name in inputs.modalities if name != "text"]
-    architecture = Architecture(
-        modalities=inputs.modalities,
-        width=width,
-        text_layers=num_layers,
-        widths={name: inputs.target.widths[name] for name in names},
-        positions={name: inputs.limits[name] for name in names},
-        external_widths=inputs.external_widths,
-    )
-    text = TextEncoder(backbone, width=width, fresh=fresh) if backbone is not None else None
-    return zoo.build(job.config, architecture, text)
-
-
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     with memory_advice(None):
         model = build_model(job, seed, first)
         progress = training.start(model, job.config)
     trained, _ = model.stored_names()
     frozen = _frozen_files(job.run, seed, model)
-    missing = {path: names for path, names in frozen.items() if path != job.run.frozen_encoder or not path.exists()}
+    missing = {
+        path: names for path, names in frozen.items() if path != job.run.frozen_encoder or status_of(path) is None
+    }
     sizes = checkpoint.size_while_training(model, trained, [name for names in missing.values() for name in names])
     job, kept_as = _with_states(job, seed, model, spare=sizes[0])
     _announce(job, model, seed, sizes)
@@ -311,7 +190,7 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         if count:
             job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
     if job.inputs.tokenizer is not None:
-        for line in _text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
+        for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
             job.reporter.say(line)
 
 
@@ -325,7 +204,7 @@ def _write_setting(job: Job, seed: int) -> None:
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
-    if "text" in job.inputs.modalities and not (folder / "config.json").exists():
+    if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
         save_encoder_files(job.encoder, folder)
 
 
@@ -352,9 +231,15 @@ def _check_stores(job: Job, seed: int) -> None:
 
 
 def _recorded_stamps(path: Path) -> dict[str, object]:
-    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged."""
+    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged.
+
+    Raises:
+        UnreadableError: the system cannot read it: it stays, with what it says.
+    """
     try:
         return {name: part["stamp"] for name, part in read_json(path)["data"].items()}
+    except UnreadableError:
+        raise
     except (ConkiError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -420,7 +305,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
         "threshold": job.config.data.threshold,
         "stage_1": first.name if first else None,
         "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
-        "texts": _text_report(job).as_facts(),
+        "texts": text_report(job).as_facts(),
         "parameters": {
             "all": sum(p.numel() for p in model.parameters()),
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -438,7 +323,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
 
 def _median_of(job: Job, splits: Sequence[str]) -> dict[str, Any]:
     """Measure the median of the training scores, the best constant, on some splits."""
-    scores = {name: job.inputs.batches(name, batch_size=_READ_AT_ONCE).scores() for name in ("train", *splits)}
+    scores = {name: job.inputs.batches(name, batch_size=READ_AT_ONCE).scores() for name in ("train", *splits)}
     measured = {name: scores[name] for name in splits}
     return median_of(scores["train"], measured, job.inputs.score_range, job.config.data.threshold)
 

@@ -17,9 +17,9 @@ from conki_cli.batches import Batch, open_inputs
 from conki_cli.config.resolving import canonical, resolve
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import switch_label
+from conki_cli.jobs import Job, build_model
 from conki_cli.model import ConKI
 from conki_cli.runs import Run
-from conki_cli.stages import Job, build_model
 from conki_cli.store import Corpus, FeatureStore, Sample, write_store
 from conki_cli.store.seal import seal
 from conki_cli.text.demo_encoder import build_demo_encoder

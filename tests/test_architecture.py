@@ -17,6 +17,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 TORCH_FREE_LEFT = (
     "errors",
+    "readable",
     "files",
     "locks",
     "signals",
@@ -48,6 +49,7 @@ MAY_IMPORT_TORCH = (
     "training",
     "resuming",
     "inference",
+    "jobs",
     "stages",
     "experiments",
     "contests",

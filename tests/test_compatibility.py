@@ -14,8 +14,8 @@ from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.environment import choose_device
 from conki_cli.experiments import finetune, predict_new
+from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run, describe_runs, digest_of, evaluate_run
-from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore, describe
 from conki_cli.workspace import Reporter, Workspace
 

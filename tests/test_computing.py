@@ -18,10 +18,10 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.contract import SentimentModel
 from conki_cli.errors import SettingsError
 from conki_cli.frozen import Keeping, kept_states
+from conki_cli.jobs import build_model
 from conki_cli.layers import compile_positions
 from conki_cli.packing import ATTENTION_SHARE
 from conki_cli.runs import Run
-from conki_cli.stages import build_model
 from conki_cli.workspace import Reporter, Workspace
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from conftest import MakeConfig, OpenJob
 
 from conki_cli.errors import ConkiError
 from conki_cli.evaluation import check_memory, memory_advice, predict
+from conki_cli.jobs import Job, build_model
 from conki_cli.model import ConKI
-from conki_cli.stages import Job, build_model
 
 CPU = torch.device("cpu")
 

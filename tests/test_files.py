@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -21,19 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conki_cli.errors import ConkiError, quoted
-from conki_cli.files import (
-    append_line,
-    atomic_path,
-    human_size,
-    read_json,
-    sha256_of,
-    size_of,
-    system_error_in,
-    to_json,
-    write_json,
-    write_text,
-)
+from conki_cli.files import append_line, atomic_path, read_json, sha256_of, size_of, to_json, write_json, write_text
 from conki_cli.locks import _touch, locked
+from conki_cli.readable import human_size, system_error_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -106,6 +97,45 @@ def test_whatever_a_disk_refuses_is_one_line_and_keeps_the_old_file(number: int,
     with pytest.raises(ConkiError, match=f"cannot write .*file: {said}$"), atomic_path(tmp_path / "file"):
         raise OSError(number, os.strerror(number))
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["old"]
+
+
+def fsync_of_folders_failing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the system refuse to flush a folder, as CIFS and shared folders do with EINVAL."""
+    fsync = os.fsync
+
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, 524])
+def test_a_file_system_that_cannot_flush_a_folder_is_no_obstacle(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync_of_folders_failing(monkeypatch, number)
+    write_text(tmp_path / "file", "text")
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_a_disk_that_fails_once_the_file_is_there_is_not_said_to_have_written_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync_of_folders_failing(monkeypatch, errno.EIO)
+    with pytest.raises(ConkiError, match=r"file is written, but a power failure .* \(Input/output error\): check the"):
+        write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "text"
+
+
+def test_a_share_that_knows_no_permissions_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "text"
 
 
 def test_what_rust_says_of_a_disk_in_words_is_understood() -> None:

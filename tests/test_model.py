@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from conki_cli.batches import Batch, Padded
 from conki_cli.contract import Architecture, Output, SentimentModel
+from conki_cli.jobs import build_model
 from conki_cli.layers import EncoderLayer, SequenceEncoder, masked_mean
 from conki_cli.losses import hierarchical_contrastive_loss
 from conki_cli.model import Adapter, AdapterModule, ConKI, FusionNetwork
 from conki_cli.packing import ATTENTION_SHARE, Packing
-from conki_cli.stages import build_model
 
 D = HIDDEN_SIZE
 TWO = Packing.of(mask_of([2, 4]))

@@ -114,5 +114,5 @@ def test_a_checkpoint_that_may_not_be_read_is_not_deleted_as_a_damaged_one_is(sp
     )
     with closed(last):
         found = run(space, "-c", latest)
-    assert "ConkiError: cannot read" in found.stderr
+    assert "UnreadableError: cannot read" in found.stderr
     assert last.exists()

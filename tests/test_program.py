@@ -182,3 +182,82 @@ main()
 def test_a_signal_while_the_program_is_imported_is_one_line(number: int, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", EARLY.format(number=int(number))], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "interrupted: nothing was begun\n")
+
+
+# --- streams that are closed, full or left ------------------------------------------------------------------------
+
+
+def shell(space: Path, line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `conki` with the redirections of a shell."""
+    env = {**os.environ, "CONKI_WORKSPACE": str(space), "COLUMNS": "80", "OMP_NUM_THREADS": "1", **variables}
+    command = f"{shlex.quote(sys.executable)} -m conki_cli {line}"
+    return subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+FINETUNE = "finetune --dataset tiny --external none --drop V+A --encoder {encoder} --epochs 1 --name short"
+needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>/dev/full"])
+@needs_dev_full
+def test_a_training_whose_streams_are_closed_ends_well(closed: str, workspace: Workspace, encoder: Path) -> None:
+    done = shell(workspace.root, f"{FINETUNE.format(encoder=encoder)} {closed}")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    result = json.loads((workspace.runs / "short" / "result.json").read_text(encoding="utf-8"))
+    assert result["state"] == "finished"
+    assert set(result["metrics"]) == {"valid", "test"}
+
+
+@needs_dev_full
+@pytest.mark.parametrize("json_too", ["", "--json"])
+def test_what_was_made_counts_though_it_cannot_be_shown(json_too: str, tmp_path: Path) -> None:
+    done = shell(tmp_path, f"prepare --dataset demo {json_too} >/dev/full")
+    said = (
+        f"the result could not be shown (No space left on device), but it is kept: {tmp_path / 'features' / 'demo.h5'}"
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"warning: {said}")
+
+
+def test_what_was_made_counts_though_its_reader_has_left(tmp_path: Path) -> None:
+    done = shell(tmp_path, "prepare --dataset demo | true; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "warning" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ["prepare --dataset demo", "settings", "settings --json", "--help", "--version"])
+def test_a_command_without_a_stdout_ends_well(line: str, tmp_path: Path) -> None:
+    done = shell(tmp_path, f"{line} >&-")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not [word for word in ("error", "Traceback", "Exception") if word in done.stderr]
+
+
+def test_an_error_without_a_stderr_still_has_its_exit_code(tmp_path: Path) -> None:
+    assert shell(tmp_path, "inspect missing 2>&-").returncode == 1
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    assert shell(tmp_path, "prepare --dataset demo >&- 2>&-").returncode == 0
+    assert shell(tmp_path, "doctor demo").returncode == 0
+
+
+# --- the width of the terminal ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["0", "-5", "²", "", "999999999999"])
+def test_a_width_that_cannot_be_one_is_80_columns(columns: str, tmp_path: Path) -> None:
+    odd, usual = (shell(tmp_path, "settings", COLUMNS=width) for width in (columns, "80"))
+    assert odd.returncode == 0, odd.stderr
+    assert odd.stdout == usual.stdout
+    assert 60 < max(map(len, odd.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("variable", ["COLUMNS", "LINES", "TERMINAL_WIDTH"])
+def test_a_help_page_is_shown_whatever_the_terminal_says(variable: str, tmp_path: Path) -> None:
+    done = shell(tmp_path, "finetune --help", **{variable: "0"})
+    assert "--dataset" in done.stdout
+
+
+def test_a_width_that_is_one_is_kept(tmp_path: Path) -> None:
+    lines = shell(tmp_path, "settings", COLUMNS="200").stdout.splitlines()
+    assert max(map(len, lines)) > 80

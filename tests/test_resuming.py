@@ -19,8 +19,8 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.errors import ConkiError, RunError, StoreError
 from conki_cli.experiments import finetune
 from conki_cli.files import sha256_of
+from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run
-from conki_cli.stages import Job, build_model
 from conki_cli.store.seal import seal
 from conki_cli.workspace import Reporter, Workspace
 

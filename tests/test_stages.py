@@ -16,8 +16,8 @@ from conki_cli.environment import choose_device
 from conki_cli.errors import ConkiError, EncoderError, RunError, SettingsError, StoreError
 from conki_cli.evaluation import predict
 from conki_cli.inference import load_model, predict_utterances
+from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run, read_predictions
-from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore
 from conki_cli.workspace import Reporter, Workspace
 

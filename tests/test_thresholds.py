@@ -9,6 +9,7 @@ from conftest import MakeConfig
 
 from conki_cli import experiments
 from conki_cli.comparison import compare, read_systems
+from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.errors import ConkiError, SettingsError
 from conki_cli.files import read_json, write_json
 from conki_cli.runs import Run, describe_runs, evaluate_run, read_predictions
@@ -113,3 +114,9 @@ def test_exports_name_the_threshold_or_say_why_there_are_no_classes(
         texts.append((tmp_path / f"t.{ending}").read_text())
     assert ("nan" in texts[0]) if ending == "csv" else ("does not lie inside the range" in texts[0])
     assert (",8,,3.0,1 2," in texts[1]) if ending == "csv" else ("two classes split at 3" in texts[1])
+
+
+def test_stage_1_is_measured_at_the_threshold_where_its_scores_have_the_targets_range() -> None:
+    config = resolve(assignments=["data.threshold=1"], extra_drop=("handover",))
+    assert stage_one(config).data.threshold == 1
+    assert version_1_stage_one(config).data.threshold is None

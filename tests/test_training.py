@@ -12,8 +12,8 @@ from conki_cli import training
 from conki_cli.batches import Batch
 from conki_cli.contract import Output
 from conki_cli.errors import ConkiError
+from conki_cli.jobs import Job, build_model
 from conki_cli.model import ConKI
-from conki_cli.stages import Job, build_model
 from conki_cli.training import Epoch, Plan, Progress, plan_of, rate_factor
 from conki_cli.workspace import Reporter
 

@@ -15,7 +15,7 @@ from conki_cli.batches import Batch
 from conki_cli.config.resolving import stage_one
 from conki_cli.config.sections import BASELINES, RunConfig
 from conki_cli.contract import Architecture, Output, ParameterGroup, SentimentModel
-from conki_cli.stages import Job
+from conki_cli.jobs import Job
 from conki_cli.training import Epoch, Plan, Progress
 from conki_cli.workspace import Reporter, Workspace
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from conki_cli import experiments, text
 from conki_cli.doctor.findings import Visit
-from conki_cli.doctor.kept import encoder_problems
+from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.runs import run_findings
 from conki_cli.errors import EncoderError
 from conki_cli.runs import digest_of
@@ -124,9 +124,9 @@ def test_a_tokenizer_with_as_many_entries_as_rows_fits(encoder: Path) -> None:
 
 
 def test_the_doctor_sees_that_a_runs_tokenizer_has_more_entries_than_its_encoder(copied: Path) -> None:
-    assert encoder_problems(copied, weights=True) == []
+    assert list(encoder_findings(copied, weights=True, advice="")) == []
     with_vocabulary(copied, added=("movie",))
-    assert "found 20 entries and 19 rows" in encoder_problems(copied, weights=True)[0]
+    assert "found 20 entries and 19 rows" in next(encoder_findings(copied, weights=True, advice="")).what
 
 
 # --- texts that are unknown --------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_below_20_percent_the_share_is_said_without_a_warning(spoken: Spoken, ti
     config = tiny_config("", "data.dataset=spoken", "data.external=none", *QUICK)
     experiments.finetune(config, spoken("the film was very very zebra"), notes)
     assert any(line.startswith("texts of spoken: unknown tokens are 16.7 % of 48 in train") for line in notes.lines)
-    assert not any("warning" in line for line in notes.lines)
+    assert not any("warning" in line and "token" in line for line in notes.lines)
 
 
 @pytest.mark.parametrize(("limit", "is_refused"), [("0.2", True), ("0.25", True), ("0.3", False), ("1", False)])

@@ -7,6 +7,7 @@ import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
+from conki_cli.cli.streams import note_kept
 from conki_cli.errors import SettingsError
 
 
@@ -96,7 +97,9 @@ def prepare(
     _check_store_path(task.path)
     before = _identity(task.path)
     try:
-        _describe(work(task, screen_for(json)), json)
+        made = work(task, screen_for(json))
+        note_kept(str(made))
+        _describe(made, json)
     finally:
         if _identity(task.path) != before:
             context.meta[ON_INTERRUPTION] = f"{task.path} is new and complete"

@@ -8,6 +8,7 @@ import typer
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
+from conki_cli.cli.streams import note_kept
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _trained_rows(
         locate_run(workspace_at(workspace), config)
     mention_damage(screen, workspace)
     found = train_rows(configs, workspace_at(workspace), screen)
+    note_kept(str(workspace_at(workspace).runs))
     _make_predictions(found, split, workspace, screen)
     return configs[0].run.seeds, found
 

@@ -1,8 +1,6 @@
 """The program around the commands: errors as one line, signals, exit codes, and what several commands do alike."""
 
 import contextlib
-import io
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from conki_cli import __version__
+from conki_cli.cli.streams import check_shown, forget_odd_width, secure_streams
 from conki_cli.errors import ConkiError, StoreError, one_line, quoted
 from conki_cli.signals import ANY_ENDING, exit_code, install
 
@@ -26,6 +25,11 @@ ON_INTERRUPTION = "conki.interrupted"
 class OneLineErrors(TyperGroup):
     """Commands whose errors are one line on stderr and exit code 1, without a traceback."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the program."""
+        forget_odd_width()
+        return super().main(*args, **options)
+
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read the command line."""
         with _one_line_errors({ON_INTERRUPTION: "nothing was begun"}):
@@ -34,16 +38,15 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         with _one_line_errors(ctx.meta):
-            found = super().invoke(ctx)
-            sys.stdout.flush()  # a full disk behind stdout must be noticed here, not while Python ends
-            return found
+            return super().invoke(ctx)
 
 
 @contextlib.contextmanager
 def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
     """Turn errors into one line; `said` may hold under `ON_INTERRUPTION` what Ctrl-C has left."""
     try:
-        yield
+        with _shown():
+            yield
     except ConkiError as error:
         _end(1, f"error: {error}")
     except ANY_ENDING as error:
@@ -52,23 +55,31 @@ def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
     except MemoryError:
         _end(1, "error: this machine's memory is used up: lower --set optimizer.batch_size or data.max_frames")
     except OSError as error:
-        if error.filename is None:
-            _abandon_stdout()
         is_unread = isinstance(error, BrokenPipeError)  # `conki runs | head -1` wants no more, and no complaint
         rest = ": change what your user may do with it (chmod)" if isinstance(error, PermissionError) else ""
         where = f"{error.filename or 'the output'}: " if error.errno else ""
         _end(1, "" if is_unread else f"error: {where}{error.strerror or error}{rest}")
 
 
-def _abandon_stdout() -> None:
-    """Send what is left in the buffer of stdout nowhere, or Python would fail on it once more while it ends."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextlib.contextmanager
+def _shown() -> Iterator[None]:
+    """Notice at the end, also of a help page, that nobody could be shown the result."""
+    try:
+        yield
+    except typer.Exit as ending:
+        if ending.exit_code == 0:
+            _warn(check_shown())
+        raise
+    _warn(check_shown())
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"{one_line(line)}\n" if line else "")
 
 
 def _end(code: int, message: str) -> NoReturn:
     """Print one line and end the program."""
-    sys.stderr.write(f"{one_line(message)}\n" if message else "")
+    _warn(message)
     raise typer.Exit(code) from None
 
 
@@ -108,9 +119,7 @@ def _conki(
 def main() -> None:
     """Run the program."""
     install()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without the sign for plus-minus shows a question mark
+    secure_streams()
     app()
 
 

@@ -7,6 +7,7 @@ import typer
 
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import check_export_option, clips_path, mention_damage, screen_for, workspace_at
+from conki_cli.cli.streams import note_kept
 from conki_cli.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", exp
 
     if export is not None:
         export_table(rows, info, export)
+        note_kept(str(export))
         screen.say(f"table written to {export}")
     screen.show(metric_table(rows, info, width=screen.results.width))
 
@@ -131,6 +133,7 @@ def predict(
         scored = predict_new(found, utterances, device, screen)
     if export is not None:
         write_scores(export, scored)
+        note_kept(str(export))
         screen.say(f"scores written to {export}")
     screen.show(scores_table(scored, width=screen.results.width))
     screen.answer(scored)

@@ -16,6 +16,7 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
+from conki_cli.cli.streams import note_kept
 from conki_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def finetune(
 
 
 def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
+    note_kept(str(run.path))
     screen.say(f"run: {run.path}")
     screen.compare([(run.result["label"], run)], split)
     screen.answer({"run": run.name, "path": run.path, **run.result})
@@ -120,6 +122,7 @@ def ablate(
     check_export_option(export)
     mention_damage(screen, workspace, besides=rows["ConKI"].run.name)
     done = work(rows, workspace_at(workspace), screen, overwrites=overwrite)
+    note_kept(str(workspace_at(workspace).runs))
     screen.answer({"rows": screen.compare(done, "test", protocol=protocol, export=export)})
 
 
@@ -146,6 +149,7 @@ def demo(
     screen = screen_for(json)
     place = workspace_at(workspace)
     rows = work(demo_rows(encoder, parse_seeds(seeds), device), place, screen)
+    note_kept(str(place.runs))
     shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:

@@ -20,7 +20,7 @@ from conki_cli.config.sections import (
     RunSection,
 )
 from conki_cli.errors import SettingsError
-from conki_cli.files import unreadable
+from conki_cli.readable import check_read, unreadable
 from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
@@ -152,6 +152,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        check_read(path, error)
         raise SettingsError(unreadable(path, error, "configuration")) from error
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and 5,000 brackets
         reason = " ".join(str(error).split())

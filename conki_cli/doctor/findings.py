@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from conki_cli.errors import CheckpointError, ConkiError, one_line, quoted, reason_of
-from conki_cli.files import check_readable, obstacle_at
+from conki_cli.errors import CheckpointError, ConkiError, UnreadableError, one_line, quoted, reason_of
+from conki_cli.readable import check_read, check_readable, obstacle_at
 from conki_cli.workspace import Workspace
 
 _VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
 _ADVICE = re.compile(rf"[:;] (?=(?:{_VERBS})\b)")
 """Where the advice begins in a message: the doctor knows more of the matter and gives its own."""
 _LONGEST = 400  # characters of a message that may quote what a file holds
+
+UNREAD = "nothing is known to be wrong with it, so leave it: look again, and check the disk or the network it lies on"
+"""The advice about what the system could not read."""
 
 Severity = Literal["ok", "remark", "fault"]
 OK: Severity = "ok"
@@ -57,6 +60,8 @@ class Visit:
     """Versions, device and threads of this process, as `environment.environment` gives them."""
     stores: dict[Path, KnownStore | None] = field(default_factory=dict)
     """The stores that were opened; None where that failed."""
+    unread: set[Path] = field(default_factory=set)
+    """Those of them that the system could not read."""
 
     def command(self, words: str) -> str:
         """Return a command for this workspace, to be typed."""
@@ -74,24 +79,43 @@ def tried(
         return None, error
 
 
-def _closed_in(place: Path) -> Path | None:
-    """Return a file or folder, of those at and below a place, that may not be read; None if all may."""
-    inside = place.rglob("*") if place.is_dir() and os.access(place, os.R_OK | os.X_OK) else ()
+def _closed_in(place: Path, *, deep: bool) -> Path | None:
+    """Return a file or folder, of those at and (with `deep`) below a place, that may not be read; None if all may.
+
+    Raises:
+        UnreadableError: the system cannot read the place itself.
+    """
+    inside = place.rglob("*") if deep and place.is_dir() and os.access(place, os.R_OK | os.X_OK) else ()
     for path in (place, *inside):
         try:
             check_readable(path)
-        except ConkiError:
-            return Path(path)
+        except UnreadableError as error:
+            if isinstance(error.__cause__, PermissionError):
+                return Path(path)
+            if path == place:
+                raise
     return None
 
 
 def closed_findings(subject: Path, *, deep: bool = False) -> list[Finding]:
-    """Say that a place, or with `deep` something in it, may not be read; nothing if all may."""
-    closed, error = tried(_closed_in if deep else check_readable, subject)
-    if closed is None and error is None:
+    """Say that a place, or with `deep` something in it, may not or cannot be read; nothing if all can."""
+    closed, error = tried(_closed_in, subject, deep=deep)
+    if error is not None:
+        return [fault(subject, error, subject, UNREAD)]
+    if closed is None:
         return []
-    what = f"{one_line(str(closed or subject))} may not be read"
+    what = f"{one_line(str(closed))} may not be read"
     return [Finding(str(subject), FAULT, what, f"let your user read it: chmod -R u+rX {quoted(subject)}")]
+
+
+def is_unread(error: Exception, path: Path) -> bool:
+    """Say whether an error about a file is the system's, so that nothing is known of the file's content."""
+    return isinstance(tried(check_read, path, error)[1], UnreadableError)
+
+
+def fault(subject: Path | str, error: Exception, path: Path, advice: str) -> Finding:
+    """Turn an error about a file into a finding; the advice is for a file that was read, and is wrong."""
+    return Finding(str(subject), FAULT, fact_of(error, path), UNREAD if is_unread(error, path) else advice)
 
 
 def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -99,7 +123,7 @@ def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except Exception as error:
-        yield Finding(str(subject), FAULT, fact_of(error, subject), "restore it from a copy, or delete it")
+        yield fault(subject, error, subject, "restore it from a copy, or delete it")
 
 
 def fact_of(error: Exception, path: Path) -> str:

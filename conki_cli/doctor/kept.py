@@ -5,14 +5,16 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from conki_cli.doctor.findings import Finding, Visit, fact_of, ordinary, size_on_disk, tried
+from conki_cli.doctor.findings import FAULT, Finding, Visit, fault, guarded, ordinary, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of, left_over
 from conki_cli.errors import StoreError, quoted
+from conki_cli.files import read_tensors
 from conki_cli.locks import lock_beside
+from conki_cli.readable import status_of
+from conki_cli.store.opening import open_hdf5
 from conki_cli.store.records import counted
 from conki_cli.store.seal import check_seal
 from conki_cli.text.vocabulary import vocabulary_problem
@@ -30,7 +32,7 @@ def kept_states_findings(path: Path, visit: Visit) -> Iterator[Finding]:
         return
     assert error is not None
     advice = f"delete it: rm {quoted(path)}; the next training that reads it computes it again"
-    yield Finding(str(path), "fault", fact_of(error, path), advice)
+    yield fault(path, error, path, advice)
 
 
 def _kept(path: Path, visit: Visit) -> str:
@@ -40,11 +42,9 @@ def _kept(path: Path, visit: Visit) -> str:
         StoreError: they are others.
         Exception: of any kind, from a damaged file.
     """
-    import h5py
-
     size, read = ordinary(path).stat().st_size, 0
     check_seal(path)
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         offsets = file["offsets"][:]
         names = sorted(name for name in file if name != "offsets")
         for name in names:
@@ -68,20 +68,25 @@ def _kept(path: Path, visit: Visit) -> str:
         return f"states of {counted(len(offsets) - 1, 'text')}: {', '.join(names)}; as written"
 
 
-def encoder_problems(folder: Path, *, weights: bool) -> list[str]:
-    """Say what a folder of a text encoder lacks, and which of its files are damaged."""
-    problems = [] if (folder / "config.json").is_file() else ["config.json is missing"]
+def encoder_findings(folder: Path, *, weights: bool, advice: str) -> Iterator[Finding]:
+    """Say what a folder of a text encoder lacks, and which of its files are damaged; `advice` is what to do then."""
+    problems = [] if status_of(folder / "config.json") else ["config.json is missing"]
     tokenizers = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
     if not any(path.is_file() for name in tokenizers for path in folder.glob(name)):
         problems.append("a tokenizer is missing (tokenizer.json or vocab.txt)")
-    if weights and not (folder / "model.safetensors").is_file():
+    if weights and not status_of(folder / "model.safetensors"):
         problems.append("model.safetensors is missing")
+    for problem in problems:
+        yield Finding(str(folder), FAULT, problem, advice)
     for path in sorted(folder.glob("*")):
         check = {".json": _check_json, ".safetensors": _check_tensors}.get(path.suffix)
         if check is not None and path.name != "frozen.safetensors":
             _, error = tried(check, path)
-            problems += [fact_of(error, path)] if error is not None else []
-    return problems or _vocabulary_problems(folder)
+            if error is not None:
+                problems.append(path.name)
+                yield fault(folder, error, path, advice)
+    if not problems:
+        yield from (Finding(str(folder), FAULT, problem, advice) for problem in _vocabulary_problems(folder))
 
 
 def _vocabulary_problems(folder: Path) -> list[str]:
@@ -102,13 +107,9 @@ def _check_json(path: Path) -> None:
 
 
 def _check_tensors(path: Path) -> None:
-    from safetensors import safe_open
-
-    with safe_open(ordinary(path), framework="np") as stored:
-        for name in stored.keys():  # noqa: SIM118 # it is no dictionary
-            values: Any = stored.get_tensor(name)
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name} holds what is no finite number")
+    for name, values in read_tensors(ordinary(path))[0].items():
+        if not values.isfinite().all():
+            raise ValueError(f"{name} holds what is no finite number")
 
 
 def built_in_encoder_findings(visit: Visit) -> Iterator[Finding]:
@@ -119,11 +120,6 @@ def built_in_encoder_findings(visit: Visit) -> Iterator[Finding]:
     if not holder_of(lock_beside(folder)):
         yield from left_over(folder)
     visit.advance(size_on_disk(folder / "model.safetensors"), folder.name)
-    problems, error = tried(encoder_problems, folder, weights=True)
-    if error is not None:
-        problems = [fact_of(error, folder)]
     advice = f"delete it: rm -r {quoted(folder)}; {visit.command('demo')} builds it again"
-    for problem in problems or []:
-        yield Finding(str(folder), "fault", problem, advice)
-    if not problems:
-        yield Finding(str(folder), "ok", "the built-in text encoder: configuration, tokenizer, weights")
+    problems = list(guarded(folder, encoder_findings(folder, weights=True, advice=advice)))
+    yield from problems or [Finding(str(folder), "ok", "the built-in text encoder: configuration, tokenizer, weights")]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from conki_cli.doctor.findings import Finding, tried
 from conki_cli.environment import choose_device, environment
 from conki_cli.errors import reason_of
-from conki_cli.files import check_writable, human_size
+from conki_cli.files import check_writable
+from conki_cli.readable import human_size
 from conki_cli.store.records import counted
 from conki_cli.workspace import Workspace
 

@@ -3,13 +3,26 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, guarded, ordinary, tried
-from conki_cli.doctor.kept import encoder_problems
+from conki_cli.doctor.findings import (
+    FAULT,
+    REMARK,
+    UNREAD,
+    Finding,
+    Visit,
+    fact_of,
+    fault,
+    guarded,
+    is_unread,
+    ordinary,
+    tried,
+)
+from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.traces import holder_of, left_over
@@ -17,6 +30,7 @@ from conki_cli.doctor.weights import read_checkpoint
 from conki_cli.errors import one_line, quoted
 from conki_cli.files import read_json
 from conki_cli.locks import lock_beside
+from conki_cli.readable import status_of
 from conki_cli.runs import Run, digest_of, learning_warnings, read_scale, stored_predictions
 from conki_cli.text.vocabulary import DOUBTFUL
 from conki_cli.workspace import BUILT_IN_ENCODER
@@ -105,10 +119,10 @@ def _settings(record: Record, bad_config: Exception | None, bad_result: Exceptio
     run, subject = record.run, str(record.run.path)
     for name, error in (("config.toml", bad_config), ("result.json", bad_result)):
         path = run.path / name
-        if error is not None and path.exists():
+        if error is not None and (is_unread(error, path) or path.exists()):
             is_newer = "install a newer conki" in str(error)
             advice = "install a newer conki" if is_newer else f"restore {name} from a copy, or {_anew(run.path)}"
-            yield Finding(subject, "fault", fact_of(error, path), advice)
+            yield fault(subject, error, path, advice)
         elif error is not None:
             mend = (
                 "the command that made the run writes it again"
@@ -167,7 +181,9 @@ def _data(run: Run, result: Mapping[str, Any], visit: Visit, *, is_finished: boo
         if known is not None and known.content_id == content:
             continue
         make = visit.command(f"prepare --dataset {quoted(dataset)}")
-        if not path.exists():
+        if path in visit.unread:
+            what, advice = f"its store {path} could not be read", UNREAD
+        elif not path.exists():
             what, advice = f"its store {path} is missing", f"make it again, from the same file: {make}"
         elif known is None:
             what, advice = f"its store {path} cannot be opened", f"make it again, from the same file: {make}"
@@ -183,12 +199,9 @@ def _encoder_files(folder: Path, config: RunConfig | None, *, is_needed: bool) -
     """Examine tokenizer and configuration of the text encoder; they are `needed` once a seed is finished."""
     if not folder.exists() and not (is_needed and config is not None and not config.dropped("T")):
         return
-    problems, error = tried(encoder_problems, folder, weights=False)
-    problems = [fact_of(error, folder)] if error is not None else problems
     source = f" of {config.model.text_encoder}" if config is not None else ""
-    for problem in problems or []:
-        advice = f"restore configuration and tokenizer{source} there, or {_anew(folder.parent)}"
-        yield Finding(str(folder), "fault", problem, advice)
+    advice = f"restore configuration and tokenizer{source} there, or {_anew(folder.parent)}"
+    yield from guarded(folder, encoder_findings(folder, weights=False, advice=advice))
 
 
 def _texts(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
@@ -208,7 +221,7 @@ def _encoder_weights(record: Record, visit: Visit) -> Iterator[Finding]:
     weights = read_checkpoint(path, visit, record.known)
     lacking = record.needed.get("encoder", frozenset()) - weights.names
     if weights.problem:
-        yield Finding(str(path.parent), "fault", weights.problem, _anew(record.run.path))
+        yield Finding(str(path.parent), "fault", weights.problem, weights.advice(_anew(record.run.path)))
     elif lacking:
         lost = f"lacks {len(lacking)} weights" if weights.exists else "is missing, and the model predicts with it"
         yield Finding(str(path.parent), "fault", f"frozen.safetensors {lost}", _anew(record.run.path))
@@ -224,7 +237,7 @@ def _scale(run: Run) -> Iterator[Finding]:
     if error is not None:
         path = run.path / "normalization.json"
         advice = "restore it, or delete it and keep the training store at its place: new clips are scored with either"
-        yield Finding(str(path), "fault", fact_of(error, path), advice)
+        yield fault(path, error, path, advice)
 
 
 def _stage_one(run: Run, finished: Sequence[int], visit: Visit) -> Iterator[Finding]:
@@ -256,7 +269,8 @@ def _environments(run: Run, seeds: Sequence[int], visit: Visit) -> Iterator[Find
         if found is None:
             assert error is not None
             advice = "restore it from a copy if you have one: nothing but this comparison reads it"
-            yield Finding(str(path.parent), "fault" if path.exists() else "remark", fact_of(error, path), advice)
+            one = fault(path.parent, error, path, advice)
+            yield one if status_of(path) is not None else replace(one, severity=REMARK)
             continue
         changed = [name for name in here if found.get(name) != here[name]]
         if changed:

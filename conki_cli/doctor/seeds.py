@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import FAULT, REMARK, Finding, Visit, fact_of, ordinary, tried
+from conki_cli.doctor.findings import FAULT, REMARK, UNREAD, Finding, Visit, fact_of, fault, is_unread, ordinary, tried
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint
 from conki_cli.errors import RunError, quoted, reason_of
@@ -61,7 +61,7 @@ def seed_findings(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
     found, error = tried(record.run.seed_result, seed)
     if error is not None:
         advice = f"restore it, or {record.again(seed)}"
-        yield Finding(str(folder), "fault", fact_of(error, folder / "result.json"), advice)
+        yield fault(folder, error, folder / "result.json", advice)
     names = ("best", "frozen", "last", "previous")
     read = {name: read_checkpoint(record.run.checkpoint(seed, name), visit, record.known) for name in names}
     if found is None and error is None:
@@ -92,7 +92,7 @@ def _checkpoints(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> I
     subject = str(record.run.seed_folder(seed))
     for name in ("best", "frozen"):
         if read[name].problem:
-            yield Finding(subject, "fault", read[name].problem, record.again(seed))
+            yield Finding(subject, "fault", read[name].problem, read[name].advice(record.again(seed)))
     if read["best"].is_sound and (other := _of_another(record, seed, read["best"])):
         yield Finding(subject, "fault", f"checkpoints/best.safetensors {other}", f"restore it, or {record.again(seed)}")
     if not read["best"].exists:
@@ -100,7 +100,7 @@ def _checkpoints(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> I
     for name in ("last", "previous"):
         if read[name].problem:
             advice = f"delete it: rm {quoted(read[name].path)}; {_NEEDED_ALONE}"
-            yield Finding(subject, "fault", read[name].problem, advice)
+            yield Finding(subject, "fault", read[name].problem, read[name].advice(advice))
     if not read["last"].exists:
         yield Finding(subject, "remark", "checkpoints/last.safetensors is missing", f"nothing: {_NEEDED_ALONE}")
     if record.config is not None and record.has_encoder and read["best"].is_sound:
@@ -148,7 +148,7 @@ def _predictions(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
             advice = mend if record.is_first_stage else f"delete it: rm {quoted(path)}; {mend}"
             if not record.is_first_stage and "result.json" in str(error):
                 advice += f"; if that is refused too, restore the seed's result.json, or {record.again(seed)}"
-            yield Finding(str(path.parents[1]), "fault", fact_of(error, path), advice)
+            yield fault(path.parents[1], error, path, advice)
 
 
 def _read_predictions(record: Record, seed: int, split: str, visit: Visit) -> None:
@@ -179,7 +179,8 @@ def predictions_of_all(record: Record, seeds: Sequence[int]) -> Iterator[Finding
             what = fact_of(error, record.run.path)
             mend = "delete the seed's folder; then " if record.is_first_stage else "delete the file that differs; "
             last = record.command if record.is_first_stage else "`conki evaluate` predicts it again"
-            yield Finding(str(record.run.path), "fault", what, mend + last)
+            advice = UNREAD if is_unread(error, record.run.path) else mend + last
+            yield Finding(str(record.run.path), "fault", what, advice)
 
 
 def name_of(run: Run, visit: Visit) -> str:
@@ -194,6 +195,9 @@ def _unfinished(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> It
     subject = str(record.run.seed_folder(seed))
     rest = "" if record.holder else " continues it"
     command = f"wait for {record.holder}" if record.holder else record.command
+    if unread := [one.problem for one in read.values() if one.is_unread]:
+        yield Finding(subject, "fault", "; ".join(unread), UNREAD)
+        return
     begun = next((read[name] for name in ("last", "previous") if read[name].is_sound), None)
     problems = [read[name].problem for name in ("last", "previous") if read[name].problem]
     in_the_way = [error for path in _files_of(record, seed) if (error := tried(ordinary, path)[1]) is not None]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from conki_cli.doctor.findings import Finding, KnownStore, Visit, fact_of, size_on_disk, tried
+from conki_cli.doctor.findings import Finding, KnownStore, Visit, fault, is_unread, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of
 from conki_cli.errors import one_line, quoted
 from conki_cli.store import SCHEMA_VERSION, FeatureStore, store_lock
@@ -21,10 +21,11 @@ def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
     visit.stores[path] = KnownStore(store.content_id) if store is not None else None
     if store is None:
         assert error is not None
+        _note_unread(path, error, visit)
         visit.advance(size_on_disk(path), path.name)
         make = f"make it again: {visit.command(f'prepare --dataset {quoted(path.stem)}')}"
         advice = f"install a newer conki, or {make}" if _is_newer(error) else make
-        yield Finding(subject, "fault", fact_of(error, path), advice)
+        yield fault(subject, error, path, advice)
         return
     with store:
         yield from _content_findings(store, visit)
@@ -33,8 +34,14 @@ def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
 def known_store(path: Path, visit: Visit) -> KnownStore | None:
     """Return what a store says of itself, None where it is missing or cannot be opened."""
     if path not in visit.stores:
-        visit.stores[path] = tried(_open_known, path)[0]
+        visit.stores[path], error = tried(_open_known, path)
+        _note_unread(path, error, visit)
     return visit.stores[path]
+
+
+def _note_unread(path: Path, error: Exception | None, visit: Visit) -> None:
+    if error is not None and is_unread(error, path):
+        visit.unread.add(path)
 
 
 def _open_known(path: Path) -> KnownStore:
@@ -60,7 +67,7 @@ def _content_findings(store: FeatureStore, visit: Visit) -> Iterator[Finding]:
     found, error = tried(content_of, store, advance)
     if found is None:
         assert error is not None
-        yield Finding(subject, "fault", fact_of(error, store.path), advice)
+        yield fault(subject, error, store.path, advice)
         return
     digest, bad = found
     visit.advance(max(0, size_on_disk(store.path) - read), store.path.name)

@@ -8,8 +8,9 @@ from typing import Any
 
 from conki_cli.doctor.findings import Finding, size_on_disk, tried
 from conki_cli.errors import one_line, quoted
-from conki_cli.files import human_size, read_json
-from conki_cli.locks import lock_beside
+from conki_cli.files import read_json
+from conki_cli.locks import is_held_by_file, lock_beside
+from conki_cli.readable import human_size
 
 LOCKS = Path("/proc/locks")
 _LONGEST_NOTE = 4096  # bytes of the note beside a lock
@@ -23,6 +24,8 @@ def holder_of(lock: Path) -> str:
     note = note or {}
     known = isinstance(note.get("pid"), int)
     command = f", `{one_line(str(note.get('command', '')))[:200]}`" if known and note.get("command") else ""
+    if known and is_held_by_file(lock):
+        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
     if held is not None and error is None:
         return f"process {held}{command if note.get('pid') == held else ''}"
     if known and not LOCKS.is_file() and note.get("host") == os.uname().nodename:

@@ -1,13 +1,13 @@
 """Checkpoints: whether their bytes are those that were written, and whether they hold all that a network needs."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import Visit, fact_of, size_on_disk, tried
+from conki_cli.doctor.findings import UNREAD, Visit, fact_of, is_unread, size_on_disk, tried
+from conki_cli.files import read_tensors
 from conki_cli.runs import Run
 
 Key = tuple[int, int]
@@ -22,6 +22,8 @@ class Checkpoint:
     exists: bool = True
     problem: str = ""
     """What is wrong with it; empty for a sound one, and for one that does not exist."""
+    is_unread: bool = False
+    """Whether the problem is the system's, which could not read it."""
     names: frozenset[str] = frozenset()
     """Of the weights in it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -33,12 +35,16 @@ class Checkpoint:
         """Say whether it is there and as it was written."""
         return self.exists and not self.problem
 
+    def advice(self, otherwise: str) -> str:
+        """Return what to do about its problem; `otherwise` is for one that was read, and is damaged."""
+        return UNREAD if self.is_unread else otherwise
+
 
 def read_checkpoint(path: Path, visit: Visit, known: dict[Key, Checkpoint]) -> Checkpoint:
     """Read a checkpoint and compare it with its checksum; what is `known` under another name is not read again."""
-    if not os.path.lexists(path):
+    found, error = tried(path.lstat)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return Checkpoint(path, exists=False)
-    found, _ = tried(path.stat)
     key = (found.st_dev, found.st_ino) if found is not None else (0, 0)
     if key not in known:
         known[key] = _read(path)
@@ -49,16 +55,13 @@ def read_checkpoint(path: Path, visit: Visit, known: dict[Key, Checkpoint]) -> C
 
 
 def _read(path: Path) -> Checkpoint:
-    from safetensors import safe_open
-
     from conki_cli import checkpoint
 
     found, error = tried(checkpoint.load, path)
     if found is None:
         assert error is not None
-        return Checkpoint(path, problem=fact_of(error, path))
-    with safe_open(path, framework="np") as stored:
-        header = stored.metadata() or {}
+        return Checkpoint(path, problem=fact_of(error, path), is_unread=is_unread(error, path))
+    header = read_tensors(path, only_header=True)[1]
     return Checkpoint(path, names=frozenset(found[0]), facts=found[1], has_checksum="crc32" in header)
 
 

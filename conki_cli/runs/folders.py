@@ -17,19 +17,11 @@ from conki_cli import __version__
 from conki_cli.config.resolving import from_toml, to_toml
 from conki_cli.config.sections import NO_EXTERNAL, RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.errors import ConkiError, RunError, SettingsError
-from conki_cli.files import (
-    check_readable,
-    check_writable,
-    disk_error,
-    obstacle_at,
-    read_json,
-    size_of,
-    write_json,
-    write_text,
-)
+from conki_cli.errors import ConkiError, RunError, SettingsError, UnreadableError
+from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text
 from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.metrics.summaries import summarize
+from conki_cli.readable import check_readable, obstacle_at, status_of
 from conki_cli.runs.differences import differences, learnt_settings
 from conki_cli.text import encoder_identity
 from conki_cli.workspace import BUILT_IN_ENCODER, Workspace, is_path
@@ -56,6 +48,8 @@ class Run:
         check_is_file(self.path / "config.toml")
         try:
             return from_toml(self.path / "config.toml")
+        except UnreadableError:
+            raise
         except SettingsError as error:
             raise RunError(f"{error}; restore the file, or delete the run's folder") from error
 
@@ -112,8 +106,9 @@ class Run:
     def seed_result(self, seed: int) -> dict[str, Any] | None:
         """Return the result of a finished seed, None while it is unfinished."""
         path = self.seed_folder(seed) / "result.json"
-        found = read_json(path) if path.is_file() else None
-        if path.is_file() and not _describes_seed(found):
+        is_there = status_of(path) is not None and not obstacle_at(path)
+        found = read_json(path) if is_there else None
+        if is_there and not _describes_seed(found):
             raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
         result: dict[str, Any] | None = found
         return result
@@ -135,7 +130,7 @@ class Run:
         paths = [self.predictions_path(seed, split) for seed in self.finished_seeds()]
         for path in paths:
             check_is_file(path)
-        missing = [path for path in paths if not path.exists()]
+        missing = [path for path in paths if status_of(path) is None]
         for path in missing:
             check_writable(path)
         return not missing
@@ -215,7 +210,7 @@ def open_run(workspace: Workspace, config: RunConfig, data: Mapping[str, str], s
     """
     neutral_score(score_range, config.data.threshold)
     run = locate_run(workspace, config)
-    if not (run.path / "result.json").exists():
+    if status_of(run.path / "result.json") is None:
         _start_run(run, config, data, score_range)
         return run
     check_data(run, data)
@@ -237,7 +232,7 @@ def check_data(run: Run, data: Mapping[str, str]) -> None:
     Raises:
         RunError: one of them is another version.
     """
-    if not (run.path / "result.json").exists():
+    if status_of(run.path / "result.json") is None:
         return
     known = run.result["data"]
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
@@ -281,9 +276,9 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
             if run.result["digest"] == digest and run.result["stage"] == config.run.stage:
                 return run
     run = Run(workspace.runs / (check_name(config.run.name) or default_name(config)))
-    if replaces or not run.path.exists():
+    if replaces or status_of(run.path) is None:
         return run
-    if not (run.path / "result.json").exists():
+    if status_of(run.path / "result.json") is None:
         _check_without_result(run, config)
         return run
     if run.problem:
@@ -303,10 +298,12 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
         RunError: they are others, or nothing tells what they were.
     """
     path = run.path / "config.toml"
-    if not path.exists() and not any(run.path.glob("seed-*")):
+    if status_of(path) is None and not any(run.path.glob("seed-*")):
         return
     try:
         known = run.config
+    except UnreadableError:
+        raise
     except ConkiError as error:
         raise RunError(f"run {run.name} has no result.json and no settings ({error}): give --overwrite") from error
     if (found := digest_of(known)) != digest_of(config) or known.run.stage != config.run.stage:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from conki_cli.errors import RunError
 from conki_cli.files import read_json, write_json
+from conki_cli.readable import obstacle_at, status_of
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.store import FeatureStore, Utterances
 from conki_cli.store.arrays import FileArray
@@ -60,7 +61,7 @@ class _Standardized:
 
 def write_scale(run: Run, store: FeatureStore) -> None:
     """Note the scale of a training store in its run, unless it is noted already."""
-    if (run.path / _FILE).exists():
+    if status_of(run.path / _FILE) is not None:
         return
     method, constant = store.normalization["method"], store.normalization.get("constant_columns", {})
     columns = {
@@ -79,7 +80,7 @@ def read_scale(run: Run) -> Scale | None:
     """
     path = run.path / _FILE
     check_is_file(path)
-    if not path.exists():
+    if status_of(path) is None:
         return None
     found = read_json(path)
     try:
@@ -158,7 +159,7 @@ def _scale_of_training_store(run: Run, workspace: Workspace) -> Scale | None:
     """Return the scale of the store that an older run was trained on, if it is still there."""
     dataset = run.config.data.dataset
     path = workspace.store(dataset)
-    if not path.is_file():
+    if status_of(path) is None or obstacle_at(path):
         return None
     with FeatureStore(path) as store:
         return _scale_of(store) if store.content_id == run.result["data"].get(dataset) else None

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from conki_cli.errors import RunError, one_line
-from conki_cli.files import atomic_path, unreadable, write_json
+from conki_cli.files import atomic_path, write_json
 from conki_cli.metrics import COUNTS, TWO_CLASSES, neutral_score, sentiment_metrics
 from conki_cli.metrics.reasons import undefined_reasons
 from conki_cli.metrics.summaries import summarize
+from conki_cli.readable import check_read, unreadable
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import constant_metrics, learning_warnings
 
@@ -58,8 +59,8 @@ def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
     try:
         return _parsed(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        rest = "" if isinstance(error, PermissionError) else "; train the run again"
-        raise RunError(f"{unreadable(path, error)}{rest}") from error
+        check_read(path, error)
+        raise RunError(f"{unreadable(path, error)}; train the run again") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{path} must hold id,score,prediction rows but is no UTF-8 text: {advice}") from error
     except (ValueError, csv.Error) as error:

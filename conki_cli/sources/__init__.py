@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from conki_cli.errors import SettingsError, SourceError, one_line
+from conki_cli.errors import SettingsError, SourceError, UnreadableError, one_line
 from conki_cli.sources.columns import number_in
 from conki_cli.sources.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.sources.request import Options, Progress, Raw, Request, no_progress
@@ -174,6 +174,8 @@ def _found(dataset: str, workspace: Path, source: Path | None, options: Options)
         if source is None and has_features:
             return options, options.labels
         return options, find_source(dataset, workspace, source)
+    except UnreadableError:
+        raise
     except SourceError:
         if not has_features:
             raise

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.errors import ConkiError, SourceError
+from conki_cli.errors import ConkiError, SourceError, UnreadableError
 
 
 class OpenFile:
@@ -68,7 +68,7 @@ class OpenFile:
         return found.st_size, found.st_mtime_ns
 
     def _unreadable(self, error: OSError) -> ConkiError:
-        return self.failure(
+        return UnreadableError(
             f"cannot read {self.path} ({error.strerror or error}): is it still there? If it is, run the command again"
         )
 

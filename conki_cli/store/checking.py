@@ -15,7 +15,7 @@ import numpy as np
 
 from conki_cli import MODALITIES
 from conki_cli.errors import SourceError
-from conki_cli.files import human_size
+from conki_cli.readable import human_size
 from conki_cli.store.orientation import looks_transposed, upright
 from conki_cli.store.records import (
     FRAME_MODALITIES,

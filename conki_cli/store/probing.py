@@ -64,7 +64,7 @@ def _look(path: str, alarm: _Alarm) -> None:
     import h5py
 
     alarm.step()
-    with contextlib.suppress(OSError), h5py.File(path, "r", locking="best-effort") as file:
+    with contextlib.suppress(OSError), h5py.File(path, "r", locking=False) as file:
         for item in _members(file, alarm):
             for attribute in _tried(lambda item=item: list(item.attrs), ()):
                 _tried(lambda item=item, attribute=attribute: item.attrs[attribute], None)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from conki_cli import MODALITIES
 from conki_cli.errors import StoreError, reason_of
-from conki_cli.files import check_readable, obstacle_at
+from conki_cli.readable import check_read, check_readable, obstacle_at
 from conki_cli.store.arrays import FileArray, OpenFile
+from conki_cli.store.opening import open_hdf5
 from conki_cli.store.records import (
     FORMAT,
     FRAME_MODALITIES,
@@ -52,7 +53,7 @@ class FeatureStore:
 
     Raises:
         StoreError: the file is missing, no store, of another schema, or damaged.
-        ConkiError: it may not be read.
+        UnreadableError: it may not be read, or the system fails to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -204,8 +205,6 @@ def _normalization(found: Any) -> dict[str, Any]:
 
 
 def _open(path: Path) -> Any:
-    import h5py
-
     from conki_cli.store.seal import ForeignFileError, check_seal
 
     is_ours = False
@@ -220,8 +219,9 @@ def _open(path: Path) -> Any:
             is_ours = True
         if not is_ours:
             raise StoreError(f"{path} must be a conki feature store (HDF5) but is not: make one with `conki prepare`")
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except OSError as error:
+        check_read(path, error)
         raise StoreError(f"{path} cannot be opened ({reason_of(error)}): make it again with `conki prepare`") from error
     try:
         with damage_in(path):
@@ -248,6 +248,7 @@ def damage_in(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
+        check_read(path, error)
         raise StoreError(f"{path} is damaged ({reason_of(error)}): make it again with `conki prepare`") from error
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from conki_cli.store.opening import open_hdf5
+
 BLOCK = 4096
 """Bytes in front of the HDF5 file."""
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -42,7 +44,7 @@ def seal(path: Path) -> None:
             if start is not None and size == item.nbytes:
                 ranges.append((int(start), int(size)))
 
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         file.visititems(note)
     ranges.sort()
     with path.open("r+b") as stream:

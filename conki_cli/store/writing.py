@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli import __version__
-from conki_cli.errors import SourceError, StoreError
+from conki_cli.errors import SourceError, StoreError, UnreadableError
 from conki_cli.files import atomic_path
 from conki_cli.locks import lock_beside
+from conki_cli.readable import check_read
 from conki_cli.store.checking import Checked, check
 from conki_cli.store.moments import CONSTANT_BELOW, Moments, no_moments, standardize
 from conki_cli.store.reading import FeatureStore
@@ -115,6 +116,8 @@ def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
 def _check_whole(path: Path, corpus: Corpus) -> None:
     try:
         FeatureStore(path).close()
+    except UnreadableError:
+        raise
     except StoreError as error:
         raise SourceError(
             f"{corpus.source}: the store made of it cannot be opened and was thrown away ({error.__cause__ or error}): "
@@ -285,6 +288,7 @@ class _Writer:
                     frames = np.asarray(frames)
                 piece = np.asarray(frames[start:stop])
             except (OSError, RuntimeError, TypeError, ValueError) as error:
+                check_read(Path(self.corpus.source), error)
                 raise SourceError(
                     f"{self.corpus.source}: {modality} of {sample.id[:60]!r} cannot be read ({error})"
                 ) from error

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conki_cli.errors import one_line
-from conki_cli.files import human_size, to_json
+from conki_cli.files import to_json
+from conki_cli.readable import human_size
 from conki_cli.tables.drawing import empty_table
 from conki_cli.tables.grid import UNSCALED, Cell, Row, TableInfo, build_grid, numbers, seeds_text, superscript
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conki_cli.errors import EncoderError
-from conki_cli.files import atomic_path, disk_error, system_error_in, unreadable
+from conki_cli.files import atomic_path, disk_error
+from conki_cli.readable import status_of, system_error_in, unread
 from conki_cli.workspace import is_path
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
@@ -45,7 +47,7 @@ def fingerprint(folder: Path, kind: ModelKind) -> str:
                 digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
                 _update_with_samples(digest, path)
     except OSError as error:
-        raise EncoderError(unreadable(folder, error, f"{kind.noun} in")) from error
+        raise unread(folder, error, f"{kind.noun} in") from error
     return f"folder-{digest.hexdigest()[:16]}"
 
 
@@ -66,17 +68,19 @@ def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
     """Return the folder that is meant, or None for a hub name.
 
     Raises:
+        UnreadableError: the system cannot tell what it is.
         EncoderError: it is a file, or can be neither a folder nor a hub name.
     """
     if not name_or_path.strip() or "\0" in name_or_path:
         raise EncoderError(f"a {kind.noun} must be a folder or a hub name, found {name_or_path!r}")
-    path, is_file = Path(name_or_path), False
-    with contextlib.suppress(OSError, RuntimeError):  # a path too long, a ~ of nobody: no folder either way
+    path = Path(name_or_path)
+    with contextlib.suppress(RuntimeError):  # a ~ of nobody
         path = path.expanduser()
-        if path.is_dir() and not _only_shares_a_name(name_or_path, path):
+    found = status_of(path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        if not _only_shares_a_name(name_or_path, path):
             return path
-        is_file = path.exists() and not path.is_dir()
-    if is_file and (is_path(name_or_path) or not _HUB_NAME.fullmatch(name_or_path)):
+    elif found is not None and (is_path(name_or_path) or not _HUB_NAME.fullmatch(name_or_path)):
         raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file: pass the folder that holds it")
     if not _HUB_NAME.fullmatch(name_or_path):
         raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either: check {kind.option}")
@@ -172,6 +176,8 @@ def explained(folder: Path, what: str) -> Iterator[None]:
     except (EncoderError, MemoryError):
         raise
     except Exception as error:  # a damaged file surfaces as any of a dozen classes of three libraries
+        if (found := system_error_in(error)) is not None and not isinstance(error, FileNotFoundError):
+            raise unread(folder, found, f"{what} in") from error
         raise EncoderError(
             f"the {what} in {folder} cannot be loaded ({first_line(error)}): fetch or save it again"
         ) from error

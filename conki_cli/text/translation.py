@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from conki_cli.environment import choose_device
 from conki_cli.errors import ConkiError, EncoderError
 from conki_cli.files import check_writable, disk_error
+from conki_cli.locks import lock_beside, locked, offers_record_locks
 from conki_cli.text.folders import (
     CONFIG_FILES,
     WEIGHT_FILES,
@@ -289,14 +290,23 @@ def _translated(translator: _Translator, batch: Sequence[str]) -> list[tuple[str
 
 @contextlib.contextmanager
 def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
-    """Open the cache; a fault of SQLite's during the block becomes one line."""
+    """Open the cache; a fault of SQLite's during the block becomes one line.
+
+    Where the file system lacks the locks that SQLite needs, one process at a time has the cache.
+    """
     check_writable(cache)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(cache, error) from error
     try:
-        with contextlib.closing(sqlite3.connect(cache.absolute(), timeout=_LOCK_SECONDS)) as connection:
+        with contextlib.ExitStack() as stack:
+            place = cache.absolute().as_uri()
+            if not offers_record_locks(cache.parent):
+                stack.enter_context(locked(lock_beside(cache), what=str(cache), wait=True))
+                place += "?vfs=unix-none"
+            connection = sqlite3.connect(place, uri=True, timeout=_LOCK_SECONDS)
+            stack.callback(connection.close)
             connection.execute(_CREATE)
             yield connection
     except sqlite3.Error as error:

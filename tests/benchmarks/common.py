@@ -19,8 +19,8 @@ from conki_cli.config.resolving import resolve, stage_one
 from conki_cli.config.sections import NO_EXTERNAL
 from conki_cli.contract import SentimentModel
 from conki_cli.frozen import Keeping, kept_states
+from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run
-from conki_cli.stages import Job, build_model
 from conki_cli.store import FeatureStore
 from conki_cli.workspace import Reporter
 

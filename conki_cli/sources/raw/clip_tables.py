@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line, reason_of
-from conki_cli.files import human_size
+from conki_cli.readable import human_size
 
 MOST_BYTES = 256 * 2**20
 """No table, and no array that is made of one, is larger."""

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line, reason_of
-from conki_cli.files import human_size
+from conki_cli.readable import check_read, human_size
 from conki_cli.sources.columns import names_of
+from conki_cli.store.opening import open_hdf5 as open_to_read
 from conki_cli.store.seal import check_seal
 
 MOST_BYTES = 256 * 2**20
@@ -50,14 +51,13 @@ def open_hdf5(path: Path) -> Any:
     Raises:
         SourceError: it is missing, no HDF5, truncated or damaged.
     """
-    import h5py
-
     try:
         check_seal(path)
-        return h5py.File(path, "r", locking="best-effort")
+        return open_to_read(path)
     except FileNotFoundError:
         raise SourceError(f"there is no file {path}: check the path") from None
     except Exception as error:  # damage makes the library fail in many ways
+        check_read(path, error)
         reason = "it ends too early" if "truncated file" in str(error) else reason_of(error)
         raise SourceError(f"cannot read {path} as HDF5 ({reason}): get the file again, whole") from error
 
@@ -70,6 +70,7 @@ def damage_in(path: Path) -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:
+        check_read(path, error)
         raise SourceError(f"{path} is damaged ({reason_of(error)}): get the file again, whole") from error
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
-from conki_cli.files import human_size
+from conki_cli.readable import human_size
 from conki_cli.sources.raw.npz import open_file
 
 MOST_BYTES = 256 * 2**20

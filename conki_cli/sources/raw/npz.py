@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.errors import SourceError, one_line
-from conki_cli.files import human_size
+from conki_cli.readable import human_size
 from conki_cli.store.arrays import Array, FileArray, OpenFile, is_text_or_numbers
 
 MAX_IN_MEMORY = 2**30

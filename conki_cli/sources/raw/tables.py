@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.errors import SourceError, one_line, reason_of
-from conki_cli.files import human_size
+from conki_cli.readable import human_size
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 """What files of tables are called; their content decides what they are."""
