@@ -16,7 +16,8 @@ from torch import Tensor
 from conki_cli import MODALITIES
 from conki_cli.config.sections import RunConfig
 from conki_cli.errors import SettingsError, StoreError
-from conki_cli.store import FeatureStore, Ragged, Utterances
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Ragged, Utterances
 from conki_cli.switches import MODALITY_SWITCHES
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from conki_cli.contract import Architecture
 from conki_cli.errors import EncoderError, SettingsError
 from conki_cli.experiments import check_trainable, finetune, open_store, predict_split
 from conki_cli.runs import Run, locate_run
-from conki_cli.store import FeatureStore
+from conki_cli.store.reading import FeatureStore
 from conki_cli.switches import MODALITY_SWITCHES
 from conki_cli.text import encoder_sizes
 from conki_cli.workspace import Reporter, Workspace

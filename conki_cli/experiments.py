@@ -27,8 +27,8 @@ from conki_cli.sources import check_dataset_name
 from conki_cli.sources.characters import repair
 from conki_cli.sources.labels import read_texts
 from conki_cli.stages import train_seeds
-from conki_cli.store import FeatureStore, Utterances
-from conki_cli.store.records import SCORED
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import SCORED, Utterances
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.workspace import BUILT_IN_ENCODER, Reporter, Workspace
 

@@ -29,9 +29,9 @@ from conki_cli.files import atomic_path, disk_error, remove_leftovers
 from conki_cli.locks import forget_killed, lock_beside, locked
 from conki_cli.packing import Packing
 from conki_cli.readable import check_read, check_readable, human_size, status_of
-from conki_cli.store import Ragged
 from conki_cli.store.arrays import FileArray, OpenFile
 from conki_cli.store.opening import open_hdf5
+from conki_cli.store.records import Ragged
 from conki_cli.store.seal import BLOCK, check_seal, seal
 from conki_cli.text_encoder import TextEncoder
 

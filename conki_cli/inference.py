@@ -14,7 +14,8 @@ from conki_cli.errors import RunError
 from conki_cli.evaluation import predict
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.runs import Run
-from conki_cli.store import FeatureStore, Ragged, Utterances
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Ragged, Utterances
 from conki_cli.text import TextReport, TokenCounts, backbone_from_config, count_tokens, load_reader, tokenize
 from conki_cli.text_encoder import TextEncoder
 from conki_cli.workspace import Reporter

@@ -15,7 +15,8 @@ from conki_cli.evaluation import check_memory, memory_advice
 from conki_cli.layers import compile_positions
 from conki_cli.metrics import neutral_score
 from conki_cli.runs import Run, open_run, write_scale
-from conki_cli.store import SPLITS, FeatureStore
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import SPLITS
 from conki_cli.text import TextReport, backbone_from_config, count_tokens, encoder_sizes, load_backbone
 from conki_cli.text_encoder import TextEncoder
 from conki_cli.workspace import Reporter, Workspace

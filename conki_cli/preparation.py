@@ -12,10 +12,11 @@ from conki_cli.readable import human_size
 from conki_cli.sources import check_dataset_name, read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
-from conki_cli.store import SPLITS, Corpus, FeatureStore, num_values, store_lock, write_store
 from conki_cli.store.opening import open_hdf5
-from conki_cli.store.records import FORMAT, counted
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import FORMAT, SPLITS, Corpus, counted
 from conki_cli.store.seal import SEALED
+from conki_cli.store.writing import num_values, store_lock, write_store
 from conki_cli.workspace import Reporter, Workspace
 
 

@@ -20,8 +20,10 @@ from conki_cli.config.words import switch_label
 from conki_cli.jobs import Job, build_model
 from conki_cli.model import ConKI
 from conki_cli.runs import Run
-from conki_cli.store import Corpus, FeatureStore, Sample, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample
 from conki_cli.store.seal import seal
+from conki_cli.store.writing import write_store
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.workspace import Reporter, Workspace
 

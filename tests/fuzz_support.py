@@ -57,7 +57,8 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 def read_store(path: Path) -> None:
     """Open a store, describe it, read every clip."""
     from conki_cli.batches import Batches
-    from conki_cli.store import FeatureStore, describe
+    from conki_cli.store.describing import describe
+    from conki_cli.store.reading import FeatureStore
 
     with FeatureStore(path) as store:
         describe(store)
@@ -102,7 +103,7 @@ def read_run(path: Path) -> None:
 def read_sequences(path: Path) -> None:
     """Make a store of somebody's HDF5 files, of which one is mutated, and read it."""
     from conki_cli.sources import read_corpus
-    from conki_cli.store import write_store
+    from conki_cli.store.writing import write_store
 
     write_store(path / "made.h5", read_corpus("mosi", workspace=path, source=path / "sequences", score_range=None))
     read_store(path / "made.h5")

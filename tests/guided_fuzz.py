@@ -137,7 +137,7 @@ def read_corpus_of(data: bytes, watch: Watch | None = None) -> None:
     from fuzz_support import read_store
 
     from conki_cli.sources import read_corpus
-    from conki_cli.store import write_store
+    from conki_cli.store.writing import write_store
 
     path, store = place() / "input.raw", place() / "prepared.h5"
     path.write_bytes(data)
@@ -179,7 +179,7 @@ def sound_store() -> bytes:
     """Return a small sealed store, with z-scores."""
     from conftest import make_corpus
 
-    from conki_cli.store import write_store
+    from conki_cli.store.writing import write_store
 
     path = place() / "sound.h5"
     write_store(path, make_corpus("tiny", (3, 2, 2), seed=1, longest=4), normalize="zscore")

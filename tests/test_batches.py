@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from conki_cli.batches import Batches, available_modalities, open_inputs, pad_frames, pad_tokens
 from conki_cli.errors import SettingsError, StoreError
-from conki_cli.store import Corpus, FeatureStore, Ragged, Utterances, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Ragged, Utterances
+from conki_cli.store.writing import write_store
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from conki_cli.errors import SourceError
 from conki_cli.sources import read_corpus
 from conki_cli.sources.characters import repair
 from conki_cli.sources.request import Options
-from conki_cli.store import SPLITS, Corpus, write_store
+from conki_cli.store.records import SPLITS, Corpus
+from conki_cli.store.writing import write_store
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real data files are not on this machine")

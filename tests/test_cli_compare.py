@@ -20,7 +20,8 @@ from conki_cli.config.sections import MODEL_NAMES
 from conki_cli.contract import Architecture
 from conki_cli.errors import RunError, SettingsError
 from conki_cli.runs import list_runs
-from conki_cli.store import FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.writing import write_store
 from conki_cli.workspace import Reporter, Workspace
 
 Conki = Callable[..., Result]

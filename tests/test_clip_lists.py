@@ -16,8 +16,8 @@ from conki_cli.sources import clip_lists
 from conki_cli.sources.joining import POSITIONS
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Request
-from conki_cli.store import Corpus, Sample
 from conki_cli.store.arrays import FileArray
+from conki_cli.store.records import Corpus, Sample
 
 RANGE = (-3.0, 3.0)
 SPLIT_FILES = {"train": "train.pkl", "valid": "dev.pkl", "test": "test.pkl"}

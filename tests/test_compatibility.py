@@ -16,7 +16,8 @@ from conki_cli.environment import choose_device
 from conki_cli.experiments import finetune, predict_new
 from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run, describe_runs, digest_of, evaluate_run
-from conki_cli.store import FeatureStore, describe
+from conki_cli.store.describing import describe
+from conki_cli.store.reading import FeatureStore
 from conki_cli.workspace import Reporter, Workspace
 
 VERSION_1 = Path(__file__).parent / "fixtures" / "version_1"

@@ -10,7 +10,9 @@ from conki_cli.config.resolving import resolve
 from conki_cli.experiments import ablate, demo_rows, finetune, predict_new
 from conki_cli.runs import evaluate_run, read_predictions
 from conki_cli.sources import demo
-from conki_cli.store import Corpus, FeatureStore, Sample, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample
+from conki_cli.store.writing import write_store
 from conki_cli.workspace import Reporter, Workspace
 
 SENTENCES = demo.encoder_sentences()

@@ -24,8 +24,8 @@ from conki_cli.files import append_line, write_json
 from conki_cli.inference import load_model
 from conki_cli.locks import locked
 from conki_cli.runs import Run
-from conki_cli.store import store_lock
 from conki_cli.store.seal import SEALED
+from conki_cli.store.writing import store_lock
 from conki_cli.workspace import Reporter, Workspace
 
 Damage = Callable[[Path], object]

@@ -14,7 +14,8 @@ from conki_cli.config.resolving import resolve
 from conki_cli.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.locks import locked
 from conki_cli.runs import list_runs, read_predictions
-from conki_cli.store import FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.writing import write_store
 from conki_cli.workspace import Reporter, Workspace
 
 QUICK = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")

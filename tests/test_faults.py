@@ -27,7 +27,8 @@ from conki_cli.errors import ConkiError, one_line
 from conki_cli.locks import locked
 from conki_cli.runs import Run, check_name, read_predictions
 from conki_cli.sources import check_dataset_name
-from conki_cli.store import FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.writing import write_store
 
 SPARES = (0, 30, 700, 9_000, 60_000)
 """Bytes that still fit: nothing, a line, a small file, kept states, the first of the checkpoints."""

@@ -17,7 +17,7 @@ from conki_cli.sources.joining import POSITIONS
 from conki_cli.sources.labels import read as read_labels
 from conki_cli.sources.raw.npz import read_npy, read_npz
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import Corpus, Sample
+from conki_cli.store.records import Corpus, Sample
 
 SHARED = Path(__file__).parents[2] / "shared"
 MOSI = SHARED / "data" / "mosi"

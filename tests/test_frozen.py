@@ -23,7 +23,9 @@ from conki_cli.errors import StoreError
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.locks import locked
 from conki_cli.packing import Packing
-from conki_cli.store import FeatureStore, Ragged, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Ragged
+from conki_cli.store.writing import write_store
 from conki_cli.text_encoder import TextEncoder
 from conki_cli.workspace import Reporter
 

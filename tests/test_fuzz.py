@@ -10,8 +10,8 @@ from fuzz_support import READERS, Worker
 from guided_fuzz import TARGETS, inputs
 from test_sequences import write_folder, write_labels
 
-from conki_cli.store import write_store
 from conki_cli.store.seal import BLOCK
+from conki_cli.store.writing import write_store
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
 STARTING_PROCESSES = ("old store", "sequences")  # a third of a second each

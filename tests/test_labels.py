@@ -9,7 +9,7 @@ from conki_cli.errors import SourceError
 from conki_cli.sources import labels
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, read_label_rows, read_texts
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import PUBLISHED_SIZES, Corpus
+from conki_cli.store.records import PUBLISHED_SIZES, Corpus
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real data files are not on this machine")

@@ -10,7 +10,7 @@ import pytest
 from conki_cli.errors import SourceError
 from conki_cli.sources import read_corpus
 from conki_cli.sources.request import Options
-from conki_cli.store import Corpus
+from conki_cli.store.records import Corpus
 
 MOSI = (-3.0, 3.0)
 SCORES = (0.2, -0.4, 0.6)  # of text, audio and vision alone

@@ -27,8 +27,10 @@ from conki_cli.sources import mult, read_corpus
 from conki_cli.sources.joining import POSITIONS, Clip
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Options, Request
-from conki_cli.store import Corpus, FeatureStore, write_store
 from conki_cli.store.arrays import FileArray
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus
+from conki_cli.store.writing import write_store
 
 Padded = npt.NDArray[np.float64]
 Ids = Callable[[list[Spoken]], object]

@@ -11,7 +11,8 @@ from conki_cli.doctor import examine_named
 from conki_cli.errors import ConkiError, RunError
 from conki_cli.files import read_json
 from conki_cli.runs import Run, read_predictions, read_scale
-from conki_cli.store import FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.writing import write_store
 from conki_cli.workspace import Reporter, Workspace
 
 QUICK = ("data.external=none", "optimizer.num_epochs=1", "run.cache=off")

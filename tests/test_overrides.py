@@ -14,7 +14,9 @@ from conki_cli.errors import SourceError
 from conki_cli.sources import read_corpus
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.sources.request import Options
-from conki_cli.store import Corpus, FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus
+from conki_cli.store.writing import write_store
 
 IDS = {"train": ["-v$_$01", "7$_$2", "w_x$_$3"], "valid": ["a$_$1"], "test": ["b$_$1", "b$_$0002"]}
 

@@ -12,7 +12,7 @@ from conki_cli.errors import SourceError
 from conki_cli.sources import read_corpus
 from conki_cli.sources.padding import find_sides, look_at, repairs_of, without_padding
 from conki_cli.sources.request import Options
-from conki_cli.store import SPLITS, Corpus
+from conki_cli.store.records import SPLITS, Corpus
 
 Values = npt.NDArray[np.float64]
 

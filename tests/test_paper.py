@@ -9,7 +9,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.contract import Architecture
 from conki_cli.model import TEXT_ADAPTER_LAYERS, AdapterModule, ConKI
 from conki_cli.sources import KNOWN_RANGES
-from conki_cli.store import PUBLISHED_SIZES
+from conki_cli.store.records import PUBLISHED_SIZES
 from conki_cli.tables.grid import published_row
 from conki_cli.training import plan_of, rate_factor
 

@@ -17,7 +17,8 @@ import pytest
 from conki_cli.errors import ConkiError, SourceError
 from conki_cli.locks import locked
 from conki_cli.preparation import Preparation, prepare
-from conki_cli.store import FeatureStore, store_lock
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.writing import store_lock
 from conki_cli.workspace import Reporter, Workspace
 
 ROWS = ("a,1,good,1.5,train", "b,2,bad,-2,valid", "c,3,so so,0,test")

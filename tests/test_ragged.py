@@ -12,8 +12,10 @@ from conki_cli.errors import SourceError
 from conki_cli.sources import ragged
 from conki_cli.sources.features import read_features
 from conki_cli.sources.request import Request
-from conki_cli.store import Corpus, FeatureStore, Sample, write_store
 from conki_cli.store.orientation import is_transposed
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample
+from conki_cli.store.writing import write_store
 
 LENGTHS = (6, 2, 3)
 

@@ -17,7 +17,7 @@ from conki_cli.sources.labels import LabelRow, read_label_rows, read_texts
 from conki_cli.sources.raw import tables
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Options
-from conki_cli.store import Corpus
+from conki_cli.store.records import Corpus
 
 HEADER = ("video_id", "clip_id", "text", "label", "mode")
 ROWS: tuple[tuple[Any, ...], ...] = (

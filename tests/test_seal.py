@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conki_cli.errors import StoreError
-from conki_cli.store import FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
 from conki_cli.store.seal import BLOCK, check_seal, seal
+from conki_cli.store.writing import write_store
 
 PLAIN = 1 << 18
 

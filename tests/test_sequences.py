@@ -13,7 +13,7 @@ from conki_cli.sources import sequences
 from conki_cli.sources.labels import read_label_rows
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.request import Request
-from conki_cli.store import Corpus, Sample
+from conki_cli.store.records import Corpus, Sample
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "mosi"
 VIDEOS = ("-zeta", "007", "a_b[x")

@@ -15,7 +15,9 @@ from test_mmsa import features, part, saved
 from conki_cli.errors import ConkiError, SettingsError, SourceError
 from conki_cli.sources import families, parse_score_range, read_corpus, with_official_name
 from conki_cli.sources.request import Options
-from conki_cli.store import PUBLISHED_SIZES, Corpus, FeatureStore, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import PUBLISHED_SIZES, Corpus
+from conki_cli.store.writing import write_store
 
 SHARED = Path(__file__).parents[2] / "shared"
 MOSI = (-3.0, 3.0)

@@ -18,7 +18,7 @@ from conki_cli.evaluation import predict
 from conki_cli.inference import load_model, predict_utterances
 from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run, read_predictions
-from conki_cli.store import FeatureStore
+from conki_cli.store.reading import FeatureStore
 from conki_cli.workspace import Reporter, Workspace
 
 CPU = torch.device("cpu")

@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 
 from conki_cli.errors import ConkiError, SourceError, StoreError
 from conki_cli.files import to_json
-from conki_cli.store import Corpus, FeatureStore, Sample, describe, video_of, write_store
 from conki_cli.store.arrays import OpenFile
+from conki_cli.store.describing import describe
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample, video_of
+from conki_cli.store.writing import write_store
 
 
 def clip(number: int, *, video: str = "vid_1", **changes: object) -> Sample:

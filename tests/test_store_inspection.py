@@ -13,8 +13,10 @@ from rich.console import Console, RenderableType
 
 from conki_cli.errors import StoreError
 from conki_cli.files import to_json
-from conki_cli.store import Corpus, FeatureStore, Sample, describe, write_store
-from conki_cli.store.describing import compare_stores, describe_clip, describe_features
+from conki_cli.store.describing import compare_stores, describe, describe_clip, describe_features
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample
+from conki_cli.store.writing import write_store
 from conki_cli.tables.formats import format_list
 from conki_cli.tables.stores import clip_tables, comparison_tables, feature_tables, store_tables
 

@@ -14,8 +14,10 @@ from conftest import resealed
 from sklearn.preprocessing import StandardScaler
 
 from conki_cli.errors import SourceError, StoreError
-from conki_cli.store import PUBLISHED_SIZES, SPLITS, Corpus, FeatureStore, Sample, num_values, store_lock, write_store
 from conki_cli.store.checking import check
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import PUBLISHED_SIZES, SPLITS, Corpus, Sample
+from conki_cli.store.writing import num_values, store_lock, write_store
 
 DRAW = np.random.default_rng(3)
 SIZES = {"train": 30, "valid": 6, "test": 4}

@@ -11,7 +11,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from conki_cli.errors import ConkiError
-from conki_cli.store import Corpus, FeatureStore, Sample, describe, write_store
+from conki_cli.store.describing import describe
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample
+from conki_cli.store.writing import write_store
 from conki_cli.tables.export import export_table
 from conki_cli.tables.grid import Row, TableInfo, published_row
 from conki_cli.tables.screen import metric_table, runs_table, scores_table, settings_table

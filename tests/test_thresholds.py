@@ -13,7 +13,8 @@ from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.errors import ConkiError, SettingsError
 from conki_cli.files import read_json, write_json
 from conki_cli.runs import Run, describe_runs, evaluate_run, read_predictions
-from conki_cli.store import Corpus, Sample, write_store
+from conki_cli.store.records import Corpus, Sample
+from conki_cli.store.writing import write_store
 from conki_cli.tables.export import export_table
 from conki_cli.tables.systems import run_row, table_info
 from conki_cli.workspace import Reporter, Workspace

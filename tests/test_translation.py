@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from conki_cli.errors import ConkiError, EncoderError, SettingsError
 from conki_cli.preparation import Preparation, prepare
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE
-from conki_cli.store import FeatureStore
+from conki_cli.store.reading import FeatureStore
 from conki_cli.text import translation
 from conki_cli.text.translation import translate, translator_identity
 from conki_cli.workspace import Reporter, Workspace

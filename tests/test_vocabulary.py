@@ -15,7 +15,9 @@ from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.runs import run_findings
 from conki_cli.errors import EncoderError
 from conki_cli.runs import digest_of
-from conki_cli.store import Corpus, FeatureStore, Sample, Utterances, write_store
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Corpus, Sample, Utterances
+from conki_cli.store.writing import write_store
 from conki_cli.text.vocabulary import TextReport, check_vocabulary, count_tokens, vocabulary_doubt
 from conki_cli.workspace import Reporter, Workspace
 

@@ -131,8 +131,8 @@ def _check_store_path(path: Path) -> None:
 
 
 def _describe(path: Path, json: bool) -> None:
-    from conki_cli.store import FeatureStore
     from conki_cli.store.describing import describe
+    from conki_cli.store.reading import FeatureStore
     from conki_cli.tables.stores import store_tables
 
     screen = screen_for(json)
@@ -164,8 +164,8 @@ def inspect_store(
     path = store_path(store, workspace)
     if not features and clip is None and compare is None:
         return _describe(path, json)
-    from conki_cli.store import FeatureStore
     from conki_cli.store.describing import compare_stores, describe_clip, describe_features
+    from conki_cli.store.reading import FeatureStore
     from conki_cli.tables.stores import clip_tables, comparison_tables, feature_tables
 
     screen = screen_for(json)

@@ -165,7 +165,7 @@ def models(
     conki models --store mosei --json
     """
     from conki_cli import zoo
-    from conki_cli.store import FeatureStore
+    from conki_cli.store.reading import FeatureStore
     from conki_cli.tables.models import models_table
 
     names = list(dict.fromkeys(model or zoo.MODELS))

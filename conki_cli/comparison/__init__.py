@@ -17,7 +17,7 @@ import numpy.typing as npt
 from conki_cli.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
 from conki_cli.comparison.systems import System, check_predicts, read_systems, system_label
 from conki_cli.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap, rules_of
-from conki_cli.store import video_of
+from conki_cli.store.records import video_of
 
 __all__ = [
     "NUM_DRAWS",

@@ -7,9 +7,10 @@ from pathlib import Path
 from conki_cli.doctor.findings import Finding, KnownStore, Visit, fault, is_unread, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of
 from conki_cli.errors import one_line, quoted
-from conki_cli.store import SCHEMA_VERSION, FeatureStore, store_lock
 from conki_cli.store.content import content_of
-from conki_cli.store.records import counted
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import SCHEMA_VERSION, counted
+from conki_cli.store.writing import store_lock
 
 
 def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:

@@ -17,9 +17,10 @@ from conki_cli.errors import RunError
 from conki_cli.files import read_json, write_json
 from conki_cli.readable import obstacle_at, status_of
 from conki_cli.runs.folders import Run, check_is_file
-from conki_cli.store import FeatureStore, Utterances
 from conki_cli.store.arrays import FileArray
 from conki_cli.store.moments import standardize
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Utterances
 from conki_cli.switches import MODALITY_SWITCHES
 from conki_cli.workspace import Reporter, Workspace
 

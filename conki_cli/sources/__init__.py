@@ -15,8 +15,7 @@ from conki_cli.errors import SettingsError, SourceError, UnreadableError, one_li
 from conki_cli.sources.columns import number_in
 from conki_cli.sources.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.sources.request import Options, Progress, Raw, Request, no_progress
-from conki_cli.store import Corpus
-from conki_cli.store.records import KNOWN_RANGES
+from conki_cli.store.records import KNOWN_RANGES, Corpus
 
 _FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
 """The modules with readers; the first that recognises a file reads it."""

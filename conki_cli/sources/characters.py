@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html.entities import html5
 
-from conki_cli.store import Corpus
-from conki_cli.store.records import PUBLISHED_LOST_TEXTS, counted
+from conki_cli.store.records import PUBLISHED_LOST_TEXTS, Corpus, counted
 
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _MOST_PASSES = 3

@@ -25,7 +25,7 @@ from conki_cli.sources.raw.clip_tables import TableLayout, look_into_table, read
 from conki_cli.sources.raw.mat import look_into_mat, read_mat
 from conki_cli.sources.raw.npz import Header, look_into_npy, look_into_npz, read_npy, read_npz
 from conki_cli.sources.request import Progress
-from conki_cli.store import ID_SEPARATOR
+from conki_cli.store.records import ID_SEPARATOR
 
 FEATURE_KEYS = ("features", "feature")
 """What an array of features may be called besides its modality."""

@@ -55,9 +55,8 @@ from conki_cli.sources.joining import POSITIONS, are_positions, with_labels
 from conki_cli.sources.padding import Padded, find_sides, look_at_clip, repairs_of, without_padding
 from conki_cli.sources.raw.pickles import read_pickle
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import SPLITS, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray
-from conki_cli.store.records import SCORED
+from conki_cli.store.records import SCORED, SPLITS, Corpus, Sample
 
 FORMATS = {
     "mag-bert": "MAG-BERT mosi.pkl or mosei.pkl: per split a list of ((words, visual, acoustic), label, segment)",

@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from conki_cli.errors import SourceError
 from conki_cli.files import sha256_of
-from conki_cli.store import ID_SEPARATOR, SPLITS
 from conki_cli.store.arrays import Array, FileArray
-from conki_cli.store.records import counted
+from conki_cli.store.records import ID_SEPARATOR, SPLITS, counted
 
 _SPLIT_NAMES = {
     "train": ("train", "training"),

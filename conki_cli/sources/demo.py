@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.store import ID_SEPARATOR, Corpus, Sample
+from conki_cli.store.records import ID_SEPARATOR, Corpus, Sample
 
 _GENERATOR = "conki demo corpora, version 1"  # counts up whenever a clip changes: it identifies the data
 _SEED = 2023

@@ -54,9 +54,8 @@ from conki_cli.sources.matching import Names, match
 from conki_cli.sources.padding import find_sides, lengths_of, look_at, repairs_of, without_padding
 from conki_cli.sources.raw.npz import Header, look_into_npz, read_npz
 from conki_cli.sources.request import Raw, Request
-from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray
-from conki_cli.store.records import SCORED, Frames
+from conki_cli.store.records import FRAME_MODALITIES, ID_SEPARATOR, SCORED, Corpus, Frames, Sample
 
 FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
 

@@ -17,7 +17,7 @@ from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import stripped, whole_number
 from conki_cli.sources.labels import LabelRow, read_label_rows
 from conki_cli.sources.request import Request
-from conki_cli.store import ID_SEPARATOR, SPLITS, Sample
+from conki_cli.store.records import ID_SEPARATOR, SPLITS, Sample
 
 NEARLY_ALL = 0.98
 """Share of the clips that a way must find; the few that lack a row are then named."""

@@ -24,8 +24,7 @@ from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import TO_SCORE, fingerprint, names_of, number_in, split_of, stripped, whole_number
 from conki_cli.sources.raw.tables import read_cells
 from conki_cli.sources.request import Raw, Request, is_chinese
-from conki_cli.store import ID_SEPARATOR, SPLITS, Corpus, Sample, Utterances
-from conki_cli.store.records import Frames, counted
+from conki_cli.store.records import ID_SEPARATOR, SPLITS, Corpus, Frames, Sample, Utterances, counted
 
 FORMATS = {"labels": "label.csv or meta.csv: texts, scores and splits, without audio and vision"}
 CHINESE_TEXT_NOTE = "the texts are Chinese (no text_en in the file): choose a Chinese text encoder with --encoder"

@@ -8,7 +8,7 @@ from conki_cli.errors import SourceError, one_line
 from conki_cli.sources.columns import names_of, whole_number
 from conki_cli.sources.joining import NEARLY_ALL, SAME_SCORE, SCORES_AGREE, Clip, attempts, parts_of
 from conki_cli.sources.labels import LabelRow
-from conki_cli.store import ID_SEPARATOR
+from conki_cli.store.records import ID_SEPARATOR
 
 
 @dataclass(frozen=True)

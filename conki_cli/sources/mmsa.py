@@ -55,8 +55,8 @@ from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, LabelRow, blanks_remark, read_label_rows
 from conki_cli.sources.padding import Padded, find_sides, lengths_of, look_at, repairs_of, without_padding
 from conki_cli.sources.request import Progress, Raw, Request, is_chinese
-from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray
+from conki_cli.store.records import FRAME_MODALITIES, SPLITS, Corpus, Sample
 
 FORMATS = {
     "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",

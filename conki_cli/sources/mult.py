@@ -58,8 +58,8 @@ from conki_cli.sources.joining import POSITIONS, Clip, are_positions, with_label
 from conki_cli.sources.padding import Padded, find_sides, look_at, without_padding
 from conki_cli.sources.request import Progress, Raw, Request
 from conki_cli.sources.unsupported import iemocap, is_emotion_shape
-from conki_cli.store import FRAME_MODALITIES, Corpus, Sample
 from conki_cli.store.arrays import Array, FileArray
+from conki_cli.store.records import FRAME_MODALITIES, Corpus, Sample
 
 FORMATS = {
     "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and the like; needs --labels label.csv",

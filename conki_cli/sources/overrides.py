@@ -19,7 +19,7 @@ from conki_cli.sources.padding import UNCLEAR
 from conki_cli.sources.raw.opening import open_raw
 from conki_cli.sources.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.sources.request import Raw, Request, is_chinese
-from conki_cli.store import FRAME_MODALITIES, Corpus
+from conki_cli.store.records import FRAME_MODALITIES, Corpus
 
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 

@@ -17,8 +17,7 @@ from conki_cli.sources.joining import Clip, join
 from conki_cli.sources.labels import LabelRow, read_label_rows
 from conki_cli.sources.request import Request
 from conki_cli.sources.tracks import Numbers, Track, label_rows
-from conki_cli.store import FRAME_MODALITIES
-from conki_cli.store.records import SCORED, counted
+from conki_cli.store.records import FRAME_MODALITIES, SCORED, counted
 
 _CUT_KEY = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]'
 _SAME_START = 0.05

@@ -49,8 +49,7 @@ from conki_cli.sources.tracks import (
     video_in,
     words_of,
 )
-from conki_cli.store import FRAME_MODALITIES, SPLITS, Corpus, Sample
-from conki_cli.store.records import Frames, counted
+from conki_cli.store.records import FRAME_MODALITIES, SPLITS, Corpus, Frames, Sample, counted
 
 FORMATS = {
     "csd": "CMU-MultimodalSDK computational sequences: a .csd file, or a folder of them",

@@ -11,8 +11,7 @@ from conki_cli.sources.columns import names_of, number_in
 from conki_cli.sources.features import read_features, to_score
 from conki_cli.sources.labels import LabelRow
 from conki_cli.sources.request import Options, Request
-from conki_cli.store import FRAME_MODALITIES, ID_SEPARATOR, SPLITS, Corpus
-from conki_cli.store.records import SCORED, counted
+from conki_cli.store.records import FRAME_MODALITIES, ID_SEPARATOR, SCORED, SPLITS, Corpus, counted
 
 NO_RANGE = (-math.inf, math.inf)
 """The score range of clips without scores."""

@@ -21,7 +21,7 @@ from conki_cli.contract import SentimentModel
 from conki_cli.frozen import Keeping, kept_states
 from conki_cli.jobs import Job, build_model
 from conki_cli.runs import Run
-from conki_cli.store import FeatureStore
+from conki_cli.store.reading import FeatureStore
 from conki_cli.workspace import Reporter
 
 FILE_LENGTHS = {

@@ -25,7 +25,7 @@ def measured(clips: int, batch_size: int, audio: int) -> dict[str, float]:
     from conki_cli.batches import Batches
     from conki_cli.config.resolving import resolve
     from conki_cli.contract import Architecture
-    from conki_cli.store import Ragged, Utterances
+    from conki_cli.store.records import Ragged, Utterances
     from conki_cli.text_encoder import TextEncoder
 
     draw = np.random.default_rng(0)

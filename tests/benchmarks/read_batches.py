@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from conki_cli.batches import Batches
-from conki_cli.store import FeatureStore, Ragged, Utterances
+from conki_cli.store.reading import FeatureStore
+from conki_cli.store.records import Ragged, Utterances
 
 BATCH_SIZE = 32
 
