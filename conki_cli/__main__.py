@@ -1,6 +1,6 @@
 """The program: `conki`, or `python -m conki_cli`."""
 
-from conki_cli.signals import leave_early
+from conki_cli.system.signals import leave_early
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import typer.main
 
 from conki_cli.cli import app
 from conki_cli.config.resolving import setting_fields, setting_type
-from conki_cli.files import to_json, write_text
+from conki_cli.system.files import to_json, write_text
 
 PAGE = Path(__file__).with_name("commands.md")
 _COLUMNS = ("value", "default", "meaning")

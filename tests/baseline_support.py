@@ -1,4 +1,4 @@
-"""Tiny baselines and batches for the tests of `conki_cli.baselines`.
+"""Tiny baselines and batches for the tests of `conki_cli.model.baselines`.
 
 Axis letters: B clips, L positions, D width of the text encoder, da and dv widths of audio and vision frames.
 """
@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from conki_cli import MODALITIES, zoo
-from conki_cli.batches import Batch, Padded
+from conki_cli import MODALITIES
 from conki_cli.config.resolving import resolve
 from conki_cli.config.sections import RunConfig
-from conki_cli.contract import Architecture, ParameterGroup, SentimentModel
-from conki_cli.packing import Packing
+from conki_cli.model import zoo
+from conki_cli.model.batches import Batch, Padded
+from conki_cli.model.contract import Architecture, ParameterGroup, SentimentModel
+from conki_cli.model.packing import Packing
+from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.text import load_backbone
-from conki_cli.text_encoder import TextEncoder
 
 Dims = tuple[int, int, int]
 

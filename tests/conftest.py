@@ -12,20 +12,20 @@ import pytest
 import torch
 from hypothesis import settings
 
-from conki_cli import experiments
-from conki_cli.batches import Batch, open_inputs
 from conki_cli.config.resolving import canonical, resolve
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import switch_label
-from conki_cli.jobs import Job, build_model
-from conki_cli.model import ConKI
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Corpus, Sample
+from conki_cli.data.store.seal import seal
+from conki_cli.data.store.writing import write_store
+from conki_cli.experiments import plans as experiments
+from conki_cli.model.batches import Batch, open_inputs
+from conki_cli.model.conki import ConKI
 from conki_cli.runs import Run
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.records import Corpus, Sample
-from conki_cli.store.seal import seal
-from conki_cli.store.writing import write_store
+from conki_cli.system.workspace import Reporter, Workspace
 from conki_cli.text.demo_encoder import build_demo_encoder
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.training.jobs import Job, build_model
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

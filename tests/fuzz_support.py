@@ -56,9 +56,9 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 
 def read_store(path: Path) -> None:
     """Open a store, describe it, read every clip."""
-    from conki_cli.batches import Batches
-    from conki_cli.store.describing import describe
-    from conki_cli.store.reading import FeatureStore
+    from conki_cli.data.store.describing import describe
+    from conki_cli.data.store.reading import FeatureStore
+    from conki_cli.model.batches import Batches
 
     with FeatureStore(path) as store:
         describe(store)
@@ -70,7 +70,7 @@ def read_store(path: Path) -> None:
 
 def read_checkpoint(path: Path) -> None:
     """Read a checkpoint."""
-    from conki_cli import checkpoint
+    from conki_cli.training import checkpoint
 
     checkpoint.load(path)
 
@@ -93,7 +93,7 @@ def read_predictions(path: Path) -> None:
 def read_run(path: Path) -> None:
     """List, evaluate and export a run, of which one file is mutated."""
     from conki_cli.runs import describe_runs, evaluate_run, find_run
-    from conki_cli.workspace import Workspace
+    from conki_cli.system.workspace import Workspace
 
     space = Workspace(path)
     describe_runs(space)
@@ -102,8 +102,8 @@ def read_run(path: Path) -> None:
 
 def read_sequences(path: Path) -> None:
     """Make a store of somebody's HDF5 files, of which one is mutated, and read it."""
-    from conki_cli.sources import read_corpus
-    from conki_cli.store.writing import write_store
+    from conki_cli.data.sources import read_corpus
+    from conki_cli.data.store.writing import write_store
 
     write_store(path / "made.h5", read_corpus("mosi", workspace=path, source=path / "sequences", score_range=None))
     read_store(path / "made.h5")
@@ -138,7 +138,7 @@ def sources_of(folder: Path, kind: str) -> list[Path]:
 
 def outcome(folder: Path, kind: str, seed: int) -> str:
     """Mutate under a seed, read, and say what came out."""
-    from conki_cli.errors import ConkiError
+    from conki_cli.system.errors import ConkiError
 
     draw = random.Random(f"{kind} {seed}")
     source = draw.choice(sources_of(folder, kind))
@@ -164,7 +164,7 @@ def outcome(folder: Path, kind: str, seed: int) -> str:
 def _serve(folder: Path) -> None:
     import torch
 
-    import conki_cli.experiments  # noqa: F401
+    import conki_cli.experiments.plans  # noqa: F401
 
     torch.set_num_threads(1)
     for kind in READERS:

@@ -87,7 +87,7 @@ def check_plain(value: Any) -> None:
     """Raise unless a value holds arrays, text, numbers, lists, tuples and dictionaries alone."""
     import numpy as np
 
-    from conki_cli.store.arrays import FileArray
+    from conki_cli.data.store.arrays import FileArray
 
     seen: set[int] = set()
     waiting = [value]
@@ -112,7 +112,7 @@ def check_plain(value: Any) -> None:
 
 def only_lines(read: Callable[[], None]) -> None:
     """Read; errors of ours in one line are what should come of a bad file."""
-    from conki_cli.errors import ConkiError
+    from conki_cli.system.errors import ConkiError
 
     try:
         read()
@@ -123,7 +123,7 @@ def only_lines(read: Callable[[], None]) -> None:
 
 def read_pickle_of(data: bytes, watch: Watch | None = None) -> None:
     """Read bytes as a pickle, from a file and from memory."""
-    from conki_cli.sources.raw.pickles import read_pickle, read_pickle_bytes
+    from conki_cli.data.raw.pickles import read_pickle, read_pickle_bytes
 
     path = place() / "input.pkl"
     path.write_bytes(data)
@@ -136,8 +136,8 @@ def read_corpus_of(data: bytes, watch: Watch | None = None) -> None:
     """Prepare a store from a file that holds the bytes, and read it."""
     from fuzz_support import read_store
 
-    from conki_cli.sources import read_corpus
-    from conki_cli.store.writing import write_store
+    from conki_cli.data.sources import read_corpus
+    from conki_cli.data.store.writing import write_store
 
     path, store = place() / "input.raw", place() / "prepared.h5"
     path.write_bytes(data)
@@ -179,7 +179,7 @@ def sound_store() -> bytes:
     """Return a small sealed store, with z-scores."""
     from conftest import make_corpus
 
-    from conki_cli.store.writing import write_store
+    from conki_cli.data.store.writing import write_store
 
     path = place() / "sound.h5"
     write_store(path, make_corpus("tiny", (3, 2, 2), seed=1, longest=4), normalize="zscore")
@@ -289,7 +289,7 @@ def read_store_of(data: bytes, watch: Watch | None = None) -> None:
     import h5py
     from fuzz_support import read_store
 
-    from conki_cli.store.seal import BLOCK, seal
+    from conki_cli.data.store.seal import BLOCK, seal
 
     path = place() / "input.h5"
     path.write_bytes(sound_store())
@@ -327,13 +327,10 @@ def main() -> None:
     import atheris
 
     kind, *options = sys.argv[1:]
-    with atheris.instrument_imports(include=["conki_cli.sources", "conki_cli.store", "conki_cli.batches", "pickle"]):
-        import conki_cli.batches
-        import conki_cli.store.describing
-        import conki_cli.store.reading
-        import conki_cli.store.seal
-        import conki_cli.store.writing  # noqa: F401
-        from conki_cli.sources import families
+    with atheris.instrument_imports(
+        include=["conki_cli.data.sources", "conki_cli.data.store", "conki_cli.model.batches", "pickle"]
+    ):
+        from conki_cli.data.sources import families
 
         list(families())
     for path in inputs(kind):  # what is imported on the way is imported before anything is watched

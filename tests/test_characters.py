@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from conftest import Notes
 
-from conki_cli import experiments
-from conki_cli.errors import SourceError
-from conki_cli.sources import read_corpus
-from conki_cli.sources.characters import repair
-from conki_cli.sources.request import Options
-from conki_cli.store.records import SPLITS, Corpus
-from conki_cli.store.writing import write_store
+from conki_cli.data.sources import read_corpus
+from conki_cli.data.sources.characters import repair
+from conki_cli.data.sources.request import Options
+from conki_cli.data.store.records import SPLITS, Corpus
+from conki_cli.data.store.writing import write_store
+from conki_cli.experiments import plans as experiments
+from conki_cli.system.errors import SourceError
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real data files are not on this machine")

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from conki_cli.errors import SourceError
-from conki_cli.sources.clip_files import ClipFiles, look_into_folder
-from conki_cli.sources.raw import clip_tables, mat
-from conki_cli.sources.request import no_progress
+from conki_cli.data.raw import clip_tables, mat
+from conki_cli.data.sources.clip_files import ClipFiles, look_into_folder
+from conki_cli.data.sources.request import no_progress
+from conki_cli.system.errors import SourceError
 
 VALUES = np.array([[0.25, -1.5, 3e-7], [1 / 3, 2.0, 1e5]])
 ROWS = "0.25,-1.5,3e-07\n0.3333333333333333,2.0,100000.0\n"

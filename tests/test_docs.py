@@ -16,7 +16,7 @@ from conki_cli.cli import app
 from conki_cli.config.resolving import parse_switches, resolve, setting_fields
 from conki_cli.config.sections import SECTIONS
 from conki_cli.config.words import parse_seeds
-from conki_cli.store.records import FORMAT
+from conki_cli.data.store.records import FORMAT
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

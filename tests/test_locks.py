@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from conki_cli.cli.screen import Screen
 from conki_cli.doctor.traces import holder_of
-from conki_cli.errors import ConkiError
-from conki_cli.locks import _touch, lock_beside, locked
-from conki_cli.screen import Screen
+from conki_cli.system.errors import ConkiError
+from conki_cli.system.locks import _touch, lock_beside, locked
 from conki_cli.text.translation import _opened
 
 pytestmark = pytest.mark.usefixtures("without_locks")
@@ -29,7 +29,7 @@ def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr("conki_cli.locks._BEAT", 0.05)
+    monkeypatch.setattr("conki_cli.system.locks._BEAT", 0.05)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conki_cli.errors import ConkiError, SettingsError
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.metrics.reasons import undefined_reasons
 from conki_cli.metrics.summaries import summarize
+from conki_cli.system.errors import ConkiError, SettingsError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 GOLDEN = DATA / "golden" / "metrics.json"

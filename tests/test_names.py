@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from conki_cli.cli import app
 from conki_cli.cli.program import clips_path, store_path
-from conki_cli.errors import EncoderError, RunError, SourceError, StoreError
+from conki_cli.data.sources import find_source
 from conki_cli.runs import find_run
-from conki_cli.sources import find_source
+from conki_cli.system.errors import EncoderError, RunError, SourceError, StoreError
+from conki_cli.system.workspace import Workspace, is_path
 from conki_cli.text.encoders import encoder_identity
-from conki_cli.workspace import Workspace, is_path
 
 
 @pytest.fixture

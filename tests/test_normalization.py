@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from conftest import MakeConfig, Notes, make_corpus
 
-from conki_cli import experiments
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.writing import write_store
 from conki_cli.doctor import examine_named
-from conki_cli.errors import ConkiError, RunError
-from conki_cli.files import read_json
+from conki_cli.experiments import plans as experiments
 from conki_cli.runs import Run, read_predictions, read_scale
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.writing import write_store
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.system.errors import ConkiError, RunError
+from conki_cli.system.files import read_json
+from conki_cli.system.workspace import Reporter, Workspace
 
 QUICK = ("data.external=none", "optimizer.num_epochs=1", "run.cache=off")
 SIZES = (13, 6, 6)

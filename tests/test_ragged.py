@@ -8,14 +8,14 @@ import numpy.typing as npt
 import pytest
 from test_mmsa import MOSI, features, read, saved
 
-from conki_cli.errors import SourceError
-from conki_cli.sources import ragged
-from conki_cli.sources.features import read_features
-from conki_cli.sources.request import Request
-from conki_cli.store.orientation import is_transposed
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.records import Corpus, Sample
-from conki_cli.store.writing import write_store
+from conki_cli.data.sources import ragged
+from conki_cli.data.sources.features import read_features
+from conki_cli.data.sources.request import Request
+from conki_cli.data.store.orientation import is_transposed
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Corpus, Sample
+from conki_cli.data.store.writing import write_store
+from conki_cli.system.errors import SourceError
 
 LENGTHS = (6, 2, 3)
 

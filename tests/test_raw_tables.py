@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conki_cli.errors import SourceError
-from conki_cli.sources import labels, read_corpus
-from conki_cli.sources.joining import Clip, join
-from conki_cli.sources.labels import LabelRow, read_label_rows, read_texts
-from conki_cli.sources.raw import tables
-from conki_cli.sources.raw.opening import open_raw
-from conki_cli.sources.request import Options
-from conki_cli.store.records import Corpus
+from conki_cli.data.raw import tables
+from conki_cli.data.raw.opening import open_raw
+from conki_cli.data.sources import labels, read_corpus
+from conki_cli.data.sources.joining import Clip, join
+from conki_cli.data.sources.labels import LabelRow, read_label_rows, read_texts
+from conki_cli.data.sources.request import Options
+from conki_cli.data.store.records import Corpus
+from conki_cli.system.errors import SourceError
 
 HEADER = ("video_id", "clip_id", "text", "label", "mode")
 ROWS: tuple[tuple[Any, ...], ...] = (

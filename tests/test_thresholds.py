@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from conftest import MakeConfig
 
-from conki_cli import experiments
-from conki_cli.comparison import compare, read_systems
 from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
-from conki_cli.errors import ConkiError, SettingsError
-from conki_cli.files import read_json, write_json
+from conki_cli.data.store.records import Corpus, Sample
+from conki_cli.data.store.writing import write_store
+from conki_cli.experiments import plans as experiments
+from conki_cli.reporting.comparison import compare, read_systems
+from conki_cli.reporting.tables.export import export_table
+from conki_cli.reporting.tables.systems import run_row, table_info
 from conki_cli.runs import Run, describe_runs, evaluate_run, read_predictions
-from conki_cli.store.records import Corpus, Sample
-from conki_cli.store.writing import write_store
-from conki_cli.tables.export import export_table
-from conki_cli.tables.systems import run_row, table_info
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.system.errors import ConkiError, SettingsError
+from conki_cli.system.files import read_json, write_json
+from conki_cli.system.workspace import Reporter, Workspace
 
 QUICK = ("data.dataset=stars", "data.external=none", "optimizer.num_epochs=1")
 

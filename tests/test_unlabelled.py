@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from conftest import MakeConfig, Trained, make_corpus
 
-from conki_cli import experiments
+from conki_cli.data.preparation import Preparation, prepare
+from conki_cli.data.sources.request import Options
+from conki_cli.data.store.content import content_of
+from conki_cli.data.store.describing import compare_stores, describe, describe_clip
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.writing import write_store
 from conki_cli.doctor import examine_named
-from conki_cli.errors import ConkiError, SettingsError, SourceError, StoreError
-from conki_cli.preparation import Preparation, prepare
-from conki_cli.sources.request import Options
-from conki_cli.store.content import content_of
-from conki_cli.store.describing import compare_stores, describe, describe_clip
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.writing import write_store
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.experiments import plans as experiments
+from conki_cli.system.errors import ConkiError, SettingsError, SourceError, StoreError
+from conki_cli.system.workspace import Reporter, Workspace
 
 CLIPS = ["a$_$1", "a$_$2", "b$_$1"]
 

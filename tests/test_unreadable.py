@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 import conki_cli
-from conki_cli import checkpoint
-from conki_cli.errors import CheckpointError, UnreadableError
-from conki_cli.files import read_tensors
-from conki_cli.readable import status_of, system_error_in
 from conki_cli.runs import Run
+from conki_cli.system.errors import CheckpointError, UnreadableError
+from conki_cli.system.files import read_tensors
+from conki_cli.system.readable import status_of, system_error_in
+from conki_cli.training import checkpoint
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -138,9 +138,9 @@ def test_without_memory_maps_a_run_is_read_plainly(space: Path, shim: Path) -> N
 
 LATEST = f"""
 from pathlib import Path
-from conki_cli.resuming import best_is_sound, latest
+from conki_cli.training.resuming import best_is_sound, latest
 from conki_cli.runs import Run
-from conki_cli.workspace import Reporter
+from conki_cli.system.workspace import Reporter
 found = latest(Run(Path("runs/{RUN}")), 1, Reporter())
 print(best_is_sound(Run(Path("runs/{RUN}")), 1, Reporter()), found[1]["epoch"])
 """

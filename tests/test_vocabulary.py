@@ -9,17 +9,18 @@ import pytest
 from conftest import MakeConfig, Notes, Trained, resealed
 from transformers import AutoTokenizer
 
-from conki_cli import experiments, text
+from conki_cli import text
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Corpus, Sample, Utterances
+from conki_cli.data.store.writing import write_store
 from conki_cli.doctor.findings import Visit
 from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.runs import run_findings
-from conki_cli.errors import EncoderError
+from conki_cli.experiments import plans as experiments
 from conki_cli.runs import digest_of
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.records import Corpus, Sample, Utterances
-from conki_cli.store.writing import write_store
+from conki_cli.system.errors import EncoderError
+from conki_cli.system.workspace import Reporter, Workspace
 from conki_cli.text.vocabulary import TextReport, check_vocabulary, count_tokens, vocabulary_doubt
-from conki_cli.workspace import Reporter, Workspace
 
 QUICK = ("optimizer.num_epochs=1", "pretraining.num_epochs=1")
 Spoken = Callable[[str], Workspace]

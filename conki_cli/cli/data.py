@@ -8,7 +8,7 @@ import typer
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
 from conki_cli.cli.streams import note_kept
-from conki_cli.errors import SettingsError
+from conki_cli.system.errors import SettingsError
 
 
 def prepare(
@@ -69,10 +69,10 @@ def prepare(
     if dataset is None:
         context.fail("Missing option '--dataset'.")
     context.meta[ON_INTERRUPTION] = "no store was made or changed"
-    from conki_cli.preparation import Preparation
-    from conki_cli.preparation import prepare as work
-    from conki_cli.sources import parse_score_range
-    from conki_cli.sources.request import Options
+    from conki_cli.data.preparation import Preparation
+    from conki_cli.data.preparation import prepare as work
+    from conki_cli.data.sources import parse_score_range
+    from conki_cli.data.sources.request import Options
 
     overrides = {"text": text, "audio": audio, "vision": vision}
     options = Options(
@@ -112,8 +112,8 @@ def _identity(path: Path) -> int | None:
 
 
 def _list_formats(json: bool) -> None:
-    from conki_cli.sources import families, unsupported
-    from conki_cli.tables.formats import format_list
+    from conki_cli.data.sources import families, unsupported
+    from conki_cli.reporting.tables.formats import format_list
 
     screen = screen_for(json)
     explained = [{"formats": dict(family.FORMATS), "description": family.__doc__ or ""} for family in families()]
@@ -123,7 +123,7 @@ def _list_formats(json: bool) -> None:
 
 
 def _check_store_path(path: Path) -> None:
-    from conki_cli.files import check_writable
+    from conki_cli.system.files import check_writable
 
     check_writable(path)
     if path.exists() and path.suffix != ".h5":
@@ -131,9 +131,9 @@ def _check_store_path(path: Path) -> None:
 
 
 def _describe(path: Path, json: bool) -> None:
-    from conki_cli.store.describing import describe
-    from conki_cli.store.reading import FeatureStore
-    from conki_cli.tables.stores import store_tables
+    from conki_cli.data.store.describing import describe
+    from conki_cli.data.store.reading import FeatureStore
+    from conki_cli.reporting.tables.stores import store_tables
 
     screen = screen_for(json)
     with FeatureStore(path) as store:
@@ -164,9 +164,9 @@ def inspect_store(
     path = store_path(store, workspace)
     if not features and clip is None and compare is None:
         return _describe(path, json)
-    from conki_cli.store.describing import compare_stores, describe_clip, describe_features
-    from conki_cli.store.reading import FeatureStore
-    from conki_cli.tables.stores import clip_tables, comparison_tables, feature_tables
+    from conki_cli.data.store.describing import compare_stores, describe_clip, describe_features
+    from conki_cli.data.store.reading import FeatureStore
+    from conki_cli.reporting.tables.stores import clip_tables, comparison_tables, feature_tables
 
     screen = screen_for(json)
     with FeatureStore(path) as opened:

@@ -9,11 +9,11 @@ from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, Work
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_kept
-from conki_cli.errors import SettingsError
+from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
+    from conki_cli.cli.screen import Screen
     from conki_cli.runs import Run
-    from conki_cli.screen import Screen
 
 
 @run_options
@@ -46,9 +46,9 @@ def compare(
     conki compare --table 6 --models conki,self-mm --seeds 1..5
     conki compare mosi-conki-1a2b3c4d mosi-misa-5e6f7a8b
     """
-    from conki_cli.comparison import compare as work
-    from conki_cli.comparison import read_systems
-    from conki_cli.tables.systems import comparison_answer, comparison_rows
+    from conki_cli.reporting.comparison import compare as work
+    from conki_cli.reporting.comparison import read_systems
+    from conki_cli.reporting.tables.systems import comparison_answer, comparison_rows
 
     if bool(runs) == (table is not None):
         raise SettingsError("name two or more finished runs, or give --table 2, 3 or 6 to train what is missing")
@@ -94,7 +94,7 @@ def _refuse_training_options(settings: dict[str, Any], models: str | None, epoch
 def _named_runs(
     names: list[str], seeds: tuple[int, ...] | None, split: str, workspace: Path, screen: "Screen"
 ) -> list["Run"]:
-    from conki_cli.comparison import check_predicts
+    from conki_cli.reporting.comparison import check_predicts
     from conki_cli.runs import find_run
 
     place = workspace_at(workspace)
@@ -108,7 +108,7 @@ def _named_runs(
 
 def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen") -> None:
     """Say which seeds a comparison lacks: of those asked for, or of those that the run was to train."""
-    from conki_cli.tables.grid import seeds_text
+    from conki_cli.reporting.tables.grid import seeds_text
 
     wanted, finished = set(run.result["seeds"] if seeds is None else seeds), set(run.finished_seeds())
     if (absent := sorted(wanted - finished)) and wanted & finished:  # none of them is there: an error, later
@@ -118,7 +118,7 @@ def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen")
 def _trained_rows(
     table: int, models: str | None, settings: dict[str, Any], split: str, workspace: Path, screen: "Screen"
 ) -> tuple[tuple[int, ...], list["Run"]]:
-    from conki_cli.contests import plan, train_rows
+    from conki_cli.experiments.comparisons import plan, train_rows
     from conki_cli.runs import locate_run
 
     epochs, flags = settings.pop("epochs"), settings["flags"]
@@ -139,7 +139,7 @@ def _trained_rows(
 
 def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "Screen") -> None:
     if not all(run.predictions_exist(split) for run in runs):
-        from conki_cli.contests import ready_predictions
+        from conki_cli.experiments.comparisons import ready_predictions
 
         ready_predictions(runs, split, workspace_at(workspace), screen)
 
@@ -164,9 +164,9 @@ def models(
     conki models --model iccn --model hycon
     conki models --store mosei --json
     """
-    from conki_cli import zoo
-    from conki_cli.store.reading import FeatureStore
-    from conki_cli.tables.models import models_table
+    from conki_cli.data.store.reading import FeatureStore
+    from conki_cli.model import zoo
+    from conki_cli.reporting.tables.models import models_table
 
     names = list(dict.fromkeys(model or zoo.MODELS))
     for name in names:
@@ -174,7 +174,7 @@ def models(
     place = workspace_at(workspace)
     path = store_path(store, workspace) if store is not None else place.store("mosi")
     screen = screen_for(json)
-    from conki_cli.contests import describe_models
+    from conki_cli.experiments.comparisons import describe_models
 
     if store is None and not path.exists():
         found = describe_models(names, None, encoder, place)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from conki_cli import MODALITIES
-from conki_cli.errors import SettingsError
-from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
+from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
+from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
     from conki_cli.config.sections import RunConfig

@@ -11,12 +11,12 @@ from typer.core import TyperGroup
 
 from conki_cli import __version__
 from conki_cli.cli.streams import check_shown, forget_odd_width, secure_streams
-from conki_cli.errors import ConkiError, StoreError, one_line, quoted
-from conki_cli.signals import ANY_ENDING, exit_code, install
+from conki_cli.system.errors import ConkiError, StoreError, one_line, quoted
+from conki_cli.system.signals import ANY_ENDING, exit_code, install
 
 if TYPE_CHECKING:
-    from conki_cli.screen import Screen
-    from conki_cli.workspace import Workspace
+    from conki_cli.cli.screen import Screen
+    from conki_cli.system.workspace import Workspace
 
 ON_INTERRUPTION = "conki.interrupted"
 """Key in a command's context."""
@@ -130,14 +130,14 @@ def _this_command() -> str:
 
 def screen_for(json: bool) -> "Screen":
     """Return where a command shows its tables and messages, or its one JSON object."""
-    from conki_cli.screen import Screen
+    from conki_cli.cli.screen import Screen
 
     return Screen(json=json)
 
 
 def workspace_at(root: Path) -> "Workspace":
     """Return the workspace in a folder."""
-    from conki_cli.workspace import Workspace
+    from conki_cli.system.workspace import Workspace
 
     return Workspace(root)
 
@@ -186,7 +186,7 @@ def mention_damage(screen: "Screen", workspace: Path, *, besides: str = "") -> N
 
 def check_export_option(export: Path | None, *endings: str) -> None:
     """Refuse a file for `--export` that cannot be written, before any work begins."""
-    from conki_cli.tables.export import check_export
+    from conki_cli.reporting.tables.export import check_export
 
     if export is not None:
         check_export(export, endings)

@@ -8,13 +8,13 @@ import typer
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import check_export_option, clips_path, mention_damage, screen_for, workspace_at
 from conki_cli.cli.streams import note_kept
-from conki_cli.errors import RunError, SettingsError
+from conki_cli.system.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from conki_cli.screen import Screen
-    from conki_cli.tables.grid import Row, TableInfo
+    from conki_cli.cli.screen import Screen
+    from conki_cli.reporting.tables.grid import Row, TableInfo
 
 
 def evaluate(
@@ -36,8 +36,8 @@ def evaluate(
     conki evaluate
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
+    from conki_cli.reporting.tables.systems import table_of_runs
     from conki_cli.runs import evaluate_run, find_run
-    from conki_cli.tables.systems import table_of_runs
 
     screen = screen_for(json)
     check_export_option(export)
@@ -49,7 +49,7 @@ def evaluate(
     if not found.predictions_exist(split):
         if (found.result["stage"], split) == ("pretrain", "valid"):
             raise RunError(f"a stage-1 run predicts while it trains, and {found.name} lacks valid.csv: train it again")
-        from conki_cli.experiments import predict_split
+        from conki_cli.experiments.plans import predict_split
 
         predict_split(found, split, workspace_at(workspace), screen)
     label, result = found.result["label"], evaluate_run(found, split, protocol, threshold=threshold)
@@ -59,8 +59,8 @@ def evaluate(
 
 def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:
     """Write a table of metrics to a file, if one is wanted, and show it."""
-    from conki_cli.tables.export import export_table
-    from conki_cli.tables.screen import metric_table
+    from conki_cli.reporting.tables.export import export_table
+    from conki_cli.reporting.tables.screen import metric_table
 
     if export is not None:
         export_table(rows, info, export)
@@ -71,8 +71,8 @@ def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", exp
 
 def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
     """List the runs of the workspace: stage, state, seeds, test metrics, size."""
+    from conki_cli.reporting.tables.screen import runs_table
     from conki_cli.runs import describe_runs
-    from conki_cli.tables.screen import runs_table
 
     screen = screen_for(json)
     entries = describe_runs(workspace_at(workspace))
@@ -112,9 +112,9 @@ def predict(
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
     conki predict mosi-conki-1a2b3c4d new_clips.pkl
     """
-    from conki_cli.experiments import open_clips, predict_new, read_new
+    from conki_cli.experiments.plans import open_clips, predict_new, read_new
+    from conki_cli.reporting.tables.screen import scores_table
     from conki_cli.runs import find_run, write_scores
-    from conki_cli.tables.screen import scores_table
 
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store (or raw file)")

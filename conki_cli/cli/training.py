@@ -17,11 +17,11 @@ from conki_cli.cli.options import (
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
 from conki_cli.cli.streams import note_kept
-from conki_cli.errors import SettingsError
+from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
+    from conki_cli.cli.screen import Screen
     from conki_cli.runs import Run
-    from conki_cli.screen import Screen
 
 
 @run_options
@@ -40,7 +40,7 @@ def pretrain(
 
     conki pretrain --external mosei --dataset mosi
     """
-    from conki_cli.experiments import pretrain as work
+    from conki_cli.experiments.plans import pretrain as work
 
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
@@ -66,7 +66,7 @@ def finetune(
     conki finetune --external mosei --seeds 1..5
     conki finetune --dataset mosi --drop C4 --epochs 20
     """
-    from conki_cli.experiments import finetune as work
+    from conki_cli.experiments.plans import finetune as work
 
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
@@ -103,7 +103,7 @@ def ablate(
     conki ablate --drop C4 --drop N1 --drop C1+C4
     conki ablate --table 5 --seeds 1..5 --export table5.md
     """
-    from conki_cli.experiments import ablate as work
+    from conki_cli.experiments.plans import ablate as work
 
     if not drop and table is None:
         raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
@@ -143,8 +143,8 @@ def demo(
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
     """
     from conki_cli.config.words import parse_seeds
-    from conki_cli.experiments import ablate as work
-    from conki_cli.experiments import demo_rows
+    from conki_cli.experiments.plans import ablate as work
+    from conki_cli.experiments.plans import demo_rows
 
     screen = screen_for(json)
     place = workspace_at(workspace)
@@ -161,7 +161,7 @@ def demo(
 def settings(json: JsonOption = False) -> None:
     """List every setting: name, default and meaning (for --set and --config)."""
     from conki_cli.config.resolving import setting_fields, setting_type
-    from conki_cli.tables.screen import settings_table
+    from conki_cli.reporting.tables.screen import settings_table
 
     screen = screen_for(json)
     entries = [

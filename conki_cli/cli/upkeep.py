@@ -8,7 +8,7 @@ import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import ON_INTERRUPTION, screen_for, workspace_at
-from conki_cli.errors import ConkiError
+from conki_cli.system.errors import ConkiError
 
 
 def doctor(
@@ -31,7 +31,7 @@ def doctor(
     """
     context.meta[ON_INTERRUPTION] = "nothing was changed, and what was not looked at yet may be damaged"
     from conki_cli.doctor import examine, examine_named
-    from conki_cli.tables.findings import findings_table
+    from conki_cli.reporting.tables.findings import findings_table
 
     screen, space = screen_for(json), workspace_at(workspace)
     found = examine(space, screen) if thing is None else examine_named(thing, space.store_called(thing), space, screen)

@@ -19,9 +19,9 @@ from conki_cli.config.sections import (
     RunConfig,
     RunSection,
 )
-from conki_cli.errors import SettingsError
-from conki_cli.readable import check_read, unreadable
-from conki_cli.switches import MODALITY_SWITCHES, SWITCHES
+from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
+from conki_cli.system.errors import SettingsError
+from conki_cli.system.readable import check_read, unreadable
 
 _LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
 ADDED_LATER = {
@@ -138,7 +138,7 @@ def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[
 
     from conki_cli.config.words import switch_label
 
-    text = (Path(__file__).parents[1] / "presets" / f"{model}.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "presets" / f"{model}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
     for name in ("default", recipe, dataset, f"{dataset} {switch_label(drop)}"):

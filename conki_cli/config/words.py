@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from conki_cli.config.sections import MODEL_NAMES, RunConfig
-from conki_cli.errors import SettingsError
+from conki_cli.system.errors import SettingsError
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

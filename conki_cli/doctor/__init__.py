@@ -15,10 +15,10 @@ from conki_cli.doctor.machine import machine_findings, this_machine
 from conki_cli.doctor.runs import is_run_folder, run_findings
 from conki_cli.doctor.stores import store_findings
 from conki_cli.doctor.traces import left_over
-from conki_cli.errors import ConkiError, one_line
-from conki_cli.files import size_of
 from conki_cli.runs import Run
-from conki_cli.workspace import Reporter, Workspace, is_path
+from conki_cli.system.errors import ConkiError, one_line
+from conki_cli.system.files import size_of
+from conki_cli.system.workspace import Reporter, Workspace, is_path
 
 __all__ = ["Finding", "examine", "examine_named"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from conki_cli.errors import CheckpointError, ConkiError, UnreadableError, one_line, quoted, reason_of
-from conki_cli.readable import check_read, check_readable, obstacle_at
-from conki_cli.workspace import Workspace
+from conki_cli.system.errors import CheckpointError, ConkiError, UnreadableError, one_line, quoted, reason_of
+from conki_cli.system.readable import check_read, check_readable, obstacle_at
+from conki_cli.system.workspace import Workspace
 
 _VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
 _ADVICE = re.compile(rf"[:;] (?=(?:{_VERBS})\b)")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from conki_cli.data.store.opening import open_hdf5
+from conki_cli.data.store.records import counted
+from conki_cli.data.store.seal import check_seal
 from conki_cli.doctor.findings import FAULT, Finding, Visit, fault, guarded, ordinary, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of, left_over
-from conki_cli.errors import StoreError, quoted
-from conki_cli.files import read_tensors
-from conki_cli.locks import lock_beside
-from conki_cli.readable import status_of
-from conki_cli.store.opening import open_hdf5
-from conki_cli.store.records import counted
-from conki_cli.store.seal import check_seal
+from conki_cli.system.errors import StoreError, quoted
+from conki_cli.system.files import read_tensors
+from conki_cli.system.locks import lock_beside
+from conki_cli.system.readable import status_of
 from conki_cli.text.vocabulary import vocabulary_problem
 
 _BLOCK = 4 * 2**20  # bytes that are read at once

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conki_cli.data.store.records import counted
 from conki_cli.doctor.findings import Finding, tried
-from conki_cli.environment import choose_device, environment
-from conki_cli.errors import reason_of
-from conki_cli.files import check_writable
-from conki_cli.readable import human_size
-from conki_cli.store.records import counted
-from conki_cli.workspace import Workspace
+from conki_cli.system.environment import choose_device, environment
+from conki_cli.system.errors import reason_of
+from conki_cli.system.files import check_writable
+from conki_cli.system.readable import human_size
+from conki_cli.system.workspace import Workspace
 
 if TYPE_CHECKING:
     import types

@@ -27,13 +27,13 @@ from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.traces import holder_of, left_over
 from conki_cli.doctor.weights import read_checkpoint
-from conki_cli.errors import one_line, quoted
-from conki_cli.files import read_json
-from conki_cli.locks import lock_beside
-from conki_cli.readable import status_of
 from conki_cli.runs import Run, digest_of, learning_warnings, read_scale, stored_predictions
+from conki_cli.system.errors import one_line, quoted
+from conki_cli.system.files import read_json
+from conki_cli.system.locks import lock_beside
+from conki_cli.system.readable import status_of
+from conki_cli.system.workspace import BUILT_IN_ENCODER
 from conki_cli.text.vocabulary import DOUBTFUL
-from conki_cli.workspace import BUILT_IN_ENCODER
 
 
 def is_run_folder(path: Path) -> bool:

@@ -11,8 +11,8 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, UNREAD, Finding, Visit, fact_of, fault, is_unread, ordinary, tried
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint
-from conki_cli.errors import RunError, quoted, reason_of
 from conki_cli.runs import Run, read_predictions, stored_predictions
+from conki_cli.system.errors import RunError, quoted, reason_of
 
 _NEEDED_ALONE = "a finished seed needs `best` and `frozen` alone"
 
@@ -108,7 +108,7 @@ def _checkpoints(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> I
 
 
 def _of_another(record: Record, seed: int, best: Checkpoint) -> str:
-    from conki_cli.checkpoint import of_another
+    from conki_cli.training.checkpoint import of_another
 
     return tried(of_another, record.run, seed, best.facts)[0] or ""
 
@@ -268,6 +268,6 @@ def _log(record: Record, seed: int, epochs: object, *, is_over: bool) -> list[Fi
 
 
 def _whole_lines(log: Path, epochs: int) -> dict[int, str]:
-    from conki_cli.checkpoint import whole_lines
+    from conki_cli.training.checkpoint import whole_lines
 
     return whole_lines(ordinary(log), epochs)

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from conki_cli.data.store.content import content_of
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import SCHEMA_VERSION, counted
+from conki_cli.data.store.writing import store_lock
 from conki_cli.doctor.findings import Finding, KnownStore, Visit, fault, is_unread, size_on_disk, tried
 from conki_cli.doctor.traces import holder_of
-from conki_cli.errors import one_line, quoted
-from conki_cli.store.content import content_of
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.records import SCHEMA_VERSION, counted
-from conki_cli.store.writing import store_lock
+from conki_cli.system.errors import one_line, quoted
 
 
 def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.doctor.findings import Finding, size_on_disk, tried
-from conki_cli.errors import one_line, quoted
-from conki_cli.files import read_json
-from conki_cli.locks import is_held_by_file, lock_beside
-from conki_cli.readable import human_size
+from conki_cli.system.errors import one_line, quoted
+from conki_cli.system.files import read_json
+from conki_cli.system.locks import is_held_by_file, lock_beside
+from conki_cli.system.readable import human_size
 
 LOCKS = Path("/proc/locks")
 _LONGEST_NOTE = 4096  # bytes of the note beside a lock

@@ -7,8 +7,8 @@ from typing import Any
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import UNREAD, Visit, fact_of, is_unread, size_on_disk, tried
-from conki_cli.files import read_tensors
 from conki_cli.runs import Run
+from conki_cli.system.files import read_tensors
 
 Key = tuple[int, int]
 """Device and number of a file: `last` of a finished seed often is `best` under a second name."""
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path, visit: Visit, known: dict[Key, Checkpoint]) -> C
 
 
 def _read(path: Path) -> Checkpoint:
-    from conki_cli import checkpoint
+    from conki_cli.training import checkpoint
 
     found, error = tried(checkpoint.load, path)
     if found is None:
@@ -75,7 +75,7 @@ def needed_weights(run: Run, config: RunConfig, facts: Mapping[str, Any]) -> dic
     """
     import torch
 
-    from conki_cli.inference import stored_architecture, stored_network
+    from conki_cli.training.inference import stored_architecture, stored_network
 
     with torch.device("meta"):
         model = stored_network(run, config, stored_architecture(facts), facts)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.errors import ConkiError, SettingsError
+from conki_cli.system.errors import ConkiError, SettingsError
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

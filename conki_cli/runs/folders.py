@@ -17,14 +17,14 @@ from conki_cli import __version__
 from conki_cli.config.resolving import from_toml, to_toml
 from conki_cli.config.sections import NO_EXTERNAL, RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.errors import ConkiError, RunError, SettingsError, UnreadableError
-from conki_cli.files import check_writable, disk_error, read_json, size_of, write_json, write_text
 from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.metrics.summaries import summarize
-from conki_cli.readable import check_readable, obstacle_at, status_of
 from conki_cli.runs.differences import differences, learnt_settings
+from conki_cli.system.errors import ConkiError, RunError, SettingsError, UnreadableError
+from conki_cli.system.files import check_writable, disk_error, read_json, size_of, write_json, write_text
+from conki_cli.system.readable import check_readable, obstacle_at, status_of
+from conki_cli.system.workspace import BUILT_IN_ENCODER, Workspace, is_path
 from conki_cli.text import encoder_identity
-from conki_cli.workspace import BUILT_IN_ENCODER, Workspace, is_path
 
 RUN_SCHEMA = 1
 _RESULT: dict[str, type] = {"schema": int, "stage": str, "digest": str, "dataset": str, "label": str, "data": dict}

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.errors import RunError
-from conki_cli.files import read_json, write_json
-from conki_cli.readable import obstacle_at, status_of
+from conki_cli.config.switches import MODALITY_SWITCHES
+from conki_cli.data.store.arrays import FileArray
+from conki_cli.data.store.moments import standardize
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Utterances
 from conki_cli.runs.folders import Run, check_is_file
-from conki_cli.store.arrays import FileArray
-from conki_cli.store.moments import standardize
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.records import Utterances
-from conki_cli.switches import MODALITY_SWITCHES
-from conki_cli.workspace import Reporter, Workspace
+from conki_cli.system.errors import RunError
+from conki_cli.system.files import read_json, write_json
+from conki_cli.system.readable import obstacle_at, status_of
+from conki_cli.system.workspace import Reporter, Workspace
 
 _Columns = npt.NDArray[np.float64]
 _FILE = "normalization.json"

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from conki_cli.errors import RunError, one_line
-from conki_cli.files import atomic_path, write_json
 from conki_cli.metrics import COUNTS, TWO_CLASSES, neutral_score, sentiment_metrics
 from conki_cli.metrics.reasons import undefined_reasons
 from conki_cli.metrics.summaries import summarize
-from conki_cli.readable import check_read, unreadable
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import constant_metrics, learning_warnings
+from conki_cli.system.errors import RunError, one_line
+from conki_cli.system.files import atomic_path, write_json
+from conki_cli.system.readable import check_read, unreadable
 
 _COLUMNS = ["id", "score", "prediction"]
 _PREDICT_AGAIN = "delete it: it is predicted again"

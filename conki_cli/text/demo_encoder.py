@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conki_cli.errors import EncoderError
-from conki_cli.files import to_json
+from conki_cli.system.errors import EncoderError
+from conki_cli.system.files import to_json
 from conki_cli.text.encoders import load_tokenizer
 from conki_cli.text.folders import published, quiet
 from conki_cli.text.tokens import tokenize

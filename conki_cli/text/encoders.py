@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conki_cli.errors import EncoderError
+from conki_cli.system.errors import EncoderError
 from conki_cli.text.folders import (
     CONFIG_FILES,
     WEIGHT_FILES,

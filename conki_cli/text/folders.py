@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conki_cli.errors import EncoderError
-from conki_cli.files import atomic_path, disk_error
-from conki_cli.readable import status_of, system_error_in, unread
-from conki_cli.workspace import is_path
+from conki_cli.system.errors import EncoderError
+from conki_cli.system.files import atomic_path, disk_error
+from conki_cli.system.readable import status_of, system_error_in, unread
+from conki_cli.system.workspace import is_path
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s for a network that is not there

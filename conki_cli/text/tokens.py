@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conki_cli.errors import EncoderError
+from conki_cli.system.errors import EncoderError
 from conki_cli.text.folders import quiet
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conki_cli.environment import choose_device
-from conki_cli.errors import ConkiError, EncoderError
-from conki_cli.files import check_writable, disk_error
-from conki_cli.locks import lock_beside, locked, offers_record_locks
+from conki_cli.system.environment import choose_device
+from conki_cli.system.errors import ConkiError, EncoderError
+from conki_cli.system.files import check_writable, disk_error
+from conki_cli.system.locks import lock_beside, locked, offers_record_locks
 from conki_cli.text.folders import (
     CONFIG_FILES,
     WEIGHT_FILES,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conki_cli.errors import EncoderError
+from conki_cli.system.errors import EncoderError
 from conki_cli.text.tokens import tokenize
 
 if TYPE_CHECKING:

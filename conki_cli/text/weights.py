@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conki_cli.errors import EncoderError
+from conki_cli.system.errors import EncoderError
 from conki_cli.text.folders import WEIGHT_FILES
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from conki_cli.batches import Batch
-from conki_cli.training import plan_of
+from conki_cli.model.batches import Batch
+from conki_cli.training.loop import plan_of
 from tests.benchmarks.common import (
     FILE_LENGTHS,
     Steps,

@@ -13,16 +13,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from conki_cli import training
-from conki_cli.batches import Batch, Padded, open_inputs
 from conki_cli.config.resolving import resolve, stage_one
 from conki_cli.config.sections import NO_EXTERNAL
-from conki_cli.contract import SentimentModel
-from conki_cli.frozen import Keeping, kept_states
-from conki_cli.jobs import Job, build_model
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.model.batches import Batch, Padded, open_inputs
+from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run
-from conki_cli.store.reading import FeatureStore
-from conki_cli.workspace import Reporter
+from conki_cli.system.workspace import Reporter
+from conki_cli.training import loop as training
+from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.jobs import Job, build_model
 
 FILE_LENGTHS = {
     "mosi": {"text": 50, "vision": 500, "audio": 375},

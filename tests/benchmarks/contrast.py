@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from conki_cli.losses import hierarchical_contrastive_loss
+from conki_cli.model.losses import hierarchical_contrastive_loss
 from tests.benchmarks.common import resident_peak, spread
 
 WIDTH, TEMPERATURE = 768, 0.07

@@ -17,8 +17,8 @@ OURS = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, torch, h5py
-from conki_cli.batches import Batches
-from conki_cli.store.reading import FeatureStore
+from conki_cli.model.batches import Batches
+from conki_cli.data.store.reading import FeatureStore
 from tests.benchmarks.common import resident_peak
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 began = time.perf_counter()

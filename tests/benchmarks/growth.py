@@ -21,12 +21,13 @@ def measured(clips: int, batch_size: int, audio: int) -> dict[str, float]:
     import torch
     from transformers import BertConfig, BertModel
 
-    from conki_cli import training, zoo
-    from conki_cli.batches import Batches
     from conki_cli.config.resolving import resolve
-    from conki_cli.contract import Architecture
-    from conki_cli.store.records import Ragged, Utterances
-    from conki_cli.text_encoder import TextEncoder
+    from conki_cli.data.store.records import Ragged, Utterances
+    from conki_cli.model import zoo
+    from conki_cli.model.batches import Batches
+    from conki_cli.model.contract import Architecture
+    from conki_cli.model.text_encoder import TextEncoder
+    from conki_cli.training import loop as training
 
     draw = np.random.default_rng(0)
 

@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 import torch
 
-from conki_cli.batches import Batches
-from conki_cli.store.reading import FeatureStore
-from conki_cli.store.records import Ragged, Utterances
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.model.batches import Batches
 
 BATCH_SIZE = 32
 

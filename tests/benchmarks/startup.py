@@ -59,7 +59,7 @@ print("stepped")
 """
 FIRST_STEP = """
 import sys
-from conki_cli import training
+from conki_cli.training import loop as training
 whole = training._backward
 def first(*given):
     found = whole(*given)

@@ -1,0 +1,359 @@
+"""Raw data sets -> `Corpus`: finds the file, recognises its format from its content, and calls the reader.
+
+To add a format, write a module with `FORMATS`, `recognise` and `read` beside this one, and name it in `_FAMILIES`.
+"""
+
+import importlib
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
+from conki_cli.data.sources.columns import number_in
+from conki_cli.data.sources.request import Options, Progress, Raw, Request, no_progress
+from conki_cli.data.store.records import KNOWN_RANGES, Corpus
+from conki_cli.system.errors import SettingsError, SourceError, UnreadableError, one_line
+
+_FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
+"""The modules with readers; the first that recognises a file reads it."""
+
+_WITH_WORD_TIMES = ("csd", "multibench-hdf5")
+"""The formats in which every word has a start and a stop."""
+
+_KINDS = {"pickle": "a pickle", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder", "table": "text"}
+"""What an opened file is, for messages."""
+
+_FOLDERS = {"mosi": "MOSI", "mosei": "MOSEI", "sims": "SIMS", "simsv2": "SIMSv2"}
+"""Names below data/, as in the folder layout of MMSA; any other data set has its own name there."""
+
+_PATTERNS = (  # frames before texts alone
+    "Processed/unaligned_50.pkl",
+    "Processed/unaligned_39.pkl",
+    "Processed/*unaligned*.pkl",
+    "Processed/aligned_50.pkl",
+    "Processed/*.pkl",
+    "train.pkl",  # with dev.pkl and test.pkl: the folder is read
+    "*.csd",  # the folder is read
+    "*.pkl",
+    "*.hdf5",
+    "*.npz",
+    *LABEL_FILES,
+)
+_READ_AS_FOLDERS = ("train.pkl", "*.csd")
+
+_OFFICIAL = {  # first hex digits of the SHA-256 that MMSA's README publishes
+    "78e0f8b5": ("mosi", "unaligned_50.pkl"),
+    "d3994fd2": ("mosi", "aligned_50.pkl"),
+    "ad8b23d5": ("mosei", "unaligned_50.pkl"),
+    "45eccfb7": ("mosei", "aligned_50.pkl"),
+    "c9e20c13": ("sims", "unaligned_39.pkl"),
+}
+
+_ADVICE = (
+    "MMSA's feature files are linked from github.com/thuiar/MMSA (section Datasets), raw MOSI and MOSEI from "
+    "github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; put them there or name a file with --source; "
+    "`conki prepare --list-formats` explains what is read"
+)
+
+
+class Family(Protocol):
+    """A module that reads one family of formats; its docstring describes them to users."""
+
+    __doc__: str | None
+    FORMATS: dict[str, str]
+
+    def recognise(self, raw: Raw) -> str | None:
+        """Return the name of the format, or None."""
+        ...
+
+    def read(self, raw: Raw, request: Request, name: str) -> Corpus:
+        """Read a corpus."""
+        ...
+
+
+def families() -> Iterator[Family]:
+    """Yield the modules that read raw data, in the order in which they are asked."""
+    for name in _FAMILIES:
+        yield cast(Family, importlib.import_module(f"conki_cli.data.sources.{name}"))
+
+
+def parse_score_range(text: str) -> tuple[float, float]:
+    """Read a score range such as "-3..3".
+
+    Raises:
+        SettingsError: it is not two finite numbers, the lower first.
+    """
+    try:
+        low, high = (number_in(part) for part in text.split(".."))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SettingsError(f"--score-range must be two numbers, the lower first, such as -3..3, found {text[:40]!r}")
+    return low, high
+
+
+def read_corpus(
+    dataset: str,
+    *,
+    workspace: Path,
+    source: Path | None,
+    score_range: tuple[float, float] | None,
+    options: Options | None = None,
+    progress: Progress = no_progress,
+) -> Corpus:
+    """Read a data set, recognising the format of its file from the content.
+
+    Args:
+        dataset: a known name, or any other for a user's own data.
+        workspace: the folder with `data/`, searched when no source is given.
+        source: a file, or a folder: one that is a source itself, or one in the MMSA layout.
+        score_range: lowest and highest possible score; needed for a user's own data only, if it has scores.
+        options: what else the user says about the source.
+        progress: told what was read.
+
+    Returns:
+        The corpus; big arrays stay in their files until they are asked for.
+
+    Raises:
+        SettingsError: the name, the range or an option cannot be used.
+        SourceError: nothing was found, or the file cannot be read.
+    """
+    options = options or Options()
+    bounds = _no_range(dataset, score_range) if options.unlabelled else _range_of(dataset, score_range)
+    if dataset in ("demo", "demo-external"):
+        if source is not None or options != Options():
+            raise SettingsError(f"--dataset {dataset} is generated: leave --source out, or choose another name")
+        from conki_cli.data.sources import demo
+
+        return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
+    from conki_cli.data.sources.characters import with_repaired_texts
+
+    options, path = _found(dataset, workspace, source, options)
+    if options.labels is not None:
+        _check_table(options.labels)
+    replaced = frozenset(options.overrides)
+    request = Request(
+        dataset,
+        bounds,
+        labels=options.labels or (_labels_beside(path, source, options) if path is not None else None),
+        text_column=options.text_column,
+        align_words=options.align_words,
+        prefers_english=options.prefers_english,
+        replaced=replaced,
+        unlabelled=options.unlabelled,
+        progress=progress,
+    )
+    corpus = _read_source(path, request, options)
+    if path is not None:
+        remarks = _said_of_labels(corpus.remarks, options) + _passed_over(path, request, source)
+        corpus = replace(corpus, remarks=remarks)
+    if options.overrides:
+        from conki_cli.data.sources.overrides import override
+
+        corpus = override(corpus, options.overrides, request, source=path)
+    if options.unlabelled:
+        from conki_cli.data.sources.unlabelled import without_labels
+
+        corpus = without_labels(corpus)
+    return with_repaired_texts(corpus)
+
+
+def _found(dataset: str, workspace: Path, source: Path | None, options: Options) -> tuple[Options, Path | None]:
+    """Return the file or folder to read; None where clips to be scored have features alone."""
+    if not options.unlabelled:
+        return options, find_source(dataset, workspace, source)
+    from conki_cli.data.sources.unlabelled import with_folders
+
+    options = with_folders(options, source)
+    has_features = any(modality != "text" for modality in options.overrides)
+    try:
+        if source is None and has_features:
+            return options, options.labels
+        return options, find_source(dataset, workspace, source)
+    except UnreadableError:
+        raise
+    except SourceError:
+        if not has_features:
+            raise
+        return options, options.labels
+
+
+def _read_source(path: Path | None, request: Request, options: Options) -> Corpus:
+    if path is None:
+        from conki_cli.data.sources.unlabelled import read_features_alone
+
+        return read_features_alone(options, request)
+    own_texts = replace(request, text_column=None) if "text" in request.replaced else request
+    return with_official_name(_read(path, own_texts, options.format))
+
+
+def _check_table(path: Path) -> None:
+    """Refuse a file for --labels that cannot be a label file, also where it turns out that none is needed."""
+    from conki_cli.data.raw.opening import open_raw
+
+    kind = open_raw(path).kind
+    if kind != "table":
+        raise SourceError(f"--labels must be a table such as label.csv, {path} is {_KINDS[kind]}: name another file")
+
+
+def _said_of_labels(remarks: Iterable[str], options: Options) -> tuple[str, ...]:
+    """Keep the remark that --labels was not needed where somebody gave it, and nothing else can have needed it."""
+    from conki_cli.data.sources.labels import LABELS_NOT_NEEDED
+
+    is_true = options.labels is not None and not options.overrides
+    return tuple(remark for remark in remarks if is_true or not remark.startswith(LABELS_NOT_NEEDED))
+
+
+def _passed_over(path: Path, request: Request, source: Path | None) -> tuple[str, ...]:
+    """Say which files that could have been read instead lie beside the one that was found in a folder."""
+    if path.is_dir() or path == source:
+        return ()
+    found = {other for pattern in _PATTERNS for other in path.parent.glob(pattern.removeprefix("Processed/"))}
+    others = ", ".join(sorted(one_line(other.name) for other in found - {path, request.labels}))
+    return (f"read: {one_line(path.name)}; not read, though in the same folder: {others}",) if others else ()
+
+
+def _labels_beside(path: Path, source: Path | None, options: Options) -> Path | None:
+    """Return the label file where there is no --labels: that of --text, or one near a source found below data/."""
+    given = options.overrides.get("text")
+    if given is not None and given.suffix in TABLE_SUFFIXES:
+        return given
+    if source is not None:
+        return None
+    folder = path if path.is_dir() else path.parent
+    near = (place / name for place in (folder, folder.parent) for name in LABEL_FILES if name.startswith("label."))
+    return next((labels for labels in near if labels.is_file() and labels != path), None)
+
+
+def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
+    from conki_cli.data.raw.opening import open_raw
+
+    known = {name: family for family in families() for name in family.FORMATS}
+    if format_name is not None and format_name not in known:
+        raise SettingsError(f"--format must be one of {', '.join(known)}; found {format_name[:40]!r}")
+    raw = open_raw(path)
+    name = format_name or recognise(raw)[0]
+    if request.align_words and name is not None and name not in _WITH_WORD_TIMES:
+        raise SourceError(
+            f"--align words needs the times of words, which only CMU sequences have, {path} is in the format {name}: "
+            "leave it out"
+        )
+    return read_raw(raw, request) if format_name is None else known[format_name].read(raw, request, format_name)
+
+
+def recognise(raw: Raw) -> tuple[str, Family] | tuple[None, None]:
+    """Return the name of the format of an opened file, and its reader; None and None if no one knows it."""
+    for family in families():
+        name = family.recognise(raw)
+        if name is not None:
+            return name, family
+    return None, None
+
+
+def read_raw(raw: Raw, request: Request) -> Corpus:
+    """Read an opened file of any known format.
+
+    Raises:
+        SourceError: it is of none, or the reader refuses it.
+    """
+    name, family = recognise(raw)
+    if name is not None and family is not None:
+        return family.read(raw, request, name)
+    from conki_cli.data.sources.unsupported import refusal
+
+    if raw.kind == "table" and not refusal(raw):
+        from conki_cli.data.sources import labels
+
+        return labels.read(raw, request)  # which says what columns are missing
+    known = ", ".join(name for family in families() for name in family.FORMATS)
+    raise SourceError(
+        refusal(raw)
+        or f"{raw.path} is {_described(raw)}, of no format that is read: {known} are; "
+        "`conki prepare --list-formats` explains them"
+    )
+
+
+def _described(raw: Raw) -> str:
+    from conki_cli.data.sources.columns import names_of
+
+    if raw.kind == "pickle" and not isinstance(raw.content, dict):
+        return f"a pickle of a {type(raw.content).__name__}"
+    from conki_cli.data.raw.hdf5 import damage_in
+
+    with damage_in(raw.path):
+        return f"{_KINDS[raw.kind]} with {names_of(raw.content)}"
+
+
+def with_official_name(corpus: Corpus) -> Corpus:
+    """Say so when a file is one that MMSA publishes, by its SHA-256; warn when it is that of another data set."""
+    official = _OFFICIAL.get(corpus.source_sha256[:8])
+    if official is None:
+        return corpus
+    dataset, name = official
+    said = f"probably MMSA's {name} of {_FOLDERS[dataset]}: its SHA-256 begins with {corpus.source_sha256[:8]}"
+    if dataset == corpus.dataset:
+        return replace(corpus, remarks=(said, *corpus.remarks))
+    return replace(corpus, notes=(f"{said}, but it is prepared as {corpus.dataset}", *corpus.notes))
+
+
+def check_dataset_name(dataset: str) -> None:
+    """Refuse a name that is unsafe as the name of a file.
+
+    Raises:
+        SettingsError: it holds anything but letters, digits, - and _, or is empty or too long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", dataset):
+        raise SettingsError(
+            f"a data set's name must be letters, digits, - and _ (64 at most), found {dataset[:80]!r}: choose another"
+        )
+
+
+def _no_range(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
+    check_dataset_name(dataset)
+    if score_range is not None:
+        raise SettingsError("clips to be scored have no scores yet: leave --score-range out")
+    from conki_cli.data.sources.unlabelled import NO_RANGE
+
+    return NO_RANGE
+
+
+def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
+    known = KNOWN_RANGES.get(dataset)
+    if known is not None:
+        if score_range not in (None, known):
+            raise SettingsError(
+                f"{dataset} has scores from {known[0]:g} to {known[1]:g}: leave --score-range out, "
+                "or choose another name for other data"
+            )
+        return known
+    check_dataset_name(dataset)
+    if dataset.lower() in KNOWN_RANGES:
+        raise SettingsError(f"names of data sets are written small: use --dataset {dataset.lower()}, not {dataset}")
+    if score_range is None:
+        raise SettingsError(
+            f"{dataset} is none of {', '.join(KNOWN_RANGES)}: for data of your own give the range of its scores, "
+            "such as --score-range -3..3; clips without scores, to be scored, take --unlabelled"
+        )
+    return score_range
+
+
+def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
+    """Return the file or folder to read: the source itself, or the first that is found in it or below data/.
+
+    Raises:
+        SourceError: there is nothing.
+    """
+    if source is not None and not source.is_dir():
+        if not source.exists():
+            raise SourceError(f"there is no file {source}: check --source")
+        return source
+    folder = source if source is not None else workspace / "data" / _FOLDERS.get(dataset, dataset)
+    for pattern in _PATTERNS:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if found:
+            return folder if pattern in _READ_AS_FOLDERS else found[0]
+    looked = ", ".join(_PATTERNS)
+    raise SourceError(f"no data of {dataset} found; looked in {folder} for {looked}; {_ADVICE}")

@@ -1,0 +1,222 @@
+"""Characters that were lost or disguised on their way into a text: repaired where only one reading is possible.
+
+Repaired: entities of HTML (&amp;amp; and &amp;#39;); UTF-8 that was read as Latin-1 or Windows-1252 ('â€™'); characters
+of Windows-1252 that were read as Latin-1, which are control characters then and which tokenizers drop without a word.
+Not repaired but counted: U+FFFD, in whose place anything may have stood; other control characters; and what Excel
+writes instead of a text that begins with - or =.
+"""
+
+import html
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html.entities import html5
+
+from conki_cli.data.store.records import PUBLISHED_LOST_TEXTS, Corpus, counted
+
+_ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_MOST_PASSES = 3
+"""How often a text may have been escaped: &amp;amp;amp; is an ampersand, too."""
+_UNDEFINED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+"""Bytes that stand for nothing in Windows-1252."""
+_WINDOWS = {byte: bytes([byte]).decode("cp1252") for byte in range(0x80, 0xA0) if byte not in _UNDEFINED}
+_BYTES = {**{chr(byte): byte for byte in range(0x80, 0x100)}, **{letter: byte for byte, letter in _WINDOWS.items()}}
+_AFTER_LEAD = "".join(re.escape(letter) for letter, byte in _BYTES.items() if 0x80 <= byte < 0xC0)
+_UTF8 = re.compile(f"[\xc2-\xdf][{_AFTER_LEAD}]|[\xe0-\xef][{_AFTER_LEAD}]{{2}}|[\xf0-\xf4][{_AFTER_LEAD}]{{3}}")
+_C1 = re.compile("[\x80-\x9f]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_BEHIND_A = set("¡¢£¤¥¦§¨©ª¬®¯°±²³´µ¶¸¹º¼½¾¿‰ˆ˜™ŠŒŽšœžŸƒ€")
+"""Behind A with a circumflex or a tilde no language has these; quotation marks and the like it may have."""
+_BEHIND_CIRCUMFLEX = (0x80, 0x82, 0x84, 0x86, 0x88, 0x99)
+"""Second bytes of quotation marks, dashes and signs from U+2000 on, whose first byte is read as a with a circumflex."""
+_PUNCTUATION = {0x82, 0x84, 0x85, 0x8B, *range(0x91, 0x98), 0x9B}
+"""Quotation marks, dashes and dots of Windows-1252, which may stand behind a word in capitals."""
+_PROOF = 3
+"""Characters of UTF-8 that show that all of a text is."""
+_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")
+
+REPAIRS = {
+    "entities": "entities of HTML",
+    "utf8": "UTF-8 that was read as Latin-1 or Windows-1252",
+    "cp1252": "characters of Windows-1252 that were read as Latin-1",
+}
+"""What is repaired, by the names under which the report counts it."""
+LOSSES = {
+    "lost": "characters that are lost (U+FFFD)",
+    "controls": "control characters that tokenizers drop",
+    "excel": "nothing but an error that Excel wrote instead of the text",
+}
+"""What cannot be."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """Texts after their repair, and how many had what (`REPAIRS`, `LOSSES`)."""
+
+    texts: list[str]
+    counts: Mapping[str, int]
+
+    def remarks(self) -> list[str]:
+        """Say what was repaired."""
+        return [
+            f"repaired {counted(self.counts[name], 'text')} with {what}"
+            for name, what in REPAIRS.items()
+            if self.counts.get(name)
+        ]
+
+    def warnings(self) -> list[str]:
+        """Say what could not be."""
+        return [
+            f"{counted(self.counts[name], 'text')} with {what}: look at the file that the texts come from"
+            for name, what in LOSSES.items()
+            if self.counts.get(name)
+        ]
+
+
+def repair(texts: Sequence[str]) -> Repaired:
+    """Repair texts, one per clip, and count what was done and what is left."""
+    known: dict[str, tuple[str, tuple[str, ...]]] = {}  # files may name one long text any number of times
+    counts: Counter[str] = Counter()
+    made = []
+    for text in texts:
+        if text not in known:
+            known[text] = _repaired(text)
+        better, faults = known[text]
+        counts.update(faults)
+        made.append(better)
+    return Repaired(made, dict(counts))
+
+
+def _repaired(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return a text after its repair, and the names of what it had."""
+    found = []
+    for name, step in _STEPS.items():
+        if (better := step(text)) != text:
+            text = better
+            found.append(name)
+    if "\ufffd" in text:
+        found.append("lost")
+    if _CONTROLS.search(text):
+        found.append("controls")
+    if _EXCEL_ERROR.fullmatch(text):
+        found.append("excel")
+    return text, tuple(found)
+
+
+def with_repaired_texts(corpus: Corpus) -> Corpus:
+    """Repair the texts of a corpus; remarks say what was done, notes what could not be.
+
+    Characters that a published data set lost before it was published are a remark: nobody has them.
+    """
+    done = repair([sample.text for part in corpus.splits.values() for sample in part])
+    remarks, warnings = done.remarks(), done.warnings()
+    if 0 < (lost := done.counts.get("lost", 0)) <= PUBLISHED_LOST_TEXTS.get(corpus.dataset, 0):
+        remarks.append(f"as published: {counted(lost, 'text')} with {LOSSES['lost']}")
+        warnings = replace(done, counts={**done.counts, "lost": 0}).warnings()
+    found = iter(done.texts)
+    splits = {
+        split: [sample if (text := next(found)) == sample.text else replace(sample, text=text) for sample in part]
+        for split, part in corpus.splits.items()
+    }
+    return replace(
+        corpus,
+        splits=splits,
+        remarks=(*corpus.remarks, *remarks),
+        notes=(*corpus.notes, *warnings),
+        repaired={**corpus.repaired, **({"text": done.counts} if done.counts else {})},
+    )
+
+
+# ---- entities ----
+
+
+def _without_entities(text: str) -> str:
+    if "&" not in text:
+        return text
+    for _ in range(_MOST_PASSES):
+        better = _ENTITY.sub(_character_of, text)
+        if better == text:
+            break
+        text = better
+    return text
+
+
+def _character_of(found: re.Match[str]) -> str:
+    """Return the characters that an entity stands for, or the entity where it stands for none."""
+    name = found[1]
+    if not name.startswith("#") and f"{name};" not in html5:
+        return found[0]
+    made = html.unescape(found[0])
+    if made.isspace():  # &nbsp; and line breaks: blanks between words
+        return " "
+    return made if made and made != "\ufffd" and not _CONTROLS.search(made) else found[0]
+
+
+# ---- encodings ----
+
+
+def _from_utf8(text: str) -> str:
+    """Read again what was UTF-8: a whole text where that proves itself, else its unmistakable characters."""
+    if text.isascii():
+        return text
+    data = _bytes_of(text)
+    if data is not None and len(_UTF8.findall(text)) >= _PROOF:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            pass
+    return _UTF8.sub(_decoded, text)
+
+
+def _bytes_of(text: str) -> bytes | None:
+    """Return the bytes that were read as Latin-1 or Windows-1252; None: the text has characters of neither."""
+    codes = [ord(letter) if letter.isascii() else _BYTES.get(letter, -1) for letter in text]
+    return None if -1 in codes else bytes(codes)
+
+
+def _decoded(found: re.Match[str]) -> str:
+    letters = found[0]
+    data = bytes(_BYTES[letter] for letter in letters)
+    if len(data) == 2:
+        is_sure = _is_sure(letters, data[1], found.string[found.start() - 1 : found.start()])
+    elif len(data) == 3:
+        is_sure = letters[0] == "â" and data[1] in _BEHIND_CIRCUMFLEX
+    else:
+        is_sure = letters[0] == "ð" and data[1] == 0x9F  # emoji
+    try:
+        return data.decode() if is_sure else letters
+    except UnicodeDecodeError:
+        return letters
+
+
+def _is_sure(letters: str, second: int, before: str) -> bool:
+    """Tell whether two letters can only be one of UTF-8, and not an accented capital before a quotation mark."""
+    is_lead = letters[0] in "ÂÃ"
+    is_control = _C1.match(letters[1]) is not None
+    if before.islower():
+        return is_lead or is_control
+    if is_lead and is_control:
+        return not before.isupper() or second not in _PUNCTUATION
+    return is_lead and letters[1] in _BEHIND_A
+
+
+def _from_windows(text: str) -> str:
+    return _C1.sub(_windows, text)
+
+
+def _windows(found: re.Match[str]) -> str:
+    """Return the character of Windows-1252; the control character where that has none, or another reading is likely."""
+    letter = _WINDOWS.get(ord(found[0]))
+    before = found.string[found.start() - 1 : found.start()]
+    is_unlikely = letter is None or (letter.isupper() and before.islower())  # a capital inside a word
+    if is_unlikely or any(_UTF8.match(found.string, found.start() - back) for back in (1, 2) if found.start() >= back):
+        return found[0]
+    return letter or found[0]
+
+
+_STEPS: dict[str, Callable[[str], str]] = {
+    "entities": _without_entities,
+    "utf8": _from_utf8,
+    "cp1252": _from_windows,
+}

@@ -1,0 +1,268 @@
+"""Padding: on which side of the clips it stands, told from the values, and the frames that are left without it.
+
+One routine for all formats with padded arrays. Where a file says how many frames of a clip are real, the rest must be
+zeros on one side, and that side is looked for, per modality: MMSA's files are padded at the end, MulT's in front, and
+MMSA-FET writes either. A few clips with values outside their length are known from published files (14 % of MOSI's in
+vision): these frames are dropped and counted. A file that contradicts its lengths on both sides is refused. Where it
+has no lengths, frames of zeros are padding on the side where most of them are.
+
+Axes: N clips, P padded frames, d features per frame.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.data.sources.columns import edges_of, filled_frames, numbers_of
+from conki_cli.data.store.arrays import Array, FileArray, part_of_row
+from conki_cli.system.errors import SourceError
+
+Side = Literal["front", "end"]
+SIDES: tuple[Side, Side] = ("front", "end")
+
+MOST_MISFITS = 0.5
+"""Share of the padded clips that may have values on both sides of their length; published files have up to 0.15."""
+MOST_OPPOSED = 0.05
+"""Share of the padded clips whose zeros may stand on the other side alone: a face that was lost in the first frames."""
+UNCLEAR = "the side of the padding is not clear"
+"""Begins the warning."""
+_CLEARLY = 0.9
+"""Without lengths: the share of the clips, or of the frames of zeros, that must be on one side to be believed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """Padded clips of one modality, and where their values are.
+
+    Attributes:
+        where: names the place in messages.
+        frames: [N, P, d].
+        first: the first frame of every clip that is not all zeros, [N].
+        end: the end of the last such frame, [N]; 0: the clip is all zeros.
+        lengths: real frames of every clip, P at most, [N]; None: the file does not say.
+        misfits: frames that are not all zeros outside the length, were the padding in front and at the end, [N, 2].
+        num_clamped: lengths that were greater than P.
+    """
+
+    where: str
+    frames: Array
+    first: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64] | None
+    misfits: npt.NDArray[np.int64]
+    num_clamped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+    @property
+    def num_padded(self) -> int:
+        """Frames of every clip with its padding, P."""
+        return int(self.frames.shape[1])
+
+
+def lengths_of(where: str, key: str, value: Any, count: int) -> npt.NDArray[np.float64]:
+    """Return the number of real frames of every clip, [N].
+
+    Raises:
+        SourceError: it is not one whole number from 0 per clip.
+    """
+    lengths = numbers_of(where, key, value)
+    rule = f"{where}: {key!r} must be one whole number from 0 for each of {count} clips"
+    if len(lengths) != count:
+        raise SourceError(f"{rule}, has {len(lengths)}")
+    wrong = lengths[~(np.isfinite(lengths) & (lengths >= 0) & (lengths == np.floor(lengths)))]
+    if len(wrong):
+        raise SourceError(f"{rule}, found {wrong[0]:g}")
+    return lengths
+
+
+def look_at(
+    where: str,
+    frames: Array,
+    lengths: npt.NDArray[np.float64] | None = None,
+    told: Callable[[int], None] = lambda count: None,
+) -> Padded:
+    """Look through padded frames, slice after slice.
+
+    Args:
+        where: names the place in messages.
+        frames: [N, P, d].
+        lengths: whole numbers from 0, [N], where the file has them.
+        told: takes the number of bytes that were read since the last call.
+    """
+    count, longest = frames.shape[:2]
+    kept = None if lengths is None else np.minimum(lengths, longest).astype(np.int64)
+    first, end = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    misfits = np.zeros((count, len(SIDES)), dtype=np.int64)
+    done = 0
+    for filled in filled_frames(frames):
+        rows = slice(done, done + len(filled))
+        first[rows], end[rows] = edges_of(filled)
+        if kept is not None:
+            places, limits = np.arange(longest), kept[rows, None]
+            misfits[rows, 0] = (filled & (places < longest - limits)).sum(axis=1)
+            misfits[rows, 1] = (filled & (places >= limits)).sum(axis=1)
+        done = rows.stop
+        told(filled.size * frames.shape[2] * frames.dtype.itemsize)
+    num_clamped = 0 if lengths is None else int((lengths > longest).sum())
+    return Padded(where, frames, first, end, kept, misfits, num_clamped)
+
+
+def look_at_clip(where: str, frames: Array, length: float) -> Padded:
+    """Look through the padded frames of one clip, [P, d]."""
+    if isinstance(frames, FileArray):
+        return look_at(where, dataclasses.replace(frames, shape=(1, *frames.shape)), np.array([length]))
+    return look_at(where, frames[None], np.array([length]))
+
+
+def find_sides(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple[dict[str, Side], dict[str, str], list[str]]:
+    """Find the side that each modality is padded on.
+
+    Args:
+        parts: by modality, all that one file has of it.
+        usual: the side that this format is padded on where the values do not tell.
+
+    Returns:
+        The sides; how they were found, by modality, where there may be padding; and a warning if that is not clear.
+
+    Raises:
+        SourceError: the values contradict the lengths on both sides.
+    """
+    sides: dict[str, Side] = {}
+    said: dict[str, str] = {}
+    without: dict[str, Sequence[Padded]] = {}
+    for modality, padded in parts.items():
+        if not any(part.lengths is not None for part in padded):
+            without[modality] = padded
+            continue
+        sides[modality] = _side_by_lengths(modality, padded, usual)
+        said[modality] = f"{sides[modality]}, by the file's lengths"
+    found, notes = _sides_by_zeros(without, usual)
+    for modality, side in found.items():
+        said[modality] = f"{side}, {'leading' if side == 'front' else 'trailing'} frames of zeros"
+    return {**dict.fromkeys(parts, usual), **sides, **found}, said, notes
+
+
+def without_padding(padded: Padded, side: Side) -> list[Array]:
+    """Return the frames of every clip, [L, d] each, as parts of the padded array."""
+    longest, is_front = padded.num_padded, side == "front"
+    starts, ends = np.zeros_like(padded.end), padded.end
+    if padded.lengths is not None:
+        starts, ends = (longest - padded.lengths, np.full_like(ends, longest)) if is_front else (starts, padded.lengths)
+    elif is_front:
+        starts, ends = padded.first, np.where(padded.end > 0, longest, 0)
+    pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+    return [part_of_row(padded.frames, i, start, end) for i, (start, end) in enumerate(pairs)]
+
+
+def repairs_of(padded: Sequence[Padded], side: Side) -> dict[str, int]:
+    """Count what lies outside the lengths of a file, and lengths that are greater than its array; {}: it has none."""
+    told = [part for part in padded if part.lengths is not None]
+    if not told:
+        return {}
+    outside = np.concatenate([part.misfits[:, SIDES.index(side)] for part in told])
+    counts = {"lengths_clamped": sum(part.num_clamped for part in told)}
+    if outside.any():
+        counts |= {"clips_with_junk": int((outside > 0).sum()), "junk_frames": int(outside.sum())}
+    return counts
+
+
+# ---- with lengths ----
+
+
+def _side_by_lengths(modality: str, padded: Sequence[Padded], usual: Side) -> Side:
+    fits = np.concatenate([part.misfits == 0 for part in padded])  # [N, 2]
+    tells = np.concatenate([_tells(part) for part in padded])
+    alone = [int((tells & fits[:, k] & ~fits[:, 1 - k]).sum()) for k in range(len(SIDES))]
+    neither = tells & ~fits.any(axis=1)
+    side: Side = usual if alone[0] == alone[1] else SIDES[int(alone[1] > alone[0])]
+    opposed = tells & ~fits[:, SIDES.index(side)] & fits.any(axis=1)
+    total = int(tells.sum())
+    if neither.sum() > MOST_MISFITS * total:
+        raise SourceError(_misfit(modality, padded, neither, total))
+    if opposed.sum() > MOST_OPPOSED * total:
+        where, _ = _clip_at(padded, int(opposed.argmax()))
+        raise SourceError(
+            f"{where}: {modality} must be padded on one side, but zeros stand in front in {alone[0]} clips and at the "
+            f"end in {alone[1]}: the lengths are wrong, or clips of two files were mixed; write the file again"
+        )
+    return side
+
+
+def _tells(part: Padded) -> npt.NDArray[np.bool_]:
+    """Return which clips can show a side, [N]: not those without padding, without frames, or with zeros alone."""
+    if part.lengths is None:
+        return np.zeros(len(part.end), dtype=bool)
+    return (part.lengths > 0) & (part.lengths < part.num_padded) & (part.end > 0)
+
+
+def _misfit(modality: str, padded: Sequence[Padded], neither: npt.NDArray[np.bool_], total: int) -> str:
+    where, (longest, length) = _clip_at(padded, int(neither.argmax()))
+    others = f" ({int(neither.sum())} of {total} padded clips are so)" if total > 1 else ""
+    return (
+        f"{where}: {modality} has {longest} frames and the length {length}, but neither side is {longest - length} "
+        f"frames of zeros{others}: the length is wrong; write the file again"
+    )
+
+
+def _clip_at(padded: Sequence[Padded], number: int) -> tuple[str, tuple[int, int]]:
+    """Return the place of a clip, counted through all parts, and its padded and real frames."""
+    for part in padded:
+        if number < len(part.end) and part.lengths is not None:
+            row = f", row {number + 1}" if len(part.end) > 1 else ""
+            return part.where + row, (part.num_padded, int(part.lengths[number]))
+        number -= len(part.end)
+    raise IndexError(number)
+
+
+# ---- without lengths ----
+
+
+@dataclass(frozen=True)
+class _Zeros:
+    """Clips of a modality that begin with frames of zeros and that end with them, and how many frames these are."""
+
+    clips: tuple[int, int]  # in front, at the end
+    frames: tuple[int, int]
+
+    def side(self, usual: Side) -> Side:
+        return _larger(self.clips if self._is_clear(self.clips) else self.frames, usual)
+
+    @property
+    def is_clear(self) -> bool:
+        return self._is_clear(self.clips) or self._is_clear(self.frames)
+
+    def _is_clear(self, counts: tuple[int, int]) -> bool:
+        return max(counts) >= _CLEARLY * sum(counts)
+
+
+def _larger(counts: tuple[int, int], usual: Side) -> Side:
+    return usual if counts[0] == counts[1] else SIDES[int(counts[1] > counts[0])]
+
+
+def _zeros_in(padded: Sequence[Padded]) -> _Zeros:
+    before = np.concatenate([part.first for part in padded])
+    behind = np.concatenate([np.where(part.end > 0, part.num_padded - part.end, 0) for part in padded])
+    return _Zeros((int((before > 0).sum()), int((behind > 0).sum())), (int(before.sum()), int(behind.sum())))
+
+
+def _sides_by_zeros(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple[dict[str, Side], list[str]]:
+    """Return the side of each modality that has frames of zeros at an end, and a warning if that is not clear."""
+    zeros = {m: found for m, padded in parts.items() if padded and any((found := _zeros_in(padded)).clips)}
+    sides = {m: found.side(usual) for m, found in zeros.items()}
+    unclear = [m for m, found in zeros.items() if not found.is_clear]
+    if not unclear:
+        return sides, []
+    # Most files are padded on one side. Padding is long; what a tracker lost at the other end is short.
+    frames = (sum(found.frames[0] for found in zeros.values()), sum(found.frames[1] for found in zeros.values()))
+    side = _larger(frames, usual)
+    counts = ", ".join(f"{m} in {found.clips[0]} clips and {found.clips[1]}" for m, found in zeros.items())
+    return {**sides, **dict.fromkeys(unclear, side)}, [
+        f"{UNCLEAR}: frames of zeros stand in front and at the end, {counts}; taken to be "
+        f"{'in front' if side == 'front' else 'at the end'}, where {max(frames)} of {sum(frames)} such frames are"
+    ]

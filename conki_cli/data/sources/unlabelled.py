@@ -1,0 +1,80 @@
+"""Clips to be scored: from any format that is read, without scores, all in one split."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from conki_cli.data.sources.clip_files import holds_clips
+from conki_cli.data.sources.columns import names_of, number_in
+from conki_cli.data.sources.features import read_features, to_score
+from conki_cli.data.sources.labels import LabelRow
+from conki_cli.data.sources.request import Options, Request
+from conki_cli.data.store.records import FRAME_MODALITIES, ID_SEPARATOR, SCORED, SPLITS, Corpus, counted
+from conki_cli.system.errors import SourceError
+
+NO_RANGE = (-math.inf, math.inf)
+"""The score range of clips without scores."""
+
+
+def without_labels(corpus: Corpus) -> Corpus:
+    """Return the clips of all splits together, without the scores that a source may have."""
+    clips = [replace(clip, score=math.nan, unimodal={}) for part in corpus.splits.values() for clip in part]
+    if not clips:
+        raise SourceError(f"{corpus.source} must have a clip to be scored, found none: name another source")
+    filled = [split for split, part in corpus.splits.items() if part]
+    together = [f"clips of {', '.join(filled)} are kept together, to be scored"] if len(filled) > 1 else []
+    splits = {split: clips if split == SCORED else [] for split in SPLITS}
+    return replace(corpus, splits=splits, score_range=NO_RANGE, unlabelled=True, remarks=(*corpus.remarks, *together))
+
+
+def rows_to_score(
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    text_column: str | None,
+    *,
+    has_decimal_comma: bool,
+) -> list[LabelRow]:
+    """Return the rows of a table without scores, all of one split.
+
+    Clips are called by video_id and clip_id, or by id; where the table has neither, they are counted from 1.
+
+    Raises:
+        SourceError: a row has no name, or the table has neither names nor texts.
+    """
+    has_names = {"video_id", "clip_id"} <= set(columns)
+    if not rows or not (has_names or text_column in columns or "id" in columns):
+        raise SourceError(
+            f"{path} must have a row per clip to be scored, with the columns video_id and clip_id, or id, or text; "
+            f"found {counted(len(rows), 'row')} below {names_of(columns)}"
+        )
+    found = []
+    for number, row in enumerate(rows, start=1):
+        if has_names and not (row["video_id"] and row["clip_id"]):
+            raise SourceError(f"{path}, row {number}: video_id and clip_id must not be empty")
+        name = (row["video_id"], row["clip_id"]) if has_names else _parts_of(row.get("id") or str(number))
+        times = (number_in(row.get(key, ""), has_decimal_comma=has_decimal_comma) for key in ("start", "stop"))
+        start, stop = (seconds if math.isfinite(seconds) else None for seconds in times)
+        found.append(LabelRow(*name, row.get(text_column or ""), split=SCORED, start=start, stop=stop))
+    return found
+
+
+def _parts_of(name: str) -> tuple[str, str]:
+    video, _, clip = name.rpartition(ID_SEPARATOR)
+    return video, clip
+
+
+def with_folders(options: Options, source: Path | None) -> Options:
+    """Take the folders audio/ and vision/ of a source, with a file per clip, as its features; or itself, so called."""
+    if source is None or not source.is_dir():
+        return options
+    folders = [source / name for name in FRAME_MODALITIES] if source.name not in FRAME_MODALITIES else [source]
+    found = {folder.name: folder for folder in folders if holds_clips(folder)}
+    return replace(options, overrides={**found, **options.overrides})
+
+
+def read_features_alone(options: Options, request: Request) -> Corpus:
+    """Return the clips that files of features name, without texts; the frames are attached as those of any source."""
+    paths = {name: path for name, path in options.overrides.items() if name in FRAME_MODALITIES}
+    return to_score([read_features(path, name, request) for name, path in paths.items()], request)

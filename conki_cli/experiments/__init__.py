@@ -1,0 +1,1 @@
+"""Plans of runs: seeds, stages, ablations, comparisons, prediction."""

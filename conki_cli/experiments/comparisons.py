@@ -1,0 +1,207 @@
+"""All models on one store: the plans of Tables 2, 3 and 6, and how large each model is there."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conki_cli.config.resolving import read_by_conki_alone, resolve
+from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
+from conki_cli.config.switches import MODALITY_SWITCHES
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.experiments.plans import check_trainable, finetune, open_store, predict_split
+from conki_cli.model import zoo
+from conki_cli.model.batches import available_modalities
+from conki_cli.model.contract import Architecture
+from conki_cli.runs import Run, locate_run
+from conki_cli.system.errors import EncoderError, SettingsError
+from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.text import encoder_sizes
+
+ROWS = {
+    2: tuple(MODEL_NAMES),
+    3: tuple(name for name in MODEL_NAMES if name not in ("iccn", "hycon")),
+    6: ("conki", "misa", "self-mm", "mmim"),
+}
+"""The models of each table, ConKI first: it is the reference."""
+_BERT_BASE = (768, 12)
+"""Hidden size and layers of bert-base-uncased, the default; known without asking a network for them."""
+_OFFICIAL_WIDTHS = {"vision": 20, "audio": 5}
+"""Features per frame of CMU-MOSI as MMSA distributes it, which nearly all published results are on."""
+_OFFICIAL_LENGTHS = {"vision": 500, "audio": 375}
+
+
+# ---- Tables 2, 3 and 6 ----
+
+
+def plan(
+    table: int,
+    models: Sequence[str] | None = None,
+    *,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    extra_drop: Sequence[str] = (),
+) -> list[RunConfig]:
+    """Resolve one configuration per row of a table of the paper.
+
+    In Tables 2 and 3 only ConKI reads external data, as in the paper; in Table 6 every model does. Table 3 is of SIMS
+    unless the settings name another data set. Settings that belong to one model go to that one only.
+
+    Args:
+        table: 2, 3 or 6.
+        models: which rows, None for those of the paper; ConKI comes first where it is among them.
+        config_file: as in `config.resolve`; so are the others.
+        assignments: see there.
+        flags: see there.
+        extra_drop: see there.
+
+    Raises:
+        SettingsError: an unknown model, fewer than two, a setting of another model, Table 6 without external data.
+    """
+    names = chosen_models(models) if models is not None else ROWS[table]
+    given = {path: value for path, value in (flags or {}).items() if value is not None}
+    lines = [(_owner(line.partition("=")[0].strip()), line) for line in assignments]
+    idle = next((line for owner, line in lines if owner not in ("", *names)), None)
+    if idle is not None:
+        raise SettingsError(
+            f"--set {idle} belongs to a model that is not compared: leave it out, or add it to --models"
+        )
+    if table == 3 and config_file is None and not any(line.strip().startswith("data.dataset") for line in assignments):
+        given = {"data.dataset": "sims", **given}
+
+    def resolved(name: str, **changes: str) -> RunConfig:
+        own = [line for owner, line in lines if owner in ("", name)]
+        chosen = {path: value for path, value in given.items() if _owner(path) in ("", name)}
+        chosen |= {"model.name": name, **{f"data.{key}": value for key, value in changes.items()}}
+        return resolve(config_file=config_file, assignments=own, flags=chosen, extra_drop=extra_drop)
+
+    first = resolved("conki")
+    external = first.data.external if table == 6 else NO_EXTERNAL
+    if table == 6 and external == NO_EXTERNAL:
+        raise SettingsError("in Table 6 every model learns from external data first: give --external a data set")
+    return [first if name == "conki" else resolved(name, external=external) for name in names]
+
+
+def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
+    """Check the models of a comparison and put ConKI first.
+
+    Raises:
+        SettingsError: an unknown model, one twice, or fewer than two.
+    """
+    for name in names:
+        zoo.facts(name)
+    if len(set(names)) < max(2, len(names)):
+        raise SettingsError(f"a comparison needs two or more different models, found {', '.join(names)}")
+    return tuple(sorted(names, key=lambda name: name != "conki"))
+
+
+def _owner(path: str) -> str:
+    """Return the one model that reads a setting; empty where several do."""
+    section = path.partition(".")[0]
+    return "conki" if read_by_conki_alone(path) else section if section in BASELINES else ""
+
+
+def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> list[Run]:
+    """Train whatever of the rows is missing; finished runs and seeds are reused.
+
+    Raises:
+        SettingsError: a model cannot do without a modality that the store or the switches lack.
+        RunError: a run is in the way.
+    """
+    for config in configs:  # all of them, before hours go into the first
+        locate_run(workspace, config)
+    with open_store(workspace, configs[0].data.dataset, reporter) as store:
+        _check_modalities(configs, store)
+    check_trainable(configs, workspace, reporter)
+    runs = []
+    for number, config in enumerate(configs, start=1):
+        reporter.say(f"row {number} of {len(configs)}: {MODEL_NAMES[config.model.name]}")
+        runs.append(finetune(config, workspace, reporter, checked=True))
+    return runs
+
+
+def _check_modalities(configs: Sequence[RunConfig], store: FeatureStore) -> None:
+    present = available_modalities(store.modalities, configs[0].model.drop)
+    able = [c.model.name for c in configs if zoo.model_class(c.model.name).required_modalities <= set(present)]
+    unable = [config.model.name for config in configs if config.model.name not in able]
+    if unable:
+        advice = f"give --models {','.join(able)}" if len(able) > 1 else "prepare a store that has more"
+        raise SettingsError(
+            f"{', '.join(unable)} cannot do without a modality that is missing here: {store.path.name} and the "
+            f"switches leave {', '.join(present) or 'nothing'}; {advice}"
+        )
+
+
+def ready_predictions(runs: Sequence[Run], split: str, workspace: Workspace, reporter: Reporter) -> None:
+    """Predict a split with every run that has no stored predictions for it."""
+    for run in runs:
+        if not run.predictions_exist(split):
+            predict_split(run, split, workspace, reporter)
+
+
+# ---- the models themselves ----
+
+
+def describe_models(
+    names: Sequence[str], store: FeatureStore | None, encoder: str | None, workspace: Workspace
+) -> dict[str, Any]:
+    """Say of each model what it is, what is pinned by sources, and how many parameters it has.
+
+    They are counted without the text encoder, at the feature widths and lengths of a store (None: the official ones of
+    CMU-MOSI) and at the hidden size of a text encoder (None: that of the data set's preset).
+
+    Returns:
+        {"dataset", "widths", "text_encoder": {"name", "width", "num_layers", "known"}, "models": [...]}; "parameters"
+        is None where the store lacks a modality that the model needs, which "needs" names.
+    """
+    dataset = store.dataset if store is not None else "mosi"
+    flags = {"data.dataset": dataset, "data.external": NO_EXTERNAL, "model.text_encoder": encoder}
+    config = resolve(flags=flags)
+    width, num_layers, known, name = _encoder_sizes(config.model.text_encoder, workspace)
+    architecture = _architecture(store, config.data.max_frames, width, num_layers)
+    entries = [_describe_model(model, resolve(flags={**flags, "model.name": model}), architecture) for model in names]
+    return {
+        "dataset": dataset,
+        "store": store.path if store is not None else None,
+        "widths": dict(architecture.widths),
+        "text_encoder": {"name": name, "width": width, "num_layers": num_layers, "known": known},
+        "models": entries,
+    }
+
+
+def count_parameters(config: RunConfig, architecture: Architecture) -> int:
+    """Count a model's parameters, those that train and those that are frozen, without the text encoder's."""
+    with torch.device("meta"):  # sizes without values: nothing is drawn, no memory is taken
+        return sum(parameter.numel() for parameter in zoo.build(config, architecture, None).parameters())
+
+
+def _describe_model(name: str, config: RunConfig, architecture: Architecture) -> dict[str, Any]:
+    facts = zoo.facts(name)
+    needs = sorted(zoo.model_class(name).required_modalities - set(architecture.modalities))
+    return {
+        "name": name,
+        "label": MODEL_NAMES[name],
+        **{key: getattr(facts, key) for key in ("title", "authors", "year", "venue", "idea", "pinned", "ours")},
+        "parameters": None if needs else count_parameters(config, architecture),
+        "needs": needs,
+    }
+
+
+def _encoder_sizes(name: str, workspace: Workspace) -> tuple[int, int, bool, str]:
+    """Return hidden size and layers of a text encoder, whether they are its own, and its name."""
+    try:
+        return *encoder_sizes(workspace.encoder(name)), True, name
+    except EncoderError:
+        return *_BERT_BASE, False, name
+
+
+def _architecture(store: FeatureStore | None, max_frames: int, width: int, num_layers: int) -> Architecture:
+    if store is None:
+        modalities: tuple[str, ...] = tuple(MODALITY_SWITCHES)
+        widths, positions = _OFFICIAL_WIDTHS, _OFFICIAL_LENGTHS
+    else:
+        modalities, widths = store.modalities, store.widths
+        positions = {name: max(1, min(max_frames, store.longest(name, store.splits[0]))) for name in widths}
+    return Architecture(modalities, width, num_layers, widths=widths, positions=positions)

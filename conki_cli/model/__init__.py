@@ -1,0 +1,1 @@
+"""From batches to losses: ConKI and the systems it is compared with."""

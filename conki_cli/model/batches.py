@@ -1,0 +1,341 @@
+"""From stored utterances to batches of tensors: ragged reading, padding to the batch, masks, shuffling.
+
+Axis letters: B batch, L longest sequence of the batch, d feature width.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conki_cli import MODALITIES
+from conki_cli.config.sections import RunConfig
+from conki_cli.config.switches import MODALITY_SWITCHES
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.system.errors import SettingsError, StoreError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+_POOL = 50  # at most so many batches of shuffled clips are sorted by length together
+_POOLS = 4  # in an epoch at least: sorted as a whole, the same clips would share a batch in every epoch
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Sequences of one modality, padded at the end to the longest of the batch."""
+
+    values: Tensor
+    """Token ids [B, L] int64, or frames [B, L, d] float32; 0 on padding."""
+    mask: Tensor
+    """[B, L] bool, True on real positions; every row has at least one."""
+
+    def to(self, device: torch.device) -> "Padded":
+        """Copy to a device."""
+        return Padded(self.values.to(device), self.mask.to(device))
+
+    def with_leading_position(self) -> "Padded":
+        """Return the sequences with one more real position in front, of zeros."""
+        pad = (1, 0) if self.values.dim() == 2 else (0, 0, 1, 0)
+        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True))
+
+    def take(self, indices: Tensor) -> "Padded":
+        """Return some of the sequences [G], padded to the longest of them alone."""
+        mask = self.mask[indices]
+        longest = int(mask.sum(dim=1).max())
+        return Padded(self.values[indices, :longest], mask[:, :longest])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model sees of B utterances; a modality that the run leaves out is None."""
+
+    indices: Tensor
+    """Positions in the split, [B] int64."""
+    scores: Tensor
+    """[B] float32; nan where the score is unknown (prediction)."""
+    text: Padded | None = None
+    vision: Padded | None = None
+    audio: Padded | None = None
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a frozen text encoder made of the text, by name (frozen.py): [B, L, D], and `first` [B, D]."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def modality(self, name: str) -> Padded:
+        """Return the sequences of a modality that this batch has."""
+        found: Padded | None = {"text": self.text, "vision": self.vision, "audio": self.audio}[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to a device."""
+        moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
+        states = {name: tensor.to(device) for name, tensor in self.states.items()}
+        return replace(self, indices=self.indices.to(device), scores=self.scores.to(device), states=states, **moved)
+
+
+def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:
+    """Pad token id sequences to the longest."""
+    width = max(len(ids) for ids in token_ids)
+    values = np.zeros((len(token_ids), width), dtype=np.int64)
+    for row, ids in zip(values, token_ids, strict=True):
+        row[: len(ids)] = ids
+    return Padded(torch.from_numpy(values), _prefix_mask([len(ids) for ids in token_ids], width))
+
+
+def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
+    """Pad frame sequences [L_i, d] to the longest; an empty one counts as one zero frame."""
+    lengths = [max(1, len(frames)) for frames in sequences]
+    values = np.zeros((len(sequences), max(lengths), sequences[0].shape[1]), dtype=np.float32)
+    for row, frames in zip(values, sequences, strict=True):
+        row[: len(frames)] = frames
+    return Padded(torch.from_numpy(values), _prefix_mask(lengths, max(lengths)))
+
+
+def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:
+    return torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one split, in order or shuffled as a function of (seed, epoch) alone.
+
+    `token_ids` is None where the run has no text. `limits` maps each audio/vision modality of the run to
+    its longest sequence in frames; longer ones lose their end.
+    """
+
+    utterances: Utterances
+    token_ids: Sequence[np.ndarray] | None
+    limits: Mapping[str, int]
+    batch_size: int
+    seed: int | None = None
+    states: Mapping[str, Ragged] = field(default_factory=dict)
+    """States of a frozen text encoder, by name; given out beside the token ids."""
+    bucket: bool = False
+    """Whether clips of similar length share a batch."""
+    score_range: tuple[float, float] = (-3.0, 3.0)
+    """Range of the scores as given out."""
+    rescale: tuple[float, float] = (1.0, 0.0)
+    """Scores are given out as factor * score + shift: where a score head crosses data sets of different range."""
+    threshold: float | None = None
+    """What separates two classes of scores; None: 0, where it lies inside the range."""
+
+    def __len__(self) -> int:
+        return -(-len(self.utterances.ids) // self.batch_size)
+
+    def epoch(self, number: int = 0, share: float = 1.0) -> Iterator[Batch]:
+        """Yield the batches of epoch `number`, or the first share of them: shuffled if a seed was given."""
+        order = np.arange(len(self.utterances.ids))
+        if self.seed is not None:
+            generator = np.random.default_rng([self.seed, number])
+            order = generator.permutation(order)
+            if self.bucket:
+                order = self._bucketed(order, generator)
+        for start in range(0, math.ceil(len(self) * share) * self.batch_size, self.batch_size):
+            yield self.take(order[start : start + self.batch_size])
+
+    def _bucketed(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Sort shuffled clips by length within pools of several batches, then shuffle the full batches."""
+        lengths = np.zeros(len(order), dtype=np.int64)
+        if self.token_ids is not None:
+            lengths += [len(ids) for ids in self.token_ids]
+        for name, limit in self.limits.items():
+            lengths += np.minimum(self.utterances.frames[name].lengths, limit)
+        pool = self.batch_size * max(1, min(_POOL, len(order) // self.batch_size // _POOLS))
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        found = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in pools])
+        full = len(found) // self.batch_size * self.batch_size  # the short batch stays the last
+        batches = generator.permutation(found[:full].reshape(-1, self.batch_size))
+        return np.concatenate([batches.reshape(-1), found[full:]])
+
+    def take(self, indices: np.ndarray) -> Batch:
+        """Collate the utterances at `indices` [B].
+
+        Raises:
+            StoreError: a file was changed since it was opened, or holds frames that are no finite numbers.
+        """
+        parts: dict[str, Padded] = {}
+        if self.token_ids is not None:
+            parts["text"] = pad_tokens([self.token_ids[i] for i in indices])
+        for name, limit in self.limits.items():
+            sequences = self.utterances.frames[name]
+            parts[name] = pad_frames([sequences[int(i)][:limit] for i in indices])
+        states = {name: pad_frames([rows[int(i)] for i in indices]).values for name, rows in self.states.items()}
+        if states:
+            states["first"] = states["first"].squeeze(1)  # [B, D]
+        for rows in (*(self.utterances.frames[name] for name in self.limits), *self.states.values()):
+            rows.check_unchanged()  # of the states each number was looked at when they were opened
+        for name in self.limits:
+            self._check_finite(name, parts[name].values.numpy(), indices)
+        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), states=states, **parts)
+
+    def _check_finite(self, modality: str, values: np.ndarray, indices: np.ndarray) -> None:
+        """Refuse frames [B, L, d] with a NaN or an infinity: one would turn every weight into NaN."""
+        if np.isfinite(values).all():
+            return
+        clip, frame, column = np.argwhere(~np.isfinite(values))[0]
+        utterances = self.utterances
+        path = utterances.path or "the store"
+        raise StoreError(
+            f"{path} must hold finite numbers alone, found {values[clip, frame, column]} in {modality} of the clip "
+            f"{utterances.ids[int(indices[clip])][:80]!r}, split {utterances.split or 'unknown'} (frame {frame + 1}, "
+            f"feature {column + 1}): `conki doctor {path}` says more; make it again with `conki prepare`"
+        )
+
+    def scores(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return the scores of the split, or of some of its clips, as given out, float32; nan where unknown."""
+        if self.utterances.scores is None:
+            return np.full(len(self.utterances.ids), np.nan, dtype=np.float32)[indices]
+        known: np.ndarray = self.utterances.scores[indices]
+        if self.rescale == (1.0, 0.0):
+            return known
+        return (known * self.rescale[0] + self.rescale[1]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened stores of a run and what follows from them; the stage decides which of the two is learnt from."""
+
+    target: FeatureStore
+    external: FeatureStore | None
+    """None in stage 2, and where no stage 1 is needed."""
+    modalities: tuple[str, ...]
+    limits: Mapping[str, int]
+    """Longest audio and vision sequences, in frames, that the encoders have positions for."""
+    tokenizer: "PreTrainedTokenizerBase | None"
+    max_tokens: int
+    rescales: bool
+    """Whether external scores are brought to the target's range."""
+    states: Mapping[str, Mapping[str, Ragged]] = field(default_factory=dict)
+    """States of a frozen text encoder, by split of the store that this stage trains on, and name."""
+    bucket: bool = False
+    """Whether training batches hold clips of similar length."""
+    threshold: float | None = None
+    """What separates two classes of scores, as the run says."""
+    _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
+
+    @property
+    def learnt(self) -> FeatureStore:
+        """The store that this stage trains on: the external one in stage 1."""
+        return self.external or self.target
+
+    @property
+    def external_widths(self) -> dict[str, int]:
+        """Feature widths of the external set where they differ from the target's; a bridge layer stands there."""
+        if self.external is None:
+            return {}
+        widths = {name: self.external.widths[name] for name in self.limits}
+        return {name: width for name, width in widths.items() if width != self.target.widths[name]}
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Range of the scores that the model learns to predict."""
+        return self.target.score_range if self.rescales else self.learnt.score_range
+
+    def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
+        """Return the batches of a split of the store that this stage trains on; shuffled when a seed is given."""
+        utterances = self.learnt.split(split)
+        return Batches(
+            utterances,
+            self.token_ids(utterances, f"{self.learnt.dataset}/{split}"),
+            self.limits,
+            batch_size,
+            seed=seed,
+            states=self.states.get(split, {}),
+            bucket=self.bucket,
+            score_range=self.score_range,
+            rescale=_rescale(self.learnt.score_range, self.score_range),
+            threshold=self.threshold,
+        )
+
+    def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
+        """Return the token ids of a split, made once; None where the run has no text."""
+        if self.tokenizer is None:
+            return None
+        from conki_cli.text import tokenize
+
+        if key not in self._tokens:
+            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)
+        return self._tokens[key][0]
+
+    def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
+        """Return token ids of splits, and how many of their texts were truncated; {} where the run has no text."""
+        keys = {split: f"{self.learnt.dataset}/{split}" for split in splits if self.tokenizer is not None}
+        for split, key in keys.items():
+            self.token_ids(self.learnt.split(split), key)
+        return {split: self._tokens[key] for split, key in keys.items()}
+
+    def cut(self, split: str) -> dict[str, int]:
+        """Count the sequences of a split, by modality, that are longer than their limit."""
+        frames = self.learnt.split(split).frames
+        return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
+
+
+def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:
+    """Return factor and shift that take one score range to another."""
+    factor = (wanted[1] - wanted[0]) / (stored[1] - stored[0])
+    return factor, wanted[0] - factor * stored[0]
+
+
+def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore | None, encoder: str) -> Inputs:
+    """Work out what a run reads.
+
+    Args:
+        config: the resolved configuration.
+        target: the store of the target data set.
+        external: that of the external one, where its lengths or clips matter to this run.
+        encoder: name or folder of the text encoder.
+
+    Raises:
+        StoreError: the external store lacks a modality that the run uses.
+        SettingsError: no modality is left.
+    """
+    from conki_cli.text import load_reader
+
+    modalities = available_modalities(target.modalities, config.model.drop)
+    if not modalities:
+        raise SettingsError(
+            f"the store {target.path.name} has {', '.join(target.modalities)} and the run drops all of it: "
+            "drop less, or prepare a store with more modalities"
+        )
+    frames = [name for name in modalities if name != "text"]
+    for name in frames:
+        if external is not None and name not in external.widths:
+            raise StoreError(
+                f"the target {target.dataset} has {name} but the external store {external.path} has none: "
+                f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}"
+            )
+    cap = config.data.max_frames
+    own = {name: max(1, min(cap, target.longest(name, "train"))) for name in frames}
+    limits = own
+    if external is not None and not config.data.cut_external:
+        limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
+    learns_external = config.run.stage == "pretrain"
+    tokenizer, max_tokens = load_reader(encoder) if "text" in modalities else (None, 0)
+    crosses = config.transfers_whole or not config.dropped("handover")
+    return Inputs(
+        target,
+        external if learns_external else None,
+        modalities,
+        limits,
+        tokenizer,
+        max_tokens,
+        rescales=crosses,
+        bucket=config.compute.bucket,
+        threshold=config.data.threshold,
+    )
+
+
+def available_modalities(stored: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities of a run: those of the target's store that no switch leaves out, in the order t, v, a."""
+    return tuple(name for name in MODALITIES if name in stored and MODALITY_SWITCHES[name] not in drop)

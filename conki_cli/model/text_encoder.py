@@ -1,0 +1,139 @@
+"""The pretrained text encoder (Eq. 1), run over packed tokens: a batch costs what its real tokens cost.
+
+Axis letters: B texts, T tokens of all of them, D hidden size, H heads.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from conki_cli.model.packing import SIMILAR_SHARE, Packing, attend, similar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION = "conki_packed"
+"""Under this name transformers knows the attention over packed tokens."""
+PACKED_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
+"""Architectures that see no neighbour outside their attention and take the positions of tokens from outside."""
+
+Shift = Callable[[Tensor, slice], Tensor]
+"""Turns embeddings [T, D] of the packed rows that the slice names into what takes their place, [T, D]."""
+
+
+class TextEncoder(nn.Module):
+    """A pretrained encoder; one without a pooler gets Linear + tanh on its first token."""
+
+    def __init__(self, backbone: "PreTrainedModel", *, width: int, fresh: frozenset[str] = frozenset()) -> None:
+        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
+        super().__init__()
+        self.backbone = backbone
+        self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
+        own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
+        self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
+        self.packs = backbone.config.model_type in PACKED_TYPES
+        if self.packs:
+            _use_packed_attention(backbone)
+
+    def forward(self, token_ids: Tensor, packing: Packing, shift: Shift | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Encode packed token ids.
+
+        Args:
+            token_ids: [T].
+            packing: which of them are a text.
+            shift: changes what the embedding layer gives.
+
+        Returns:
+            O_t [B, D] and H_t, the input of layer 1 and every layer's output, each [T, D].
+        """
+        hidden = (self._packed if self.packs else self._in_groups)(token_ids, packing, shift)
+        return self.pool(hidden[-1][packing.first]), hidden
+
+    def pool(self, first: Tensor) -> Tensor:
+        """Turn the last state of the first token into O_t, [B, D] both."""
+        if self.pooler is not None:
+            return torch.tanh(self.pooler(first))
+        pooled: Tensor = self.backbone.pooler(first.unsqueeze(1))
+        return pooled
+
+    def embed(self, token_ids: Tensor, packing: Packing) -> Tensor:
+        """Return H_t[0] of packed token ids, the input of layer 1, [T, D]; of an encoder that packs."""
+        embeddings: Tensor = self.backbone.embeddings(
+            input_ids=token_ids[None], position_ids=self._positions(packing)
+        ).squeeze(0)
+        return embeddings
+
+    def _positions(self, packing: Packing) -> Tensor:
+        """Return the place of every token in its text as the encoder counts it, [1, T]."""
+        config = self.backbone.config
+        start = 0 if config.model_type == "bert" else config.pad_token_id + 1  # RoBERTa counts from behind its padding
+        return packing.positions[None] + start
+
+    def _packed(self, token_ids: Tensor, packing: Packing, shift: Shift | None) -> list[Tensor]:
+        """Run all texts as one row of tokens that only attend within their text."""
+        positions = self._positions(packing)
+        with self._shifted(shift and (lambda embeddings: shift(embeddings[0], slice(None))[None])):
+            out = self.backbone(
+                input_ids=token_ids[None], position_ids=positions, output_hidden_states=True, packing=packing
+            )
+        return [states.squeeze(0) for states in out.hidden_states]
+
+    def _in_groups(self, token_ids: Tensor, packing: Packing, shift: Shift | None) -> list[Tensor]:
+        """Run texts of similar length together, padded to the longest of them."""
+        pieces: list[tuple[Tensor, ...]] = []
+        start = 0
+        for lengths in similar(packing.lengths, SIMILAR_SHARE):
+            rows = slice(start, start + sum(lengths))
+            pieces.append(self._group(token_ids[rows], lengths, shift and (lambda e, rows=rows: shift(e, rows))))
+            start = rows.stop
+        return [torch.cat(states) for states in zip(*pieces, strict=True)]
+
+    def _group(
+        self, token_ids: Tensor, lengths: tuple[int, ...], shift: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, ...]:
+        real = torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]  # [G, L]
+        mask = real.to(token_ids.device)
+        group = Packing.of(mask)
+        with self._shifted(shift and (lambda embeddings: group.unpack(shift(group.pack(embeddings))))):
+            out = self.backbone(
+                input_ids=group.unpack(token_ids), attention_mask=mask.long(), output_hidden_states=True
+            )
+        return tuple(group.pack(states) for states in out.hidden_states)
+
+    @contextmanager
+    def _shifted(self, shift: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+        """Change the output of the embedding layer as long as the context lasts."""
+        if shift is None:
+            yield
+            return
+        hook = self.backbone.embeddings.register_forward_hook(lambda module, inputs, output: shift(output))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _use_packed_attention(backbone: "PreTrainedModel") -> None:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
+    backbone.set_attn_implementation(ATTENTION)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    dropout: float = 0.0,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each text; query, key and value [1, H, T, D/H], the result [1, T, D]."""
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [T, H, D/H] each
+    return attend(q, k, v, packing, dropout=dropout).unsqueeze(0), None

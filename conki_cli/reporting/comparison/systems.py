@@ -1,0 +1,114 @@
+"""Finished runs as they are compared: their metrics by seed and their stored predictions, on the same clips."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.config.sections import MODEL_NAMES, RunConfig
+from conki_cli.config.words import run_label
+from conki_cli.runs import Run, common_threshold, evaluate_run, stored_predictions
+from conki_cli.system.errors import RunError
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """One finished run as it is compared."""
+
+    label: str
+    """Names it among the others: the run stands in it where two systems would have the same name."""
+    run: Run
+    config: RunConfig
+    result: Mapping[str, Any]
+    """What `runs.evaluate_run` says, of the seeds that are compared."""
+    ids: tuple[str, ...]
+    scores: Scores
+    predictions: Mapping[int, Scores]
+    """Seed -> predicted scores, [N]."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that are compared."""
+        return tuple(self.predictions)
+
+
+def system_label(config: RunConfig) -> str:
+    """Name a run among those of other models: 'ConKI', 'ConKI, w/o C4', 'MISA', 'MISA, with mosei'."""
+    label = run_label(config)
+    if not config.is_baseline:
+        return label if not config.model.drop else f"{MODEL_NAMES['conki']}, {label}"
+    return f"{label}, with {config.data.external}" if config.needs_pretraining else label
+
+
+def read_systems(
+    runs: Sequence[Run],
+    split: str,
+    protocol: str,
+    seeds: Sequence[int] | None = None,
+    *,
+    threshold: float | None = None,
+) -> list[System]:
+    """Read what finished fine-tuning runs say of a split; `seeds` leaves out all others.
+
+    All are measured at one threshold between two classes: the one given, else the one that the runs name.
+
+    Raises:
+        RunError: fewer than two runs, one twice, a stage-1 run, no finished seed, or runs of other data than the first.
+    """
+    if len({run.path.resolve() for run in runs}) < max(2, len(runs)):
+        raise RunError(f"a comparison needs two or more different runs, found {', '.join(run.name for run in runs)}")
+    for run in runs:
+        check_predicts(run)
+    if threshold is None:
+        threshold = common_threshold(runs)
+    results = [evaluate_run(run, split, protocol, seeds=seeds, threshold=threshold) for run in runs]
+    systems = [_read_system(run, split, result) for run, result in zip(runs, results, strict=True)]
+    for system in systems[1:]:
+        _check_alike(systems[0], system, split)
+    labels = [system.label for system in systems]
+    return [
+        replace(system, label=f"{system.label}, run {system.run.name}") if labels.count(system.label) > 1 else system
+        for system in systems
+    ]
+
+
+def check_predicts(run: Run) -> None:
+    """Refuse a stage-1 run, whatever the split: it knows no score of the target.
+
+    Raises:
+        RunError: it is one.
+    """
+    if run.result["stage"] != "finetune":
+        raise RunError(f"{run.name} is a stage-1 run, which predicts no target: name a fine-tuned run")
+
+
+def _read_system(run: Run, split: str, result: Mapping[str, Any]) -> System:
+    stored = stored_predictions(run, split, result["seeds"])
+    first = next(iter(stored.values()))
+    predictions = {seed: found.predictions for seed, found in stored.items()}
+    config = run.config
+    return System(system_label(config), run, config, result, tuple(first.ids), first.scores, predictions)
+
+
+def _check_alike(one: System, other: System, split: str) -> None:
+    """Refuse systems that were not judged by the same clips of the same store."""
+    datasets = [system.result["dataset"] for system in (one, other)]
+    if datasets[0] != datasets[1]:
+        raise RunError(
+            f"run {one.run.name} is of {datasets[0]}, {other.run.name} of {datasets[1]}: compare runs of one data set"
+        )
+    contents = [system.run.result["data"].get(datasets[0]) for system in (one, other)]
+    if contents[0] != contents[1]:
+        raise RunError(
+            f"runs {one.run.name} and {other.run.name} were trained on different versions of the store "
+            f"{datasets[0]}: train one of them again"
+        )
+    if one.ids != other.ids or not np.array_equal(one.scores, other.scores):
+        raise RunError(
+            f"the {split} predictions of runs {one.run.name} and {other.run.name} must name the same clips with the "
+            "same scores but do not: delete those of one and evaluate it again"
+        )

@@ -1,0 +1,150 @@
+"""Tables of metrics as files: Markdown, CSV, LaTeX."""
+
+import csv
+import io
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from conki_cli.reporting.tables.grid import (
+    COLUMNS,
+    Cell,
+    Row,
+    TableInfo,
+    build_grid,
+    mean_and_deviation,
+    numbers,
+    superscript,
+)
+from conki_cli.system.errors import ConkiError
+from conki_cli.system.files import check_writable, write_text
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
+    "§": r"\S{}",
+    "[": "{[}",  # bare, at the start of a line, it would be an argument of the line break before it; so would a star
+    "*": "{*}",
+}
+
+
+def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
+    """Write a table of metrics to a file, in the format its ending names.
+
+    `.md` and `.tex` hold what `metric_table` draws. `.csv` holds fractions, one line per system and metric: mean, std
+    (ddof 1), the paper's value, the marks of tests, and below `value_N` the value of seed N. `run` is the run's name,
+    `seeds` are its own; `threshold` separates the two classes of Acc-2 and F1, empty where nothing does; "nan" is
+    undefined, an empty field is absent.
+
+    Raises:
+        ConkiError: another ending, or the file cannot be written.
+    """
+    check_export(path)
+    write_text(path, _FORMATS[path.suffix.lower()](rows, info))
+
+
+def check_export(path: Path, endings: Collection[str] = ()) -> None:
+    """Refuse a file that a table cannot be exported to, before long work whose result goes there.
+
+    Args:
+        path: where the table is to go.
+        endings: those allowed; by default those of `export_table`.
+
+    Raises:
+        ConkiError: another ending, or a place that cannot be written.
+    """
+    allowed = endings or _FORMATS
+    if path.suffix.lower() not in allowed:
+        raise ConkiError(f"a table is exported as {', '.join(allowed)}, found '{path.name}': choose such an ending")
+    check_writable(path)
+
+
+def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
+    def escape(text: str) -> str:
+        for character in "\\|*_`<[":
+            text = text.replace(character, f"\\{character}")
+        return " ".join(text.split())
+
+    def draw(cell: Cell, italic: bool) -> str:
+        text = escape(cell.text) + superscript(cell.marks) + (f" ± {cell.deviation}" if cell.deviation else "")
+        return f"*{text}*" if italic else text
+
+    grid = build_grid(rows, info)
+    body = [[draw(cell, line.is_published and not n) for n, cell in enumerate(line.cells)] for line in grid.lines]
+    lines = [list(grid.headers), ["---", *["---:"] * (len(grid.headers) - 1)], *body]
+    notes = [escape(grid.legend), *(f"{superscript((i,))} {escape(n)}" for i, n in enumerate(grid.footnotes, 1))]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    below = filter(None, [notes[0], *map(escape, grid.notes), *notes[1:]])
+    return "\n\n".join([f"**{escape(info.title)}**", table, *below]) + "\n"
+
+
+def _latex(rows: Sequence[Row], info: TableInfo) -> str:
+    def escape(text: str) -> str:
+        return " ".join("".join(_LATEX.get(character, character) for character in text).split())
+
+    def draw(cell: Cell, italic: bool) -> str:
+        text = rf"\textit{{{escape(cell.text)}}}" if italic else escape(cell.text)
+        marks = ",".join(map(str, cell.marks))
+        text += rf"\textsuperscript{{{marks}}}" if marks else ""
+        return text + (rf" $\pm$ {cell.deviation}" if cell.deviation else "")
+
+    grid = build_grid(rows, info)
+    body = [" & ".join(draw(cell, ln.is_published and not n) for n, cell in enumerate(ln.cells)) for ln in grid.lines]
+    notes = [f"{escape(note)}." for note in grid.notes]
+    notes += [rf"\textsuperscript{{{number}}} {escape(note)}." for number, note in enumerate(grid.footnotes, 1)]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
+            r"\toprule",
+            rf"{' & '.join(grid.headers)} \\",
+            r"\midrule",
+            *(rf"{line} \\" for line in body),
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{' '.join([escape(info.title) + '.', escape(grid.legend), *notes]).strip()}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _csv(rows: Sequence[Row], info: TableInfo) -> str:
+    seeds = sorted({seed for row in rows if row.values for seed in _seeds_of(row, info)})
+    head = ["dataset", "split", "protocol", "n", "n_nonzero", "threshold", "seeds", "run", "label", "metric"]
+    head += ["mean", "std", "paper", "marks"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*head, *(f"value_{seed}" for seed in seeds)])
+    start = [info.dataset, info.split, info.protocol, info.n, "" if info.n_nonzero is None else info.n_nonzero]
+    start.append("" if info.threshold is None else info.threshold)
+    for row in rows:
+        own = _seeds_of(row, info) if row.values else ()
+        for name in (metric for column in COLUMNS for metric in column.metrics):
+            values, paper = numbers(row.values.get(name, ())), (row.published or {}).get(name, "")
+            if values or paper != "":
+                mean, std = mean_and_deviation(values) if values else ("", "")
+                by_seed = dict(zip(own, values, strict=False))
+                shown = [mean, std if len(values) > 1 else "", paper, row.signs.get(name, "")]
+                named = [" ".join(map(str, own)), row.run, row.label, name]
+                writer.writerow([*start, *named, *shown, *(by_seed.get(seed, "") for seed in seeds)])
+    return stream.getvalue()
+
+
+def _seeds_of(row: Row, info: TableInfo) -> Sequence[int]:
+    """Return the seeds of a row's values."""
+    if row.seeds is not None:
+        return row.seeds
+    return info.seeds[: max((len(values) for values in row.values.values()), default=0)]
+
+
+_FORMATS = {".md": _markdown, ".csv": _csv, ".tex": _latex}

@@ -1,0 +1,125 @@
+"""Evaluated runs and compared systems as rows of a table and as the object of `--json`."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.metrics import TWO_CLASSES
+from conki_cli.reporting.comparison import TESTED, Comparison, System, Verdict, explanation, marks
+from conki_cli.reporting.tables.grid import Row, TableInfo, published_row
+
+MEDIAN = "predicting the training median"
+"""Label of the row that shows what the best constant gives: a model must be better."""
+
+
+def run_row(label: str, config: RunConfig, result: Mapping[str, Any]) -> Row:
+    """Make the row of a run from what `runs.evaluate_run` says, with the paper's numbers."""
+    values = {name: summary["values"] for name, summary in result["metrics"].items()}
+    published = _published(config, result)
+    return Row(label, values, published, undefined=result["undefined"], run=result["run"], seeds=result["seeds"])
+
+
+def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Mapping[str, Any]]]) -> tuple[list[Row], TableInfo]:
+    """Make the table of runs, each a label, its settings and what `runs.evaluate_run` says of it."""
+    results = [result for *_, result in evaluated]
+    notes = [line for label, _, result in evaluated for line in warning_lines(label, result)]
+    return [*(run_row(*one) for one in evaluated), *median_rows(results)], table_info(results, notes)
+
+
+def median_rows(results: Sequence[Mapping[str, Any]], metrics: Collection[str] | None = None) -> list[Row]:
+    """Make the last row of a table, the best constant; none where no run stored it (version 1)."""
+    known = next((result["median"] for result in results if result["median"] is not None), None)
+    if known is None:
+        return []
+    values = {name: [value] for name, value in known["metrics"].items() if metrics is None or name in metrics}
+    return [Row(MEDIAN, values, seeds=(), is_constant=True)]
+
+
+def warning_lines(label: str, result: Mapping[str, Any]) -> list[str]:
+    """Return the warnings about a run's training, with its label in front."""
+    return [f"warning: {label}, {line}" for line in result["warnings"]]
+
+
+def table_info(results: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> TableInfo:
+    """Say what the numbers of several runs were measured on; each is what `runs.evaluate_run` says."""
+    first = results[0]
+    return TableInfo(
+        dataset=first["dataset"],
+        split=first["split"],
+        protocol=first["protocol"],
+        seeds=sorted({seed for result in results for seed in result["seeds"]}),
+        n=first["n"],
+        n_nonzero=first.get("n_nonzero"),
+        notes=notes,
+        threshold=first["threshold"],
+    )
+
+
+def comparison_rows(found: Comparison) -> tuple[list[Row], TableInfo]:
+    """Make the rows of compared systems, with a mark where one differs from the first, and what stands around them."""
+    verdicts = (None, *found.verdicts)
+    rows = [_system_row(system, verdict, found) for system, verdict in zip(found.systems, verdicts, strict=True)]
+    results = [system.result for system in found.systems]
+    warnings = [line for system in found.systems for line in warning_lines(system.label, system.result)]
+    rows += median_rows(results, {name for row in rows for name in row.values})
+    return rows, table_info(results, [*explanation(found), *warnings])
+
+
+def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> Row:
+    result = system.result
+    values = {name: result["metrics"][name]["values"] for name in TESTED if name in result["metrics"]}
+    note = ""
+    if verdict is not None and verdict.reason and found.is_tested:  # else it stands below the table
+        note = f"{'not tested' if verdict.cells is None else 'by Welch alone'}: {verdict.reason}"
+    undefined = {name: reason for name, reason in result["undefined"].items() if name in values}
+    signs = marks((verdict.cells if verdict is not None else None) or {})
+    published = _published(system.config, result)
+    return Row(system.label, values, published, note, undefined, signs, result["run"], result["seeds"])
+
+
+def comparison_answer(found: Comparison) -> dict[str, Any]:
+    """Return everything that is known of compared systems, as `conki compare --json` prints it."""
+    rows = []
+    for system, verdict in zip(found.systems, (None, *found.verdicts), strict=True):
+        named = {"label": system.label, "model": system.config.model.name, **system.result}
+        published = _published(system.config, system.result)
+        rows.append({**named, "paper": published, **_tests(found.systems[0], system, verdict)})
+    first = found.systems[0]
+    return {
+        "reference": first.label,
+        "reference_run": first.run.name,
+        "num_videos": found.num_videos,
+        "num_draws": found.num_draws,
+        "rows": rows,
+    }
+
+
+def _tests(reference: System, system: System, verdict: Verdict | None) -> dict[str, Any]:
+    """Return the tests of one row; None for the reference, and where no test can be made."""
+    if verdict is None:
+        return {"common_seeds": None, "test_seeds": None, "tests": None, "untested": None}
+    paired = verdict.seeds if len(verdict.seeds) > 1 else ()
+    seeds = {
+        "paired_t": paired,
+        "welch": {"reference": reference.seeds, "row": system.seeds},
+        "bootstrap": paired,
+    }
+    return {
+        "common_seeds": verdict.seeds,
+        "test_seeds": seeds if verdict.cells is not None else None,
+        "tests": verdict.cells,
+        "untested": verdict.reason or None,
+    }
+
+
+def _published(config: RunConfig, result: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return what the paper has for a run: its test split only."""
+    if result["split"] != "test":
+        return None
+    transferred = config.is_baseline and config.needs_pretraining
+    row = published_row(
+        result["dataset"], config.model.drop, config.model.name, config.data.external if transferred else None
+    )
+    if row is None or not result["threshold"]:
+        return row
+    return {name: value for name, value in row.items() if name not in TWO_CLASSES}  # the paper's classes are others

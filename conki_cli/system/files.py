@@ -1,0 +1,243 @@
+"""The only place that puts bytes on disk: atomic writes and checksums."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conki_cli.system.errors import ConkiError
+from conki_cli.system.readable import NOT_OFFERED, check_read, obstacle_at, system_error_in, unreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BLOCK = 4 * 2**20  # bytes that are read at once
+_PERMIT = "let your user write there (chmod u+w), or choose another place with --workspace"
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full: free some space and run the command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
+    errno.EFBIG: "a file may not grow that large here: raise the file size limit (ulimit -f)",
+    errno.EACCES: f"writing is not permitted there: {_PERMIT}",
+    errno.EPERM: f"writing is not permitted there: {_PERMIT}",
+    errno.ENOENT: "its folder is gone: put it back and run the command again",
+    errno.EROFS: "that file system is read-only: choose another place with --workspace",
+    errno.ENOTDIR: "a part of that path is a file, not a folder: choose another place",
+    errno.EEXIST: "a file stands where a folder must be: move it away",
+    errno.ENAMETOOLONG: "that path is too long for this file system: choose a shorter name",
+}
+
+
+def disk_error(path: Path, error: OSError, otherwise: str = "check the disk and run the command again") -> ConkiError:
+    """Say in one line why `path` could not be written, and what to do; `otherwise` where that is not known."""
+    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: {otherwise}")
+    return ConkiError(f"cannot write {path}: {advice}")
+
+
+_SUFFIX = ".part"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
+
+    The bytes are flushed to the disk before the rename, so a reader sees the old file or the whole new one,
+    never a part. When the block fails nothing is left behind.
+
+    Raises:
+        ConkiError: the folder cannot be made or written to, the disk is full, or the disk fails once the file is there.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_prefix_of(path), suffix=_SUFFIX, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        set_mode(temporary, 0o666 & ~_umask())
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise disk_error(path, error, "nothing was written") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # already renamed; or the disk fails for this too
+                temporary.unlink()
+    _flush_name(path)
+
+
+def _prefix_of(path: Path) -> str:
+    return f".{path.name[:100]}."
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that a killed process left while it wrote `path`; its lock must be held."""
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            if entry.name.startswith(_prefix_of(path)) and entry.name.endswith(_SUFFIX):
+                entry.unlink()
+
+
+def remove_leftovers_below(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder and those below it; its lock must be held."""
+    for entry in list(folder.rglob(f".*{_SUFFIX}")):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set who may read a file, where the file system knows of that: shares of other systems do not."""
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk, where the file system offers that."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _flush_name(path: Path) -> None:
+    """Flush the name of a file that is complete; a folder that one may write to but not read is left to the system."""
+    try:
+        _flush_to_disk(path.parent)
+    except PermissionError:
+        return
+    except OSError as error:
+        raise ConkiError(
+            f"{path} is written, but a power failure may still undo that ({error.strerror or error}): check the disk "
+            "and run the command again"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> str:
+    """Render `value` as standard JSON: undefined numbers (nan, infinities) become null."""
+    return json.dumps(_json_ready(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically, as indented JSON."""
+    write_text(path, to_json(value) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of our own.
+
+    Raises:
+        UnreadableError: the system cannot read it.
+        ConkiError: the file is missing or is not JSON.
+    """
+    try:
+        if obstacle_at(path):
+            raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        check_read(path, error)
+        raise ConkiError(unreadable(path, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place that certainly cannot be written, before long work whose result goes there.
+
+    Raises:
+        ConkiError: it is a folder, lies below a file, or writing is not permitted.
+    """
+    if path.is_dir():
+        raise ConkiError(f"cannot write {path}: it is a folder: name a file in it")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise disk_error(path, OSError(errno.ENOTDIR, ""))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise disk_error(path, OSError(errno.EACCES, ""))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a log; a log that grows needs no rename."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def read_tensors(path: Path, *, only_header: bool = False) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Read the tensors of a safetensors file (none with `only_header`), and the words in its header.
+
+    The library maps the file into memory, where a disk that fails would end the process by a signal. So every byte is
+    read plainly first; and the library gets the bytes where the file system offers no maps.
+
+    Raises:
+        OSError: the file cannot be read.
+        SafetensorError: it is damaged; a failure of the system is told in words, as `system_error_in` reads them.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load
+
+    block = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as stream:
+        while stream.readinto(block):
+            """Only whether it can be read counts."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = () if only_header else stored.keys()
+            return {name: stored.get_tensor(name) for name in names}, dict(stored.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        found = system_error_in(error)
+        if found is None or found.errno not in NOT_OFFERED:
+            raise
+    content = path.read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {} if only_header else tensors, dict(header.get("__metadata__", {}))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes that a file, or a folder with everything in it, takes on disk."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

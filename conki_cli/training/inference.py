@@ -1,0 +1,165 @@
+"""A trained run at work: load what its seeds learnt, score utterances with it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.model import zoo
+from conki_cli.model.batches import Batches, open_inputs
+from conki_cli.model.contract import Architecture, SentimentModel
+from conki_cli.model.text_encoder import TextEncoder
+from conki_cli.runs import Run
+from conki_cli.system.errors import RunError
+from conki_cli.system.workspace import Reporter
+from conki_cli.text import TextReport, TokenCounts, backbone_from_config, count_tokens, load_reader, tokenize
+from conki_cli.training import checkpoint
+from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.evaluation import predict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def stored_architecture(facts: Mapping[str, Any]) -> Architecture:
+    """Return the sizes that a checkpoint's facts name; of damaged facts a KeyError or TypeError."""
+    return Architecture(**{**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])})
+
+
+def stored_network(run: Run, config: RunConfig, architecture: Architecture, facts: Mapping[str, Any]) -> SentimentModel:
+    """Build the network that a checkpoint's facts describe, around the configuration of the run's text encoder."""
+    text = None
+    if "text" in architecture.modalities:
+        backbone = backbone_from_config(run.path / "encoder")
+        fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
+    return zoo.build(config, architecture, text)
+
+
+def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
+    """Load the best weights of a fine-tuned seed; needs nothing outside the run folder.
+
+    Raises:
+        RunError: the run is a stage-1 run, unfinished or damaged.
+    """
+    if run.result["stage"] != "finetune":
+        raise RunError(
+            f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
+        )
+    if run.seed_result(seed) is None:
+        raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
+    weights, facts = checkpoint.load_best(run, seed)
+    try:
+        architecture = stored_architecture(facts)
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+        ) from error
+    if "text" in architecture.modalities and not (run.path / "encoder" / "config.json").is_file():
+        raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
+    model = stored_network(run, run.config, architecture, facts)
+    if model.text_is_frozen:
+        weights |= checkpoint.load(run.frozen_encoder)[0]
+    if missing := sorted(set(model.state_dict()) - set(weights)):
+        raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")
+    checkpoint.restore(model, weights, str(run.path))
+    return model.to(device).eval()
+
+
+def predict_utterances(
+    run: Run,
+    utterances: Utterances,
+    device: torch.device,
+    reporter: Reporter | None = None,
+    *,
+    split_of: tuple[FeatureStore, str] | None = None,
+) -> dict[int, np.ndarray]:
+    """Predict utterances with every finished seed of a run.
+
+    Args:
+        run: a fine-tuned run.
+        utterances: what to score.
+        device: where to compute.
+        reporter: is told the progress.
+        split_of: the store and the split that they are, where they are one of the run's target: what a frozen text
+            encoder says of it is then read as while training, so the same bits come out.
+
+    Returns:
+        Seed -> predicted scores, [N] float32.
+
+    Raises:
+        RunError: the run needs a modality that the utterances lack, or other feature widths.
+    """
+    reporter = reporter or Reporter()
+    predicted: dict[int, np.ndarray] = {}
+    for seed in run.finished_seeds():
+        model = load_model(run, seed, device)
+        sizes = model.architecture
+        token_ids = None
+        for name in sizes.modalities:
+            _check_fit(run, name, utterances, sizes)
+        if "text" in sizes.modalities:
+            tokenizer, limit = load_reader(str(run.path / "encoder"))
+            token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
+            if not predicted:
+                _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), reporter)
+        states = _states_of(run, seed, model, split_of, reporter) if split_of is not None else {}
+        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
+        with reporter.steps(f"seed {seed}", len(batches)) as advance:
+            predicted[seed] = predict(model, batches, device, advance)
+    if not predicted:
+        raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
+    return predicted
+
+
+def _mention_texts(
+    tokenizer: "PreTrainedTokenizerBase", utterances: Utterances, counts: TokenCounts, reporter: Reporter
+) -> None:
+    """Warn of texts that the run's encoder does not know, and of texts that it does not read to their end."""
+    report = TextReport("these clips", tokenizer, {utterances.split: counts}, lambda split: utterances.texts)
+    if warning := report.warning():
+        reporter.say(warning)
+    if counts.num_truncated:
+        reporter.say(f"{counts.num_truncated} of {counts.num_texts:,} texts are too long for the encoder: truncated")
+
+
+def _states_of(
+    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], reporter: Reporter
+) -> Mapping[str, Ragged]:
+    """Return what the frozen text encoder of a seed says of a split, as kept while it trained; nothing if it was not.
+
+    What is kept no longer is computed again, and kept.
+    """
+    how = (run.seed_result(seed) or {}).get("cache", "off")
+    if model.layers_read is None or how == "off":
+        return {}
+    store, split = split_of
+    inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
+    device = next(model.parameters()).device
+    keeping = Keeping(model.text_encoder, model.layers_read, how, run.states_folder, device)
+    found = kept_states(keeping, inputs, (split,), reporter)
+    return {} if found is None else found[split]
+
+
+def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:
+    if name == "text":
+        if not any(text.strip() for text in utterances.texts):
+            raise RunError(
+                f"run {run.name} reads texts and no clip has a text: add them, such as by a label.csv with video_id, "
+                "clip_id and text, or train a run without them (--drop-modality text)"
+            )
+        return
+    if name not in utterances.frames:
+        raise RunError(
+            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}: give a "
+            f"feature store, or train a run without it (--drop-modality {name})"
+        )
+    if utterances.frames[name].width != sizes.widths[name]:
+        raise RunError(
+            f"run {run.name} reads {name} frames of width {sizes.widths[name]}, these clips have width "
+            f"{utterances.frames[name].width}: extract the same features as in training"
+        )

@@ -1,0 +1,345 @@
+"""One stage of one configuration: build the network, train its seeds, keep what they learnt."""
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from conki_cli.config.resolving import to_toml
+from conki_cli.config.words import run_label
+from conki_cli.metrics import sentiment_metrics
+from conki_cli.model.contract import SentimentModel
+from conki_cli.runs import (
+    Predictions,
+    Run,
+    check_is_file,
+    discard_run,
+    finish_run,
+    learning_warnings,
+    list_runs,
+    measure_again,
+    median_of,
+    nearest_finished,
+    write_predictions,
+)
+from conki_cli.system.environment import environment
+from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
+from conki_cli.system.files import append_line, read_json, remove_leftovers_below, to_json, write_json, write_text
+from conki_cli.system.readable import human_size, status_of
+from conki_cli.system.signals import postponed
+from conki_cli.system.workspace import Workspace
+from conki_cli.text import (
+    encoder_config,
+    save_encoder_files,
+)
+from conki_cli.training import checkpoint, resuming
+from conki_cli.training import loop as training
+from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.evaluation import memory_advice, predict
+from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, check_network, is_finished, text_report
+
+if TYPE_CHECKING:
+    pass
+
+
+def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
+    """Train the seeds of a run that are not finished, each from what the stage-1 run `first` hands over.
+
+    The folder of a run is made once its first network is ready to train: what is refused leaves none behind. What was
+    `checked` before, with other runs or another stage, is not checked again.
+    """
+    stage = 1 if job.config.run.stage == "pretrain" else 2
+    if not job.overwrites and is_finished(job):
+        job.begin()
+        job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
+    elif not checked:
+        check_network(job)
+    if job.overwrites and status_of(job.run.path) is not None:
+        job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
+        discard_run(job.run)
+    others = list_runs(Workspace(job.run.path.parent.parent)) if status_of(job.run.path) is None else []
+    if line := nearest_finished(others, job.config):
+        job.reporter.say(f"stage {stage}: {line}")
+    remove_leftovers_below(job.run.path)
+    for seed in job.config.run.seeds:
+        if job.run.seed_result(seed) is None:
+            _train_seed(job, seed, first)
+    measure_again(job.run)
+    finish_run(job.run)
+
+
+def _train_seed(job: Job, seed: int, first: Run | None) -> None:
+    with memory_advice(None):
+        model = build_model(job, seed, first)
+        progress = training.start(model, job.config)
+    trained, _ = model.stored_names()
+    frozen = _frozen_files(job.run, seed, model)
+    missing = {
+        path: names for path, names in frozen.items() if path != job.run.frozen_encoder or status_of(path) is None
+    }
+    sizes = checkpoint.size_while_training(model, trained, [name for names in missing.values() for name in names])
+    job, kept_as = _with_states(job, seed, model, spare=sizes[0])
+    _announce(job, model, seed, sizes)
+    job.begin()
+    facts = {
+        "config": to_toml(job.config),
+        "architecture": dataclasses.asdict(model.architecture),
+        "fresh_text": sorted(name.removeprefix(model.text_prefix) for name in model.fresh_text),
+        "seed": seed,
+        "cache": kept_as,
+    }
+    _write_setting(job, seed)
+    for path, names in missing.items():
+        checkpoint.save(path, checkpoint.select(model, names), facts)
+    _continue(job, seed, progress)
+    _train(job, seed, progress, trained, facts)
+    _mend_frozen(job, frozen, model, facts)
+    _finish_seed(job, seed, progress, kept_as, first)
+
+
+def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Run the epochs that are left, saving after each, every so many steps, and when the program is to end."""
+    plan, every, saved = training.plan_of(job.config, seed), job.config.run.checkpoint_every, progress.step
+    train = job.inputs.batches("train", batch_size=plan.batch_size, seed=seed)
+    valid = job.inputs.batches("valid", batch_size=plan.batch_size)
+
+    def save() -> None:
+        nonlocal saved
+        resuming.save_last(job.run, seed, progress, plan, trained=trained, facts=facts)
+        saved = progress.step
+
+    with memory_advice(plan.batch_size), postponed() as ending:
+
+        def on_step() -> None:
+            if every and progress.step - saved >= every:
+                save()
+            if (asked := ending()) is not None:
+                if progress.step != saved:
+                    save()
+                raise asked
+
+        steps = training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter, on_step=on_step)
+        for epoch in steps:
+            _save_epoch(job, seed, progress, epoch, trained, facts)
+            save()
+
+
+def _frozen_files(run: Run, seed: int, model: SentimentModel) -> dict[Path, list[str]]:
+    """Name the weights that a seed reads and never trains, by the file that keeps them: of the run, or of the seed."""
+    _, kept = model.stored_names()
+    text = [name for name in model.state_dict() if name.startswith(model.text_prefix)] if model.text_is_frozen else []
+    files = {run.frozen_encoder: text, run.checkpoint(seed, "frozen"): list(kept)}
+    return {path: names for path, names in files.items() if names}
+
+
+def _mend_frozen(job: Job, frozen: Mapping[Path, list[str]], model: SentimentModel, facts: Mapping[str, Any]) -> None:
+    """Write anew what was damaged on the disk since it was written: without it the seed would be worth nothing."""
+    for path, names in frozen.items():
+        try:
+            checkpoint.load(path)
+        except CheckpointError as error:
+            job.reporter.say(f"{error.found}: written anew")
+            checkpoint.save(path, checkpoint.select(model, names), facts)
+
+
+def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> tuple[Job, str]:
+    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds; `spare` bytes stay free.
+
+    Returns:
+        The job, and how the states are kept: fp32, fp16 or off. A seed that was interrupted stays with what it began.
+    """
+    found = resuming.latest(job.run, seed, job.reporter, facts_only=True)
+    begun = found[1].get("cache") if found is not None else None
+    how = begun or job.config.run.cache
+    if model.layers_read is None:
+        return job, "off"
+    if how != job.config.run.cache:
+        job.reporter.say(f"seed {seed} began with --cache {begun} and continues so")
+    if how == "off":
+        return job, "off"
+    keeping = Keeping(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
+    states = kept_states(keeping, job.inputs, job.splits, job.reporter)
+    if states is None:
+        return job, "off"
+    return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
+
+
+def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
+    """Say what is trained and the bytes it takes on disk, while training and afterwards, before any is written."""
+    during, after = sizes
+    count = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    config = job.config
+    what = f"stage 1 on {config.data.external}, for" if config.run.stage == "pretrain" else "stage 2 on"
+    job.reporter.say(
+        f"{run_label(config)}, {what} {config.data.dataset} ({', '.join(job.inputs.modalities)}), "
+        f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}; "
+        f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
+    )
+    checkpoint.check_room(job.run.path, during)
+    known = _median_of(job, ("valid",))
+    mae = known["metrics"]["valid"]["mae"]
+    job.reporter.say(f"predicting the training median ({known['score']:.2f}) has validation MAE {mae:.3f}")
+    for warning in config.own.warnings if config.own is not None else ():
+        job.reporter.say(warning)
+    for name, count in job.inputs.cut("train").items():
+        if count:
+            job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
+    if job.inputs.tokenizer is not None:
+        for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
+            job.reporter.say(line)
+
+
+def _write_setting(job: Job, seed: int) -> None:
+    """Write environment.json of a seed and, once per run, the tokenizer and configuration of the text encoder."""
+    _check_stores(job, seed)
+    data = {
+        store.dataset: {"store": store.content_id, "source": store.source["sha256"], "stamp": store.stamp}
+        for store in job.stores
+    }
+    facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
+    write_json(job.run.seed_folder(seed) / "environment.json", facts)
+    folder = job.run.path / "encoder"
+    if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
+        save_encoder_files(job.encoder, folder)
+
+
+def _check_stores(job: Job, seed: int) -> None:
+    """Read a store whose file was touched since a seed began, and refuse it if its clips are others.
+
+    Raises:
+        StoreError: they are, though the store says that they are not.
+    """
+    from conki_cli.data.store.content import content_of
+
+    known = _recorded_stamps(job.run.seed_folder(seed) / "environment.json")
+    for store in job.stores:
+        if known.get(store.dataset, store.stamp) == store.stamp:
+            continue
+        job.reporter.say(f"{store.path} was written or copied since seed {seed} began: its clips are compared")
+        with job.reporter.steps(f"comparing {store.dataset}", 0) as advance:
+            digest, _ = content_of(store, lambda count, remark: advance(1, remark))
+        if digest != store.content_id:
+            raise StoreError(
+                f"{store.path} must hold the clips that it was written with, and they were changed since: "
+                f"restore it, or make it again with `conki prepare`; seed {seed} of {job.run.name} stays as it is"
+            )
+
+
+def _recorded_stamps(path: Path) -> dict[str, object]:
+    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged.
+
+    Raises:
+        UnreadableError: the system cannot read it: it stays, with what it says.
+    """
+    try:
+        return {name: part["stamp"] for name, part in read_json(path)["data"].items()}
+    except UnreadableError:
+        raise
+    except (ConkiError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _continue(job: Job, seed: int, progress: training.Progress) -> None:
+    """Continue where an earlier start of the same run was interrupted; else begin a fresh log."""
+    log = job.run.seed_folder(seed) / "metrics.jsonl"
+    check_is_file(log)
+    found = resuming.latest(job.run, seed, job.reporter)
+    if found is None or (found[1]["best_epoch"] and not resuming.best_is_sound(job.run, seed, job.reporter)):
+        log.unlink(missing_ok=True)
+        return
+    resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")
+    over = progress.epoch - (progress.within is not None)
+    kept = checkpoint.whole_lines(log, over)
+    write_text(log, "".join(line + "\n" for line in kept.values()))
+    place = f"after epoch {over}" if progress.within is None else f"in epoch {over + 1}, after step {progress.step}"
+    job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues {place}")
+    if lost := [str(number) for number in range(1, over + 1) if number not in kept]:
+        job.reporter.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; what they learnt is not affected")
+
+
+def _save_epoch(
+    job: Job,
+    seed: int,
+    progress: training.Progress,
+    epoch: training.Epoch,
+    trained: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the best weights and the log; `last` comes behind them, as training continues from there."""
+    if epoch.is_best:
+        weights = checkpoint.select(progress.model, trained)
+        checkpoint.save(job.run.checkpoint(seed, "best"), weights, {**facts, **resuming.facts_of(progress)})
+    line = {
+        "epoch": epoch.number,
+        "losses": epoch.losses,
+        "validation": epoch.metrics,
+        "best": epoch.is_best,
+        "seconds": round(epoch.seconds, 3),
+    }
+    append_line(job.run.seed_folder(seed) / "metrics.jsonl", to_json(line, indent=None))
+
+
+def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str, first: Run | None) -> None:
+    """Read the test split, once; store predictions and metrics of the best epoch; slim the checkpoints."""
+    run, model = job.run, progress.model
+    checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
+    splits = ("valid",) if job.config.run.stage == "pretrain" else ("valid", "test")
+    metrics = {split: store_predictions(job, seed, model, split) for split in splits}
+    checkpoint.slim_last(
+        run.checkpoint(seed, "last"),
+        run.checkpoint(seed, "best"),
+        best_is_last=progress.best_epoch == progress.epoch,
+    )
+    run.checkpoint(seed, "previous").unlink(missing_ok=True)
+    result = {
+        "seed": seed,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": round(_seconds_of(run, seed), 3),
+        "cache": kept_as,
+        "threshold": job.config.data.threshold,
+        "stage_1": first.name if first else None,
+        "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
+        "texts": text_report(job).as_facts(),
+        "parameters": {
+            "all": sum(p.numel() for p in model.parameters()),
+            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        },
+        "metrics": metrics,
+        "median": _median_of(job, splits),
+    }
+    write_json(run.seed_folder(seed) / "result.json", result)
+    job.reporter.say(
+        f"seed {seed}: best epoch {progress.best_epoch} of {progress.epoch}, validation MAE {progress.best_mae:.3f}"
+    )
+    for line in learning_warnings(run, [seed]):
+        job.reporter.say(f"warning: {line}")
+
+
+def _median_of(job: Job, splits: Sequence[str]) -> dict[str, Any]:
+    """Measure the median of the training scores, the best constant, on some splits."""
+    scores = {name: job.inputs.batches(name, batch_size=READ_AT_ONCE).scores() for name in ("train", *splits)}
+    measured = {name: scores[name] for name in splits}
+    return median_of(scores["train"], measured, job.inputs.score_range, job.config.data.threshold)
+
+
+def _seconds_of(run: Run, seed: int) -> float:
+    """Sum the seconds of all epochs, over all starts of the program."""
+    lines = checkpoint.whole_lines(run.seed_folder(seed) / "metrics.jsonl", sys.maxsize).values()
+    return math.fsum(json.loads(line).get("seconds", 0.0) for line in lines)
+
+
+def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) -> dict[str, float]:
+    """Predict a split, store the predictions and return their metrics."""
+    batches = job.inputs.batches(split, batch_size=training.plan_of(job.config, seed).batch_size)
+    with job.reporter.steps(f"seed {seed}: {split} split", len(batches)) as advance:
+        found = Predictions(batches.utterances.ids, batches.scores(), predict(model, batches, job.device, advance))
+    write_predictions(job.run.predictions_path(seed, split), found)
+    rules: dict[str, Any] = {"score_range": batches.score_range, "threshold": job.config.data.threshold}
+    return sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules)

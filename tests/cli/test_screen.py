@@ -1,0 +1,45 @@
+"""Progress, on a terminal and in a log, and JSON on every kind of stdout."""
+
+import re
+import time
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from conki_cli.cli.screen import Screen
+
+
+def on_terminal() -> tuple[Screen, StringIO]:
+    screen, stream = Screen(json=True), StringIO()
+    screen.messages = Console(file=stream, force_terminal=True, width=80, highlight=False)
+    return screen, stream
+
+
+def test_a_progress_bar_shows_the_remaining_time_before_the_first_epoch_ends() -> None:
+    screen, stream = on_terminal()
+    with screen.steps("seed 1", 1000) as advance:
+        for _ in range(3):
+            time.sleep(0.01)
+            advance(1, "epoch 1/10")
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).rpartition("seed 1")[2]
+    assert re.search(r"3/1000 epoch 1/10 0:00:00 remaining 0:00:\d\d", last)
+
+
+def test_work_of_unknown_length_promises_no_time() -> None:
+    screen, stream = on_terminal()
+    with screen.steps("reading mosi", 0):
+        pass
+    assert "reading mosi" in stream.getvalue()
+    assert "remaining" not in stream.getvalue()
+
+
+def test_a_log_gets_a_line_a_minute_instead_of_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, stream = Screen(json=True), StringIO()
+    screen.messages = Console(file=stream, width=80)
+    clock = iter([0.0, 0.0, 30.0, 60.0, 61.0])
+    monkeypatch.setattr("conki_cli.cli.screen.time.monotonic", lambda: next(clock))
+    with screen.steps("seed 1", 41) as advance:
+        for count in (0, 10, 10, 1):
+            advance(count, "epoch 2/4")
+    assert stream.getvalue() == "seed 1: epoch 2/4, 20/41, about 1 min remaining\n"
