@@ -330,7 +330,7 @@ def main() -> None:
     with atheris.instrument_imports(
         include=["conki_cli.data.sources", "conki_cli.data.store", "conki_cli.model.batches", "pickle"]
     ):
-        from conki_cli.data.sources import families
+        from conki_cli.data.sources.formats import families
 
         list(families())
     for path in inputs(kind):  # what is imported on the way is imported before anything is watched

@@ -14,7 +14,8 @@ from conki_cli.data.raw import tables
 from conki_cli.data.raw.opening import open_raw
 from conki_cli.data.sources import labels, read_corpus
 from conki_cli.data.sources.joining import Clip, join
-from conki_cli.data.sources.labels import LabelRow, read_label_rows, read_texts
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.labels import read_label_rows, read_texts
 from conki_cli.data.sources.request import Options
 from conki_cli.data.store.records import Corpus
 from conki_cli.system.errors import SourceError

@@ -112,7 +112,8 @@ def _identity(path: Path) -> int | None:
 
 
 def _list_formats(json: bool) -> None:
-    from conki_cli.data.sources import families, unsupported
+    from conki_cli.data.sources import unsupported
+    from conki_cli.data.sources.formats import families
     from conki_cli.reporting.tables.formats import format_list
 
     screen = screen_for(json)

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from conki_cli.config.resolving import read_by_conki_alone, resolve
 from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
@@ -173,6 +171,8 @@ def describe_models(
 
 def count_parameters(config: RunConfig, architecture: Architecture) -> int:
     """Count a model's parameters, those that train and those that are frozen, without the text encoder's."""
+    import torch
+
     with torch.device("meta"):  # sizes without values: nothing is drawn, no memory is taken
         return sum(parameter.numel() for parameter in zoo.build(config, architecture, None).parameters())
 

@@ -1,13 +1,10 @@
 """In which settings two runs differ, in words: digests alone tell nobody what to change."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from conki_cli.config.resolving import ADDED_LATER, NEVER_LEARNT, as_tables
 from conki_cli.config.sections import RunConfig
-
-if TYPE_CHECKING:
-    from conki_cli.runs.folders import Run
 
 
 def differences(known: RunConfig, config: RunConfig) -> str:
@@ -26,17 +23,17 @@ def learnt_settings(config: RunConfig) -> dict[str, Any]:
     return {path: value for path, value in flat.items() if path not in unread}
 
 
-def nearest_finished(runs: "Sequence[Run]", config: RunConfig) -> str:
-    """Say in which settings a new run differs from the finished one that is most like it; empty: none is.
+def nearest_finished(finished: Mapping[str, RunConfig], config: RunConfig) -> str:
+    """Say in which settings a new run differs from the finished one, by name, that is most like it; empty: none is.
 
     Only runs of the same data, model, switches and stage count: the rows of a table are meant to differ in these.
     """
     same = {"data.dataset", "data.external", "model.name", "model.drop", "run.stage"}
     alike = []
-    for run in runs:
-        differing = differing_settings(run.config, config) if run.is_finished else {}
+    for name, known in finished.items():
+        differing = differing_settings(known, config)
         if differing and not same & set(differing):
-            alike.append((len(differing), run.name, in_words(differing)))
+            alike.append((len(differing), name, in_words(differing)))
     if not alike:
         return ""
     _, name, words = min(alike)

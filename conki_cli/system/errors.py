@@ -1,6 +1,9 @@
 """The errors a user can mend: one line that says what must hold, what was found and what to do."""
 
 import shlex
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
 
 
 class ConkiError(Exception):
@@ -68,3 +71,10 @@ def _escaped(character: str) -> str:
 def reason_of(error: BaseException, longest: int = 160) -> str:
     """Return what a library's error says, on one line and not too long; its type where it says nothing."""
     return one_line(str(error)[:1000]).strip("'\" ")[:longest] or type(error).__name__
+
+
+def names_of(keys: Iterable[Any]) -> str:
+    """Render keys for a message; what a file calls its keys must not break the line or steer the terminal."""
+    shown = [key.decode("ascii", "replace") if isinstance(key, bytes) else key for key in islice(keys, 20)]
+    words = [key[:40] if isinstance(key, str) and key.isprintable() else "?" for key in shown]
+    return ", ".join(words) or "nothing"

@@ -63,7 +63,7 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
         job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
         discard_run(job.run)
     others = list_runs(Workspace(job.run.path.parent.parent)) if status_of(job.run.path) is None else []
-    if line := nearest_finished(others, job.config):
+    if line := nearest_finished({run.name: run.config for run in others if run.is_finished}, job.config):
         job.reporter.say(f"stage {stage}: {line}")
     remove_leftovers_below(job.run.path)
     for seed in job.config.run.seeds:

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.npz import read_npy, read_npz
 from conki_cli.data.sources import features
 from conki_cli.data.sources.features import FeatureTable, attach, read_features
 from conki_cli.data.sources.joining import POSITIONS
 from conki_cli.data.sources.labels import read as read_labels
-from conki_cli.data.sources.request import Raw, Request
+from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import Corpus, Sample
 from conki_cli.system.errors import SourceError
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from conki_cli.data.raw import hdf5
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.hdf5 import MOST_BYTES, H5Frames, checked, child, dataset_in, open_hdf5, rows_of, texts_of
 from conki_cli.data.raw.opening import open_raw
 from conki_cli.data.sources import sequences
-from conki_cli.data.sources.request import Raw, Request
+from conki_cli.data.sources.request import Request
 from conki_cli.system.errors import SourceError
 
 MOST_GROWTH = 300 * 2**20

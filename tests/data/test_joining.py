@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conki_cli.data.sources.joining import Clip, join
-from conki_cli.data.sources.labels import LabelRow
+from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.system.errors import SourceError
 
 LABELS = Path("label.csv")

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.sources import labels
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows, read_texts
-from conki_cli.data.sources.request import Raw, Request
+from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import PUBLISHED_SIZES, Corpus
 from conki_cli.system.errors import SourceError
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from test_mmsa import features, part, saved
 
-from conki_cli.data.sources import families, parse_score_range, read_corpus, with_official_name
+from conki_cli.data.sources import parse_score_range, read_corpus, with_official_name
+from conki_cli.data.sources.formats import families
 from conki_cli.data.sources.request import Options
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import PUBLISHED_SIZES, Corpus

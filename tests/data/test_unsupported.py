@@ -12,10 +12,13 @@ import h5py
 import numpy as np
 import pytest
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.opening import open_raw
-from conki_cli.data.sources import clip_lists, mult, read_raw
-from conki_cli.data.sources.request import Raw, Request
-from conki_cli.data.sources.unsupported import refusal, refusal_of_bytes
+from conki_cli.data.raw.refusals import refusal_of_bytes
+from conki_cli.data.sources import clip_lists, mult
+from conki_cli.data.sources.formats import read_raw
+from conki_cli.data.sources.request import Request
+from conki_cli.data.sources.unsupported import refusal
 from conki_cli.system.errors import SourceError
 
 

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.data.sources.columns import names_of
 from conki_cli.data.store.opening import open_hdf5 as open_to_read
 from conki_cli.data.store.seal import check_seal
-from conki_cli.system.errors import SourceError, one_line, reason_of
+from conki_cli.system.errors import SourceError, names_of, one_line, reason_of
 from conki_cli.system.readable import check_read, human_size
 
 MOST_BYTES = 256 * 2**20

@@ -5,7 +5,7 @@ import re
 import stat
 from pathlib import Path
 
-from conki_cli.data.sources.request import Raw
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.store.seal import SEALED
 from conki_cli.system.errors import SourceError
 
@@ -28,8 +28,8 @@ def open_raw(path: Path) -> Raw:
         from conki_cli.data.raw.hdf5 import open_hdf5
 
         return Raw(path, "hdf5", open_hdf5(path))
+    from conki_cli.data.raw.refusals import refusal_of_bytes
     from conki_cli.data.raw.tables import columns_of, first_cells
-    from conki_cli.data.sources.unsupported import refusal_of_bytes
 
     if (columns := columns_of(path, head)) is not None:
         return Raw(path, "table", columns)

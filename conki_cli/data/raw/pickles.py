@@ -86,7 +86,7 @@ def read_pickle(path: Path) -> Any:
     Raises:
         SourceError: the file cannot be read, is empty, truncated or no pickle, or asks for anything but data.
     """
-    from conki_cli.data.sources.unsupported import refusal_of_bytes
+    from conki_cli.data.raw.refusals import refusal_of_bytes
 
     with _explained(str(path)):
         file = OpenFile(path)

@@ -1,30 +1,23 @@
 """Raw data sets -> `Corpus`: finds the file, recognises its format from its content, and calls the reader.
 
-To add a format, write a module with `FORMATS`, `recognise` and `read` beside this one, and name it in `_FAMILIES`.
+Formats are listed in `formats.py`.
 """
 
-import importlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
 
 from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.data.sources.columns import number_in
-from conki_cli.data.sources.request import Options, Progress, Raw, Request, no_progress
+from conki_cli.data.sources.formats import KINDS, families, read_raw, recognise
+from conki_cli.data.sources.request import Options, Progress, Request, no_progress
 from conki_cli.data.store.records import KNOWN_RANGES, Corpus
 from conki_cli.system.errors import SettingsError, SourceError, UnreadableError, one_line
 
-_FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
-"""The modules with readers; the first that recognises a file reads it."""
-
 _WITH_WORD_TIMES = ("csd", "multibench-hdf5")
 """The formats in which every word has a start and a stop."""
-
-_KINDS = {"pickle": "a pickle", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder", "table": "text"}
-"""What an opened file is, for messages."""
 
 _FOLDERS = {"mosi": "MOSI", "mosei": "MOSEI", "sims": "SIMS", "simsv2": "SIMSv2"}
 """Names below data/, as in the folder layout of MMSA; any other data set has its own name there."""
@@ -57,27 +50,6 @@ _ADVICE = (
     "github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; put them there or name a file with --source; "
     "`conki prepare --list-formats` explains what is read"
 )
-
-
-class Family(Protocol):
-    """A module that reads one family of formats; its docstring describes them to users."""
-
-    __doc__: str | None
-    FORMATS: dict[str, str]
-
-    def recognise(self, raw: Raw) -> str | None:
-        """Return the name of the format, or None."""
-        ...
-
-    def read(self, raw: Raw, request: Request, name: str) -> Corpus:
-        """Read a corpus."""
-        ...
-
-
-def families() -> Iterator[Family]:
-    """Yield the modules that read raw data, in the order in which they are asked."""
-    for name in _FAMILIES:
-        yield cast(Family, importlib.import_module(f"conki_cli.data.sources.{name}"))
 
 
 def parse_score_range(text: str) -> tuple[float, float]:
@@ -196,7 +168,7 @@ def _check_table(path: Path) -> None:
 
     kind = open_raw(path).kind
     if kind != "table":
-        raise SourceError(f"--labels must be a table such as label.csv, {path} is {_KINDS[kind]}: name another file")
+        raise SourceError(f"--labels must be a table such as label.csv, {path} is {KINDS[kind]}: name another file")
 
 
 def _said_of_labels(remarks: Iterable[str], options: Options) -> tuple[str, ...]:
@@ -242,49 +214,6 @@ def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
             "leave it out"
         )
     return read_raw(raw, request) if format_name is None else known[format_name].read(raw, request, format_name)
-
-
-def recognise(raw: Raw) -> tuple[str, Family] | tuple[None, None]:
-    """Return the name of the format of an opened file, and its reader; None and None if no one knows it."""
-    for family in families():
-        name = family.recognise(raw)
-        if name is not None:
-            return name, family
-    return None, None
-
-
-def read_raw(raw: Raw, request: Request) -> Corpus:
-    """Read an opened file of any known format.
-
-    Raises:
-        SourceError: it is of none, or the reader refuses it.
-    """
-    name, family = recognise(raw)
-    if name is not None and family is not None:
-        return family.read(raw, request, name)
-    from conki_cli.data.sources.unsupported import refusal
-
-    if raw.kind == "table" and not refusal(raw):
-        from conki_cli.data.sources import labels
-
-        return labels.read(raw, request)  # which says what columns are missing
-    known = ", ".join(name for family in families() for name in family.FORMATS)
-    raise SourceError(
-        refusal(raw)
-        or f"{raw.path} is {_described(raw)}, of no format that is read: {known} are; "
-        "`conki prepare --list-formats` explains them"
-    )
-
-
-def _described(raw: Raw) -> str:
-    from conki_cli.data.sources.columns import names_of
-
-    if raw.kind == "pickle" and not isinstance(raw.content, dict):
-        return f"a pickle of a {type(raw.content).__name__}"
-    from conki_cli.data.raw.hdf5 import damage_in
-
-    with damage_in(raw.path):
-        return f"{_KINDS[raw.kind]} with {names_of(raw.content)}"
 
 
 def with_official_name(corpus: Corpus) -> Corpus:

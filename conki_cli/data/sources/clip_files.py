@@ -21,11 +21,11 @@ import numpy.typing as npt
 from conki_cli.data.raw.clip_tables import TableLayout, look_into_table, read_table, said_of_tables, without_times
 from conki_cli.data.raw.mat import look_into_mat, read_mat
 from conki_cli.data.raw.npz import Header, look_into_npy, look_into_npz, read_npy, read_npz
-from conki_cli.data.sources.columns import names_of, normal_ids
+from conki_cli.data.sources.columns import normal_ids
 from conki_cli.data.sources.joining import are_positions
 from conki_cli.data.sources.request import Progress
 from conki_cli.data.store.records import ID_SEPARATOR
-from conki_cli.system.errors import SourceError, one_line
+from conki_cli.system.errors import SourceError, names_of, one_line
 
 FEATURE_KEYS = ("features", "feature")
 """What an array of features may be called besides its modality."""

@@ -39,13 +39,13 @@ from typing import Any
 
 import numpy as np
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.pickles import read_pickle
 from conki_cli.data.sources.columns import (
     array_of,
     clip_ids,
     fingerprint,
     name_of,
-    names_of,
     split_of,
     splits_of,
     stripped,
@@ -53,10 +53,10 @@ from conki_cli.data.sources.columns import (
 )
 from conki_cli.data.sources.joining import POSITIONS, are_positions, with_labels
 from conki_cli.data.sources.padding import Padded, find_sides, look_at_clip, repairs_of, without_padding
-from conki_cli.data.sources.request import Raw, Request
+from conki_cli.data.sources.request import Request
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import SCORED, SPLITS, Corpus, Sample
-from conki_cli.system.errors import SourceError
+from conki_cli.system.errors import SourceError, names_of
 
 FORMATS = {
     "mag-bert": "MAG-BERT mosi.pkl or mosei.pkl: per split a list of ((words, visual, acoustic), label, segment)",

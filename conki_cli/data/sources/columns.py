@@ -6,8 +6,7 @@ Axes: N clips of a split, P padded frames, d features per frame.
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, counted
-from conki_cli.system.errors import SourceError
+from conki_cli.system.errors import SourceError, names_of
 from conki_cli.system.files import sha256_of
 
 _SPLIT_NAMES = {
@@ -38,13 +37,6 @@ _WHOLE = re.compile(r"(\d+)[.,]0+")  # 11.0, as spreadsheets and data frames wri
 _BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace() and code != 0x85)
 _NUMBERED = re.compile(r".+_\d+", re.DOTALL)  # 'video_3'
 _INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]', as the CMU SDK names clips
-
-
-def names_of(keys: Iterable[Any]) -> str:
-    """Render keys for a message; what a file calls its keys must not break the line or steer the terminal."""
-    shown = [key.decode("ascii", "replace") if isinstance(key, bytes) else key for key in islice(keys, 20)]
-    words = [key[:40] if isinstance(key, str) and key.isprintable() else "?" for key in shown]
-    return ", ".join(words) or "nothing"
 
 
 def plain_key(key: Any) -> str:

@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.npz import Header, look_into_npz, read_npz
 from conki_cli.data.sources import ragged
 from conki_cli.data.sources.clip_files import FEATURE_KEYS, look_into_folder
@@ -42,20 +43,20 @@ from conki_cli.data.sources.columns import (
     array_of,
     fingerprint,
     frames_of,
-    names_of,
     normal_ids,
     numbers_of,
     split_of,
     strings_of,
 )
 from conki_cli.data.sources.joining import POSITIONS, Clip, are_positions, join
-from conki_cli.data.sources.labels import LabelRow, read_label_rows, samples_of
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.labels import read_label_rows, samples_of
 from conki_cli.data.sources.matching import Names, match
 from conki_cli.data.sources.padding import find_sides, lengths_of, look_at, repairs_of, without_padding
-from conki_cli.data.sources.request import Raw, Request
+from conki_cli.data.sources.request import Request
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import FRAME_MODALITIES, ID_SEPARATOR, SCORED, Corpus, Frames, Sample
-from conki_cli.system.errors import SourceError, one_line
+from conki_cli.system.errors import SourceError, names_of, one_line
 
 FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
 

@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 
 from conki_cli.data.sources.columns import stripped, whole_number
-from conki_cli.data.sources.labels import LabelRow, read_label_rows
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.labels import read_label_rows
 from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, Sample
 from conki_cli.system.errors import SourceError, one_line

@@ -17,14 +17,16 @@ Beside it: --audio and --vision add features per clip. Other formats take this f
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import read_cells
-from conki_cli.data.sources.columns import TO_SCORE, fingerprint, names_of, number_in, split_of, stripped, whole_number
-from conki_cli.data.sources.request import Raw, Request, is_chinese
+from conki_cli.data.sources.columns import TO_SCORE, fingerprint, number_in, split_of, stripped, whole_number
+from conki_cli.data.sources.label_rows import LabelRow, rows_to_score
+from conki_cli.data.sources.request import Request, is_chinese
 from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, Corpus, Frames, Sample, Utterances, counted
-from conki_cli.system.errors import SourceError, one_line
+from conki_cli.system.errors import SourceError, names_of, one_line
 
 FORMATS = {"labels": "label.csv or meta.csv: texts, scores and splits, without audio and vision"}
 CHINESE_TEXT_NOTE = "the texts are Chinese (no text_en in the file): choose a Chinese text encoder with --encoder"
@@ -45,36 +47,6 @@ _EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")  # #NAME? of '-abc' and '
 _EXCEL_NUMBER = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23E+12
 
 Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """One row of a label file; what its table does not have, or leaves empty, is None.
-
-    Attributes:
-        video: name of the video, as written.
-        clip: name of the clip in it, as written, with its leading zeros.
-        text: what was said.
-        score: the label.
-        split: train, valid or test.
-        start: where the clip begins in the video, in seconds.
-        stop: where it ends.
-        unimodal: scores of single modalities, by modality.
-    """
-
-    video: str
-    clip: str
-    text: str | None = None
-    score: float | None = None
-    split: str | None = None
-    start: float | None = None
-    stop: float | None = None
-    unimodal: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """The clip's id, 'video$_$clip'."""
-        return self.video + ID_SEPARATOR + self.clip if self.video else self.clip
 
 
 @dataclass(frozen=True)
@@ -229,8 +201,6 @@ def _text_column(table: _Table, asked: str | None, takes_english: bool) -> str |
 
 def _label_rows(table: _Table, needed: Sequence[str], text_column: str | None, *, unlabelled: bool) -> list[LabelRow]:
     if unlabelled:
-        from conki_cli.data.sources.unlabelled import rows_to_score
-
         comma = table.has_decimal_comma
         return rows_to_score(table.path, table.columns, table.rows, text_column, has_decimal_comma=comma)
     _check_columns(table, needed)

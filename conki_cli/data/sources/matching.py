@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conki_cli.data.sources.columns import names_of, whole_number
+from conki_cli.data.sources.columns import whole_number
 from conki_cli.data.sources.joining import NEARLY_ALL, SAME_SCORE, SCORES_AGREE, Clip, attempts, parts_of
-from conki_cli.data.sources.labels import LabelRow
+from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.store.records import ID_SEPARATOR
-from conki_cli.system.errors import SourceError, one_line
+from conki_cli.system.errors import SourceError, names_of, one_line
 
 
 @dataclass(frozen=True)

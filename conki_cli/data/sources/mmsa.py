@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.sources import ragged
 from conki_cli.data.sources.columns import (
     TO_SCORE,
     array_of,
     fingerprint,
     frames_of,
-    names_of,
     normal_ids,
     numbers_of,
     split_of,
@@ -51,12 +51,13 @@ from conki_cli.data.sources.columns import (
 )
 from conki_cli.data.sources.features import FeatureTable
 from conki_cli.data.sources.joining import Clip, join
-from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, LabelRow, blanks_remark, read_label_rows
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, blanks_remark, read_label_rows
 from conki_cli.data.sources.padding import Padded, find_sides, lengths_of, look_at, repairs_of, without_padding
-from conki_cli.data.sources.request import Progress, Raw, Request, is_chinese
+from conki_cli.data.sources.request import Progress, Request, is_chinese
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import FRAME_MODALITIES, SPLITS, Corpus, Sample
-from conki_cli.system.errors import SourceError, one_line
+from conki_cli.system.errors import SourceError, names_of, one_line
 
 FORMATS = {
     "mmsa": "MMSA feature pickle (aligned_50.pkl, unaligned_50.pkl, unaligned_39.pkl), and MMSA-FET output",

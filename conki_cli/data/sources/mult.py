@@ -41,13 +41,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.sources.columns import (
     array_of,
     clip_ids,
     fingerprint,
     frames_of,
     name_of,
-    names_of,
     plain_key,
     slices_of,
     split_of,
@@ -55,11 +55,11 @@ from conki_cli.data.sources.columns import (
 )
 from conki_cli.data.sources.joining import POSITIONS, Clip, are_positions, with_labels
 from conki_cli.data.sources.padding import Padded, find_sides, look_at, without_padding
-from conki_cli.data.sources.request import Progress, Raw, Request
+from conki_cli.data.sources.request import Progress, Request
 from conki_cli.data.sources.unsupported import iemocap, is_emotion_shape
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import FRAME_MODALITIES, Corpus, Sample
-from conki_cli.system.errors import SourceError
+from conki_cli.system.errors import SourceError, names_of
 
 FORMATS = {
     "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and the like; needs --labels label.csv",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.opening import open_raw
 from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.data.sources import mmsa, sequences
@@ -17,7 +18,7 @@ from conki_cli.data.sources.joining import are_positions
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
 from conki_cli.data.sources.matching import Names, match
 from conki_cli.data.sources.padding import UNCLEAR
-from conki_cli.data.sources.request import Raw, Request, is_chinese
+from conki_cli.data.sources.request import Request, is_chinese
 from conki_cli.data.store.records import FRAME_MODALITIES, Corpus
 from conki_cli.system.errors import SourceError, one_line
 
@@ -51,7 +52,7 @@ def _labels_of(source: Path) -> Path | None:
 
 def _table(path: Path, modality: str, request: Request) -> FeatureTable:
     """Read one modality: a folder or .npz of features, a pickle in MMSA's layout, or any other known format."""
-    from conki_cli.data.sources import recognise
+    from conki_cli.data.sources.formats import recognise
 
     raw = open_raw(path) if path.is_file() else None
     if raw is None or raw.kind == "npz":
@@ -82,7 +83,7 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
 
 def _with_own_ids(raw: Raw, request: Request) -> Corpus:
     """Read a file whose clips have the label file's ids, or, where that does not have all of them, ids of their own."""
-    from conki_cli.data.sources import read_raw
+    from conki_cli.data.sources.formats import read_raw
 
     try:
         corpus = read_raw(raw, request)
@@ -159,7 +160,7 @@ def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
 
 def _texts(path: Path, request: Request) -> tuple[Mapping[str, str], Names]:
     """Return the texts of a label file, of a pickle in MMSA's layout, or of any other known format, by id."""
-    from conki_cli.data.sources import read_raw, recognise
+    from conki_cli.data.sources.formats import read_raw, recognise
 
     raw = open_raw(path)
     if raw.kind == "table":

@@ -1,16 +1,13 @@
-"""What `conki prepare` was asked for, and a raw file as the readers get it."""
+"""What `conki prepare` was asked for."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from conki_cli.data.store.records import SPLITS
 
 Progress = Callable[[int, str], None]
 """Takes the number of bytes or clips finished since the last call, and a remark."""
-
-Kind = Literal["pickle", "npz", "hdf5", "table", "folder"]
 
 
 def no_progress(count: int, remark: str) -> None:
@@ -82,19 +79,3 @@ class Request:
 def is_chinese(dataset: str) -> bool:
     """Tell whether a data set is CH-SIMS or CH-SIMS v2, by its name."""
     return dataset.startswith("sims")
-
-
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """A raw file or folder, opened safely; nothing in it has run.
-
-    Attributes:
-        path: the file or folder.
-        kind: what it is, by its content.
-        content: pickle: its value (dictionaries, lists, tuples, str, bytes, numbers, `Array`s); npz: arrays by name;
-            hdf5: the open `h5py.File`; table: the columns of its header; folder: its files by name.
-    """
-
-    path: Path
-    kind: Kind
-    content: Any

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from conki_cli.data.sources.joining import Clip, join
-from conki_cli.data.sources.labels import LabelRow, read_label_rows
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.labels import read_label_rows
 from conki_cli.data.sources.request import Request
 from conki_cli.data.sources.tracks import Numbers, Track, label_rows
 from conki_cli.data.store.records import FRAME_MODALITIES, SCORED, counted

@@ -31,10 +31,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from conki_cli import MODALITIES
+from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import LABEL_FILES
 from conki_cli.data.sources.columns import fingerprint, stripped
-from conki_cli.data.sources.labels import LabelRow
-from conki_cli.data.sources.request import Progress, Raw, Request, no_progress
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.request import Progress, Request, no_progress
 from conki_cli.data.sources.segments import Report, Segment, check_presence, find_segments
 from conki_cli.data.sources.tracks import (
     Track,

@@ -1,16 +1,13 @@
 """Clips to be scored: from any format that is read, without scores, all in one split."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from conki_cli.data.sources.clip_files import holds_clips
-from conki_cli.data.sources.columns import names_of, number_in
 from conki_cli.data.sources.features import read_features, to_score
-from conki_cli.data.sources.labels import LabelRow
 from conki_cli.data.sources.request import Options, Request
-from conki_cli.data.store.records import FRAME_MODALITIES, ID_SEPARATOR, SCORED, SPLITS, Corpus, counted
+from conki_cli.data.store.records import FRAME_MODALITIES, SCORED, SPLITS, Corpus
 from conki_cli.system.errors import SourceError
 
 NO_RANGE = (-math.inf, math.inf)
@@ -26,43 +23,6 @@ def without_labels(corpus: Corpus) -> Corpus:
     together = [f"clips of {', '.join(filled)} are kept together, to be scored"] if len(filled) > 1 else []
     splits = {split: clips if split == SCORED else [] for split in SPLITS}
     return replace(corpus, splits=splits, score_range=NO_RANGE, unlabelled=True, remarks=(*corpus.remarks, *together))
-
-
-def rows_to_score(
-    path: Path,
-    columns: Sequence[str],
-    rows: Sequence[Mapping[str, str]],
-    text_column: str | None,
-    *,
-    has_decimal_comma: bool,
-) -> list[LabelRow]:
-    """Return the rows of a table without scores, all of one split.
-
-    Clips are called by video_id and clip_id, or by id; where the table has neither, they are counted from 1.
-
-    Raises:
-        SourceError: a row has no name, or the table has neither names nor texts.
-    """
-    has_names = {"video_id", "clip_id"} <= set(columns)
-    if not rows or not (has_names or text_column in columns or "id" in columns):
-        raise SourceError(
-            f"{path} must have a row per clip to be scored, with the columns video_id and clip_id, or id, or text; "
-            f"found {counted(len(rows), 'row')} below {names_of(columns)}"
-        )
-    found = []
-    for number, row in enumerate(rows, start=1):
-        if has_names and not (row["video_id"] and row["clip_id"]):
-            raise SourceError(f"{path}, row {number}: video_id and clip_id must not be empty")
-        name = (row["video_id"], row["clip_id"]) if has_names else _parts_of(row.get("id") or str(number))
-        times = (number_in(row.get(key, ""), has_decimal_comma=has_decimal_comma) for key in ("start", "stop"))
-        start, stop = (seconds if math.isfinite(seconds) else None for seconds in times)
-        found.append(LabelRow(*name, row.get(text_column or ""), split=SCORED, start=start, stop=stop))
-    return found
-
-
-def _parts_of(name: str) -> tuple[str, str]:
-    video, _, clip = name.rpartition(ID_SEPARATOR)
-    return video, clip
 
 
 def with_folders(options: Options, source: Path | None) -> Options:
