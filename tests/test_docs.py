@@ -178,7 +178,7 @@ def test_the_table_of_appendix_b_equals_the_presets(column: int, dataset: str) -
 
 
 def test_the_published_numbers_equal_those_printed_beside_our_results() -> None:
-    presets = tomllib.loads((ROOT / "conki_cli" / "presets" / "published.toml").read_text(encoding="utf-8"))
+    presets = tomllib.loads((ROOT / "conki_cli" / "config" / "presets" / "published.toml").read_text(encoding="utf-8"))
     formats = {"mae": ".3f", "corr": ".3f", "acc7": ".2f"}
     expected = [
         [
