@@ -1,6 +1,7 @@
 """Tiny real objects for all tests: an encoder, two corpora of different widths, a workspace, trained runs."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,22 @@ from conki_cli.training.jobs import Job, build_model
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+CI_AND_TERMINALS = (
+    "COLUMNS",
+    "CONKI_WORKSPACE",
+    "FORCE_COLOR",
+    "GITHUB_ACTIONS",
+    "LINES",
+    "NO_COLOR",
+    "PY_COLORS",
+    "TERM",
+    "TERMINAL_WIDTH",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "TYPER_USE_RICH",
+)
+"""Variables by which a CI system or a terminal changes what Rich, Typer and the program print."""
+
 MakeConfig = Callable[..., RunConfig]
 OpenJob = Callable[[RunConfig], Job]
 
@@ -46,6 +63,12 @@ _SETTINGS = (
     "optimizer.lr_encoders=1e-3",
     "optimizer.lr_others=2e-3",
 )
+
+
+def pytest_configure() -> None:
+    """Forget where the test runner was started, before a test imports what reads it."""
+    for name in CI_AND_TERMINALS:
+        os.environ.pop(name, None)
 
 
 @dataclass

@@ -18,10 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from process_support import SECONDS as STUCK
+
 MEMORY = 2**30
 """Bytes that reading a file may take beyond what the worker holds when it begins."""
 SECONDS = 10.0
-"""The longest that reading may take."""
+"""The longest that reading may compute; not wall time, as other processes may keep the machine busy."""
 NUMBERS = (0, 1, 0x7F, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 WORDS = (b"nan", b"-1", b"1e999", b"[", b"{", b'"', b"\x00", b"null", b"../x", b"\xff\xfe", b"9" * 400, b"\n")
 
@@ -152,13 +154,15 @@ def outcome(folder: Path, kind: str, seed: int) -> str:
         place.mkdir()
         changed = target = place / FILES[kind]
     changed.write_bytes(mutated(source.read_bytes(), draw))
+    began = time.process_time()
     try:
         READERS[kind](target)
     except ConkiError as error:
         return f"finding: a message of several lines: {error!r}" if "\n" in str(error) else f"error: {error}"
     except BaseException:
         return f"finding: {traceback.format_exc()}"
-    return ""
+    seconds = time.process_time() - began
+    return f"finding: {seconds:.1f} seconds of computing" if seconds > SECONDS else ""
 
 
 def _serve(folder: Path) -> None:
@@ -205,12 +209,12 @@ class Worker:
         began = time.monotonic()
         self.process.stdin.write(json.dumps([kind, seed]) + "\n")
         self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], SECONDS)
+        ready, _, _ = select.select([self.process.stdout], [], [], STUCK)
         line = self.process.stdout.readline() if ready else ""
         self.slowest = max(self.slowest, time.monotonic() - began)
         if line:
             return str(json.loads(line))
-        found = "a crash" if ready else f"no answer within {SECONDS:g} seconds"
+        found = "a crash" if ready else f"no answer within {STUCK:g} seconds"
         self.close()
         return f"finding: {found}"
 

@@ -19,7 +19,9 @@ from conki_cli.config.words import parse_seeds
 from conki_cli.data.store.records import FORMAT
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", ".github/SECURITY.md")
+"""Pages of the documentation that lie where people and GitHub look for them."""
+PAGES = [ROOT / "README.md", *(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [page for page in PAGES if page.name != "commands.md"]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -152,8 +154,11 @@ def test_the_readme_names_every_file_of_the_package_with_a_remark() -> None:
 
 
 def test_the_index_links_every_page() -> None:
-    linked = re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
-    assert set(linked) == {page.name for page in PAGES} - {"README.md", "index.md"}
+    rows = re.findall(
+        r"^\| \[.+?\]\((.+?\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    linked = [(ROOT / "docs" / link).resolve() for link in rows]
+    assert sorted(linked) == sorted(set(PAGES) - {ROOT / "README.md", ROOT / "docs" / "index.md"})
 
 
 def test_every_name_in_the_method_tables_stands_in_the_file_beside_it() -> None:

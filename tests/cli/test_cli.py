@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,11 +272,9 @@ def test_a_switch_that_changes_nothing_says_so(own: Path, encoder: Path) -> None
 
 def test_an_encoder_that_cannot_be_fetched_says_how_to_get_it(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    began = time.monotonic()
     said = complaint(conki(space, "finetune", *train("tiny", "none", Path("no-such-encoder"))))
     assert "hf download no-such-encoder" in said
     assert "--encoder FOLDER" in said
-    assert time.monotonic() - began < 10
 
 
 def test_a_table_needs_no_workspace_yet(tmp_path: Path) -> None:

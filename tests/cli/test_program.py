@@ -10,19 +10,35 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from process_support import SECONDS, SIGNALS, as_from_a_terminal, finished, started
 
 from conki_cli import __version__
 from conki_cli.system.workspace import Workspace
 
 
-def start(space: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    env = {**os.environ, "CONKI_WORKSPACE": str(space), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "conki_cli", *arguments]
-    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def block_interrupts() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+@pytest.mark.parametrize("runner", [ignore_interrupts, block_interrupts])
+def test_a_process_starts_as_from_a_terminal_however_the_test_runner_was_started(runner: Callable[[], None]) -> None:
+    def prepare() -> None:
+        runner()  # this is what a child of such a test runner inherits
+        as_from_a_terminal()
+
+    names = [number.name for number in SIGNALS]
+    asked = f"import signal as s\nprint(*(s.getsignal(s.Signals[name]) for name in {names}), s.pthread_sigmask(0, []))"
+    expected = f"{signal.default_int_handler} {signal.SIG_DFL} {signal.SIG_DFL} set()\n"
+    code, out, err = finished("-c", asked, prepare=prepare)
+    assert (code, re.sub(" at 0x[0-9a-f]+", "", out), err) == (0, expected, "")
 
 
 def test_the_installed_program_tells_its_version() -> None:
@@ -46,9 +62,8 @@ def test_a_full_disk_leaves_no_half_written_store(tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    process = start(tmp_path, "prepare", "--dataset", "demo", preexec_fn=limit)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
+    code, out, err = finished("-m", "conki_cli", "prepare", "--dataset", "demo", space=tmp_path, prepare=limit)
+    assert (code, out) == (1, "")
     assert err.startswith(f"error: cannot write {tmp_path / 'features' / 'demo.h5'}: a file may not grow that large")
     assert [path.name for path in (tmp_path / "features").iterdir()] == [".demo.h5.lock"]
 
@@ -74,12 +89,15 @@ main()
 @pytest.mark.parametrize(("count", "said"), [(1, "no store was made or changed"), (2, "{path} is new and complete")])
 def test_an_interrupted_prepare_says_what_is_there(tmp_path: Path, count: int, said: str) -> None:
     path = tmp_path / "features" / "demo.h5"
-    env = {**os.environ, "CONKI_WORKSPACE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", INTERRUPTED_AT.format(count=count)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == f"interrupted: {said.format(path=path)}\n"
+    found = finished("-c", INTERRUPTED_AT.format(count=count), space=tmp_path)
+    assert found == (130, "", f"interrupted: {said.format(path=path)}\n")
     assert path.exists() == (count == 2)
+
+
+def test_an_interrupt_that_the_caller_has_the_program_ignore_is_ignored(tmp_path: Path) -> None:
+    code, _, err = finished("-c", INTERRUPTED_AT.format(count=1), space=tmp_path, prepare=ignore_interrupts)
+    assert (code, "interrupted" in err) == (0, False)
+    assert (tmp_path / "features" / "demo.h5").exists()
 
 
 @pytest.mark.parametrize("line", ["settings", "settings --json", "--help", "--version"])
@@ -93,22 +111,21 @@ def test_a_result_that_cannot_be_written_is_one_line(line: str) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    process = start(tmp_path, "settings")
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    said = process.stderr.read()
-    assert (process.wait(timeout=60), said) == (1, "")
-    process.stderr.close()
+    with started("-m", "conki_cli", "settings", space=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert (process.wait(timeout=SECONDS), said) == (1, "")
 
 
 def wait_for_epochs(log: Path, count: int, process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
+    for _ in range(int(SECONDS / 0.05)):
         assert process.poll() is None, process.communicate()
         if log.is_file() and len(log.read_text(encoding="utf-8").splitlines()) >= count:
             return
         time.sleep(0.05)
-    pytest.fail("no epoch was finished within a minute")
+    pytest.fail("the training is stuck")
 
 
 def test_an_interrupted_training_continues_with_the_same_command(workspace: Workspace, encoder: Path) -> None:
@@ -116,10 +133,10 @@ def test_an_interrupted_training_continues_with_the_same_command(workspace: Work
     command = ["finetune", *stores, "--epochs", "4000", "--name", "long"]
     log, said, done = workspace.runs / "long" / "seed-1" / "metrics.jsonl", "", 0
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)):
-        process = start(workspace.root, *command)
-        wait_for_epochs(log, done + 2, process)
-        process.send_signal(number)
-        out, said = process.communicate(timeout=60)
+        with started("-m", "conki_cli", *command, space=workspace.root) as process:
+            wait_for_epochs(log, done + 2, process)
+            process.send_signal(number)
+            out, said = process.communicate(timeout=SECONDS)
         assert (process.returncode, out) == (code, "")
         again = shlex.join(["conki", *command])
         assert said.splitlines()[-1] == f"interrupted: what was finished is kept; it continues with: {again}"
@@ -154,13 +171,10 @@ def test_the_first_signal_lets_the_step_end_and_the_second_does_not(
     count: int, saved: bool, workspace: Workspace, encoder: Path
 ) -> None:
     given = ["finetune", "--dataset", "tiny", "--external", "none", "--drop", "V+A", "--encoder", str(encoder)]
-    command = [sys.executable, "-c", STOPPED_TWICE.format(count=count), *given, "--overwrite", "--name", "short"]
-    env = {**os.environ, "CONKI_WORKSPACE": str(workspace.root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr.splitlines()[-1].endswith(
-        f"it continues with: {shlex.join(['conki', *given, '--name', 'short'])}"
-    )
+    command = ["-c", STOPPED_TWICE.format(count=count), *given, "--overwrite", "--name", "short"]
+    code, out, err = finished(*command, space=workspace.root)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1].endswith(f"it continues with: {shlex.join(['conki', *given, '--name', 'short'])}")
     assert (workspace.runs / "short" / "seed-1" / "checkpoints" / "last.safetensors").exists() == saved
 
 
@@ -180,8 +194,7 @@ main()
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
 def test_a_signal_while_the_program_is_imported_is_one_line(number: int, code: int) -> None:
-    done = subprocess.run([sys.executable, "-c", EARLY.format(number=int(number))], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (code, "interrupted: nothing was begun\n")
+    assert finished("-c", EARLY.format(number=int(number))) == (code, "", "interrupted: nothing was begun\n")
 
 
 # --- streams that are closed, full or left ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from conki_cli.data.store.writing import write_store
 from conki_cli.experiments import plans as experiments
 from conki_cli.system.errors import SourceError
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real data files are not on this machine")
 
 APOSTROPHE = "the company\x92s film"

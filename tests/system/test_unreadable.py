@@ -57,7 +57,7 @@ void *mmap64(void *a, size_t n, int p, int f, int h, off64_t o) {
   return fails("mmap", h) ? MAP_FAILED : REAL(mmap64)(a, n, p, f, h, o);
 }
 """
-FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "version_1"
 RUN = next(path.name for path in (FIXTURE / "runs").iterdir() if not path.name.startswith("pretrain"))
 SEED = f"runs/{RUN}/seed-1"
 
