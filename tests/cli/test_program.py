@@ -274,3 +274,15 @@ def test_a_help_page_is_shown_whatever_the_terminal_says(variable: str, tmp_path
 def test_a_width_that_is_one_is_kept(tmp_path: Path) -> None:
     lines = shell(tmp_path, "settings", COLUMNS="200").stdout.splitlines()
     assert max(map(len, lines)) > 80
+
+
+# --- completion in the shell ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("conki fine", "finetune"), ("conki finetune --rec", "--recipe")])
+def test_a_shell_completes_commands_and_options(typed: str, offered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CONKI_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    code, out, _ = finished("-c", "import sys\nfrom conki_cli.__main__ import main\nsys.argv = ['conki']\nmain()")
+    assert (code, out.split()) == (0, [offered])
