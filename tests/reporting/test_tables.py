@@ -15,7 +15,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Corpus, Sample
 from conki_cli.data.store.writing import write_store
 from conki_cli.reporting.tables.export import export_table
-from conki_cli.reporting.tables.grid import Row, TableInfo, published_row
+from conki_cli.reporting.tables.grid import Row, TableInfo, build_grid, published_row
 from conki_cli.reporting.tables.screen import metric_table, runs_table, scores_table, settings_table
 from conki_cli.reporting.tables.stores import store_tables
 from conki_cli.system.errors import ConkiError
@@ -283,11 +283,11 @@ def test_signs_and_notes_reach_every_kind_of_file(tmp_path: Path) -> None:
     for ending in ("md", "csv", "tex"):
         export_table([OURS, MARKED], EXPLAINED, tmp_path / f"table.{ending}")
         texts[ending] = (tmp_path / f"table.{ending}").read_text()
-    assert "| 0.720†‡ ± 0.020 |" in texts["md"]
+    assert "| **0.720†‡** ± 0.020 |" in texts["md"]
     assert texts["md"].endswith("† one & only\n\n§ another\\_test\n")
     marks = {(row["label"], row["metric"]): row["marks"] for row in csv.DictReader(texts["csv"].splitlines())}
     assert {key: value for key, value in marks.items() if value} == {("MISA", "mae"): "†‡", ("MISA", "acc2_pos"): "§"}
-    assert r"0.720\textdagger{}\textdaggerdbl{} $\pm$ 0.020" in texts["tex"]
+    assert r"\textbf{0.720\textdagger{}\textdaggerdbl{}} $\pm$ 0.020" in texts["tex"]
     assert r"\textdagger{} one \& only. \S{} another\_test." in texts["tex"]
 
 
@@ -322,7 +322,7 @@ def test_markdown_is_one_table_with_title_and_footnotes(tmp_path: Path) -> None:
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 5
     assert all(line.replace("\\|", "").count("|") == 9 for line in table)
-    assert table[2].startswith("| ConKI | 0.720 ± 0.020 | 0.800 ± 0.000 | 46.00 ± 1.00 |")
+    assert table[2].startswith("| ConKI | **0.720** ± 0.020 | **0.800** ± 0.000 | **46.00** ± 1.00 |")
     assert table[3].startswith("| *paper* | 0.681 |")
     assert table[4].startswith("| a\\|b\\_c¹ |")
     assert lines[-1] == "¹ x\\*y"
@@ -483,3 +483,25 @@ def test_settings_are_listed_with_their_defaults_as_toml_takes_them() -> None:
     entries = [{"setting": "model.drop", "type": "tuple", "default": ("C1",), "help": "what is left out"}]
     text = words(drawn(settings_table(entries)))
     assert 'model.drop ["C1"] what is left out' in text
+
+
+def test_the_best_value_of_each_column_is_marked_and_so_are_ties_but_not_the_constant() -> None:
+    info = TableInfo("mosi", "test", "all", (1,), 686, threshold=0.0)
+    rows = [
+        Row("a", {"mae": [0.7001], "corr": [0.8], "acc2_nonneg": [0.81], "acc2_pos": [0.85]}),
+        Row("b", {"mae": [0.7004], "corr": [0.7], "acc2_nonneg": [0.82], "acc2_pos": [0.84]}),
+        Row(
+            "c", {"mae": [0.1], "corr": [math.nan], "acc2_nonneg": [0.9], "acc2_pos": [0.9]}, seeds=(), is_constant=True
+        ),
+    ]
+    grid = build_grid(rows, info)
+    assert grid.headers == ("", "MAE↓", "Corr↑", "Acc-2↑")
+    assert [cell.best for cell in grid.lines[0].cells[1:]] == [(True,), (True,), (False, True)]
+    assert [cell.best for cell in grid.lines[1].cells[1:]] == [(True,), (False,), (True, False)]
+    assert not any(any(cell.best) for cell in grid.lines[2].cells)
+    assert grid.lines[1].cells[3].parts() == [("82.00", True), ("/", False), ("84.00", False)]
+
+
+def test_a_single_row_has_no_best() -> None:
+    grid = build_grid([Row("a", {"mae": [0.7]})], TableInfo("mosi", "test", "all", (1,), 686, threshold=0.0))
+    assert not any(grid.lines[0].cells[1].best)

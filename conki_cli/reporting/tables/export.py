@@ -27,6 +27,8 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "|": r"\textbar{}",
     '"': "''",
     "±": r"$\pm$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
     "§": r"\S{}",
@@ -73,7 +75,8 @@ def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
         return " ".join(text.split())
 
     def draw(cell: Cell, italic: bool) -> str:
-        text = escape(cell.text) + superscript(cell.marks) + (f" ± {cell.deviation}" if cell.deviation else "")
+        text = "".join(f"**{escape(piece)}**" if is_best else escape(piece) for piece, is_best in cell.parts())
+        text += superscript(cell.marks) + (f" ± {cell.deviation}" if cell.deviation else "")
         return f"*{text}*" if italic else text
 
     grid = build_grid(rows, info)
@@ -90,7 +93,8 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
         return " ".join("".join(_LATEX.get(character, character) for character in text).split())
 
     def draw(cell: Cell, italic: bool) -> str:
-        text = rf"\textit{{{escape(cell.text)}}}" if italic else escape(cell.text)
+        pieces = (rf"\textbf{{{escape(piece)}}}" if is_best else escape(piece) for piece, is_best in cell.parts())
+        text = rf"\textit{{{escape(cell.text)}}}" if italic else "".join(pieces)
         marks = ",".join(map(str, cell.marks))
         text += rf"\textsuperscript{{{marks}}}" if marks else ""
         return text + (rf" $\pm$ {cell.deviation}" if cell.deviation else "")
@@ -106,7 +110,7 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
             r"\centering",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
             r"\toprule",
-            rf"{' & '.join(grid.headers)} \\",
+            rf"{' & '.join(map(escape, grid.headers))} \\",
             r"\midrule",
             *(rf"{line} \\" for line in body),
             r"\bottomrule",

@@ -15,6 +15,7 @@ from conki_cli.metrics.summaries import summarize
 Seeds = Sequence[float | None]
 """One metric's values over the seeds; None and nan are undefined."""
 
+LOWER_IS_BETTER = ("mae",)
 UNSCALED = ("mae", "corr")
 """Shown as they are; every other metric is a fraction and shown in percent."""
 
@@ -72,9 +73,14 @@ class TableInfo:
 class Column(NamedTuple):
     """One column of numbers."""
 
-    header: str
+    name: str
     metrics: tuple[str, ...]
     """One metric, or the two that the paper prints as left/right."""
+
+    @property
+    def header(self) -> str:
+        """The name, and whether lower or higher is better."""
+        return f"{self.name}{'↓' if self.metrics[0] in LOWER_IS_BETTER else '↑'}"
 
 
 COLUMNS = (
@@ -98,6 +104,19 @@ class Cell(NamedTuple):
     """What stands behind ±; empty with one seed."""
     marks: tuple[int, ...] = ()
     """Numbers of footnotes."""
+    means: tuple[float, ...] = ()
+    """The mean of each part of the text that "/" separates; empty where the row does not compete."""
+    best: tuple[bool, ...] = ()
+    """Which parts are the best of their column."""
+
+    def parts(self) -> list[tuple[str, bool]]:
+        """Return the text in pieces, each with whether it is the best of its column; "/" stands in a piece alone."""
+        if not any(self.best):
+            return [(self.text, False)]
+        pieces: list[tuple[str, bool]] = []
+        for part, best in zip(self.text.split("/"), self.best, strict=True):
+            pieces += [("/", False)] * bool(pieces) + [(part, best)]
+        return pieces
 
 
 class Line(NamedTuple):
@@ -132,7 +151,30 @@ def build_grid(rows: Sequence[Row], info: TableInfo) -> Grid:
             label = Cell("paper") if row.values else _label_cell(row, info, footnotes, " (paper)")
             lines.append(Line((label, *(_published_cell(row.published, column) for column in columns)), True))
     headers = ("", *(column.header for column in columns))
-    return Grid(headers, tuple(lines), _legend(rows, columns, info.threshold), tuple(info.notes), tuple(footnotes))
+    marked = _with_best(lines, columns)
+    return Grid(headers, tuple(marked), _legend(rows, columns, info.threshold), tuple(info.notes), tuple(footnotes))
+
+
+def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
+    """Mark the best value of every column, as shown, where two systems or more compete; several may share it."""
+    cells = [list(line.cells) for line in lines]
+    for number, column in enumerate(columns, start=1):
+        best: list[set[int]] = [
+            _best_rows([row[number].means[part] if row[number].means else math.nan for row in cells], metric)
+            for part, metric in enumerate(column.metrics)
+        ]
+        for at, row in enumerate(cells):
+            if row[number].means:
+                row[number] = row[number]._replace(best=tuple(at in rows for rows in best))
+    return [line._replace(cells=tuple(row)) for line, row in zip(lines, cells, strict=True)]
+
+
+def _best_rows(means: Sequence[float], metric: str) -> set[int]:
+    known = [mean for mean in means if not math.isnan(mean)]
+    if len(known) < 2:
+        return set()
+    best = format_metric(metric, min(known) if metric in LOWER_IS_BETTER else max(known))
+    return {at for at, mean in enumerate(means) if not math.isnan(mean) and format_metric(metric, mean) == best}
 
 
 def _legend(rows: Sequence[Row], columns: Sequence[Column], threshold: float | None) -> str:
@@ -143,6 +185,8 @@ def _legend(rows: Sequence[Row], columns: Sequence[Column], threshold: float | N
         parts.append("mean ± sample standard deviation over seeds (ddof 1)")
     if any(row.published for row in rows):
         parts.append("paper: as published")
+    if sum(bool(row.values) and not row.is_constant for row in rows) > 1:
+        parts.append("best of each column in bold")
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -170,7 +214,7 @@ def _label_cell(row: Row, info: TableInfo, footnotes: dict[str, int], suffix: st
 
 
 def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, int]) -> Cell:
-    means, deviations, marks = [], [], []
+    means, deviations, marks, values_shown = [], [], [], []
     for name in column.metrics:
         values = numbers(row.values.get(name, ()))
         mean, deviation = mean_and_deviation(values)
@@ -180,13 +224,15 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
             marks.append(_mark(_undefined_note(row, name, values, info), footnotes))
         is_shown = bool(values) and (info.threshold is not None or name not in TWO_CLASSES)
         means.append(format_metric(name, mean) + row.signs.get(name, "") if is_shown else "-")
+        values_shown.append(mean if is_shown else math.nan)
         if not math.isnan(deviation):
             deviations.append(format_metric(name, deviation))
         elif len(values) > 1:
             deviations.append("-")
     shown = any(deviation != "-" for deviation in deviations)
     text = "/".join(means) if set(means) != {"-"} else "-"
-    return Cell(text, "/".join(deviations) if shown else "", tuple(dict.fromkeys(marks)))
+    competes = () if row.is_constant or text == "-" else tuple(values_shown)
+    return Cell(text, "/".join(deviations) if shown else "", tuple(dict.fromkeys(marks)), competes)
 
 
 def _undefined_note(row: Row, name: str, values: Sequence[float], info: TableInfo) -> str:

@@ -95,7 +95,10 @@ def _below_names(
 
 
 def _metric_cell(cell: Cell, is_published: bool, separator: str) -> Text:
-    text = Text(cell.text + superscript(cell.marks), style="dim" if is_published else "")
+    text = Text(style="dim" if is_published else "")
+    for piece, is_best in cell.parts():
+        text.append(piece, style="bold" if is_best else "")
+    text.append(superscript(cell.marks))
     return text.append(separator + cell.deviation, style="dim") if cell.deviation else text
 
 
