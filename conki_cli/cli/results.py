@@ -37,13 +37,15 @@ def evaluate(
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
     from conki_cli.reporting.tables.systems import table_of_runs
-    from conki_cli.runs import evaluate_run, find_run
+    from conki_cli.runs import damaged_runs, evaluate_run, find_run
 
     screen = screen_for(json)
     check_export_option(export)
     if run is None:
         mention_damage(screen, workspace)
     found = find_run(workspace_at(workspace), run)
+    if run is None and damaged_runs(workspace_at(workspace)):
+        screen.say(f"warning: the newest run may be one of these; {found.name} is the newest that can be used")
     if left_out := sorted(set(found.result["seeds"]) - set(found.finished_seeds())):
         screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not found.predictions_exist(split):

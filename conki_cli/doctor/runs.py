@@ -211,7 +211,7 @@ def _texts(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
     doubtful = [f"{100 * share:.1f} % in {split}" for split, share in shares.items() if share >= DOUBTFUL]
     if doubtful:
         what = f"many tokens of its texts are unknown to its text encoder: {', '.join(doubtful)}"
-        advice = "train with an encoder of the texts' language and its own tokenizer"
+        advice = "train with an encoder of the texts' language and its own tokenizer, or lowercase texts if it is cased"
         yield Finding(str(run.path), "remark", what, advice)
 
 

@@ -26,9 +26,9 @@ def learnt_settings(config: RunConfig) -> dict[str, Any]:
 def nearest_finished(finished: Mapping[str, RunConfig], config: RunConfig) -> str:
     """Say in which settings a new run differs from the finished one, by name, that is most like it; empty: none is.
 
-    Only runs of the same data, model, switches and stage count: the rows of a table are meant to differ in these.
+    Only runs of the same data, model, encoder, switches and stage count: others are meant to differ in these.
     """
-    same = {"data.dataset", "data.external", "model.name", "model.drop", "run.stage"}
+    same = {"data.dataset", "data.external", "model.name", "model.drop", "model.text_encoder", "run.stage"}
     alike = []
     for name, known in finished.items():
         differing = differing_settings(known, config)

@@ -137,9 +137,10 @@ def in_training_scale(
         own = _scale_of(store)
         if not all(_are_equal(scale.columns.get(name), own.columns[name]) for name in used):
             how = "raw frames" if not scale.columns else f"frames in the z-scores of {dataset}"
+            then = "; the run brings them to its own scale" if scale.columns else ""
             raise RunError(
                 f"{store.path} has z-scores by its own statistics and run {run.name} was trained on {how}: prepare the "
-                "new clips without --normalize; the run brings them to its own scale"
+                f"new clips without --normalize{then}"
             )
         return clips
     if not scale.columns:

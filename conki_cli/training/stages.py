@@ -55,8 +55,11 @@ def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
     """
     stage = 1 if job.config.run.stage == "pretrain" else 2
     if not job.overwrites and is_finished(job):
+        before = job.run.config.data.threshold
         job.begin()
         job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
+        if (now := job.run.config.data.threshold) != before:
+            job.reporter.say(f"the run's threshold between two classes was {before} and is now {now}")
     elif not checked:
         check_network(job)
     if job.overwrites and status_of(job.run.path) is not None:

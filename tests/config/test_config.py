@@ -45,8 +45,8 @@ def test_the_recipe_preset_beats_the_default() -> None:
 
 
 def test_the_data_set_preset_beats_the_recipe_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preset = tmp_path / "presets" / "conki.toml"
-    preset.parent.mkdir()
+    preset = tmp_path / "config" / "presets" / "conki.toml"
+    preset.parent.mkdir(parents=True)
     preset.write_text("[released.loss]\ntemperature = 5\n[sims.loss]\ntemperature = 7\n", encoding="utf-8")
     monkeypatch.setattr("conki_cli.config.resolving.__file__", str(tmp_path / "config" / "resolving.py"))
     flags = {"run.recipe": "released"}

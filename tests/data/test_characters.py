@@ -168,3 +168,9 @@ def test_published_texts_have_no_warning_and_no_entity() -> None:
         assert corpus.notes == ()
         assert ("as published: 28 texts with" in " ".join(corpus.remarks)) is (name == "mosei")
         assert not any("&amp;" in clip.text for part in corpus.splits.values() for clip in part)
+
+
+def test_a_text_that_was_damaged_twice_is_repaired_whole() -> None:
+    twice = "don’t".encode().decode("cp1252").encode().decode("cp1252")
+    done = repair([twice, "a &amp;amp;amp;amp; b"])
+    assert done.texts == ["don’t", "a & b"]

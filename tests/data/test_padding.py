@@ -136,7 +136,7 @@ def test_clips_that_are_padded_on_both_sides_are_not_mixed(tmp_path: Path, num_i
 def test_a_face_that_was_lost_in_the_first_frames_turns_no_side() -> None:
     frames = np.ones((100, 10, 2))
     frames[:, 8:] = 0
-    frames[3, :2] = 0  # the face was lost ...
+    frames[3, :3] = 0  # the face was lost ...
     frames[3, 9] = 1  # ... and there is a value behind the length
     part = look_at("x.pkl", frames, np.full(100, 8.0))
     sides, _, _ = find_sides({"vision": [part]}, "end")
@@ -170,3 +170,26 @@ def test_splits_without_lengths_follow_those_that_have_them(tmp_path: Path) -> N
     value = mmsa({"audio": "front"})
     del value["test"]["audio_lengths"]
     assert_real_frames(read(saved(tmp_path / "x.pkl", value)), "audio")
+
+
+def test_a_clip_that_is_padded_on_the_other_side_is_cut_there_and_named() -> None:
+    frames = np.zeros((40, 6, 2), dtype=np.float32)
+    frames[:, :4] = 1.0
+    frames[7] = 0.0
+    frames[7, 2:] = 2.0
+    part = look_at("file, split 'train'", frames, np.full(40, 4.0))
+    sides, _, notes = find_sides({"vision": [part]}, "end")
+    clips = without_padding(part, sides["vision"])
+    assert [len(clip) for clip in clips] == [4] * 40
+    assert (np.asarray(clips[7][:]) == 2.0).all()
+    assert notes == [
+        "vision: 1 of 40 clips are padded on the other side than the rest and were cut there (the first: file, split "
+        "'train', row 8)"
+    ]
+    assert repairs_of([part], "end") == {"lengths_clamped": 0}
+
+
+def test_lengths_that_are_greater_than_most_arrays_are_a_warning() -> None:
+    part = look_at("file", np.ones((4, 3, 2), dtype=np.float32), np.array([9.0, 9.0, 9.0, 3.0]))
+    _, _, notes = find_sides({"audio": [part]}, "end")
+    assert notes == ["audio: 3 of 4 lengths are greater than the array: they are of other data"]

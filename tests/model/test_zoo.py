@@ -55,7 +55,9 @@ def test_a_network_without_a_text_encoder_can_be_counted() -> None:
 
 
 def test_a_list_of_the_models_loads_no_torch() -> None:
-    program = "import sys; from conki_cli import zoo; [zoo.facts(n) for n in zoo.MODELS]; print('torch' in sys.modules)"
+    program = (
+        "import sys; from conki_cli.model import zoo; [zoo.facts(n) for n in zoo.MODELS]; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -16,7 +16,7 @@ from html.entities import html5
 from conki_cli.data.store.records import PUBLISHED_LOST_TEXTS, Corpus, counted
 
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-_MOST_PASSES = 3
+_MOST_PASSES = 5
 """How often a text may have been escaped: &amp;amp;amp; is an ampersand, too."""
 _UNDEFINED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 """Bytes that stand for nothing in Windows-1252."""
@@ -90,11 +90,15 @@ def repair(texts: Sequence[str]) -> Repaired:
 
 def _repaired(text: str) -> tuple[str, tuple[str, ...]]:
     """Return a text after its repair, and the names of what it had."""
-    found = []
-    for name, step in _STEPS.items():
-        if (better := step(text)) != text:
-            text = better
-            found.append(name)
+    found: list[str] = []
+    for _ in range(_MOST_PASSES):  # a text may be damaged twice over
+        before = text
+        for name, step in _STEPS.items():
+            if (better := step(text)) != text:
+                text = better
+                found += [name] if name not in found else []
+        if text == before:
+            break
     if "\ufffd" in text:
         found.append("lost")
     if _CONTROLS.search(text):

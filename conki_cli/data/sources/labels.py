@@ -303,7 +303,7 @@ def _read_table(path: Path, *, may_lack_header: bool = True) -> _Table:
 def _ids_as_whole_numbers(rows: Sequence[Row]) -> list[str]:
     """Write 11.0 as 11 where all ids of a column are so, as spreadsheets and data frames write them; say so."""
     remarks = []
-    for name in _REQUIRED[:2]:
+    for name in (*_REQUIRED[:2], "id"):
         old = [row.get(name, "") for row in rows]
         new = [whole_number(cell) for cell in old]
         if rows and all(one != other for one, other in zip(old, new, strict=True)):
@@ -315,7 +315,7 @@ def _ids_as_whole_numbers(rows: Sequence[Row]) -> list[str]:
 
 def _check_ids(table: _Table) -> None:
     """Refuse ids that Excel destroyed, which nothing can bring back."""
-    for name in _REQUIRED[:2]:
+    for name in (*_REQUIRED[:2], "id"):
         for lost, why in (
             (_EXCEL_ERROR, "in place of ids that begin with -, + or ="),
             (_EXCEL_NUMBER, "in place of long numbers"),

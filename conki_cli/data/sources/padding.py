@@ -136,24 +136,32 @@ def find_sides(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple[dict
     sides: dict[str, Side] = {}
     said: dict[str, str] = {}
     without: dict[str, Sequence[Padded]] = {}
+    notes: list[str] = []
     for modality, padded in parts.items():
         if not any(part.lengths is not None for part in padded):
             without[modality] = padded
             continue
         sides[modality] = _side_by_lengths(modality, padded, usual)
         said[modality] = f"{sides[modality]}, by the file's lengths"
-    found, notes = _sides_by_zeros(without, usual)
+        notes += _doubts(modality, padded, sides[modality])
+    found, unclear = _sides_by_zeros(without, usual)
+    notes += unclear
     for modality, side in found.items():
         said[modality] = f"{side}, {'leading' if side == 'front' else 'trailing'} frames of zeros"
     return {**dict.fromkeys(parts, usual), **sides, **found}, said, notes
 
 
 def without_padding(padded: Padded, side: Side) -> list[Array]:
-    """Return the frames of every clip, [L, d] each, as parts of the padded array."""
+    """Return the frames of every clip, [L, d] each, as parts of the padded array.
+
+    A clip whose values stand on the other side alone is cut there: nothing real is lost.
+    """
     longest, is_front = padded.num_padded, side == "front"
     starts, ends = np.zeros_like(padded.end), padded.end
     if padded.lengths is not None:
-        starts, ends = (longest - padded.lengths, np.full_like(ends, longest)) if is_front else (starts, padded.lengths)
+        in_front = _opposed(padded, side) != is_front  # [N]
+        starts = np.where(in_front, longest - padded.lengths, 0)
+        ends = np.where(in_front, longest, padded.lengths)
     elif is_front:
         starts, ends = padded.first, np.where(padded.end > 0, longest, 0)
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)
@@ -165,7 +173,7 @@ def repairs_of(padded: Sequence[Padded], side: Side) -> dict[str, int]:
     told = [part for part in padded if part.lengths is not None]
     if not told:
         return {}
-    outside = np.concatenate([part.misfits[:, SIDES.index(side)] for part in told])
+    outside = np.concatenate([np.where(_opposed(part, side), 0, part.misfits[:, SIDES.index(side)]) for part in told])
     counts = {"lengths_clamped": sum(part.num_clamped for part in told)}
     if outside.any():
         counts |= {"clips_with_junk": int((outside > 0).sum()), "junk_frames": int(outside.sum())}
@@ -192,6 +200,33 @@ def _side_by_lengths(modality: str, padded: Sequence[Padded], usual: Side) -> Si
             f"end in {alone[1]}: the lengths are wrong, or clips of two files were mixed; write the file again"
         )
     return side
+
+
+def _opposed(part: Padded, side: Side) -> npt.NDArray[np.bool_]:
+    """Return which clips are padded on the other side than the file, [N]: their values fill their length there."""
+    if part.lengths is None:
+        return np.zeros(len(part), dtype=bool)
+    has_junk = part.misfits[:, SIDES.index(side)] > 0
+    in_front = (part.first == part.num_padded - part.lengths) & (part.end == part.num_padded)
+    at_end = (part.first == 0) & (part.end == part.lengths)
+    opposed: npt.NDArray[np.bool_] = _tells(part) & has_junk & (at_end if side == "front" else in_front)
+    return opposed
+
+
+def _doubts(modality: str, padded: Sequence[Padded], side: Side) -> list[str]:
+    """Return warnings: clips that are padded on the other side than the file, and lengths that most arrays lack."""
+    opposed = np.concatenate([_opposed(part, side) for part in padded])
+    notes = []
+    if opposed.any():
+        where, _ = _clip_at(padded, int(opposed.argmax()))
+        notes.append(
+            f"{modality}: {int(opposed.sum())} of {len(opposed)} clips are padded on the other side than the rest and "
+            f"were cut there (the first: {where})"
+        )
+    clamped, total = sum(part.num_clamped for part in padded), len(opposed)
+    if 2 * clamped > total:
+        notes.append(f"{modality}: {clamped} of {total} lengths are greater than the array: they are of other data")
+    return notes
 
 
 def _tells(part: Padded) -> npt.NDArray[np.bool_]:
