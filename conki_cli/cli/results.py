@@ -36,6 +36,7 @@ def evaluate(
     conki evaluate
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
     """
+    from conki_cli.config.words import run_label
     from conki_cli.reporting.tables.systems import table_of_runs
     from conki_cli.runs import damaged_runs, evaluate_run, find_run
 
@@ -54,7 +55,7 @@ def evaluate(
         from conki_cli.experiments.plans import predict_split
 
         predict_split(found, split, workspace_at(workspace), screen)
-    label, result = found.result["label"], evaluate_run(found, split, protocol, threshold=threshold)
+    label, result = run_label(found.config), evaluate_run(found, split, protocol, threshold=threshold)
     show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)
     screen.answer({"label": label, **result})
 

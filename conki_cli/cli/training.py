@@ -77,9 +77,13 @@ def finetune(
 
 def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
     note_kept(str(run.path))
+    from conki_cli.config.words import run_label
+    from conki_cli.runs import learning_warnings
+
     screen.say(f"run: {run.path}")
-    screen.compare([(run.result["label"], run)], split)
-    screen.answer({"run": run.name, "path": run.path, **run.result})
+    screen.compare([(run_label(run.config), run)], split)
+    warnings = learning_warnings(run, run.finished_seeds())
+    screen.answer({"run": run.name, "path": run.path, **run.result, "warnings": warnings})
 
 
 @run_options

@@ -283,6 +283,8 @@ def canonical(config: RunConfig) -> RunConfig:
     ordered = tuple(switch for switch in SWITCHES if switch in drop)
     if not transfer:
         config = config.with_values("pretraining", lr_others=0.0)
+    if transfer or drop & {"C1", "C2"}:  # no adapters that stage 1 trained
+        config = config.with_values("optimizer", lr_adapters=0.0)
     return config.with_values("model", drop=ordered).with_values("data", external=external)
 
 
@@ -308,6 +310,10 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
         raise SettingsError(
             f"the external data set must differ from the target, both are '{config.data.dataset}': "
             "give --external another one, or none"
+        )
+    if config.pretraining.lr_audio_vision and not config.pretraining.lr_encoders:
+        raise SettingsError(
+            "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0: give that too, or leave it out"
         )
     if len(set(config.run.seeds)) != len(config.run.seeds) or not config.run.seeds:
         raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")

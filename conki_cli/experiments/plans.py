@@ -163,8 +163,8 @@ def pretrain(
     """
     if not config.needs_pretraining:
         raise SettingsError(
-            f"{run_label(config)} with external {config.data.external} has no stage 1: "
-            "give --external a data set, or finetune directly"
+            f"{run_label(config)} with external {config.data.external} has no stage 1, since nothing is handed over: "
+            "give --external a data set and drop neither C1 nor C2+handover, or finetune directly"
         )
     first = _stage_one_for(config, workspace).with_values("run", name=config.run.name)
     first = first.with_values("data", threshold=config.data.threshold)

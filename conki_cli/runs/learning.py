@@ -88,8 +88,12 @@ def _named(seeds: Mapping[int, Any]) -> str:
 
 
 def _rates(config: RunConfig) -> str:
-    """Name the learning rates that a stage trained with."""
+    """Name the learning rates that a stage trained with, by the settings that change them."""
+    first, rates = config.pretraining, config.optimizer
     if config.run.stage == "pretrain" and not config.transfers_whole:
-        return f"pretraining.learning_rate ({config.pretraining.learning_rate:g})"
-    rates = config.optimizer
-    return f"optimizer.lr_encoders ({rates.lr_encoders:g}) and optimizer.lr_others ({rates.lr_others:g})"
+        encoders = f" and pretraining.lr_encoders ({first.lr_encoders:g})" if first.lr_encoders else ""
+        return f"pretraining.learning_rate ({first.learning_rate:g}){encoders}"
+    section = (
+        "pretraining" if config.run.stage == "pretrain" else "optimizer"
+    )  # stage_one has put them into [optimizer]
+    return f"{section}.lr_encoders ({rates.lr_encoders:g}) and {section}.lr_others ({rates.lr_others:g})"

@@ -220,9 +220,11 @@ def read_tensors(path: Path, *, only_header: bool = False) -> tuple[dict[str, "T
         with safe_open(path, framework="pt") as stored:
             names = () if only_header else stored.keys()
             return {name: stored.get_tensor(name) for name in names}, dict(stored.metadata() or {})
+    except MemoryError:  # what maps may take can be limited by itself
+        pass
     except (SafetensorError, OSError, RuntimeError) as error:
         found = system_error_in(error)
-        if found is None or found.errno not in (*NOT_OFFERED, errno.ENOMEM):  # memory for a map alone may be limited
+        if found is None or found.errno not in (*NOT_OFFERED, errno.ENOMEM):
             raise
     content = path.read_bytes()
     tensors = load(content)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeConfig
+from conftest import MakeConfig, Notes
 
 from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.data.store.records import Corpus, Sample
@@ -44,7 +44,9 @@ def test_a_run_keeps_its_threshold_and_is_not_trained_again_for_another(
     workspace, run = stars
     assert run.result["metrics"]["test"]["acc2_nonneg"]["mean"] is None
     before = run.checkpoint(1, "best").stat().st_mtime_ns
-    again = experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, Reporter())
+    notes = Notes()
+    again = experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, notes)
+    assert "the run's threshold between two classes was None and is now 3.0" in notes.lines
     assert (again.name, again.config.data.threshold) == (run.name, 3.0)
     assert run.checkpoint(1, "best").stat().st_mtime_ns == before
     found = read_predictions(run.predictions_path(2, "test"))

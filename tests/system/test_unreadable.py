@@ -157,8 +157,9 @@ def test_a_checkpoint_that_could_not_be_read_stays_and_nothing_takes_its_place(
     assert digests(space) == before
 
 
-def test_a_run_continues_where_there_are_no_memory_maps(space: Path, shim: Path) -> None:
-    done = run(space, shim, "mmap", "/runs/", errno.ENODEV, "-c", LATEST)
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOMEM])
+def test_a_run_continues_where_there_are_no_memory_maps(number: int, space: Path, shim: Path) -> None:
+    done = run(space, shim, "mmap", "/runs/", number, "-c", LATEST)
     assert done.stdout == "True 2\n", done.stderr
 
 
