@@ -73,12 +73,24 @@ class Run:
     @property
     def problem(self) -> str:
         """Why the folder cannot be used, in one line; empty where nothing is wrong with it."""
+        error = self._error()
+        return f"the run folder {self.path} cannot be used: {error}" if error is not None else ""
+
+    def _error(self) -> ConkiError | None:
         try:
             check_readable(self.path)
             _ = self.config, self.finished_seeds()
         except ConkiError as error:
-            return f"the run folder {self.path} cannot be used: {error}"
-        return ""
+            return error
+        return None
+
+    @property
+    def state(self) -> str:
+        """What the list of runs says: finished, unfinished, damaged, or unreadable where the system did not read it."""
+        error = self._error()
+        if error is not None:
+            return "unreadable" if isinstance(error, UnreadableError) else "damaged"
+        return str(self.result["state"])
 
     @property
     def is_finished(self) -> bool:
@@ -419,7 +431,7 @@ def _shown_metrics(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe_run(run: Run) -> dict[str, Any]:
     problem = run.problem
-    result: dict[str, Any] = {"state": "damaged", "seeds": []} if problem else run.result
+    result: dict[str, Any] = {"state": run.state, "seeds": []} if problem else run.result
     dated = run.path / "result.json" if os.access(run.path, os.X_OK) else run.path
     return {
         "name": run.name,

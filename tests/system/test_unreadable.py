@@ -231,3 +231,9 @@ def test_a_place_that_the_system_cannot_tell_of_is_not_missing(tmp_path: Path, m
     monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(UnreadableError, match="Stale file handle"):
         status_of(tmp_path)
+
+
+def test_the_list_of_runs_says_unreadable_and_not_damaged(space: Path, shim: Path) -> None:
+    done = run(space, shim, "read", f"{RUN}/result.json", errno.EIO, "-m", "conki_cli", "runs", "--json")
+    assert '"state": "unreadable"' in done.stdout
+    assert "damaged" not in done.stdout
