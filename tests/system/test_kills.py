@@ -43,7 +43,7 @@ def storm(name: str, day: Day, space: Path, kills: int) -> None:
     sys.stderr.write(f"{name}: {hits} kills survived\n")
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune", "mmim"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", pytest.param("mmim", marks=pytest.mark.slow)])
 def test_a_killed_command_ends_with_the_same_bits(name: str, day: Day, tmp_path: Path) -> None:
     storm(name, day, tmp_path / "space", 3)
 

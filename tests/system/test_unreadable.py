@@ -106,7 +106,15 @@ READING = {
 }
 
 
-@pytest.mark.parametrize(("place", "command"), READING.items(), ids=READING)
+IN_EVERY_RUN = (f"{SEED}/predictions/test.csv", "features/tiny.h5")
+"""The others start whole programs for the same few lines of code, and are slow."""
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [pytest.param(*one, marks=() if one[0] in IN_EVERY_RUN else pytest.mark.slow) for one in READING.items()],
+    ids=READING,
+)
 def test_a_read_that_fails_is_one_line_with_the_systems_words(
     place: str, command: str, space: Path, shim: Path
 ) -> None:
@@ -120,7 +128,9 @@ def test_a_read_that_fails_is_one_line_with_the_systems_words(
     assert digests(space) == before
 
 
-@pytest.mark.parametrize("word", ["/checkpoints/", "/features/", f"{RUN}/", ".json"])
+@pytest.mark.parametrize(
+    "word", ["/checkpoints/", *(pytest.param(w, marks=pytest.mark.slow) for w in ("/features/", f"{RUN}/", ".json"))]
+)
 def test_the_doctor_blames_no_file_that_could_not_be_read(word: str, space: Path, shim: Path) -> None:
     done = run(space, shim, "read", word, errno.EIO, "-m", "conki_cli", "doctor")
     assert done.returncode == 1
