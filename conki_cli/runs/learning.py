@@ -30,9 +30,15 @@ def median_of(
     Returns:
         {"score": the median, "metrics": {split: metrics as `sentiment_metrics` names them}}.
     """
-    median = float(np.median(train))
-    measured = {name: constant_metrics(median, scores, score_range, threshold) for name, scores in splits.items()}
-    return {"score": median, "metrics": measured}
+    return constant_on(float(np.median(train)), splits, score_range, threshold)
+
+
+def constant_on(
+    constant: float, splits: Mapping[str, np.ndarray], score_range: tuple[float, float], threshold: float | None
+) -> dict[str, Any]:
+    """Measure a constant prediction on the scores of some splits, as `median_of` returns it."""
+    measured = {name: constant_metrics(constant, scores, score_range, threshold) for name, scores in splits.items()}
+    return {"score": constant, "metrics": measured}
 
 
 def constant_metrics(
@@ -93,7 +99,6 @@ def _rates(config: RunConfig) -> str:
     if config.run.stage == "pretrain" and not config.transfers_whole:
         encoders = f" and pretraining.lr_encoders ({first.lr_encoders:g})" if first.lr_encoders else ""
         return f"pretraining.learning_rate ({first.learning_rate:g}){encoders}"
-    section = (
-        "pretraining" if config.run.stage == "pretrain" else "optimizer"
-    )  # stage_one has put them into [optimizer]
+    # In a first pass, stage_one has put the rates of [pretraining] into [optimizer].
+    section = "pretraining" if config.run.stage == "pretrain" else "optimizer"
     return f"{section}.lr_encoders ({rates.lr_encoders:g}) and {section}.lr_others ({rates.lr_others:g})"

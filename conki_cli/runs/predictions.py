@@ -18,7 +18,7 @@ from conki_cli.metrics import COUNTS, TWO_CLASSES, neutral_score, sentiment_metr
 from conki_cli.metrics.reasons import undefined_reasons
 from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.folders import Run, check_is_file
-from conki_cli.runs.learning import constant_metrics, learning_warnings
+from conki_cli.runs.learning import constant_metrics, constant_on, learning_warnings
 from conki_cli.system.errors import RunError, one_line
 from conki_cli.system.files import atomic_path, write_json
 from conki_cli.system.readable import check_read, unreadable
@@ -159,14 +159,8 @@ def measure_again(run: Run) -> None:
             "metrics": {split: _measured(run, found, threshold) for split, found in stored.items()}
         }
         if "median" in result:
-            constant = result["median"]["score"]
-            again["median"] = {
-                "score": constant,
-                "metrics": {
-                    split: constant_metrics(constant, found.scores, (low, high), threshold)
-                    for split, found in stored.items()
-                },
-            }
+            scores = {split: found.scores for split, found in stored.items()}
+            again["median"] = constant_on(result["median"]["score"], scores, (low, high), threshold)
         write_json(run.seed_folder(seed) / "result.json", {**result, "threshold": threshold, **again})
 
 

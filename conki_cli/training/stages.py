@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -42,9 +42,6 @@ from conki_cli.training import loop as training
 from conki_cli.training.cached_states import Keeping, kept_states
 from conki_cli.training.evaluation import memory_advice, predict
 from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, check_network, is_finished, text_report
-
-if TYPE_CHECKING:
-    pass
 
 
 def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
