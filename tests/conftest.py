@@ -20,13 +20,14 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Corpus, Sample
 from conki_cli.data.store.seal import seal
 from conki_cli.data.store.writing import write_store
-from conki_cli.experiments import plans as experiments
 from conki_cli.model.batches import Batch, open_inputs
 from conki_cli.model.conki import ConKI
 from conki_cli.runs import Run
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.training.jobs import Job, build_model
+from tests.run_support import finetune, pretrain
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -72,8 +73,8 @@ def pytest_configure() -> None:
 
 
 @dataclass
-class Notes(Reporter):
-    """A reporter that remembers; interrupts when a step's remark starts with `interrupt_at`."""
+class Notes(Observer):
+    """A observer that remembers; interrupts when a step's remark starts with `interrupt_at`."""
 
     lines: list[str] = field(default_factory=list)
     interrupt_at: str = ""
@@ -179,7 +180,7 @@ def open_job(stores: Path, encoder: Path, tmp_path: Path) -> Iterator[OpenJob]:
             if config.needs_pretraining:
                 external = stack.enter_context(FeatureStore(stores / f"{config.data.external}.h5"))
             inputs = open_inputs(config, target, external, str(encoder))
-            return Job(config, Run(tmp_path / "run"), inputs, str(encoder), torch.device("cpu"), Reporter())
+            return Job(config, Run(tmp_path / "run"), inputs, str(encoder), torch.device("cpu"), Observer())
 
         yield make
 
@@ -207,9 +208,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory, stores: Path, tiny_config:
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(stores, root / "features")
     space, config, notes = Workspace(root), tiny_config(seeds=(1, 2)), Notes()
-    run = experiments.finetune(config, space, notes)
-    first = experiments.pretrain(config, space, Reporter())
+    run = finetune(config, space, notes)
+    first = pretrain(config, space, Observer())
     return Trained(space, config, first, run, notes.lines)
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Workspace:
+    """The trained workspace, to be changed."""
+    shutil.copytree(trained.workspace.root, tmp_path / "copy", copy_function=shutil.copy2)
+    return Workspace(tmp_path / "copy")
 
 
 def rows_of(config: RunConfig, *drops: tuple[str, ...]) -> dict[str, RunConfig]:

@@ -94,12 +94,12 @@ def read_predictions(path: Path) -> None:
 
 def read_run(path: Path) -> None:
     """List, evaluate and export a run, of which one file is mutated."""
-    from conki_cli.runs import describe_runs, evaluate_run, find_run
+    from conki_cli.runs import Runs, evaluate_run
     from conki_cli.system.workspace import Workspace
 
     space = Workspace(path)
-    describe_runs(space)
-    evaluate_run(find_run(space, "run"), "test", "all")
+    Runs(space).described()
+    evaluate_run(Runs(space).find("run"), "test", "all")
 
 
 def read_sequences(path: Path) -> None:
@@ -166,9 +166,8 @@ def outcome(folder: Path, kind: str, seed: int) -> str:
 
 
 def _serve(folder: Path) -> None:
-    import torch
-
     import conki_cli.experiments.plans  # noqa: F401
+    import torch
 
     torch.set_num_threads(1)
     for kind in READERS:

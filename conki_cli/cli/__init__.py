@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.loudness import with_loudness
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.results import evaluate, predict, runs
@@ -29,4 +30,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Every command under its name, in the order of the help page."""
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(with_loudness(_command))

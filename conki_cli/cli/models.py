@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
+from conki_cli.cli.options import DryRunOption, ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_kept
+from conki_cli.cli.training import show_plan
 from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
+    from conki_cli.config.sections import RunConfig
     from conki_cli.runs import Run
 
 
@@ -32,6 +34,7 @@ def compare(
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -57,9 +60,16 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
+        if dry_run:
+            raise SettingsError("finished runs are compared without training: leave out --dry-run")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
-        seeds, found = _trained_rows(int(table), models, {**settings, "epochs": epochs}, split, workspace, screen)
+        configs = _table_configs(int(table), models, {**settings, "epochs": epochs})
+        found = _trained_rows(configs, workspace, screen, dry_run=dry_run)
+        if not found:
+            return
+        _make_predictions(found, split, workspace, screen)
+        seeds = configs[0].run.seeds
     systems = read_systems(found, split, protocol, seeds, threshold=settings["flags"]["data.threshold"])
     compared = work(systems, protocol)
     show_metrics(screen, *comparison_rows(compared), export)
@@ -95,10 +105,10 @@ def _named_runs(
     names: list[str], seeds: tuple[int, ...] | None, split: str, workspace: Path, screen: "Screen"
 ) -> list["Run"]:
     from conki_cli.reporting.comparison import check_predicts
-    from conki_cli.runs import find_run
+    from conki_cli.runs import Runs
 
-    place = workspace_at(workspace)
-    found = [find_run(place, name) for name in names]
+    catalogue = Runs(workspace_at(workspace))
+    found = [catalogue.find(name) for name in names]
     for run in found:
         check_predicts(run)
         _mention_absent(run, seeds, screen)
@@ -110,16 +120,13 @@ def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen")
     """Say which seeds a comparison lacks: of those asked for, or of those that the run was to train."""
     from conki_cli.reporting.tables.grid import seeds_text
 
-    wanted, finished = set(run.result["seeds"] if seeds is None else seeds), set(run.finished_seeds())
+    wanted, finished = set(run.record.seeds if seeds is None else seeds), set(run.finished_seeds())
     if (absent := sorted(wanted - finished)) and wanted & finished:  # none of them is there: an error, later
         screen.say(f"{run.name}: {seeds_text(absent)} {'is' if len(absent) == 1 else 'are'} not finished and left out")
 
 
-def _trained_rows(
-    table: int, models: str | None, settings: dict[str, Any], split: str, workspace: Path, screen: "Screen"
-) -> tuple[tuple[int, ...], list["Run"]]:
-    from conki_cli.experiments.comparisons import plan, train_rows
-    from conki_cli.runs import locate_run
+def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> "list[RunConfig]":
+    from conki_cli.experiments.comparisons import table_configs
 
     epochs, flags = settings.pop("epochs"), settings["flags"]
     if flags["model.name"] is not None or flags["run.name"] is not None:
@@ -127,19 +134,32 @@ def _trained_rows(
             "a table has many models, each with a run of its own: give --models, and no --model or --name"
         )
     names = [name.strip() for name in models.split(",")] if models is not None else None
-    configs = plan(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
+    return table_configs(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
+
+
+def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, dry_run: bool) -> list["Run"]:
+    from conki_cli.experiments.comparisons import plan_rows
+    from conki_cli.experiments.execution import carry_out
+    from conki_cli.runs import Runs
+    from conki_cli.training.steps import Shelf
+
+    catalogue = Runs(workspace_at(workspace))
     for config in configs:  # a damaged run in the way is an error: it need not be warned of as well
-        locate_run(workspace_at(workspace), config)
-    mention_damage(screen, workspace)
-    found = train_rows(configs, workspace_at(workspace), screen)
-    note_kept(str(workspace_at(workspace).runs))
-    _make_predictions(found, split, workspace, screen)
-    return configs[0].run.seeds, found
+        catalogue.locate(config)
+    mention_damage(screen, catalogue)
+    with Shelf() as shelf:
+        plan = plan_rows(configs, catalogue, screen, shelf=shelf, dry_run=dry_run)
+        if dry_run:
+            show_plan(screen, plan)
+            return []
+        found = [run for _, run in carry_out(plan, screen)]
+    note_kept(str(catalogue.workspace.runs))
+    return found
 
 
 def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "Screen") -> None:
     if not all(run.predictions_exist(split) for run in runs):
-        from conki_cli.experiments.comparisons import ready_predictions
+        from conki_cli.experiments.prediction import ready_predictions
 
         ready_predictions(runs, split, workspace_at(workspace), screen)
 

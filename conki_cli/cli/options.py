@@ -34,8 +34,12 @@ OverwriteOption = Annotated[
     bool,
     typer.Option(
         "--overwrite/--resume",
-        help="Begin the run anew (a stage 1 that it starts from stays), or continue it where it stopped.",
+        help="Discard the run and start over (its stage-1 run is kept), or continue it where it stopped.",
     ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the steps, their parameters, epochs, disk and time; change nothing."),
 ]
 DropOption = Annotated[
     list[str] | None,

@@ -10,12 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from conki_cli import __version__
+from conki_cli.cli.loudness import LOUDNESS
 from conki_cli.cli.streams import check_shown, forget_odd_width, secure_streams
 from conki_cli.system.errors import ConkiError, StoreError, one_line, quoted
 from conki_cli.system.signals import ANY_ENDING, exit_code, install
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
+    from conki_cli.runs import Runs
     from conki_cli.system.workspace import Workspace
 
 ON_INTERRUPTION = "conki.interrupted"
@@ -132,7 +134,7 @@ def screen_for(json: bool) -> "Screen":
     """Return where a command shows its tables and messages, or its one JSON object."""
     from conki_cli.cli.screen import Screen
 
-    return Screen(json=json)
+    return Screen(json=json, loudness=LOUDNESS.get())
 
 
 def workspace_at(root: Path) -> "Workspace":
@@ -176,11 +178,9 @@ def clips_path(word: str, workspace: Path) -> Path:
     return path
 
 
-def mention_damage(screen: "Screen", workspace: Path, *, besides: str = "") -> None:
+def mention_damage(screen: "Screen", runs: "Runs", *, besides: str = "") -> None:
     """Warn of every run folder, besides the one that the command is about, that cannot be read and is left out."""
-    from conki_cli.runs import damaged_runs
-
-    for line in damaged_runs(workspace_at(workspace), besides=besides):
+    for line in runs.damaged(besides=besides):
         screen.say(f"warning: {line}")
 
 

@@ -38,26 +38,27 @@ def evaluate(
     """
     from conki_cli.config.words import run_label
     from conki_cli.reporting.tables.systems import table_of_runs
-    from conki_cli.runs import damaged_runs, evaluate_run, find_run
+    from conki_cli.runs import Runs, evaluate_run
 
     screen = screen_for(json)
     check_export_option(export)
+    catalogue = Runs(workspace_at(workspace))
     if run is None:
-        mention_damage(screen, workspace)
-    found = find_run(workspace_at(workspace), run)
-    if run is None and damaged_runs(workspace_at(workspace)):
+        mention_damage(screen, catalogue)
+    found = catalogue.find(run)
+    if run is None and catalogue.damaged():
         screen.say(f"warning: the newest run may be one of these; {found.name} is the newest that can be used")
-    if left_out := sorted(set(found.result["seeds"]) - set(found.finished_seeds())):
+    if left_out := sorted(set(found.record.seeds) - set(found.finished_seeds())):
         screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not found.predictions_exist(split):
-        if (found.result["stage"], split) == ("pretrain", "valid"):
+        if (found.record.stage, split) == ("pretrain", "valid"):
             raise RunError(f"a stage-1 run predicts while it trains, and {found.name} lacks valid.csv: train it again")
-        from conki_cli.experiments.plans import predict_split
+        from conki_cli.experiments.prediction import predict_split
 
         predict_split(found, split, workspace_at(workspace), screen)
     label, result = run_label(found.config), evaluate_run(found, split, protocol, threshold=threshold)
     show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)
-    screen.answer({"label": label, **result})
+    screen.answer({"label": label, **result.as_json()})
 
 
 def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:
@@ -75,11 +76,12 @@ def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", exp
 def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
     """List the runs of the workspace: stage, state, seeds, test metrics, size."""
     from conki_cli.reporting.tables.screen import runs_table
-    from conki_cli.runs import describe_runs
+    from conki_cli.runs import Runs
 
     screen = screen_for(json)
-    entries = describe_runs(workspace_at(workspace))
-    mention_damage(screen, workspace)
+    catalogue = Runs(workspace_at(workspace))
+    entries = catalogue.described()
+    mention_damage(screen, catalogue)
     if not entries:
         screen.say(f"no runs below {workspace_at(workspace).runs} yet: train one with `conki finetune`")
     if not json:  # not `show`, which would cut a name that is longer than a line
@@ -115,9 +117,9 @@ def predict(
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
     conki predict mosi-conki-1a2b3c4d new_clips.pkl
     """
-    from conki_cli.experiments.plans import open_clips, predict_new, read_new
+    from conki_cli.experiments.prediction import open_clips, predict_new, read_new
     from conki_cli.reporting.tables.screen import scores_table
-    from conki_cli.runs import find_run, write_scores
+    from conki_cli.runs import Runs, write_scores
 
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store (or raw file)")
@@ -127,11 +129,11 @@ def predict(
     for name, given in (("--source ", source), ("", place)):
         if export is not None and given is not None and export.resolve() == given.resolve():
             raise SettingsError(f"--export would overwrite {name}{given}: give another file")
-    found = find_run(workspace_at(workspace), run)
+    found = Runs(workspace_at(workspace)).find(run)
     if place is not None:
         opened = open_clips(found, place, split, workspace_at(workspace), screen)
     else:
-        opened = read_new(text, source, reporter=screen)
+        opened = read_new(text, source, observer=screen)
     with opened as utterances:
         scored = predict_new(found, utterances, device, screen)
     if export is not None:

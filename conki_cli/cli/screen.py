@@ -12,25 +12,29 @@ from rich.console import Console, RenderableType
 
 from conki_cli.system.errors import one_line
 from conki_cli.system.files import to_json
-from conki_cli.system.workspace import Reporter
+from conki_cli.system.observer import Epoch, Observer, Training
 
 if TYPE_CHECKING:
+    from conki_cli.cli.loudness import Loudness
     from conki_cli.runs import Run
 
 _SECONDS_BETWEEN_LINES = 60.0
 
 
-class Screen(Reporter):
+class Screen(Observer):
     """Progress and messages on stderr; results on stdout, as tables or as one JSON object."""
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, *, json: bool, loudness: "Loudness" = "normal") -> None:
         self.json = json
+        self.loudness = loudness
         self.messages = Console(stderr=True, highlight=False)
         self.results = Console(highlight=False)
         self._warnings: set[str] = set()
 
     def say(self, line: str) -> None:
-        """Print one line on stderr; a warning only once."""
+        """Print one line on stderr, unless quiet; a warning only once."""
+        if self.loudness == "quiet":
+            return
         if line.startswith("warning: "):
             if line in self._warnings:
                 return
@@ -40,7 +44,7 @@ class Screen(Reporter):
     @contextlib.contextmanager
     def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
         """Show a progress bar with the remaining time; `total` 0 means unknown. A log gets a line a minute instead."""
-        if not self.messages.is_terminal:
+        if self.loudness == "quiet" or not self.messages.is_terminal:
             yield self._logged(label, total)
             return
         from rich import progress
@@ -70,6 +74,16 @@ class Screen(Reporter):
 
         return advance
 
+    def epoch(self, training: Training, epoch: Epoch) -> None:
+        """Print a line for an epoch, if verbose."""
+        if self.loudness == "verbose":
+            losses = ", ".join(f"{name} {value:.4g}" for name, value in epoch.losses.items())
+            best = " (best so far)" if epoch.is_best else ""
+            self.say(
+                f"stage {training.stage}, seed {training.seed}, epoch {epoch.number}/{training.num_epochs}: "
+                f"validation MAE {epoch.metrics['mae']:.4f}{best}; {losses}; {epoch.seconds:.1f} s"
+            )
+
     def show(self, *parts: RenderableType) -> None:
         """Print tables and lines of a result, unless JSON was asked for."""
         if not self.json:
@@ -92,7 +106,7 @@ class Screen(Reporter):
             export_table(table, info, export)
             self.say(f"table written to {export}")
         self.show(metric_table(table, info, width=self.results.width))
-        return [{"label": label, **result} for label, _, result in results]
+        return [{"label": label, **result.as_json()} for label, _, result in results]
 
     def answer(self, value: Any) -> None:
         """Print the result as one JSON object, if JSON was asked for."""

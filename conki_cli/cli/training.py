@@ -7,6 +7,7 @@ import typer
 
 from conki_cli.cli.options import (
     DropOption,
+    DryRunOption,
     ExportOption,
     JsonOption,
     OverwriteOption,
@@ -20,8 +21,12 @@ from conki_cli.cli.streams import note_kept
 from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from conki_cli.cli.screen import Screen
-    from conki_cli.runs import Run
+    from conki_cli.config.sections import RunConfig
+    from conki_cli.experiments.planning import Plan
+    from conki_cli.runs import Run, Runs
 
 
 @run_options
@@ -30,6 +35,7 @@ def pretrain(
     drop: DropOption = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 1.")] = None,
     overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -40,13 +46,15 @@ def pretrain(
 
     conki pretrain --external mosei --dataset mosi
     """
-    from conki_cli.experiments.plans import pretrain as work
+    from conki_cli.runs import Runs
 
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
-    mention_damage(screen, workspace, besides=config.run.name)
-    run = work(config, workspace_at(workspace), screen, overwrites=overwrite)
-    _show_finished(screen, run, split="valid")
+    catalogue = Runs(workspace_at(workspace))
+    mention_damage(screen, catalogue, besides=config.run.name)
+    done = trained(screen, [config], catalogue, stage="pretrain", discard=overwrite, dry_run=dry_run)
+    if done:
+        _show_finished(screen, done[0][1], split="valid")
 
 
 @run_options
@@ -55,6 +63,7 @@ def finetune(
     drop: DropOption = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
     overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -66,13 +75,47 @@ def finetune(
     conki finetune --external mosei --seeds 1..5
     conki finetune --dataset mosi --drop C4 --epochs 20
     """
-    from conki_cli.experiments.plans import finetune as work
+    from conki_cli.runs import Runs
 
     screen = screen_for(json)
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
-    mention_damage(screen, workspace, besides=config.run.name)
-    run = work(config, workspace_at(workspace), screen, overwrites=overwrite)
-    _show_finished(screen, run, split="test")
+    catalogue = Runs(workspace_at(workspace))
+    mention_damage(screen, catalogue, besides=config.run.name)
+    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run)
+    if done:
+        _show_finished(screen, done[0][1], split="test")
+
+
+def trained(
+    screen: "Screen",
+    configs: "Sequence[RunConfig] | Mapping[str, RunConfig]",
+    catalogue: "Runs",
+    *,
+    stage: Literal["pretrain", "finetune"] = "finetune",
+    discard: bool = False,
+    dry_run: bool,
+) -> "list[tuple[str, Run]]":
+    """Train what is missing of some configurations and return their runs by label; a dry run shows the plan alone."""
+    from conki_cli.experiments.execution import carry_out
+    from conki_cli.experiments.planning import make_plan
+    from conki_cli.training.steps import Shelf
+
+    with Shelf() as shelf:
+        plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
+        if not dry_run:
+            return carry_out(plan, screen)
+        show_plan(screen, plan)
+        return []
+
+
+def show_plan(screen: "Screen", plan: "Plan") -> None:
+    """Show what a plan would do."""
+    from conki_cli.experiments.forecast import describe_plan
+    from conki_cli.reporting.tables.plans import plan_table
+
+    described = describe_plan(plan)
+    screen.show(*plan_table(described, folder=str(plan.runs.workspace.runs)))
+    screen.answer(described)
 
 
 def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
@@ -83,7 +126,7 @@ def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
     screen.say(f"run: {run.path}")
     screen.compare([(run_label(run.config), run)], split)
     warnings = learning_warnings(run, run.finished_seeds())
-    screen.answer({"run": run.name, "path": run.path, **run.result, "warnings": warnings})
+    screen.answer({"run": run.name, "path": run.path, **run.record.as_json(), "warnings": warnings})
 
 
 @run_options
@@ -97,6 +140,7 @@ def ablate(
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
     overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -107,15 +151,15 @@ def ablate(
     conki ablate --drop C4 --drop N1 --drop C1+C4
     conki ablate --table 5 --seeds 1..5 --export table5.md
     """
-    from conki_cli.experiments.plans import ablate as work
-
     if not drop and table is None:
         raise SettingsError("say what to leave out: --drop C4 (repeatable, combined as C1+C4), or --table 4 or 5")
     from conki_cli.config.resolving import parse_switches
     from conki_cli.config.words import switch_label
+    from conki_cli.experiments.ablations import PAPER_ROWS, ablation_rows
+    from conki_cli.runs import Runs
 
     screen = screen_for(json)
-    paper_rows = {None: [], 4: [("T",), ("V",), ("A",)], 5: [("C1",), ("C2",), ("C3",), ("C4",), ("N1",)]}[table]
+    paper_rows = PAPER_ROWS[table] if table is not None else ()
     drops = [(), *paper_rows, *(parse_switches(words) for words in drop or [])]
     rows = {
         switch_label(words): resolved(
@@ -124,8 +168,11 @@ def ablate(
         for words in drops
     }
     check_export_option(export)
-    mention_damage(screen, workspace, besides=rows["ConKI"].run.name)
-    done = work(rows, workspace_at(workspace), screen, overwrites=overwrite)
+    catalogue = Runs(workspace_at(workspace))
+    mention_damage(screen, catalogue, besides=rows["ConKI"].run.name)
+    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run)
+    if not done:
+        return
     note_kept(str(workspace_at(workspace).runs))
     screen.answer({"rows": screen.compare(done, "test", protocol=protocol, export=export)})
 
@@ -136,6 +183,7 @@ def demo(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -147,12 +195,14 @@ def demo(
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
     """
     from conki_cli.config.words import parse_seeds
-    from conki_cli.experiments.plans import ablate as work
-    from conki_cli.experiments.plans import demo_rows
+    from conki_cli.experiments.demo import demo_rows
+    from conki_cli.runs import Runs
 
     screen = screen_for(json)
     place = workspace_at(workspace)
-    rows = work(demo_rows(encoder, parse_seeds(seeds), device), place, screen)
+    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run)
+    if not rows:
+        return
     note_kept(str(place.runs))
     shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")

@@ -16,8 +16,9 @@ from conki_cli.data.store.writing import num_values, store_lock, write_store
 from conki_cli.system.errors import ConkiError, SettingsError, UnreadableError
 from conki_cli.system.files import remove_leftovers
 from conki_cli.system.locks import locked
+from conki_cli.system.observer import Observer
 from conki_cli.system.readable import human_size
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Preparation:
         return self.out if self.out is not None else self.workspace.store(self.dataset)
 
 
-def prepare(task: Preparation, reporter: Reporter) -> Path:
+def prepare(task: Preparation, observer: Observer) -> Path:
     """Read a raw data set and write its feature store, which appears complete or not at all.
 
     Returns:
@@ -66,9 +67,9 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
     check_dataset_name(task.dataset)
     if task.options.unlabelled:
         _keep_labelled(task.path)
-    with locked(store_lock(task.path), what=str(task.path), say=reporter.say):
+    with locked(store_lock(task.path), what=str(task.path), say=observer.say):
         remove_leftovers(task.path)  # of a process that was killed: the lock is ours
-        with reporter.steps(f"reading {task.dataset}", 0) as advance:
+        with observer.steps(f"reading {task.dataset}", 0) as advance:
             corpus = read_corpus(
                 task.dataset,
                 workspace=task.workspace.root,
@@ -78,8 +79,8 @@ def prepare(task: Preparation, reporter: Reporter) -> Path:
                 progress=_in_words(advance),
             )
         if task.translate is not None:
-            corpus = _translated(corpus, task.translate, task.workspace, reporter)
-        with reporter.steps(f"writing {task.path.name}", num_values(corpus, task.normalize)) as advance:
+            corpus = _translated(corpus, task.translate, task.workspace, observer)
+        with observer.steps(f"writing {task.path.name}", num_values(corpus, task.normalize)) as advance:
             write_store(task.path, corpus, normalize=task.normalize, strict=task.strict, progress=advance)
     return task.path
 
@@ -124,18 +125,18 @@ def _has_our_format(path: Path) -> bool:
         return path.suffix == ".h5"
 
 
-def prepare_to_score(source: Path, dataset: str, out: Path, reporter: Reporter) -> None:
+def prepare_to_score(source: Path, dataset: str, out: Path, observer: Observer) -> None:
     """Write a store of the clips in a raw file or folder, to be scored; remarks and warnings are said.
 
     Raises:
         SourceError: the file cannot be read, or contradicts itself.
     """
     task = Preparation(dataset, Workspace(out.parent), source=source, out=out, options=Options(unlabelled=True))
-    prepare(task, reporter)
+    prepare(task, observer)
     with FeatureStore(out) as store:
         lines = [*store.report.get("remarks", []), *(f"warning: {note}" for note in store.notes)]
     for line in lines:
-        reporter.say(f"{source}: {line}")
+        observer.say(f"{source}: {line}")
 
 
 def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]:
@@ -150,12 +151,12 @@ def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]
     return told
 
 
-def _translated(corpus: Corpus, model: str, workspace: Workspace, reporter: Reporter) -> Corpus:
+def _translated(corpus: Corpus, model: str, workspace: Workspace, observer: Observer) -> Corpus:
     from conki_cli.text.translation import translate
 
     texts = [sample.text for split in SPLITS for sample in corpus.splits[split]]
     cache = workspace.root / "translations.sqlite"
-    with reporter.steps(f"translating {corpus.dataset}", len(texts)) as advance:
+    with observer.steps(f"translating {corpus.dataset}", len(texts)) as advance:
         done = translate(texts, model, cache, progress=advance)
     found = iter(done.texts)
     splits = {split: [replace(sample, text=next(found)) for sample in corpus.splits[split]] for split in SPLITS}

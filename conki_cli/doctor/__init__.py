@@ -18,7 +18,8 @@ from conki_cli.doctor.traces import left_over
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, one_line
 from conki_cli.system.files import size_of
-from conki_cli.system.workspace import Reporter, Workspace, is_path
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace, is_path
 
 __all__ = ["Finding", "examine", "examine_named"]
 
@@ -27,7 +28,7 @@ Thing = tuple[Path, Callable[[Visit], Iterator[Finding]]]
 """What is examined: where it lies, and what yields the findings."""
 
 
-def examine(workspace: Workspace, reporter: Reporter) -> list[Finding]:
+def examine(workspace: Workspace, observer: Observer) -> list[Finding]:
     """Examine the environment, every store, run and kept state of a workspace, and the built-in encoder."""
     here, problem = this_machine()
     found = list(machine_findings(workspace, here, problem))
@@ -40,20 +41,20 @@ def examine(workspace: Workspace, reporter: Reporter) -> list[Finding]:
     things += [(path, partial(run_findings, Run(path))) for path in _listed(workspace.runs, "*") if path.is_dir()]
     things += [(path, partial(kept_states_findings, path)) for path in _listed(root / "frozen", "*.h5")]
     things.append((workspace.built_in_encoder, built_in_encoder_findings))
-    found += _examined(things, Visit(workspace, here=here), reporter)
+    found += _examined(things, Visit(workspace, here=here), observer)
     for folder in folders:
         found += left_over(folder)
     return found
 
 
-def examine_named(name: str, store: Path, workspace: Workspace, reporter: Reporter) -> list[Finding]:
+def examine_named(name: str, store: Path, workspace: Workspace, observer: Observer) -> list[Finding]:
     """Examine one store or run, or both where they are called alike.
 
     Args:
         name: of a run, a path to one, or what names a store.
         store: the store that `name` would mean.
         workspace: where runs lie, and the stores that they were trained on.
-        reporter: is told the progress.
+        observer: is told the progress.
 
     Raises:
         ConkiError: there is no such thing.
@@ -67,11 +68,11 @@ def examine_named(name: str, store: Path, workspace: Workspace, reporter: Report
         )
     found: list[Finding] = []
     if store.is_file():
-        found += _examined([(store, partial(store_findings, store))], Visit(workspace), reporter)
+        found += _examined([(store, partial(store_findings, store))], Visit(workspace), observer)
     for path in folders:
         is_in_workspace = path.absolute().parent.name == "runs"
         home = Workspace(path.parents[1]) if is_in_workspace and len(path.parents) > 1 else workspace
-        found += _examined([(path, partial(run_findings, Run(path)))], Visit(home, here=this_machine()[0]), reporter)
+        found += _examined([(path, partial(run_findings, Run(path)))], Visit(home, here=this_machine()[0]), observer)
     return found
 
 
@@ -81,11 +82,11 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
     return [path for path in found or [] if not path.name.startswith(".")]
 
 
-def _examined(things: Sequence[Thing], visit: Visit, reporter: Reporter) -> list[Finding]:
+def _examined(things: Sequence[Thing], visit: Visit, observer: Observer) -> list[Finding]:
     """Examine things one after the other, saying how far it is."""
     size = sum(tried(size_of, path)[0] or 0 for path, _ in things)
     found: list[Finding] = []
-    with reporter.steps("doctor", max(1, size // _UNIT)) as step:
+    with observer.steps("doctor", max(1, size // _UNIT)) as step:
         done = 0
 
         def advance(count: int, remark: str) -> None:

@@ -27,7 +27,7 @@ from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.traces import holder_of, left_over
 from conki_cli.doctor.weights import read_checkpoint
-from conki_cli.runs import Run, digest_of, learning_warnings, read_scale, stored_predictions
+from conki_cli.runs import Run, RunRecord, digest_of, learning_warnings, read_scale, stored_predictions
 from conki_cli.system.errors import one_line, quoted
 from conki_cli.system.files import read_json
 from conki_cli.system.locks import lock_beside
@@ -48,10 +48,10 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         return
     config, bad_config = tried(_config, run)
     result, bad_result = tried(_result, run)
-    seeds = sorted({*(result["seeds"] if result is not None else ()), *_seed_folders(run)})
+    seeds = sorted({*(result.seeds if result is not None else ()), *_seed_folders(run)})
     finished = [seed for seed in seeds if tried(run.seed_result, seed)[0] is not None]
     encoder = list(_encoder_files(run.path / "encoder", config, is_needed=bool(finished)))
-    holder = holder_of(lock_beside(run.path))
+    holder = next(filter(None, (holder_of(lock) for lock in (lock_beside(run.path), *map(run.seed_lock, seeds)))), "")
     record = Record(run, config, result, _command(run, visit), holder, has_encoder=not encoder)
     if holder:
         yield Finding(str(run.path), "remark", f"{holder} is at work on it", "wait for it, and look again")
@@ -82,13 +82,13 @@ def _config(run: Run) -> RunConfig:
     return run.config
 
 
-def _result(run: Run) -> dict[str, Any]:
+def _result(run: Run) -> RunRecord:
     ordinary(run.path / "result.json")
-    return run.result
+    return run.record
 
 
-def _summary(run: Run, result: Mapping[str, Any], num_finished: int, num_seeds: int) -> Finding:
-    what = f"{result['label']}, stage {1 if result['stage'] == 'pretrain' else 2} on {result['dataset']}"
+def _summary(run: Run, result: RunRecord, num_finished: int, num_seeds: int) -> Finding:
+    what = f"{result.label}, stage {1 if result.stage == 'pretrain' else 2} on {result.dataset}"
     return Finding(str(run.path), "ok", f"{what}: {num_finished} of {num_seeds} seeds finished")
 
 
@@ -104,9 +104,9 @@ def _command(run: Run, visit: Visit) -> str:
         _config(run)
         config = resolve(config_file=run.path / "config.toml")
         result = _result(run)
-        is_first = result["stage"] == "pretrain"
+        is_first = result.stage == "pretrain"
         stages = (stage_one(config), version_1_stage_one(config)) if is_first else (config,)
-        if result["digest"] not in map(digest_of, stages):
+        if result.digest not in map(digest_of, stages):
             return ""
         return visit.command(f"{'pretrain' if is_first else 'finetune'} --config {quoted(run.path / 'config.toml')}")
 
@@ -132,7 +132,7 @@ def _settings(record: Record, bad_config: Exception | None, bad_result: Exceptio
             yield Finding(subject, "fault", f"{name} is missing", mend)
     if record.config is None or record.result is None:
         return
-    config, made = record.config, record.result["digest"]
+    config, made = record.config, record.result.digest
     now, error = tried(digest_of, config)
     if now != made:
         encoder = config.model.text_encoder
@@ -144,16 +144,16 @@ def _settings(record: Record, bad_config: Exception | None, bad_result: Exceptio
         yield Finding(subject, "fault" if encoder == BUILT_IN_ENCODER else "remark", what, mend)
 
 
-def _metrics(record: Record, result: Mapping[str, Any], finished: Sequence[int]) -> Iterator[Finding]:
+def _metrics(record: Record, result: RunRecord, finished: Sequence[int]) -> Iterator[Finding]:
     """Compare the metrics of a finished run with those of its seeds."""
     run: Run = record.run
     differing: list[str] = []
-    if result["state"] != "finished" or finished != result["seeds"]:
+    if result.state != "finished" or tuple(finished) != result.seeds:
         return
-    of_seeds = [run.seed_result(seed) or {"metrics": {}} for seed in result["seeds"]]
-    for split, metrics in dict(result.get("metrics", {})).items():
+    of_seeds = [one for seed in result.seeds if (one := run.seed_result(seed)) is not None]
+    for split, metrics in result.metrics.items():
         stored = {name: found.get("values") for name, found in metrics.items()}
-        expected = {name: [one["metrics"].get(split, {}).get(name) for one in of_seeds] for name in metrics}
+        expected = {name: [one.metrics.get(split, {}).get(name) for one in of_seeds] for name in metrics}
         differing += [f"{split} {name}" for name in metrics if stored[name] != expected[name]]
     if differing:
         what = f"result.json has other metrics than its seeds: {', '.join(differing[:5])}"
@@ -166,16 +166,17 @@ def _metrics(record: Record, result: Mapping[str, Any], finished: Sequence[int])
 
 def _is_contradicted(run: Run, seed: int) -> bool:
     """Say whether predictions of a seed give other metrics than the seed says that they had."""
-    splits = (run.seed_result(seed) or {"metrics": {}})["metrics"]
+    result = run.seed_result(seed)
+    splits = result.metrics if result is not None else {}
     return any(tried(stored_predictions, run, split, [seed])[1] is not None for split in splits)
 
 
-def _data(run: Run, result: Mapping[str, Any], visit: Visit, *, is_finished: bool) -> Iterator[Finding]:
+def _data(run: Run, result: RunRecord, visit: Visit, *, is_finished: bool) -> Iterator[Finding]:
     """Compare the stores that a run was trained on with those of the workspace."""
     lost = "it cannot be continued"
     if is_finished:
         lost = "its training split cannot be predicted, nor further seeds trained"
-    for dataset, content in result["data"].items():
+    for dataset, content in result.data.items():
         path = visit.workspace.store(str(dataset))
         known = known_store(path, visit)
         if known is not None and known.content_id == content:
@@ -206,7 +207,7 @@ def _encoder_files(folder: Path, config: RunConfig | None, *, is_needed: bool) -
 
 def _texts(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
     """Say where a run was trained on texts of which its text encoder knows too little."""
-    texts = [(run.seed_result(seed) or {}).get("texts") or {} for seed in finished]
+    texts = [result.texts for seed in finished if (result := run.seed_result(seed)) is not None]
     shares = {split: float(counts["unknown_share"]) for found in texts for split, counts in found.items()}
     doubtful = [f"{100 * share:.1f} % in {split}" for split, share in shares.items() if share >= DOUBTFUL]
     if doubtful:
@@ -244,8 +245,9 @@ def _stage_one(run: Run, finished: Sequence[int], visit: Visit) -> Iterator[Find
     """Say where the run is gone that a seed started from."""
     lost = defaultdict(list)
     for seed in finished:
-        name = (run.seed_result(seed) or {}).get("stage_1")
-        if isinstance(name, str) and tried(Run(visit.workspace.runs / name).seed_result, seed)[0] is None:
+        result = run.seed_result(seed)
+        name = result.stage_1 if result is not None else None
+        if name is not None and tried(Run(visit.workspace.runs / name).seed_result, seed)[0] is None:
             lost[name].append(str(seed))
     for name, seeds in lost.items():
         what = f"the stage-1 run {name} that {_named(seeds)} started from is not there, or not finished"

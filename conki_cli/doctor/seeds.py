@@ -11,7 +11,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, UNREAD, Finding, Visit, fact_of, fault, is_unread, ordinary, tried
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint
-from conki_cli.runs import Run, read_predictions, stored_predictions
+from conki_cli.runs import Run, RunRecord, SeedResult, read_predictions, stored_predictions
 from conki_cli.system.errors import RunError, quoted, reason_of
 
 _NEEDED_ALONE = "a finished seed needs `best` and `frozen` alone"
@@ -23,7 +23,7 @@ class Record:
 
     run: Run
     config: RunConfig | None
-    result: Mapping[str, Any] | None
+    result: RunRecord | None
     command: str
     """What trains the seeds that are not finished."""
     holder: str
@@ -37,7 +37,7 @@ class Record:
     @property
     def is_first_stage(self) -> bool:
         """Say whether it is a run of stage 1."""
-        return self.result is not None and self.result["stage"] == "pretrain"
+        return self.result is not None and self.result.stage == "pretrain"
 
     def again(self, seed: int) -> str:
         """Say how to train a seed once more."""
@@ -69,7 +69,7 @@ def seed_findings(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
         return
     problems = [*_checkpoints(record, seed, read), *_predictions(record, seed, visit)]
     if found is not None:
-        problems += _log(record, seed, found.get("epochs"), is_over=True)
+        problems += _log(record, seed, found.epochs, is_over=True)
     yield from problems
     if found is not None and not problems:
         whole = "checkpoints, predictions and log as written"
@@ -78,11 +78,9 @@ def seed_findings(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
         yield Finding(str(folder), "ok", f"finished: {_outcome(found)}; {whole}")
 
 
-def _outcome(found: Mapping[str, Any]) -> str:
-    maes = [
-        f"{split} MAE {mae:.3f}" for split, part in found["metrics"].items() if (mae := part.get("mae")) is not None
-    ]
-    return ", ".join([f"best epoch {found.get('best_epoch')} of {found.get('epochs')}", *maes])
+def _outcome(found: SeedResult) -> str:
+    maes = [f"{split} MAE {mae:.3f}" for split, part in found.metrics.items() if (mae := part.get("mae")) is not None]
+    return ", ".join([f"best epoch {found.best_epoch} of {found.epochs}", *maes])
 
 
 # ---- a finished seed ----
@@ -155,12 +153,12 @@ def _read_predictions(record: Record, seed: int, split: str, visit: Visit) -> No
     """Read predictions, and compare them with results and clips where those can be read."""
     path = record.run.predictions_path(seed, split)
     found, (result, _) = read_predictions(path), tried(record.run.seed_result, seed)
-    count = result["metrics"].get(split, {}).get("n", len(found.ids)) if result else len(found.ids)
+    count = result.metrics.get(split, {}).get("n", len(found.ids)) if result else len(found.ids)
     if count != len(found.ids):
         raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}")
     if result is not None and record.result is not None:
         stored_predictions(record.run, split, [seed])
-    dataset, data = (record.result["dataset"], record.result["data"]) if record.result is not None else ("", {})
+    dataset, data = (record.result.dataset, record.result.data) if record.result is not None else ("", {})
     known = known_store(visit.workspace.store(dataset), visit) if dataset in data else None
     if known is None or known.content_id != data[dataset]:
         return

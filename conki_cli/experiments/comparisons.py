@@ -1,4 +1,4 @@
-"""All models on one store: the plans of Tables 2, 3 and 6, and how large each model is there."""
+"""All models on one store: the rows of Tables 2, 3 and 6, and how large each model is there."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,14 +8,18 @@ from conki_cli.config.resolving import read_by_conki_alone, resolve
 from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments.plans import check_trainable, finetune, open_store, predict_split
+from conki_cli.experiments.opening import ready_store
+from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.model import zoo
 from conki_cli.model.batches import available_modalities
 from conki_cli.model.contract import Architecture
-from conki_cli.runs import Run, locate_run
+from conki_cli.runs import Runs
 from conki_cli.system.errors import EncoderError, SettingsError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.readable import status_of
+from conki_cli.system.workspace import Workspace
 from conki_cli.text import encoder_sizes
+from conki_cli.training.steps import Shelf
 
 ROWS = {
     2: tuple(MODEL_NAMES),
@@ -33,7 +37,7 @@ _OFFICIAL_LENGTHS = {"vision": 500, "audio": 375}
 # ---- Tables 2, 3 and 6 ----
 
 
-def plan(
+def table_configs(
     table: int,
     models: Sequence[str] | None = None,
     *,
@@ -101,23 +105,20 @@ def _owner(path: str) -> str:
     return "conki" if read_by_conki_alone(path) else section if section in BASELINES else ""
 
 
-def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Reporter) -> list[Run]:
-    """Train whatever of the rows is missing; finished runs and seeds are reused.
+def plan_rows(
+    configs: Sequence[RunConfig], runs: Runs, observer: Observer, *, shelf: Shelf, dry_run: bool = False
+) -> Plan:
+    """Plan the rows of a table of models; see `planning.make_plan`.
 
     Raises:
         SettingsError: a model cannot do without a modality that the store or the switches lack.
         RunError: a run is in the way.
     """
-    for config in configs:  # all of them, before hours go into the first
-        locate_run(workspace, config)
-    with open_store(workspace, configs[0].data.dataset, reporter) as store:
-        _check_modalities(configs, store)
-    check_trainable(configs, workspace, reporter)
-    runs = []
-    for number, config in enumerate(configs, start=1):
-        reporter.say(f"row {number} of {len(configs)}: {MODEL_NAMES[config.model.name]}")
-        runs.append(finetune(config, workspace, reporter, checked=True))
-    return runs
+    dataset = configs[0].data.dataset
+    path = runs.workspace.store(dataset) if dry_run else ready_store(runs.workspace, dataset, observer)
+    if status_of(path) is not None:
+        _check_modalities(configs, shelf.store(path))
+    return make_plan(configs, runs, observer, shelf=shelf, dry_run=dry_run)
 
 
 def _check_modalities(configs: Sequence[RunConfig], store: FeatureStore) -> None:
@@ -130,13 +131,6 @@ def _check_modalities(configs: Sequence[RunConfig], store: FeatureStore) -> None
             f"{', '.join(unable)} cannot do without a modality that is missing here: {store.path.name} and the "
             f"switches leave {', '.join(present) or 'nothing'}; {advice}"
         )
-
-
-def ready_predictions(runs: Sequence[Run], split: str, workspace: Workspace, reporter: Reporter) -> None:
-    """Predict a split with every run that has no stored predictions for it."""
-    for run in runs:
-        if not run.predictions_exist(split):
-            predict_split(run, split, workspace, reporter)
 
 
 # ---- the models themselves ----

@@ -4,7 +4,7 @@ Axis letters: B batch, L longest sequence of the batch, d feature width.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -275,6 +275,10 @@ class Inputs:
             self.token_ids(self.learnt.split(split), key)
         return {split: self._tokens[key] for split, key in keys.items()}
 
+    def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
+        """Return these inputs with token ids that others, of the same tokenizer, made or will make."""
+        return replace(self, _tokens=tokens)
+
     def cut(self, split: str) -> dict[str, int]:
         """Count the sequences of a split, by modality, that are longer than their limit."""
         frames = self.learnt.split(split).frames
@@ -287,7 +291,14 @@ def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[
     return factor, wanted[0] - factor * stored[0]
 
 
-def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore | None, encoder: str) -> Inputs:
+def open_inputs(
+    config: RunConfig,
+    target: FeatureStore,
+    external: FeatureStore | None,
+    encoder: str,
+    *,
+    reader: "Callable[[str], tuple[PreTrainedTokenizerBase, int]] | None" = None,
+) -> Inputs:
     """Work out what a run reads.
 
     Args:
@@ -295,6 +306,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
         target: the store of the target data set.
         external: that of the external one, where its lengths or clips matter to this run.
         encoder: name or folder of the text encoder.
+        reader: returns the tokenizer of a text encoder and its longest sequence; None: they are loaded.
 
     Raises:
         StoreError: the external store lacks a modality that the run uses.
@@ -321,7 +333,7 @@ def open_inputs(config: RunConfig, target: FeatureStore, external: FeatureStore 
     if external is not None and not config.data.cut_external:
         limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
     learns_external = config.run.stage == "pretrain"
-    tokenizer, max_tokens = load_reader(encoder) if "text" in modalities else (None, 0)
+    tokenizer, max_tokens = (reader or load_reader)(encoder) if "text" in modalities else (None, 0)
     crosses = config.transfers_whole or not config.dropped("handover")
     return Inputs(
         target,

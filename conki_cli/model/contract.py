@@ -129,7 +129,7 @@ class SentimentModel(nn.Module):
         """Return the clips that a training batch of a pass must have; smaller ones are skipped."""
         return 1
 
-    def judged(self, epoch: int) -> bool:
+    def counts_for_selection(self, epoch: int) -> bool:
         """Tell whether the validation MAE after this epoch may become the best and counts for patience."""
         return True
 

@@ -5,25 +5,12 @@
 `seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
+from conki_cli.runs.catalogue import Runs, check_settings
 from conki_cli.runs.differences import nearest_finished
-from conki_cli.runs.folders import (
-    RUN_SCHEMA,
-    Run,
-    check_data,
-    check_is_file,
-    check_name,
-    damaged_runs,
-    default_name,
-    describe_runs,
-    digest_of,
-    discard_run,
-    find_run,
-    finish_run,
-    list_runs,
-    locate_run,
-    open_run,
-)
+from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import learning_warnings, median_of
+from conki_cli.runs.log import MetricsLog
+from conki_cli.runs.naming import check_name, default_name, digest_of
 from conki_cli.runs.normalization import in_training_scale, read_scale, write_scale
 from conki_cli.runs.predictions import (
     Predictions,
@@ -35,27 +22,32 @@ from conki_cli.runs.predictions import (
     write_predictions,
     write_scores,
 )
+from conki_cli.runs.records import RUN_SCHEMA, Constant, Evaluation, Median, RunRecord, SeedResult
+from conki_cli.runs.writing import check_data, discard_run, finish_run, open_run
 
 __all__ = [
     "RUN_SCHEMA",
+    "Constant",
+    "Evaluation",
+    "Median",
+    "MetricsLog",
     "Predictions",
     "Run",
+    "RunRecord",
+    "Runs",
+    "SeedResult",
     "check_data",
     "check_is_file",
     "check_name",
+    "check_settings",
     "common_threshold",
-    "damaged_runs",
     "default_name",
-    "describe_runs",
     "digest_of",
     "discard_run",
     "evaluate_run",
-    "find_run",
     "finish_run",
     "in_training_scale",
     "learning_warnings",
-    "list_runs",
-    "locate_run",
     "measure_again",
     "median_of",
     "nearest_finished",

@@ -8,6 +8,7 @@ import numpy as np
 from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs.folders import Run
+from conki_cli.runs.records import Median, SeedResult
 
 LEAST_GAIN = 0.05
 """Share by which a seed's validation MAE must lie below that of the training median, else it counts as not learnt."""
@@ -18,7 +19,7 @@ def median_of(
     splits: Mapping[str, np.ndarray],
     score_range: tuple[float, float],
     threshold: float | None = None,
-) -> dict[str, Any]:
+) -> Median:
     """Measure the best constant: the median of the training scores.
 
     Args:
@@ -26,19 +27,16 @@ def median_of(
         splits: scores of the splits to measure it on, each [N].
         score_range: of the scores.
         threshold: what separates two classes, if it is named.
-
-    Returns:
-        {"score": the median, "metrics": {split: metrics as `sentiment_metrics` names them}}.
     """
     return constant_on(float(np.median(train)), splits, score_range, threshold)
 
 
 def constant_on(
     constant: float, splits: Mapping[str, np.ndarray], score_range: tuple[float, float], threshold: float | None
-) -> dict[str, Any]:
+) -> Median:
     """Measure a constant prediction on the scores of some splits, as `median_of` returns it."""
     measured = {name: constant_metrics(constant, scores, score_range, threshold) for name, scores in splits.items()}
-    return {"score": constant, "metrics": measured}
+    return Median(constant, measured)
 
 
 def constant_metrics(
@@ -61,8 +59,9 @@ def learning_warnings(run: Run, seeds: Sequence[int]) -> list[str]:
     results = {seed: result for seed in seeds if (result := run.seed_result(seed)) is not None}
     config, warnings = run.config, []
     if failed := {seed: found for seed, found in results.items() if not _learnt(found)}:
-        median = next(iter(failed.values()))["median"]["metrics"]["valid"]["mae"]
-        maes = ", ".join(f"{found['metrics']['valid']['mae']:.3f}" for found in failed.values())
+        known = next(iter(failed.values())).median
+        median = known.metrics["valid"]["mae"] if known is not None else float("nan")
+        maes = ", ".join(f"{found.metrics['valid']['mae']:.3f}" for found in failed.values())
         warnings.append(
             f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_GAIN:.0%} below that of "
             f"predicting the training median ({median:.3f}); look at {_rates(config)}, or train for more epochs"
@@ -72,21 +71,20 @@ def learning_warnings(run: Run, seeds: Sequence[int]) -> list[str]:
         number = "pretraining.num_epochs" if config.run.stage == "pretrain" else "optimizer.num_epochs"
         warnings.append(
             f"{_named(at_end)} may not have finished learning: the best epoch is the last one "
-            f"({next(iter(at_end.values()))['epochs']}); raise {number} or the learning rates"
+            f"({next(iter(at_end.values())).epochs}); raise {number} or the learning rates"
         )
     return warnings
 
 
-def _learnt(result: Mapping[str, Any]) -> bool:
-    known = result.get("median")
-    if not isinstance(known, Mapping):
+def _learnt(result: SeedResult) -> bool:
+    if result.median is None:
         return True
-    own, constant = (found["metrics"]["valid"].get("mae") for found in (result, known))
+    own, constant = (found.metrics["valid"].get("mae") for found in (result, result.median))
     return own is None or constant is None or own <= (1 - LEAST_GAIN) * constant
 
 
-def _ends_at_best(result: Mapping[str, Any]) -> bool:
-    return result.get("epochs", 0) > 1 and result.get("best_epoch") == result.get("epochs")
+def _ends_at_best(result: SeedResult) -> bool:
+    return result.epochs > 1 and result.best_epoch == result.epochs
 
 
 def _named(seeds: Mapping[int, Any]) -> str:

@@ -21,8 +21,9 @@ from conki_cli.data.store.records import Utterances
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.system.errors import RunError
 from conki_cli.system.files import read_json, write_json
+from conki_cli.system.observer import Observer
 from conki_cli.system.readable import obstacle_at, status_of
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.workspace import Workspace
 
 _Columns = npt.NDArray[np.float64]
 _FILE = "normalization.json"
@@ -115,7 +116,7 @@ def _scale_of(store: FeatureStore) -> Scale:
 
 
 def in_training_scale(
-    run: Run, store: FeatureStore, clips: Utterances, workspace: Workspace, reporter: Reporter
+    run: Run, store: FeatureStore, clips: Utterances, workspace: Workspace, observer: Observer
 ) -> Utterances:
     """Return clips of a store with their frames in the scale that a run was trained on.
 
@@ -126,11 +127,11 @@ def in_training_scale(
     """
     dataset = run.config.data.dataset
     used = [name for name in clips.frames if MODALITY_SWITCHES[name] not in run.config.model.drop]
-    if not used or store.content_id == run.result["data"].get(dataset):
+    if not used or store.content_id == run.record.data.get(dataset):
         return clips
     scale = read_scale(run) or _scale_of_training_store(run, workspace)
     if scale is None:
-        _warn(run, store, reporter)
+        _warn(run, store, observer)
         return clips
     used = [name for name in used if name in scale.modalities]
     if store.moments and used:
@@ -147,7 +148,7 @@ def in_training_scale(
         return clips
     frames = {name: ragged for name, ragged in clips.frames.items() if name not in used}
     for name in used:
-        reporter.say(f"{name} of {store.source['name']}: z-scores by the moments of {dataset}, as in training")
+        observer.say(f"{name} of {store.source['name']}: z-scores by the moments of {dataset}, as in training")
         ragged = clips.frames[name]
         frames[name] = replace(ragged, values=_Standardized(ragged.values, *scale.columns[name]))
     return replace(clips, frames=frames)
@@ -164,11 +165,11 @@ def _scale_of_training_store(run: Run, workspace: Workspace) -> Scale | None:
     if status_of(path) is None or obstacle_at(path):
         return None
     with FeatureStore(path) as store:
-        return _scale_of(store) if store.content_id == run.result["data"].get(dataset) else None
+        return _scale_of(store) if store.content_id == run.record.data.get(dataset) else None
 
 
-def _warn(run: Run, store: FeatureStore, reporter: Reporter) -> None:
-    reporter.say(
+def _warn(run: Run, store: FeatureStore, observer: Observer) -> None:
+    observer.say(
         f"warning: run {run.name} does not say how its training frames were normalised, as runs of older versions, and "
         f"the store that it was trained on is not there; the frames of {store.path} (normalisation: "
         f"{store.normalization['method']}) are read as they are: put that store back, or train the run again, if "

@@ -19,8 +19,9 @@ from conki_cli.metrics.reasons import undefined_reasons
 from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import constant_metrics, constant_on, learning_warnings
+from conki_cli.runs.records import Constant, Evaluation
 from conki_cli.system.errors import RunError, one_line
-from conki_cli.system.files import atomic_path, write_json
+from conki_cli.system.files import atomic_path
 from conki_cli.system.readable import check_read, unreadable
 
 _COLUMNS = ["id", "score", "prediction"]
@@ -105,7 +106,7 @@ def stored_predictions(run: Run, split: str, seeds: Sequence[int]) -> dict[int, 
     Raises:
         RunError: a file is missing or damaged, gives other metrics, or names other clips than the other seeds' files.
     """
-    is_tuned = run.result["stage"] == "finetune"
+    is_tuned = run.record.stage == "finetune"
     advice, both = (_PREDICT_AGAIN, _PREDICT_BOTH) if is_tuned else (_TRAIN_AGAIN, _TRAIN_BOTH)
     found = {seed: read_predictions(run.predictions_path(seed, split), advice) for seed in seeds}
     for seed, predictions in found.items():
@@ -123,14 +124,16 @@ def stored_predictions(run: Run, split: str, seeds: Sequence[int]) -> dict[int, 
 
 def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice: str) -> None:
     """Refuse predictions that are not those a seed's metrics were taken from."""
-    path, result = run.predictions_path(seed, split), run.seed_result(seed) or {"metrics": {}}
-    known = result["metrics"].get(split, {})
+    path, result = run.predictions_path(seed, split), run.seed_result(seed)
+    if result is None:
+        return
+    known = result.metrics.get(split, {})
     count = known.get("n", len(found.ids))
     if len(found.ids) != count:
         raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}: {advice}")
-    metrics = _measured(run, found, result.get("threshold"))
+    metrics = _measured(run, found, result.threshold)
     for name in (name for name in known if name in metrics):
-        if name in TWO_CLASSES and math.isnan(metrics[name]) and "threshold" not in result:
+        if name in TWO_CLASSES and math.isnan(metrics[name]) and not result.has_threshold:
             continue  # older versions took 0 as neutral, whatever the range of the scores
         value, expected = metrics[name], math.nan if known[name] is None else known[name]
         if not (abs(value - expected) <= _TOLERANCE or (math.isnan(value) and math.isnan(expected))):
@@ -141,27 +144,24 @@ def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice:
 
 
 def _measured(run: Run, found: Predictions, threshold: float | None) -> dict[str, float]:
-    low, high = run.result["score_range"]
-    rules: dict[str, Any] = {"score_range": (low, high), "threshold": threshold}
+    rules: dict[str, Any] = {"score_range": run.record.score_range, "threshold": threshold}
     return sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules)
 
 
 def measure_again(run: Run) -> None:
     """Take the metrics of finished seeds from their predictions where the run's threshold is another than theirs."""
-    threshold, (low, high) = run.config.data.threshold, run.result["score_range"]
-    has_classes = neutral_score((low, high), threshold) is not None
-    for seed in run.finished_seeds():
-        result = run.seed_result(seed) or {"metrics": {}}
-        if result.get("threshold") == threshold and (has_classes or "threshold" in result):
+    threshold, score_range = run.config.data.threshold, run.record.score_range
+    has_classes = neutral_score(score_range, threshold) is not None
+    for seed, result in run.results().items():
+        if result.threshold == threshold and (has_classes or result.has_threshold):
             continue
-        stored = {split: stored_predictions(run, split, [seed])[seed] for split in result["metrics"]}
-        again: dict[str, Any] = {
-            "metrics": {split: _measured(run, found, threshold) for split, found in stored.items()}
-        }
-        if "median" in result:
+        stored = {split: stored_predictions(run, split, [seed])[seed] for split in result.metrics}
+        metrics = {split: _measured(run, found, threshold) for split, found in stored.items()}
+        median = result.median
+        if median is not None:
             scores = {split: found.scores for split, found in stored.items()}
-            again["median"] = constant_on(result["median"]["score"], scores, (low, high), threshold)
-        write_json(run.seed_folder(seed) / "result.json", {**result, "threshold": threshold, **again})
+            median = constant_on(median.score, scores, score_range, threshold)
+        run.write_seed_result(seed, result.measured(metrics, threshold, median))
 
 
 def common_threshold(runs: Sequence[Run]) -> float | None:
@@ -179,7 +179,7 @@ def common_threshold(runs: Sequence[Run]) -> float | None:
 
 def evaluate_run(
     run: Run, split: str, protocol: str, *, seeds: Sequence[int] | None = None, threshold: float | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Compute the metrics of a run from its stored predictions, over its finished seeds; `seeds` leaves out all others.
 
     Args:
@@ -188,9 +188,6 @@ def evaluate_run(
         protocol: see `metrics.sentiment_metrics`.
         seeds: of the finished ones.
         threshold: what separates two classes, instead of what the run says.
-
-    Returns:
-        The object that `conki evaluate --json` prints; undefined values are nan.
 
     Raises:
         SettingsError: the threshold does not lie inside the range of the scores.
@@ -203,34 +200,33 @@ def evaluate_run(
     if not chosen:
         known = ", ".join(map(str, finished))
         raise RunError(f"run {run.name} must have finished one of the seeds asked for, but has {known}")
-    result = run.result
-    low, high = result["score_range"]
+    score_range = run.record.score_range
     stored = stored_predictions(run, split, chosen).values()
     threshold = run.config.data.threshold if threshold is None else threshold
-    rules: dict[str, Any] = {"protocol": protocol, "score_range": (low, high), "threshold": threshold}
+    rules: dict[str, Any] = {"protocol": protocol, "score_range": score_range, "threshold": threshold}
     values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
     reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
-    median = next((seed["median"]["score"] for s in chosen if "median" in (seed := run.seed_result(s) or {})), None)
-    counts: dict[str, Any] = {name: int(values[0][name]) for name in ("n", "n_nonzero") if name in values[0]}
-    return {
-        "run": run.name,
-        "dataset": result["dataset"],
-        "split": split,
-        "protocol": protocol,
-        "threshold": neutral_score((low, high), threshold),
-        **counts,
-        "seeds": chosen,
-        "metrics": summarize(values),
-        "undefined": {name: reason for found in reasons for name, reason in found.items()},
-        "median": None if median is None else _median_metrics(median, next(iter(stored)).scores, rules),
-        "warnings": learning_warnings(run, chosen),
-        "predictions": [str(run.predictions_path(seed, split)) for seed in chosen],
-    }
+    medians = [one.median.score for seed, one in run.results().items() if seed in chosen and one.median is not None]
+    return Evaluation(
+        run=run.name,
+        dataset=run.record.dataset,
+        split=split,
+        protocol=protocol,
+        threshold=neutral_score(score_range, threshold),
+        n=int(values[0]["n"]),
+        n_nonzero=int(values[0]["n_nonzero"]) if "n_nonzero" in values[0] else None,
+        seeds=chosen,
+        metrics=summarize(values),
+        undefined={name: reason for found in reasons for name, reason in found.items()},
+        median=_constant(medians[0], next(iter(stored)).scores, rules) if medians else None,
+        warnings=learning_warnings(run, chosen),
+        predictions=[str(run.predictions_path(seed, split)) for seed in chosen],
+    )
 
 
-def _median_metrics(median: float, scores: np.ndarray, rules: Mapping[str, Any]) -> dict[str, Any]:
-    measured = constant_metrics(median, scores, **rules)
-    return {"score": median, "metrics": {name: value for name, value in measured.items() if name not in COUNTS}}
+def _constant(score: float, scores: np.ndarray, rules: Mapping[str, Any]) -> Constant:
+    measured = constant_metrics(score, scores, **rules)
+    return Constant(score, {name: value for name, value in measured.items() if name not in COUNTS})
 
 
 def write_scores(path: Path, scored: Mapping[str, Any]) -> None:

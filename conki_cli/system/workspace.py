@@ -1,8 +1,6 @@
-"""The folder that a user works in, and how long work tells its caller what goes on; quick to import."""
+"""The folder that a user works in; quick to import."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +11,6 @@ BUILT_IN_ENCODER = "demo"
 def is_path(word: str) -> bool:
     """Tell whether a word is a path: it has a separator (`./mosi`). Else it names something, whatever lies here."""
     return word in (os.curdir, os.pardir) or os.sep in word or (os.altsep is not None and os.altsep in word)
-
-
-class Reporter:
-    """How long work tells its caller what goes on; this one is silent."""
-
-    def say(self, line: str) -> None:
-        """Take note of one line for the user."""
-
-    @contextlib.contextmanager
-    def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Follow `total` steps: the yielded function takes how many were done and a remark."""
-        yield lambda count, remark: None
 
 
 @dataclass(frozen=True)

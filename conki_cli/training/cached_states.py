@@ -36,7 +36,7 @@ from conki_cli.system.locks import forget_killed, lock_beside, locked
 from conki_cli.system.readable import check_read, check_readable, human_size, status_of
 
 if TYPE_CHECKING:
-    from conki_cli.system.workspace import Reporter
+    from conki_cli.system.observer import Observer
 
 _CLIPS = 64  # are encoded together
 _SPARE = 64 * 2**20  # bytes that stay free on the disk beside what the run asks for
@@ -85,7 +85,7 @@ class Keeping:
 
 
 def kept_states(
-    keeping: Keeping, inputs: Inputs, splits: Sequence[str], reporter: "Reporter"
+    keeping: Keeping, inputs: Inputs, splits: Sequence[str], observer: "Observer"
 ) -> dict[str, dict[str, Ragged]] | None:
     """Return the states of the splits of the store that a stage trains on, computing those that are not kept yet.
 
@@ -106,7 +106,7 @@ def kept_states(
     missing = {path: tokens for path, tokens in texts.items() if status_of(path) is None}
     for path in texts.keys() - missing.keys():
         forget_killed(lock_beside(path))
-    if missing and not _made(missing, keeping, store.dataset, reporter):
+    if missing and not _made(missing, keeping, store.dataset, observer):
         return None
     return {split: _read(path, keeping, texts[path]) for split, path in zip(splits, texts, strict=True)}
 
@@ -130,14 +130,14 @@ def _tokens_digest(tokens: Texts) -> str:
     return digest.hexdigest()
 
 
-def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporter: "Reporter") -> bool:
+def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, observer: "Observer") -> bool:
     """Write the files that are missing; tell whether the disk had room for them. If not, none of them stays."""
     made: list[Path] = []
     try:
-        _announce(missing, keeping, dataset, reporter)
-        with reporter.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
+        _announce(missing, keeping, dataset, observer)
+        with observer.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
             for path, tokens in missing.items():
-                with locked(lock_beside(path), what=str(path), wait=True, say=reporter.say):
+                with locked(lock_beside(path), what=str(path), wait=True, say=observer.say):
                     if status_of(path) is not None:  # by another process, meanwhile
                         advance(len(tokens), "")
                         continue
@@ -145,14 +145,14 @@ def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporte
                     _write(path, keeping, tokens, advance)
                     made.append(path)
     except ConkiError as error:
-        reporter.say(f"{error}; the states of the frozen text encoder are computed anew in every epoch instead")
+        observer.say(f"{error}; the states of the frozen text encoder are computed anew in every epoch instead")
         for path in made:
             path.unlink(missing_ok=True)
         return False
     return True
 
 
-def _announce(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, reporter: "Reporter") -> None:
+def _announce(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, observer: "Observer") -> None:
     """Say what will be written, before it is; a disk without room for it is a ConkiError."""
     rows = [count for tokens in missing.values() for count, _ in keeping.shapes(tokens).values()]
     size = sum(rows) * keeping.width * keeping.kind.itemsize
@@ -167,7 +167,7 @@ def _announce(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, rep
             f"{keeping.folder} has {human_size(free)} free, and what the frozen text encoder makes of {dataset} takes "
             f"{human_size(size)}{rest}"
         )
-    reporter.say(
+    observer.say(
         f"the frozen text encoder reads {dataset} once; its states take {human_size(size)} below {keeping.folder}"
     )
 

@@ -227,8 +227,8 @@ def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def of_another(run: Run, seed: int, facts: Mapping[str, Any]) -> str:
     """Say whose weights a file has that should have the best of a seed; nothing if they are these."""
-    epoch = (run.seed_result(seed) or {}).get("best_epoch")
-    wanted = {"seed": seed, **({"epoch": epoch} if epoch is not None else {})}
+    result = run.seed_result(seed)
+    wanted = {"seed": seed, **({"epoch": result.best_epoch} if result is not None and result.best_epoch else {})}
     if all(facts.get(name, value) == value for name, value in wanted.items()):
         return ""
     said, found = (

@@ -15,7 +15,7 @@ from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.runs import Run
 from conki_cli.system.errors import RunError
-from conki_cli.system.workspace import Reporter
+from conki_cli.system.observer import Observer
 from conki_cli.text import TextReport, TokenCounts, backbone_from_config, count_tokens, load_reader, tokenize
 from conki_cli.training import checkpoint
 from conki_cli.training.cached_states import Keeping, kept_states
@@ -46,7 +46,7 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
     Raises:
         RunError: the run is a stage-1 run, unfinished or damaged.
     """
-    if run.result["stage"] != "finetune":
+    if run.record.stage != "finetune":
         raise RunError(
             f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
         )
@@ -74,7 +74,7 @@ def predict_utterances(
     run: Run,
     utterances: Utterances,
     device: torch.device,
-    reporter: Reporter | None = None,
+    observer: Observer | None = None,
     *,
     split_of: tuple[FeatureStore, str] | None = None,
 ) -> dict[int, np.ndarray]:
@@ -84,7 +84,7 @@ def predict_utterances(
         run: a fine-tuned run.
         utterances: what to score.
         device: where to compute.
-        reporter: is told the progress.
+        observer: is told the progress.
         split_of: the store and the split that they are, where they are one of the run's target: what a frozen text
             encoder says of it is then read as while training, so the same bits come out.
 
@@ -94,22 +94,21 @@ def predict_utterances(
     Raises:
         RunError: the run needs a modality that the utterances lack, or other feature widths.
     """
-    reporter = reporter or Reporter()
+    observer = observer or Observer()
     predicted: dict[int, np.ndarray] = {}
+    token_ids = None
     for seed in run.finished_seeds():
         model = load_model(run, seed, device)
         sizes = model.architecture
-        token_ids = None
         for name in sizes.modalities:
             _check_fit(run, name, utterances, sizes)
-        if "text" in sizes.modalities:
+        if "text" in sizes.modalities and token_ids is None:  # all seeds of a run share its tokenizer
             tokenizer, limit = load_reader(str(run.path / "encoder"))
             token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
-            if not predicted:
-                _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), reporter)
-        states = _states_of(run, seed, model, split_of, reporter) if split_of is not None else {}
+            _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), observer)
+        states = _states_of(run, seed, model, split_of, observer) if split_of is not None else {}
         batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
-        with reporter.steps(f"seed {seed}", len(batches)) as advance:
+        with observer.steps(f"seed {seed}", len(batches)) as advance:
             predicted[seed] = predict(model, batches, device, advance)
     if not predicted:
         raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
@@ -117,31 +116,32 @@ def predict_utterances(
 
 
 def _mention_texts(
-    tokenizer: "PreTrainedTokenizerBase", utterances: Utterances, counts: TokenCounts, reporter: Reporter
+    tokenizer: "PreTrainedTokenizerBase", utterances: Utterances, counts: TokenCounts, observer: Observer
 ) -> None:
     """Warn of texts that the run's encoder does not know, and of texts that it does not read to their end."""
     report = TextReport("these clips", tokenizer, {utterances.split: counts}, lambda split: utterances.texts)
     if warning := report.warning():
-        reporter.say(warning)
+        observer.say(warning)
     if counts.num_truncated:
-        reporter.say(f"{counts.num_truncated} of {counts.num_texts:,} texts are too long for the encoder: truncated")
+        observer.say(f"{counts.num_truncated} of {counts.num_texts:,} texts are too long for the encoder: truncated")
 
 
 def _states_of(
-    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], reporter: Reporter
+    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], observer: Observer
 ) -> Mapping[str, Ragged]:
     """Return what the frozen text encoder of a seed says of a split, as kept while it trained; nothing if it was not.
 
     What is kept no longer is computed again, and kept.
     """
-    how = (run.seed_result(seed) or {}).get("cache", "off")
+    result = run.seed_result(seed)
+    how = result.cache if result is not None else "off"
     if model.layers_read is None or how == "off":
         return {}
     store, split = split_of
     inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
     device = next(model.parameters()).device
     keeping = Keeping(model.text_encoder, model.layers_read, how, run.states_folder, device)
-    found = kept_states(keeping, inputs, (split,), reporter)
+    found = kept_states(keeping, inputs, (split,), observer)
     return {} if found is None else found[split]
 
 

@@ -15,9 +15,9 @@ from conki_cli.model.batches import Inputs
 from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.layers import compile_positions
 from conki_cli.model.text_encoder import TextEncoder
-from conki_cli.runs import Run, open_run, write_scale
+from conki_cli.runs import Run
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
 from conki_cli.text import TextReport, backbone_from_config, count_tokens, encoder_sizes, load_backbone
 from conki_cli.training import checkpoint
 from conki_cli.training import loop as training
@@ -39,11 +39,9 @@ class Job:
     inputs: Inputs
     encoder: str
     device: torch.device
-    reporter: Reporter
+    observer: Observer
     data: Mapping[str, str] = field(default_factory=dict)
     """Content id of every store that the run reads, by data set."""
-    overwrites: bool = False
-    """Whether what stands in the run's folder is discarded before training begins."""
 
     @property
     def stores(self) -> list[FeatureStore]:
@@ -55,26 +53,26 @@ class Job:
         """The splits that this stage reads: stage 1 never sees the external test split."""
         return ("train", "valid") if self.config.run.stage == "pretrain" else SPLITS
 
-    def begin(self) -> None:
-        """Make the run folder, or add the seeds to the one that is there.
 
-        Raises:
-            RunError: a run of that name has other settings or saw other data.
-        """
-        run = open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
-        if self.config.run.stage == "finetune":
-            write_scale(run, self.inputs.target)
+@dataclass(frozen=True)
+class NetworkSize:
+    """How large a network is, and what one seed of it takes on disk."""
 
-
-def is_finished(job: Job) -> bool:
-    """Say whether nothing of a job is left to train."""
-    return all(job.run.seed_result(seed) is not None for seed in job.config.run.seeds)
+    num_parameters: int
+    num_trained: int
+    while_training: int
+    """Bytes of a seed's checkpoints."""
+    afterwards: int
+    """Bytes of them once the seed is finished."""
 
 
-def check_network(job: Job) -> None:
+def check_network(job: Job) -> NetworkSize:
     """Refuse what can be known not to train from the inputs alone, before anything is written.
 
     The network is built without values: nothing is drawn, nothing is loaded, no memory is taken.
+
+    Returns:
+        Its size.
 
     Raises:
         ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
@@ -89,11 +87,22 @@ def check_network(job: Job) -> None:
     weights = sum(tensor.numel() for tensor in model.state_dict().values())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
-    plan = training.plan_of(config, config.run.seeds[0])
-    training.check_batches(model, len(job.inputs.learnt.split("train").ids), plan.batch_size)
+    schedule = training.schedule_of(config, config.run.seeds[0])
+    training.check_batches(model, len(job.inputs.learnt.split("train").ids), schedule.batch_size)
     text_report(job).check(config.data.max_unknown)
     if config.run.stage == "finetune":
         _look_through(job, "test")
+    names, kept = model.stored_names()
+    frozen = [*kept, *frozen_text(model)]
+    count = sum(p.numel() for p in model.parameters())
+    return NetworkSize(count, trained, *checkpoint.size_while_training(model, names, frozen))
+
+
+def frozen_text(model: SentimentModel) -> list[str]:
+    """Name the weights of a text encoder that no stage trains: they are stored once for all seeds of a run."""
+    if not model.text_is_frozen:
+        return []
+    return [name for name in model.state_dict() if name.startswith(model.text_prefix)]
 
 
 def text_report(job: Job) -> TextReport:

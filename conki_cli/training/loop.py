@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +14,8 @@ from conki_cli.metrics import sentiment_metrics
 from conki_cli.model.batches import Batch, Batches
 from conki_cli.model.contract import SentimentModel
 from conki_cli.system.errors import ConkiError
+from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.training.evaluation import memory_advice, predict
-
-if TYPE_CHECKING:
-    from conki_cli.system.workspace import Reporter
-
 
 _NAMED = 5  # clips that a message names
 LEAST_GAIN = 1e-6
@@ -27,7 +23,7 @@ LEAST_GAIN = 1e-6
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long and in which steps a stage trains."""
 
     num_epochs: int
@@ -48,19 +44,6 @@ class Plan:
     """Epochs without a better validation MAE after which the rates fall to a tenth; 0: never."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch of training gave."""
-
-    number: int
-    losses: Mapping[str, float]
-    """Mean over the batches of every weighted term, and of what the model reports beside them."""
-    metrics: Mapping[str, float]
-    """Metrics of the validation split."""
-    seconds: float
-    is_best: bool
-
-
 @dataclass
 class Position:
     """How far an epoch that has begun has come."""
@@ -72,7 +55,7 @@ class Position:
     sums: dict[str, list[float]] = field(default_factory=dict)
     """Every term of every batch so far."""
     seconds: float = 0.0
-    """Spent before the program was started anew."""
+    """Spent before the program was started again."""
 
 
 @dataclass
@@ -87,7 +70,7 @@ class Progress:
     best_mae: float = math.inf
     best_epoch: int = 0
     rate_scale: float = 1.0
-    """What plateaus have left of the learning rates."""
+    """Learning-rate multiplier after plateaus."""
     reduced_epoch: int = 0
     """The epoch after which they were last reduced."""
     within: Position | None = None
@@ -95,13 +78,13 @@ class Progress:
     peak_rates: dict[str, list[float]] = field(default_factory=dict)
 
 
-def plan_of(config: RunConfig, seed: int) -> Plan:
-    """Return the plan of a run's stage; a stage 1 of the whole network takes stage 2's settings but its own epochs."""
+def schedule_of(config: RunConfig, seed: int) -> Schedule:
+    """Return the schedule of a stage; a stage 1 of the whole network takes stage 2's settings, but its own epochs."""
     first, second = config.pretraining, config.optimizer
     if config.run.stage == "pretrain" and not config.transfers_whole:
-        return Plan(first.num_epochs, first.batch_size, first.warmup, 0, seed)
+        return Schedule(first.num_epochs, first.batch_size, first.warmup, 0, seed)
     is_first = config.run.stage == "pretrain"
-    return Plan(
+    return Schedule(
         first.num_epochs if is_first else second.num_epochs,
         second.batch_size,
         second.warmup,
@@ -141,10 +124,11 @@ def fit(
     progress: Progress,
     train: Batches,
     valid: Batches,
-    plan: Plan,
+    schedule: Schedule,
     *,
     device: torch.device,
-    reporter: "Reporter",
+    observer: Observer,
+    training: Training | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Epoch]:
     """Train from where `progress` stands, yielding after every epoch; the caller saves, prints, stops.
@@ -156,137 +140,197 @@ def fit(
         progress: the model and how far it has come; changes.
         train: shuffled batches of the training split.
         valid: batches of the validation split.
-        plan: how long and in which steps.
+        schedule: how long and in which steps.
         device: where to compute.
-        reporter: is told the progress.
+        observer: hears of every step.
+        training: says which training it is, for the observer.
         on_step: called between steps, also of the validation; may save `progress`, or stop by raising.
 
     Raises:
         ConkiError: a loss or a gradient is not finite, or the device's memory is used up.
     """
-    model = progress.model
-    batches = {phase: _batches_of(model, train, phase) for phase in model.phases}
-    total = sum(_steps(model, batches, number + 1) for number in range(plan.num_epochs))
-    check_batches(model, len(train.scores()), train.batch_size)
-    _mind_small_batches(model, batches, reporter)
-    if not progress.epoch:  # what a model remembers of its clips continues with it
-        model.start(torch.from_numpy(train.scores()).to(device))
-    with reporter.steps(f"seed {plan.seed}", total) as say:
-        say(progress.step, "")
-
-        def after_step() -> None:
-            say(1, f"epoch {progress.epoch}/{plan.num_epochs}")
-            on_step()
-
-        while progress.within or (progress.epoch < plan.num_epochs and not _out_of_patience(progress, plan)):
-            within = progress.within or _begin_epoch(progress, plan)
-            began = time.monotonic() - within.seconds
-            _train_epoch(progress, within, batches, plan, total=total, device=device, after_step=after_step)
-            metrics = sentiment_metrics(
-                predict(model, valid, device, lambda count, remark: on_step()),
-                valid.scores(),
-                score_range=valid.score_range,
-                threshold=valid.threshold,
-                ids=valid.utterances.ids,
-            )
-            is_best = _judge(progress, plan, metrics["mae"])
-            losses = {name: math.fsum(values) / len(values) for name, values in within.sums.items()}
-            progress.within = None
-            yield Epoch(progress.epoch, losses, metrics, time.monotonic() - began, is_best)
+    named = training or Training("", 2, schedule.seed, schedule.num_epochs)
+    return _Fit(progress, train, valid, schedule, device, observer, named, on_step).epochs()
 
 
-def _begin_epoch(progress: Progress, plan: Plan) -> Position:
-    progress.epoch += 1
-    progress.within = Position()
-    torch.manual_seed(int(np.random.SeedSequence([plan.seed, progress.epoch]).generate_state(1)[0]))
-    return progress.within
+@dataclass(frozen=True)
+class _Fit:
+    """A training: what its epochs, passes and steps share."""
 
+    progress: Progress
+    train: Batches
+    valid: Batches
+    schedule: Schedule
+    device: torch.device
+    observer: Observer
+    training: Training
+    on_step: Callable[[], None]
 
-def _train_epoch(
-    progress: Progress,
-    within: Position,
-    batches: Mapping[str, Batches],
-    plan: Plan,
-    *,
-    total: int,
-    device: torch.device,
-    after_step: Callable[[], None],
-) -> None:
-    """Take the passes of an epoch that are not over yet."""
-    began = time.monotonic() - within.seconds
-    model = progress.model
-    for phase in model.passes(progress.epoch)[within.passes :]:
-        remembered = {name: buffer.clone() for name, buffer in model.named_buffers()} if within.batches else {}
-        model.train()
-        model.start_phase(progress.epoch, phase)
-        if remembered:  # beginning the pass anew has emptied what its first part left
-            model.load_state_dict(remembered, strict=False)
-        for terms in _pass(progress, batches[phase], plan, phase, total, device, skip=within.batches):
-            for name, value in terms.items():
-                within.sums.setdefault(name, []).append(value)
-            within.batches += 1
-            within.seconds = time.monotonic() - began
-            after_step()
-        within.passes, within.batches = within.passes + 1, 0
+    def epochs(self) -> Iterator[Epoch]:
+        """Train the epochs that are left."""
+        progress, schedule, model = self.progress, self.schedule, self.progress.model
+        scores = self.train.scores()
+        check_batches(model, len(scores), self.train.batch_size)
+        self._mention_small_batches(len(scores))
+        if not progress.epoch:  # what a model remembers of its clips continues with it
+            model.start(torch.from_numpy(scores).to(self.device))
+        with self.observer.steps(f"seed {schedule.seed}", self._num_steps()) as advance:
+            advance(progress.step, "")
 
+            def after_step(terms: Mapping[str, float]) -> None:
+                self.observer.step(self.training, progress.step, terms)
+                advance(1, f"epoch {progress.epoch}/{schedule.num_epochs}")
+                self.on_step()
 
-def _batches_of(model: SentimentModel, train: Batches, phase: str) -> Batches:
-    size = model.batch_size(phase)
-    return train if size is None else replace(train, batch_size=size)
+            while progress.within or (progress.epoch < schedule.num_epochs and not self._out_of_patience()):
+                within = progress.within or self._begin_epoch()
+                began = time.monotonic() - within.seconds
+                for terms in self._train_epoch(within):
+                    within.seconds = time.monotonic() - began
+                    after_step(terms)
+                metrics = self._validate()
+                is_best = self._is_best(metrics["mae"])
+                losses = {name: math.fsum(values) / len(values) for name, values in within.sums.items()}
+                progress.within = None
+                yield Epoch(progress.epoch, losses, metrics, time.monotonic() - began, is_best)
 
+    def _begin_epoch(self) -> Position:
+        progress = self.progress
+        progress.epoch += 1
+        progress.within = Position()
+        torch.manual_seed(int(np.random.SeedSequence([self.schedule.seed, progress.epoch]).generate_state(1)[0]))
+        return progress.within
 
-def _steps(model: SentimentModel, batches: Mapping[str, Batches], epoch: int) -> int:
-    """Count the batches of an epoch over its passes."""
-    return sum(math.ceil(len(batches[phase]) * model.share(phase)) for phase in model.passes(epoch))
+    def _train_epoch(self, within: Position) -> Iterator[dict[str, float]]:
+        """Take the passes of an epoch that are not over yet; yield the terms of every step."""
+        model, epoch = self.progress.model, self.progress.epoch
+        for phase in model.passes(epoch)[within.passes :]:
+            remembered = {name: buffer.clone() for name, buffer in model.named_buffers()} if within.batches else {}
+            model.train()
+            model.start_phase(epoch, phase)
+            if remembered:  # starting the pass again has emptied what its first part left
+                model.load_state_dict(remembered, strict=False)
+            for terms in self._pass(phase, skip=within.batches):
+                for name, value in terms.items():
+                    within.sums.setdefault(name, []).append(value)
+                within.batches += 1
+                yield terms
+            within.passes, within.batches = within.passes + 1, 0
 
+    def _pass(self, phase: str, *, skip: int) -> Iterator[dict[str, float]]:
+        """Go once over the training split, but for the batches to `skip`; yield no terms for a batch too small."""
+        progress, model, accumulate = self.progress, self.progress.model, self.schedule.accumulate
+        train = self._batches(phase)
+        count = math.ceil(len(train) * model.share(phase))
+        rest = itertools.islice(train.epoch(progress.epoch, model.share(phase)), skip, None)
+        total = self._num_steps()
+        for number, batch in enumerate(rest, start=skip + 1):
+            if (number - 1) % accumulate == 0:
+                model.zero_grad(set_to_none=True)
+            self._set_rates(phase, total)
+            progress.step += 1
+            terms: dict[str, float] = {}
+            where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in batch.indices.tolist()])
+            if len(batch) >= model.smallest_batch(phase):
+                with memory_advice(train.batch_size):
+                    terms = self._backward(batch.to(self.device), where)
+            if number % accumulate == 0 or number == count:
+                self._check_gradients(where, terms)
+                progress.optimizers[phase].step()
+            yield terms
 
-def _pass(
-    progress: Progress,
-    train: Batches,
-    plan: Plan,
-    phase: str,
-    total: int,
-    device: torch.device,
-    *,
-    skip: int,
-) -> Iterator[dict[str, float]]:
-    """Go once over the training split, but for the batches to `skip`; yield the terms, none of a batch too small."""
-    model, optimizer = progress.model, progress.optimizers[phase]
-    count = math.ceil(len(train) * model.share(phase))
-    rest = itertools.islice(train.epoch(progress.epoch, model.share(phase)), skip, None)
-    for number, batch in enumerate(rest, start=skip + 1):
-        if (number - 1) % plan.accumulate == 0:
-            model.zero_grad(set_to_none=True)
-        factor = rate_factor(progress.step, total, plan.warmup) if plan.schedule == "linear" else 1.0
-        _set_rates(progress, phase, factor * progress.rate_scale)
-        progress.step += 1
-        terms: dict[str, float] = {}
-        where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in batch.indices.tolist()])
-        if len(batch) >= model.smallest_batch(phase):
-            with memory_advice(train.batch_size):
-                terms = _backward(progress, batch.to(device), plan, where)
-        if number % plan.accumulate == 0 or number == count:
-            _check_gradients(model, plan, where, terms)
-            optimizer.step()
-        yield terms
+    def _backward(self, batch: Batch, where: "_Place") -> dict[str, float]:
+        """Add the gradients of one batch and return the value of every term."""
+        model = self.progress.model
+        output = model.represent(batch)
+        terms = model.loss(output, batch, where.phase)
+        loss = torch.stack(list(terms.values())).sum()
+        values = {name: float(value.detach()) for name, value in {**terms, **model.report(terms, batch)}.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                suspects = (~torch.isfinite(output.prediction.detach())).tolist()
+                raise ConkiError(f"the loss term '{name}' is {value} {where.words(suspects)}: {_STOPPED}")
+        torch.autograd.backward(loss)
+        if self.schedule.clip_value:
+            torch.nn.utils.clip_grad_value_(model.parameters(), self.schedule.clip_value)
+        model.after_backward(output, batch, epoch=where.epoch, phase=where.phase)
+        return values
 
+    def _check_gradients(self, where: "_Place", terms: Mapping[str, float]) -> None:
+        """Bound the gradients of a step, where the schedule does, and refuse one that is not finite.
 
-def _judge(progress: Progress, plan: Plan, mae: float) -> bool:
-    """Compare the validation MAE of an epoch with the best, and lower the rates on a plateau."""
-    if not progress.model.judged(progress.epoch):
-        progress.best_epoch = progress.reduced_epoch = progress.epoch  # patience counts from the first that is judged
-        return False
-    is_best = mae <= progress.best_mae - LEAST_GAIN
-    if is_best:
-        progress.best_mae, progress.best_epoch = mae, progress.epoch
-    since = progress.epoch - max(progress.best_epoch, progress.reduced_epoch)
-    if plan.plateau_patience and since > plan.plateau_patience:
-        progress.rate_scale, progress.reduced_epoch = 0.1 * progress.rate_scale, progress.epoch
-    return is_best
+        Raises:
+            ConkiError: it is not.
+        """
+        model = self.progress.model
+        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
+        if bool(torch.isfinite(norm)):
+            if self.schedule.clip_norm:
+                torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.schedule.clip_norm, norm)
+            return
+        bad = next(
+            (name for name, gradient in named if not bool(torch.isfinite(gradient).all())), "all weights together"
+        )
+        listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        raise ConkiError(
+            f"the gradient of {bad} is not finite {where.words()}, with the loss terms {listed}: {_STOPPED}"
+        )
 
+    def _set_rates(self, phase: str, total: int) -> None:
+        progress, schedule = self.progress, self.schedule
+        factor = rate_factor(progress.step, total, schedule.warmup) if schedule.schedule == "linear" else 1.0
+        for group, peak in zip(progress.optimizers[phase].param_groups, progress.peak_rates[phase], strict=True):
+            group["lr"] = peak * (factor * progress.rate_scale)
 
-def _out_of_patience(progress: Progress, plan: Plan) -> bool:
-    return bool(plan.patience) and progress.epoch - progress.best_epoch >= plan.patience
+    def _validate(self) -> dict[str, float]:
+        valid = self.valid
+        return sentiment_metrics(
+            predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step()),
+            valid.scores(),
+            score_range=valid.score_range,
+            threshold=valid.threshold,
+            ids=valid.utterances.ids,
+        )
+
+    def _is_best(self, mae: float) -> bool:
+        """Compare the validation MAE of an epoch with the best, and lower the rates on a plateau."""
+        progress, patience = self.progress, self.schedule.plateau_patience
+        if not progress.model.counts_for_selection(progress.epoch):  # patience counts from the first epoch that counts
+            progress.best_epoch = progress.reduced_epoch = progress.epoch
+            return False
+        is_best = mae <= progress.best_mae - LEAST_GAIN
+        if is_best:
+            progress.best_mae, progress.best_epoch = mae, progress.epoch
+        since = progress.epoch - max(progress.best_epoch, progress.reduced_epoch)
+        if patience and since > patience:
+            progress.rate_scale, progress.reduced_epoch = 0.1 * progress.rate_scale, progress.epoch
+        return is_best
+
+    def _out_of_patience(self) -> bool:
+        patience = self.schedule.patience
+        return bool(patience) and self.progress.epoch - self.progress.best_epoch >= patience
+
+    def _batches(self, phase: str) -> Batches:
+        size = self.progress.model.batch_size(phase)
+        return self.train if size is None else replace(self.train, batch_size=size)
+
+    def _num_steps(self) -> int:
+        """Count the batches of all epochs, over their passes."""
+        model = self.progress.model
+        counts = {phase: math.ceil(len(self._batches(phase)) * model.share(phase)) for phase in model.phases}
+        return sum(counts[phase] for epoch in range(self.schedule.num_epochs) for phase in model.passes(epoch + 1))
+
+    def _mention_small_batches(self, count: int) -> None:
+        """Say that the last batch of a pass is too small to train on."""
+        model = self.progress.model
+        for phase in model.phases:
+            smallest, size = model.smallest_batch(phase), self._batches(phase).batch_size
+            if 0 < count % size < smallest:
+                self.observer.say(
+                    f"the last batch of every epoch has {count % size} of {count} training clips and is "
+                    f"skipped: this model needs {smallest} to learn from"
+                )
 
 
 def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
@@ -302,22 +346,6 @@ def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
                 f"this model needs training batches of at least {smallest} clips, found batch_size {size} "
                 f"for {count} clips: raise it (or, ConKI: --set model.gate_norm=layer; ICCN: lower iccn.out_width)"
             )
-
-
-def _mind_small_batches(model: SentimentModel, batches: Mapping[str, Batches], reporter: "Reporter") -> None:
-    """Say that the last batch of a pass is too small to train on."""
-    for phase, train in batches.items():
-        smallest, count = model.smallest_batch(phase), len(train.scores())
-        if 0 < count % train.batch_size < smallest:
-            reporter.say(
-                f"the last batch of every epoch has {count % train.batch_size} of {count} training clips and is "
-                f"skipped: this model needs {smallest} to learn from"
-            )
-
-
-def _set_rates(progress: Progress, phase: str, factor: float) -> None:
-    for group, peak in zip(progress.optimizers[phase].param_groups, progress.peak_rates[phase], strict=True):
-        group["lr"] = peak * factor
 
 
 @dataclass(frozen=True)
@@ -342,38 +370,3 @@ _STOPPED = (
     "training stopped before it could damage the weights, and the last checkpoint is kept; lower the learning rates or "
     "look at these clips with `conki inspect`"
 )
-
-
-def _backward(progress: Progress, batch: Batch, plan: Plan, where: _Place) -> dict[str, float]:
-    """Add the gradients of one batch and return the value of every term."""
-    model = progress.model
-    output = model.represent(batch)
-    terms = model.loss(output, batch, where.phase)
-    loss = torch.stack(list(terms.values())).sum()
-    values = {name: float(value.detach()) for name, value in {**terms, **model.report(terms, batch)}.items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            suspects = (~torch.isfinite(output.prediction.detach())).tolist()
-            raise ConkiError(f"the loss term '{name}' is {value} {where.words(suspects)}: {_STOPPED}")
-    torch.autograd.backward(loss)
-    if plan.clip_value:
-        torch.nn.utils.clip_grad_value_(model.parameters(), plan.clip_value)
-    model.after_backward(output, batch, epoch=progress.epoch, phase=where.phase)
-    return values
-
-
-def _check_gradients(model: SentimentModel, plan: Plan, where: _Place, terms: Mapping[str, float]) -> None:
-    """Bound the gradients of a step, where the plan does, and refuse one that is not finite before it is taken.
-
-    Raises:
-        ConkiError: it is not.
-    """
-    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
-    if bool(torch.isfinite(norm)):
-        if plan.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(model.parameters(), plan.clip_norm, norm)
-        return
-    bad = next((name for name, gradient in named if not bool(torch.isfinite(gradient).all())), "all weights together")
-    listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-    raise ConkiError(f"the gradient of {bad} is not finite {where.words()}, with the loss terms {listed}: {_STOPPED}")

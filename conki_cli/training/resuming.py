@@ -15,16 +15,16 @@ from torch import Tensor
 from conki_cli.runs import Run, check_is_file
 from conki_cli.system.errors import CheckpointError
 from conki_cli.system.files import atomic_path
+from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
-from conki_cli.system.workspace import Reporter
 from conki_cli.training import checkpoint
-from conki_cli.training.loop import Plan, Position, Progress
+from conki_cli.training.loop import Position, Progress, Schedule
 
 _RANDOM, _GRADIENT = "random.", "gradient."
 
 
 def save_last(
-    run: Run, seed: int, progress: Progress, plan: Plan, *, trained: Sequence[str], facts: Mapping[str, Any]
+    run: Run, seed: int, progress: Progress, schedule: Schedule, *, trained: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
     """Write where training stands, beside the checkpoint before it.
 
@@ -32,7 +32,7 @@ def save_last(
         run: the run folder.
         seed: whose training it is.
         progress: what changes.
-        plan: what does not.
+        schedule: what does not.
         trained: names of the weights that change.
         facts: what else the checkpoint says.
     """
@@ -46,17 +46,17 @@ def save_last(
                 os.replace(last, temporary)
     tensors = {**checkpoint.select(progress.model, trained), **checkpoint.optimizers_tensors(progress.optimizers)}
     if progress.within is not None:
-        tensors |= _within_step(progress, progress.within, plan)
+        tensors |= _within_step(progress, progress.within, schedule)
     checkpoint.save(last, tensors, {**facts, **facts_of(progress)})
 
 
-def _within_step(progress: Progress, within: Position, plan: Plan) -> dict[str, Tensor]:
+def _within_step(progress: Progress, within: Position, schedule: Schedule) -> dict[str, Tensor]:
     """Return the random states, and the gradients where the next batch adds to them."""
     tensors = {f"{_RANDOM}cpu": torch.get_rng_state()}
     device = next(progress.model.parameters()).device
     if device.type == "cuda":
         tensors[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(device)
-    if within.batches % plan.accumulate:
+    if within.batches % schedule.accumulate:
         named = progress.model.named_parameters()
         tensors |= {f"{_GRADIENT}{name}": p.grad for name, p in named if p.grad is not None}
     return tensors
@@ -78,7 +78,7 @@ def facts_of(progress: Progress) -> dict[str, Any]:
 
 
 def latest(
-    run: Run, seed: int, reporter: Reporter, *, facts_only: bool = False
+    run: Run, seed: int, observer: Observer, *, facts_only: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read the newest sound checkpoint of an unfinished seed, saying which were not; None: it begins at the start.
 
@@ -98,18 +98,18 @@ def latest(
         except CheckpointError as error:
             if not facts_only:  # whoever asks for the facts alone comes back for all
                 rest = "the one before it" if name == "last" else "none: the seed begins again"
-                reporter.say(f"{error.found}; used instead is {rest}")
+                observer.say(f"{error.found}; used instead is {rest}")
                 path.unlink(missing_ok=True)
     return None
 
 
-def best_is_sound(run: Run, seed: int, reporter: Reporter) -> bool:
+def best_is_sound(run: Run, seed: int, observer: Observer) -> bool:
     """Say whether the best weights so far can be read at the end; if not, all that lies before it would be in vain."""
     check_is_file(run.checkpoint(seed, "best"))
     try:
         checkpoint.load(run.checkpoint(seed, "best"))
     except CheckpointError as error:
-        reporter.say(f"{error.found}; seed {seed} begins again")
+        observer.say(f"{error.found}; seed {seed} begins again")
         return False
     return True
 

@@ -1,38 +1,45 @@
-"""One stage of one configuration: build the network, train its seeds, keep what they learnt."""
+"""One seed of one stage: build the network, train it, keep what it learnt."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conki_cli.config.resolving import to_toml
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
+from conki_cli.data.store.reading import FeatureStore
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import (
+    Median,
+    MetricsLog,
     Predictions,
     Run,
+    SeedResult,
     check_is_file,
-    discard_run,
+    check_settings,
     finish_run,
     learning_warnings,
-    list_runs,
     measure_again,
     median_of,
-    nearest_finished,
+    open_run,
     write_predictions,
+    write_scale,
 )
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
-from conki_cli.system.files import append_line, read_json, remove_leftovers_below, to_json, write_json, write_text
+from conki_cli.system.files import read_json, remove_leftovers_below, write_json, write_text
+from conki_cli.system.locks import lock_beside, locked
+from conki_cli.system.observer import Observer, Observers, Training
 from conki_cli.system.readable import human_size, status_of
 from conki_cli.system.signals import postponed
-from conki_cli.system.workspace import Workspace
 from conki_cli.text import (
     encoder_config,
     save_encoder_files,
@@ -41,79 +48,118 @@ from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import Keeping, kept_states
 from conki_cli.training.evaluation import memory_advice, predict
-from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, check_network, is_finished, text_report
+from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, frozen_text, text_report
+from conki_cli.training.steps import Shelf, Step, open_step
 
 
-def train_seeds(job: Job, first: Run | None, *, checked: bool = False) -> None:
-    """Train the seeds of a run that are not finished, each from what the stage-1 run `first` hands over.
+def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Run | None = None) -> None:
+    """Train a seed to its end, from what its stage-1 run hands over; nothing is done if it is finished already.
 
-    The folder of a run is made once its first network is ready to train: what is refused leaves none behind. What was
-    `checked` before, with other runs or another stage, is not checked again.
+    The folder of a run is made once its first network is ready to train: what is refused leaves none behind.
+
+    Args:
+        step: which seed.
+        observer: hears of it.
+        shelf: has the stores and tokenizers that are open; None: they are opened.
+        run: the opened run folder, if the caller has it.
+
+    Raises:
+        ConkiError: another process trains this seed, or it cannot be trained.
     """
-    stage = 1 if job.config.run.stage == "pretrain" else 2
-    if not job.overwrites and is_finished(job):
-        before = job.run.config.data.threshold
-        job.begin()
-        job.reporter.say(f"stage {stage}: {job.run.path} is finished, reused")
-        if (now := job.run.config.data.threshold) != before:
-            job.reporter.say(f"the run's threshold between two classes was {before} and is now {now}")
-    elif not checked:
-        check_network(job)
-    if job.overwrites and status_of(job.run.path) is not None:
-        job.reporter.say(f"stage {stage}: {job.run.path} is begun anew, what was there is deleted")
-        discard_run(job.run)
-    others = list_runs(Workspace(job.run.path.parent.parent)) if status_of(job.run.path) is None else []
-    if line := nearest_finished({run.name: run.config for run in others if run.is_finished}, job.config):
-        job.reporter.say(f"stage {stage}: {line}")
-    remove_leftovers_below(job.run.path)
-    for seed in job.config.run.seeds:
-        if job.run.seed_result(seed) is None:
-            _train_seed(job, seed, first)
-    measure_again(job.run)
-    finish_run(job.run)
+    what = f"seed {step.seed} of the run {step.run.name}"
+    with (
+        contextlib.nullcontext(shelf) if shelf is not None else Shelf() as opened,
+        locked(Run(step.run).seed_lock(step.seed), what=what, say=observer.say),
+    ):
+        job = open_step(step, opened, observer, run)
+        if status_of(step.run / "result.json") is not None and job.run.seed_result(step.seed) is not None:
+            return  # another process has finished it since this step was planned
+        remove_leftovers_below(job.run.seed_folder(step.seed))
+        first = Run(step.first) if step.first is not None else None
+        _train_seed(job, step.seed, first)
+        with _alone(job.run, observer):
+            measure_again(job.run)
+            finish_run(job.run)
+
+
+def take_over(run: Run, config: RunConfig, data: Mapping[str, str], target: FeatureStore, observer: Observer) -> None:
+    """Bring a run whose seeds are all trained up to date: seeds asked for, the threshold between two classes."""
+    with _alone(run, observer):
+        before = run.config.data.threshold
+        _begin(run, config, data, run.record.score_range, target)
+        if (now := run.config.data.threshold) != before:
+            observer.say(f"the run's threshold between two classes was {before} and is now {now}")
+        measure_again(run)
+        finish_run(run)
+
+
+@contextlib.contextmanager
+def _alone(run: Run, observer: Observer) -> Iterator[None]:
+    """Write what the seeds of a run share: for a moment, while no other process does."""
+    with locked(lock_beside(run.path), what=f"the run {run.name}", wait=True, say=observer.say):
+        yield
+
+
+def _begin(
+    run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float], target: FeatureStore
+) -> None:
+    """Make the run folder, or add the seeds to the one that is there.
+
+    Raises:
+        RunError: a run of that name has other settings or saw other data.
+    """
+    check_settings(run, config)
+    open_run(run, config, data, score_range)
+    if config.run.stage == "finetune":
+        write_scale(run, target)
 
 
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:
     with memory_advice(None):
         model = build_model(job, seed, first)
         progress = training.start(model, job.config)
-    trained, _ = model.stored_names()
-    frozen = _frozen_files(job.run, seed, model)
-    missing = {
-        path: names for path, names in frozen.items() if path != job.run.frozen_encoder or status_of(path) is None
-    }
-    sizes = checkpoint.size_while_training(model, trained, [name for names in missing.values() for name in names])
-    job, kept_as = _with_states(job, seed, model, spare=sizes[0])
+    trained, kept = model.stored_names()
+    text, own = frozen_text(model), list(kept)
+    needs_text = bool(text) and status_of(job.run.frozen_encoder) is None
+    sizes = checkpoint.size_while_training(model, trained, [*own, *(text if needs_text else [])])
+    job, cache = _with_states(job, seed, model, spare=sizes[0])
     _announce(job, model, seed, sizes)
-    job.begin()
     facts = {
         "config": to_toml(job.config),
         "architecture": dataclasses.asdict(model.architecture),
         "fresh_text": sorted(name.removeprefix(model.text_prefix) for name in model.fresh_text),
         "seed": seed,
-        "cache": kept_as,
+        "cache": cache,
     }
-    _write_setting(job, seed)
-    for path, names in missing.items():
-        checkpoint.save(path, checkpoint.select(model, names), facts)
+    frozen = {job.run.frozen_encoder: text, job.run.checkpoint(seed, "frozen"): own}
+    frozen = {path: names for path, names in frozen.items() if names}
+    with _alone(job.run, job.observer):
+        _begin(job.run, job.config, job.data, job.inputs.score_range, job.inputs.target)
+        _write_setting(job, seed)
+        for path, names in frozen.items():
+            if path != job.run.frozen_encoder or status_of(path) is None:
+                checkpoint.save(path, checkpoint.select(model, names), facts)
     _continue(job, seed, progress)
     _train(job, seed, progress, trained, facts)
-    _mend_frozen(job, frozen, model, facts)
-    _finish_seed(job, seed, progress, kept_as, first)
+    with _alone(job.run, job.observer):
+        _rewrite_damaged_weights(job, frozen, model, facts)
+    _finish_seed(job, seed, progress, cache, first)
 
 
 def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[str], facts: Mapping[str, Any]) -> None:
     """Run the epochs that are left, saving after each, every so many steps, and when the program is to end."""
-    plan, every, saved = training.plan_of(job.config, seed), job.config.run.checkpoint_every, progress.step
-    train = job.inputs.batches("train", batch_size=plan.batch_size, seed=seed)
-    valid = job.inputs.batches("valid", batch_size=plan.batch_size)
+    schedule, every, saved = training.schedule_of(job.config, seed), job.config.run.checkpoint_every, progress.step
+    train = job.inputs.batches("train", batch_size=schedule.batch_size, seed=seed)
+    valid = job.inputs.batches("valid", batch_size=schedule.batch_size)
+    named = Training(job.run.name, 1 if job.config.run.stage == "pretrain" else 2, seed, schedule.num_epochs)
+    observer = Observers(MetricsLog(job.run.seed_folder(seed) / "metrics.jsonl"), job.observer)
 
     def save() -> None:
         nonlocal saved
-        resuming.save_last(job.run, seed, progress, plan, trained=trained, facts=facts)
+        resuming.save_last(job.run, seed, progress, schedule, trained=trained, facts=facts)
         saved = progress.step
 
-    with memory_advice(plan.batch_size), postponed() as ending:
+    with memory_advice(schedule.batch_size), postponed() as ending:
 
         def on_step() -> None:
             if every and progress.step - saved >= every:
@@ -123,27 +169,33 @@ def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[s
                     save()
                 raise asked
 
-        steps = training.fit(progress, train, valid, plan, device=job.device, reporter=job.reporter, on_step=on_step)
-        for epoch in steps:
-            _save_epoch(job, seed, progress, epoch, trained, facts)
-            save()
+        epochs = training.fit(
+            progress,
+            train,
+            valid,
+            schedule,
+            device=job.device,
+            observer=job.observer,
+            training=named,
+            on_step=on_step,
+        )
+        for epoch in epochs:
+            if epoch.is_best:
+                best = checkpoint.select(progress.model, trained)
+                checkpoint.save(job.run.checkpoint(seed, "best"), best, {**facts, **resuming.facts_of(progress)})
+            observer.epoch(named, epoch)
+            save()  # last: training continues from there
 
 
-def _frozen_files(run: Run, seed: int, model: SentimentModel) -> dict[Path, list[str]]:
-    """Name the weights that a seed reads and never trains, by the file that keeps them: of the run, or of the seed."""
-    _, kept = model.stored_names()
-    text = [name for name in model.state_dict() if name.startswith(model.text_prefix)] if model.text_is_frozen else []
-    files = {run.frozen_encoder: text, run.checkpoint(seed, "frozen"): list(kept)}
-    return {path: names for path, names in files.items() if names}
-
-
-def _mend_frozen(job: Job, frozen: Mapping[Path, list[str]], model: SentimentModel, facts: Mapping[str, Any]) -> None:
-    """Write anew what was damaged on the disk since it was written: without it the seed would be worth nothing."""
+def _rewrite_damaged_weights(
+    job: Job, frozen: Mapping[Path, list[str]], model: SentimentModel, facts: Mapping[str, Any]
+) -> None:
+    """Write frozen weights again that were damaged on the disk since: without them the seed would be worth nothing."""
     for path, names in frozen.items():
         try:
             checkpoint.load(path)
         except CheckpointError as error:
-            job.reporter.say(f"{error.found}: written anew")
+            job.observer.say(f"{error.found}: written again")
             checkpoint.save(path, checkpoint.select(model, names), facts)
 
 
@@ -153,17 +205,17 @@ def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> t
     Returns:
         The job, and how the states are kept: fp32, fp16 or off. A seed that was interrupted stays with what it began.
     """
-    found = resuming.latest(job.run, seed, job.reporter, facts_only=True)
+    found = resuming.latest(job.run, seed, job.observer, facts_only=True)
     begun = found[1].get("cache") if found is not None else None
     how = begun or job.config.run.cache
     if model.layers_read is None:
         return job, "off"
     if how != job.config.run.cache:
-        job.reporter.say(f"seed {seed} began with --cache {begun} and continues so")
+        job.observer.say(f"seed {seed} began with --cache {begun} and continues so")
     if how == "off":
         return job, "off"
     keeping = Keeping(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
-    states = kept_states(keeping, job.inputs, job.splits, job.reporter)
+    states = kept_states(keeping, job.inputs, job.splits, job.observer)
     if states is None:
         return job, "off"
     return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
@@ -176,23 +228,23 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = job.config
     what = f"stage 1 on {config.data.external}, for" if config.run.stage == "pretrain" else "stage 2 on"
-    job.reporter.say(
+    job.observer.say(
         f"{run_label(config)}, {what} {config.data.dataset} ({', '.join(job.inputs.modalities)}), "
         f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}; "
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
     checkpoint.check_room(job.run.path, during)
     known = _median_of(job, ("valid",))
-    mae = known["metrics"]["valid"]["mae"]
-    job.reporter.say(f"predicting the training median ({known['score']:.2f}) has validation MAE {mae:.3f}")
+    mae = known.metrics["valid"]["mae"]
+    job.observer.say(f"predicting the training median ({known.score:.2f}) has validation MAE {mae:.3f}")
     for warning in config.own.warnings if config.own is not None else ():
-        job.reporter.say(warning)
+        job.observer.say(warning)
     for name, count in job.inputs.cut("train").items():
         if count:
-            job.reporter.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
+            job.observer.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
     if job.inputs.tokenizer is not None:
         for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
-            job.reporter.say(line)
+            job.observer.say(line)
 
 
 def _write_setting(job: Job, seed: int) -> None:
@@ -221,8 +273,8 @@ def _check_stores(job: Job, seed: int) -> None:
     for store in job.stores:
         if known.get(store.dataset, store.stamp) == store.stamp:
             continue
-        job.reporter.say(f"{store.path} was written or copied since seed {seed} began: its clips are compared")
-        with job.reporter.steps(f"comparing {store.dataset}", 0) as advance:
+        job.observer.say(f"{store.path} was written or copied since seed {seed} began: its clips are compared")
+        with job.observer.steps(f"comparing {store.dataset}", 0) as advance:
             digest, _ = content_of(store, lambda count, remark: advance(1, remark))
         if digest != store.content_id:
             raise StoreError(
@@ -249,8 +301,8 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     """Continue where an earlier start of the same run was interrupted; else begin a fresh log."""
     log = job.run.seed_folder(seed) / "metrics.jsonl"
     check_is_file(log)
-    found = resuming.latest(job.run, seed, job.reporter)
-    if found is None or (found[1]["best_epoch"] and not resuming.best_is_sound(job.run, seed, job.reporter)):
+    found = resuming.latest(job.run, seed, job.observer)
+    if found is None or (found[1]["best_epoch"] and not resuming.best_is_sound(job.run, seed, job.observer)):
         log.unlink(missing_ok=True)
         return
     resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")
@@ -258,34 +310,12 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     kept = checkpoint.whole_lines(log, over)
     write_text(log, "".join(line + "\n" for line in kept.values()))
     place = f"after epoch {over}" if progress.within is None else f"in epoch {over + 1}, after step {progress.step}"
-    job.reporter.say(f"{job.run.path} is unfinished: seed {seed} continues {place}")
+    job.observer.say(f"{job.run.path} is unfinished: seed {seed} continues {place}")
     if lost := [str(number) for number in range(1, over + 1) if number not in kept]:
-        job.reporter.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; what they learnt is not affected")
+        job.observer.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; what they learnt is not affected")
 
 
-def _save_epoch(
-    job: Job,
-    seed: int,
-    progress: training.Progress,
-    epoch: training.Epoch,
-    trained: Sequence[str],
-    facts: Mapping[str, Any],
-) -> None:
-    """Write the best weights and the log; `last` comes behind them, as training continues from there."""
-    if epoch.is_best:
-        weights = checkpoint.select(progress.model, trained)
-        checkpoint.save(job.run.checkpoint(seed, "best"), weights, {**facts, **resuming.facts_of(progress)})
-    line = {
-        "epoch": epoch.number,
-        "losses": epoch.losses,
-        "validation": epoch.metrics,
-        "best": epoch.is_best,
-        "seconds": round(epoch.seconds, 3),
-    }
-    append_line(job.run.seed_folder(seed) / "metrics.jsonl", to_json(line, indent=None))
-
-
-def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str, first: Run | None) -> None:
+def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, first: Run | None) -> None:
     """Read the test split, once; store predictions and metrics of the best epoch; slim the checkpoints."""
     run, model = job.run, progress.model
     checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
@@ -297,32 +327,32 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, kept_as: str,
         best_is_last=progress.best_epoch == progress.epoch,
     )
     run.checkpoint(seed, "previous").unlink(missing_ok=True)
-    result = {
-        "seed": seed,
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epoch,
-        "seconds": round(_seconds_of(run, seed), 3),
-        "cache": kept_as,
-        "threshold": job.config.data.threshold,
-        "stage_1": first.name if first else None,
-        "cut": {split: job.inputs.cut(split) for split in ("train", *splits)},
-        "texts": text_report(job).as_facts(),
-        "parameters": {
+    result = SeedResult(
+        seed=seed,
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        seconds=round(_seconds_of(run, seed), 3),
+        cache=cache,
+        threshold=job.config.data.threshold,
+        stage_1=first.name if first else None,
+        cut={split: job.inputs.cut(split) for split in ("train", *splits)},
+        texts=text_report(job).as_facts(),
+        parameters={
             "all": sum(p.numel() for p in model.parameters()),
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         },
-        "metrics": metrics,
-        "median": _median_of(job, splits),
-    }
-    write_json(run.seed_folder(seed) / "result.json", result)
-    job.reporter.say(
+        metrics=metrics,
+        median=_median_of(job, splits),
+    )
+    run.write_seed_result(seed, result)
+    job.observer.say(
         f"seed {seed}: best epoch {progress.best_epoch} of {progress.epoch}, validation MAE {progress.best_mae:.3f}"
     )
     for line in learning_warnings(run, [seed]):
-        job.reporter.say(f"warning: {line}")
+        job.observer.say(f"warning: {line}")
 
 
-def _median_of(job: Job, splits: Sequence[str]) -> dict[str, Any]:
+def _median_of(job: Job, splits: Sequence[str]) -> Median:
     """Measure the median of the training scores, the best constant, on some splits."""
     scores = {name: job.inputs.batches(name, batch_size=READ_AT_ONCE).scores() for name in ("train", *splits)}
     measured = {name: scores[name] for name in splits}
@@ -337,8 +367,8 @@ def _seconds_of(run: Run, seed: int) -> float:
 
 def store_predictions(job: Job, seed: int, model: SentimentModel, split: str) -> dict[str, float]:
     """Predict a split, store the predictions and return their metrics."""
-    batches = job.inputs.batches(split, batch_size=training.plan_of(job.config, seed).batch_size)
-    with job.reporter.steps(f"seed {seed}: {split} split", len(batches)) as advance:
+    batches = job.inputs.batches(split, batch_size=training.schedule_of(job.config, seed).batch_size)
+    with job.observer.steps(f"seed {seed}: {split} split", len(batches)) as advance:
         found = Predictions(batches.utterances.ids, batches.scores(), predict(model, batches, job.device, advance))
     write_predictions(job.run.predictions_path(seed, split), found)
     rules: dict[str, Any] = {"score_range": batches.score_range, "threshold": job.config.data.threshold}

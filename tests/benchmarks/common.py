@@ -19,7 +19,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.model.batches import Batch, Padded, open_inputs
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run
-from conki_cli.system.workspace import Reporter
+from conki_cli.system.observer import Observer
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import Keeping, kept_states
 from conki_cli.training.jobs import Job, build_model
@@ -56,7 +56,7 @@ def open_job(
         if name != NO_EXTERNAL
     }
     inputs = open_inputs(config, stores["mosi"], stores.get(external), encoder)
-    return Job(config, Run(workspace / "runs" / "benchmark"), inputs, encoder, torch.device("cpu"), Reporter())
+    return Job(config, Run(workspace / "runs" / "benchmark"), inputs, encoder, torch.device("cpu"), Observer())
 
 
 class Steps:
@@ -66,7 +66,7 @@ class Steps:
         self.model: SentimentModel = build_model(job, 1, None).train()
         self.model.precision = precision
         self.progress = training.start(self.model, job.config)
-        self.accumulate = training.plan_of(job.config, 1).accumulate
+        self.accumulate = training.schedule_of(job.config, 1).accumulate
         self.model.start(torch.zeros(len(job.inputs.learnt.split("train"))))
         for phase in self.model.phases:
             self.model.start_phase(1, phase)
@@ -96,7 +96,7 @@ def keep_states(job: Job, model: SentimentModel, folder: Path) -> tuple[Job, flo
     assert model.layers_read is not None
     keeping = Keeping(model.text_encoder, model.layers_read, "fp32", folder, job.device)
     began = time.perf_counter()
-    states = kept_states(keeping, job.inputs, ("train",), job.reporter)
+    states = kept_states(keeping, job.inputs, ("train",), job.observer)
     seconds = time.perf_counter() - began
     assert states is not None
     count = len(job.inputs.learnt.split("train"))

@@ -20,10 +20,13 @@ from conki_cli.config.sections import MODEL_NAMES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.experiments import comparisons as contests
+from conki_cli.experiments.execution import train_all
+from conki_cli.experiments.prediction import ready_predictions
 from conki_cli.model.contract import Architecture
-from conki_cli.runs import list_runs
+from conki_cli.runs import Runs
 from conki_cli.system.errors import RunError, SettingsError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 Conki = Callable[..., Result]
 TRAIN = "--table 6 --dataset tiny --external tiny-external --epochs 1 --device cpu"
@@ -58,7 +61,7 @@ def space(tmp_path_factory: pytest.TempPathFactory, trained: Trained, encoder: P
 @pytest.fixture(scope="module")
 def names(space: Path) -> dict[str, str]:
     """Names of the fine-tuning runs by model."""
-    runs = [run for run in list_runs(Workspace(space)) if run.result["stage"] == "finetune"]
+    runs = [run for run in Runs(Workspace(space)).usable() if run.record.stage == "finetune"]
     return {run.config.model.name: run.name for run in runs}
 
 
@@ -80,53 +83,53 @@ def test_only_the_seeds_asked_for_are_compared(space: Path, encoder: Path) -> No
 
 
 def test_in_table_2_only_conki_reads_external_data() -> None:
-    configs = contests.plan(2, flags={"run.seeds": (1, 2)})
+    configs = contests.table_configs(2, flags={"run.seeds": (1, 2)})
     assert [config.model.name for config in configs] == list(MODEL_NAMES)
     assert [config.data.external for config in configs] == ["mosei", *["none"] * 9]
     assert {(config.data.dataset, config.run.seeds) for config in configs} == {("mosi", (1, 2))}
 
 
 def test_table_2_is_of_mosei_when_asked() -> None:
-    configs = contests.plan(2, flags={"data.dataset": "mosei"})
+    configs = contests.table_configs(2, flags={"data.dataset": "mosei"})
     assert [config.data.external for config in configs] == ["mosi", *["none"] * 9]
     assert configs[1].optimizer.batch_size == 128  # TFN's preset for MOSEI
 
 
 def test_table_3_is_of_sims_with_the_models_of_the_paper() -> None:
-    configs = contests.plan(3)
+    configs = contests.table_configs(3)
     assert [config.model.name for config in configs] == [n for n in MODEL_NAMES if n not in ("iccn", "hycon")]
     assert {config.data.dataset for config in configs} == {"sims"}
-    assert {config.data.dataset for config in contests.plan(3, assignments=["data.dataset=demo"])} == {"demo"}
+    assert {config.data.dataset for config in contests.table_configs(3, assignments=["data.dataset=demo"])} == {"demo"}
 
 
 def test_table_3_is_of_another_data_set_when_a_flag_or_a_file_says_so(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('[data]\ndataset = "mosei"\n', encoding="utf-8")
-    assert {config.data.dataset for config in contests.plan(3, flags={"data.dataset": "mosi"})} == {"mosi"}
-    assert {config.data.dataset for config in contests.plan(3, config_file=file)} == {"mosei"}
+    assert {config.data.dataset for config in contests.table_configs(3, flags={"data.dataset": "mosi"})} == {"mosi"}
+    assert {config.data.dataset for config in contests.table_configs(3, config_file=file)} == {"mosei"}
 
 
 def test_switches_reach_every_row() -> None:
-    configs = contests.plan(2, ["conki", "mag-bert"], extra_drop=["V"])
+    configs = contests.table_configs(2, ["conki", "mag-bert"], extra_drop=["V"])
     assert ["V" in config.model.drop for config in configs] == [True, True]
 
 
 def test_in_table_6_every_model_reads_the_external_data() -> None:
-    configs = contests.plan(6)
+    configs = contests.table_configs(6)
     assert [config.model.name for config in configs] == ["conki", "misa", "self-mm", "mmim"]
     assert {(config.data.dataset, config.data.external) for config in configs} == {("mosi", "mosei")}
     with pytest.raises(SettingsError, match="every model learns from external data first"):
-        contests.plan(6, flags={"data.external": "none"})
+        contests.table_configs(6, flags={"data.external": "none"})
 
 
 def test_conki_comes_first_and_other_models_can_be_named() -> None:
-    configs = contests.plan(6, ["tfn", "conki", "misa"])
+    configs = contests.table_configs(6, ["tfn", "conki", "misa"])
     assert [config.model.name for config in configs] == ["conki", "tfn", "misa"]
 
 
 def test_settings_of_one_model_go_to_that_model_only() -> None:
     lines = ["tfn.text_out=4", "loss.temperature=0.1", "optimizer.batch_size=8"]
-    conki, tfn, lmf = contests.plan(2, ["conki", "tfn", "lmf"], assignments=lines)
+    conki, tfn, lmf = contests.table_configs(2, ["conki", "tfn", "lmf"], assignments=lines)
     assert (conki.loss.temperature, tfn.loss.temperature) == (0.1, 0.07)
     assert getattr(tfn.own, "text_out", None) == 4
     assert {config.optimizer.batch_size for config in (conki, tfn, lmf)} == {8}
@@ -141,14 +144,14 @@ def test_a_run_in_the_way_of_a_later_row_is_noticed_before_the_first_is_trained(
     second = resolve(flags={**flags, "model.name": "tfn", "run.name": "mine"})
     before = sorted(path.name for path in workspace.runs.iterdir())
     with pytest.raises(RunError, match="run mine exists with other settings"):
-        contests.train_rows([first, second], workspace, Reporter())
+        train_all([first, second], workspace, Observer())
     assert sorted(path.name for path in workspace.runs.iterdir()) == before
 
 
 def test_stored_predictions_are_not_made_again(space: Path, names: dict[str, str]) -> None:
-    run = next(run for run in list_runs(Workspace(space)) if run.name == names["misa"])
+    run = next(run for run in Runs(Workspace(space)).usable() if run.name == names["misa"])
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")}
-    contests.ready_predictions([run], "test", Workspace(space), Reporter())
+    ready_predictions([run], "test", Workspace(space), Observer())
     assert run.predictions_path(1, "test") in before
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")} == before
 
@@ -367,7 +370,7 @@ def test_parameters_are_those_at_the_widths_of_the_store_and_the_encoder(space: 
     found = answer(run_in(space, f"models --store tiny --model misa --encoder {encoder} --json"))
     assert (found["dataset"], found["widths"]) == ("tiny", {"vision": 5, "audio": 3})
     assert (found["text_encoder"]["width"], found["text_encoder"]["known"]) == (16, True)
-    run = next(run for run in list_runs(Workspace(space)) if run.config.model.name == "misa")
+    run = next(run for run in Runs(Workspace(space)).usable() if run.config.model.name == "misa")
     stored = run.seed_result(1)
     assert stored is not None
     with_text = stored["parameters"]["all"]

@@ -15,7 +15,7 @@ from conki_cli.data.sources.characters import repair
 from conki_cli.data.sources.request import Options
 from conki_cli.data.store.records import SPLITS, Corpus
 from conki_cli.data.store.writing import write_store
-from conki_cli.experiments import plans as experiments
+from conki_cli.experiments.prediction import read_new
 from conki_cli.system.errors import SourceError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -153,11 +153,11 @@ def test_texts_of_a_label_file_beside_an_archive_are_repaired(tmp_path: Path) ->
 def test_new_texts_to_score_are_repaired_and_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text(f"text\n{APOSTROPHE}\nit\ufffds\n", encoding="utf-8")
     notes = Notes()
-    with experiments.read_new(None, tmp_path / "new.csv", None, "test", notes) as found:
+    with read_new(None, tmp_path / "new.csv", None, "test", notes) as found:
         assert found.texts == [REPAIRED, "it\ufffds"]
     assert notes.lines[0] == "repaired 1 text with characters of Windows-1252 that were read as Latin-1"
     assert notes.lines[1].startswith("warning: 1 text with characters that are lost")
-    with experiments.read_new([APOSTROPHE], None, None, "test", notes) as found:
+    with read_new([APOSTROPHE], None, None, "test", notes) as found:
         assert found.texts == [REPAIRED]
 
 

@@ -11,9 +11,12 @@ from conki_cli.data.sources import demo
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Corpus, Sample
 from conki_cli.data.store.writing import write_store
-from conki_cli.experiments.plans import ablate, demo_rows, finetune, predict_new
+from conki_cli.experiments.demo import demo_rows
+from conki_cli.experiments.prediction import predict_new
 from conki_cli.runs import evaluate_run, read_predictions
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from tests.run_support import ablate, finetune
 
 SENTENCES = demo.encoder_sentences()
 TARGET, EXTERNAL = demo.demo_corpus(), demo.demo_external_corpus()
@@ -240,9 +243,9 @@ def test_conki_is_better_than_without_external_data_and_than_without_adapters(
     write_store(workspace.store("demo"), demo.demo_corpus(draw))
     write_store(workspace.store("demo-external"), demo.demo_external_corpus(draw))
     rows = {label: row for label, row in demo_rows(None, seeds, "cpu").items() if label != "plain transfer"}
-    done = ablate(rows, workspace, Reporter())
+    done = ablate(rows, workspace, Observer())
     full, without_external, without_adapters = (
-        evaluate_run(run, "test", "all")["metrics"]["mae"]["mean"] for _, run in done
+        evaluate_run(run, "test", "all").metrics["mae"]["mean"] for _, run in done
     )
     assert full + 0.05 < min(without_external, without_adapters)
 
@@ -254,7 +257,7 @@ def test_a_real_pretrained_encoder_trains_on_the_demo_corpora(tmp_path: Path) ->
     workspace = Workspace(tmp_path)
     flags = {"data.dataset": "demo", "model.text_encoder": str(encoder), "run.device": "cpu"}
     short = ["pretraining.num_epochs=1", "optimizer.num_epochs=1", "optimizer.lr_encoders=3e-5"]
-    run = finetune(resolve(assignments=short, flags=flags), workspace, Reporter())
+    run = finetune(resolve(assignments=short, flags=flags), workspace, Observer())
     stored = read_predictions(run.predictions_path(1, "test"))
     with FeatureStore(workspace.store("demo")) as store:
         scored = predict_new(run, store.split("test"), "cpu")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from conki_cli.cli import app
 from conki_cli.cli.program import clips_path, store_path
 from conki_cli.data.sources import find_source
-from conki_cli.runs import find_run
+from conki_cli.runs import Runs
 from conki_cli.system.errors import EncoderError, RunError, SourceError, StoreError
 from conki_cli.system.workspace import Workspace, is_path
 from conki_cli.text.encoders import encoder_identity
@@ -89,18 +89,18 @@ def test_new_clips_are_given_by_name_or_path_and_a_folder_without_either_says_ho
 
 def test_a_run_is_given_by_name_or_path_and_a_folder_without_either_says_how(here: Path, trained: Trained) -> None:
     shutil.copytree(trained.run.path, here / "mine")
-    assert find_run(trained.workspace, "./mine").path == Path("mine")
-    assert find_run(trained.workspace, str(here / "mine")).path == here / "mine"
+    assert Runs(trained.workspace).find("./mine").path == Path("mine")
+    assert Runs(trained.workspace).find(str(here / "mine")).path == here / "mine"
     with pytest.raises(RunError, match=r"no run 'mine' lies below .*; ./mine means the one in the current folder"):
-        find_run(trained.workspace, "mine")
+        Runs(trained.workspace).find("mine")
     with pytest.raises(RunError, match=r"a run's folder has a result.json"):
-        find_run(trained.workspace, f"./{trained.run.name}")
+        Runs(trained.workspace).find(f"./{trained.run.name}")
 
 
 def test_a_run_named_here_by_a_path_is_not_that_of_the_workspace(here: Path, trained: Trained) -> None:
     shutil.copytree(trained.run.path, here / trained.run.name)
-    assert find_run(trained.workspace, f"./{trained.run.name}").path == Path(trained.run.name)
-    assert find_run(trained.workspace, trained.run.name).path == trained.run.path
+    assert Runs(trained.workspace).find(f"./{trained.run.name}").path == Path(trained.run.name)
+    assert Runs(trained.workspace).find(trained.run.name).path == trained.run.path
 
 
 def test_a_source_is_always_a_path(here: Path) -> None:

@@ -19,7 +19,8 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import store_lock
 from conki_cli.system.errors import ConkiError, SourceError
 from conki_cli.system.locks import locked
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 ROWS = ("a,1,good,1.5,train", "b,2,bad,-2,valid", "c,3,so so,0,test")
 
@@ -42,7 +43,7 @@ def texts(task: Preparation) -> list[str]:
         return store.split("train").texts
 
 
-class Interrupting(Reporter):
+class Interrupting(Observer):
     """Ctrl-C at the given call of any progress function."""
 
     def __init__(self, at: int) -> None:
@@ -61,7 +62,7 @@ class Interrupting(Reporter):
 
 
 def test_a_store_is_made_and_nothing_else_stays_but_the_lock(task: Preparation) -> None:
-    assert prepare(task, Reporter()) == task.path
+    assert prepare(task, Observer()) == task.path
     assert sorted(path.name for path in task.path.parent.iterdir()) == [".talks.h5.lock", "talks.h5"]
 
 
@@ -75,7 +76,7 @@ def write_features(path: Path) -> Path:
 
 @pytest.mark.parametrize("at", range(1, 9))
 def test_an_interruption_leaves_the_old_store(task: Preparation, at: int) -> None:
-    prepare(task, Reporter())
+    prepare(task, Observer())
     with pytest.raises(KeyboardInterrupt):  # calls: reading, audio of 3 splits, writing, audio of 3 splits
         prepare(replace(task, source=write_features(task.workspace.root / "new.pkl")), Interrupting(at))
     assert texts(task) == ["good"]
@@ -83,7 +84,7 @@ def test_an_interruption_leaves_the_old_store(task: Preparation, at: int) -> Non
 
 
 def test_without_an_interruption_the_new_store_replaces_the_old(task: Preparation) -> None:
-    prepare(task, Reporter())
+    prepare(task, Observer())
     prepare(replace(task, source=write_features(task.workspace.root / "new.pkl")), Interrupting(9))
     assert texts(task) == ["new"]
 
@@ -99,7 +100,7 @@ def test_a_second_process_is_refused_in_one_line(task: Preparation) -> None:
         locked(store_lock(task.path), what="x"),
         pytest.raises(ConkiError, match=r"another process is writing .*talks\.h5"),
     ):
-        prepare(task, Reporter())
+        prepare(task, Observer())
 
 
 def test_parts_of_a_killed_process_are_removed(task: Preparation) -> None:
@@ -108,7 +109,7 @@ def test_parts_of_a_killed_process_are_removed(task: Preparation) -> None:
     other = task.path.parent / ".mosi.h5.abc.part"
     for path in (old, other):
         path.write_bytes(b"half")
-    prepare(task, Reporter())
+    prepare(task, Observer())
     assert (old.exists(), other.exists()) == (False, True)
 
 
@@ -117,22 +118,22 @@ def test_leftovers_of_a_long_name_with_brackets_are_removed_too(task: Preparatio
     path.parent.mkdir()
     old = path.parent / f".{path.name[:100]}.abc.part"
     old.write_bytes(b"half")
-    prepare(replace(task, out=path), Reporter())
+    prepare(replace(task, out=path), Observer())
     assert path.exists()
     assert not old.exists()
 
 
 def test_strict_makes_errors_of_warnings_and_keeps_the_old_store(task: Preparation) -> None:
-    prepare(task, Reporter())
+    prepare(task, Observer())
     write_rows(task.workspace.root, "a,1,,1.5,train", *ROWS[1:])
     with pytest.raises(SourceError, match="empty text"):
-        prepare(replace(task, strict=True), Reporter())
+        prepare(replace(task, strict=True), Observer())
     assert texts(task) == ["good"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
 def test_killing_the_process_leaves_the_old_store_and_the_next_one_finishes(task: Preparation) -> None:
-    prepare(task, Reporter())
+    prepare(task, Observer())
     rows = [f"v{n},1,new {n},{n % 7 - 3},{('train', 'valid', 'test')[n % 3]}" for n in range(3000)]
     write_rows(task.workspace.root, *rows)
     command = [sys.executable, "-m", "conki_cli", "prepare", "--dataset", "talks", "--score-range", "-3..3"]
@@ -148,5 +149,5 @@ def test_killing_the_process_leaves_the_old_store_and_the_next_one_finishes(task
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert texts(task)[0] in ("new 0", "newer")
-    prepare(task, Reporter())
+    prepare(task, Observer())
     assert texts(task)[0] == "newer"

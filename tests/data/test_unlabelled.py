@@ -16,9 +16,11 @@ from conki_cli.data.store.describing import compare_stores, describe, describe_c
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.doctor import examine_named
-from conki_cli.experiments import plans as experiments
+from conki_cli.experiments.prediction import open_clips, predict_new
 from conki_cli.system.errors import ConkiError, SettingsError, SourceError, StoreError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from tests.run_support import finetune
 
 CLIPS = ["a$_$1", "a$_$2", "b$_$1"]
 
@@ -98,7 +100,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
 
 def store_of(source: Path, workspace: Workspace, **options: Any) -> Path:
     task = Preparation("new", workspace, source=source, options=Options(unlabelled=True, **options))
-    return prepare(task, Reporter())
+    return prepare(task, Observer())
 
 
 @pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
@@ -140,7 +142,7 @@ def test_splits_that_a_source_has_are_kept_together(tmp_path: Path) -> None:
 def test_without_the_option_the_refusal_names_it(make: Callable[[Path], Path], tmp_path: Path) -> None:
     task = Preparation("new", Workspace(tmp_path), source=make(tmp_path), score_range=(-3, 3))
     with pytest.raises(SourceError, match="--unlabelled") as error:
-        prepare(task, Reporter())
+        prepare(task, Observer())
     assert "\n" not in str(error.value)
 
 
@@ -156,7 +158,7 @@ def test_a_store_of_clips_to_be_scored_is_described_compared_and_examined(tmp_pa
         write_store(other, make_corpus("tiny", (3, 3, 3), seed=0, longest=4))
         with FeatureStore(other) as scored:
             assert compare_stores(store, scored)["common"] == 0
-    found = examine_named("new", path, workspace, Reporter())
+    found = examine_named("new", path, workspace, Observer())
     assert [finding.severity for finding in found] == ["ok"]
     assert "3 clips (to be scored)" in found[0].what
 
@@ -165,12 +167,12 @@ def test_what_makes_no_sense_for_clips_to_be_scored_is_refused(tmp_path: Path) -
     workspace, source = Workspace(tmp_path), table(tmp_path)
     options = Options(unlabelled=True)
     with pytest.raises(SettingsError, match="leave --score-range out"):
-        prepare(Preparation("new", workspace, source=source, options=options, score_range=(-3, 3)), Reporter())
+        prepare(Preparation("new", workspace, source=source, options=options, score_range=(-3, 3)), Observer())
     with pytest.raises(SourceError, match="leave --normalize zscore out"):
-        prepare(Preparation("new", workspace, source=source, options=options, normalize="zscore"), Reporter())
+        prepare(Preparation("new", workspace, source=source, options=options, normalize="zscore"), Observer())
     write_store(workspace.store("tiny"), make_corpus("tiny", (3, 3, 3), seed=0, longest=4))
     with pytest.raises(SettingsError, match="would replace them"):
-        prepare(Preparation("tiny", workspace, source=source, options=options), Reporter())
+        prepare(Preparation("tiny", workspace, source=source, options=options), Observer())
     (tmp_path / "no.csv").write_text("video_id,clip_id,text\n")
     with pytest.raises(SourceError, match="must have a row per clip"):
         store_of(tmp_path / "no.csv", workspace)
@@ -183,14 +185,14 @@ def test_training_on_clips_to_be_scored_is_refused_in_one_line(
     store_of(table(tmp_path), workspace)
     config = tiny_config("", f"data.{role}=new")
     with pytest.raises(StoreError, match="must have clips with scores") as error:
-        experiments.finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
     assert "\n" not in str(error.value)
     assert not any(workspace.runs.glob("*/"))
 
 
 def predictions(trained: Trained, path: Path, split: str | None = None) -> dict[str, float]:
-    with experiments.open_clips(trained.run, path, split, trained.workspace, Reporter()) as clips:
-        scored = experiments.predict_new(trained.run, clips, "cpu")["clips"]
+    with open_clips(trained.run, path, split, trained.workspace, Observer()) as clips:
+        scored = predict_new(trained.run, clips, "cpu")["clips"]
     return {clip["id"]: clip["prediction"] for clip in scored}
 
 
@@ -202,7 +204,7 @@ def test_a_raw_file_is_scored_as_its_store_is(trained: Trained, tmp_path: Path) 
     assert len(set(expected.values())) == 3
 
 
-class Notes(Reporter):
+class Notes(Observer):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -215,9 +217,7 @@ class Notes(Reporter):
 def test_texts_of_a_raw_file_are_repaired_and_that_is_said(trained: Trained, tmp_path: Path) -> None:
     part = {"id": CLIPS, "raw_text": ["it&#39;s", "y", "z"], "audio": padded(3), "vision": padded(5)}
     notes = Notes()
-    with experiments.open_clips(
-        trained.run, pickled(tmp_path, {"test": part}), None, trained.workspace, notes
-    ) as clips:
+    with open_clips(trained.run, pickled(tmp_path, {"test": part}), None, trained.workspace, notes) as clips:
         assert clips.texts == ["it's", "y", "z"]
     assert any("clips.pkl: repaired 1 text with" in line for line in notes.lines)
 

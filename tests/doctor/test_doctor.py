@@ -20,14 +20,15 @@ from conki_cli.data.store.seal import SEALED
 from conki_cli.data.store.writing import store_lock
 from conki_cli.doctor import Finding, examine, examine_named
 from conki_cli.doctor.machine import disk_finding, machine_findings, this_machine
-from conki_cli.experiments import plans as experiments
 from conki_cli.runs import Run
 from conki_cli.system.errors import CheckpointError, ConkiError
 from conki_cli.system.files import append_line, write_json
 from conki_cli.system.locks import locked
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
 from conki_cli.training.inference import load_model
+from tests.run_support import finetune
 
 Damage = Callable[[Path], object]
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"
@@ -41,7 +42,7 @@ def space(tmp_path: Path, trained: Trained) -> Path:
 
 def wrong(space: Path) -> list[Finding]:
     """Return what is found of files, but for what is sound."""
-    found = examine(Workspace(space), Reporter())
+    found = examine(Workspace(space), Observer())
     return [finding for finding in found if is_wrong(finding) and Path(finding.subject) != space]
 
 
@@ -52,7 +53,7 @@ def is_wrong(finding: Finding) -> bool:
 
 def wrong_in(run: Run) -> list[Finding]:
     """Return what is found of a run but for what is sound."""
-    found = examine_named(str(run.path), run.path, Workspace(run.path.parents[1]), Reporter())
+    found = examine_named(str(run.path), run.path, Workspace(run.path.parents[1]), Observer())
     return [finding for finding in found if is_wrong(finding)]
 
 
@@ -110,21 +111,21 @@ def changed_frame(path: Path, value: float = 0.5) -> None:
 
 
 def test_of_a_sound_workspace_everything_is_listed_as_sound(space: Path) -> None:
-    found = examine(Workspace(space), Reporter())
+    found = examine(Workspace(space), Observer())
     assert wrong(space) == []
     assert {"tiny.h5", "tiny-external.h5", run_of(space).name, "seed-1"} <= {Path(one.subject).name for one in found}
 
 
 def test_nothing_is_changed(space: Path) -> None:
     before = snapshot(space)
-    examine(Workspace(space), Reporter())
+    examine(Workspace(space), Observer())
     assert snapshot(space) == before
 
 
 def test_what_version_1_wrote_has_no_fault_and_its_checkpoints_no_checksums(tmp_path: Path) -> None:
     copied = Path(shutil.copytree(VERSION_1, tmp_path / "version_1"))
     assert [finding.what for finding in wrong(copied) if finding.severity == "fault"] == []
-    seeds = [one for one in examine(Workspace(copied), Reporter()) if Path(one.subject).name == "seed-1"]
+    seeds = [one for one in examine(Workspace(copied), Observer()) if Path(one.subject).name == "seed-1"]
     assert all("its checkpoints were written before there were checksums" in one.what for one in seeds)
 
 
@@ -186,7 +187,7 @@ def test_a_store_of_a_newer_version_asks_for_a_newer_conki(space: Path) -> None:
 def test_a_store_that_was_normalised_elsewhere_is_made_again_with_the_same_options(space: Path, tmp_path: Path) -> None:
     path = Path(shutil.copyfile(space / "features" / "tiny.h5", tmp_path / "mine.h5"))
     changed_frame(path)
-    found = only(examine_named(str(path), path, Workspace(space), Reporter()))
+    found = only(examine_named(str(path), path, Workspace(space), Observer()))
     assert f"`conki prepare --dataset tiny --out {path} --workspace {space}`" in found.advice
 
 
@@ -367,7 +368,7 @@ def test_predictions_of_other_clips_than_those_of_the_store_are_found(space: Pat
 
 def test_metrics_of_a_run_that_are_not_those_of_its_seeds_are_found(space: Path) -> None:
     run = run_of(space)
-    metrics = run.result["metrics"]
+    metrics = run.record.metrics
     metrics["test"]["mae"]["values"][1] += 0.01
     edit_json(run.path / "result.json", metrics=metrics)
     found = only(wrong_in(run))
@@ -570,7 +571,7 @@ def unfinished(workspace: Workspace, tiny_config: MakeConfig) -> Path:
     """A workspace with one run, stopped in its second epoch of three, with the checkpoint before the last."""
     config = tiny_config("", "model.name=lmf", "optimizer.num_epochs=3", "data.external=none", name="cut")
     with pytest.raises(KeyboardInterrupt):
-        experiments.finetune(config, workspace, Notes(interrupt_at="epoch 3/3"))
+        finetune(config, workspace, Notes(interrupt_at="epoch 3/3"))
     checkpoints = workspace.runs / "cut" / "seed-1" / "checkpoints"
     if not (checkpoints / "previous.safetensors").exists():
         shutil.copyfile(checkpoints / "last.safetensors", checkpoints / "previous.safetensors")
@@ -751,13 +752,13 @@ def test_a_nearly_full_disk_is_a_remark() -> None:
 
 
 def test_a_workspace_that_is_missing_or_a_file_is_a_fault(tmp_path: Path) -> None:
-    found = [one for one in examine(Workspace(tmp_path / "nowhere"), Reporter()) if one.severity == "fault"]
+    found = [one for one in examine(Workspace(tmp_path / "nowhere"), Observer()) if one.severity == "fault"]
     assert only(found).what == "there is no such folder"
 
 
 def test_a_workspace_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
-    found = [one for one in examine(Workspace(tmp_path), Reporter()) if one.severity == "fault"]
+    found = [one for one in examine(Workspace(tmp_path), Observer()) if one.severity == "fault"]
     assert only(found).what == "nothing can be written here: no store, no run"
 
 
@@ -807,7 +808,7 @@ def test_a_run_folder_without_its_result_is_still_found_by_name(space: Path) -> 
 
 def test_a_name_of_nothing_is_refused(space: Path) -> None:
     with pytest.raises(ConkiError, match="no store and no run 'nothing' is there: give a file, a data set below"):
-        examine_named("nothing", space / "features" / "nothing.h5", Workspace(space), Reporter())
+        examine_named("nothing", space / "features" / "nothing.h5", Workspace(space), Observer())
 
 
 def test_json_holds_every_finding(space: Path) -> None:

@@ -197,13 +197,13 @@ def test_text_of_zeros_leaves_the_interactions_nothing_but_their_biases(small: S
 
 def test_the_first_epochs_correlate_and_are_not_judged(small: SentimentModel) -> None:
     assert [small.passes(epoch) for epoch in (1, 3, 4)] == [("cca",), ("cca",), ("main",)]
-    assert [small.judged(epoch) for epoch in (1, 3, 4)] == [False, False, True]
+    assert [small.counts_for_selection(epoch) for epoch in (1, 3, 4)] == [False, False, True]
 
 
 def test_without_epochs_of_correlation_the_scores_are_learnt_at_once() -> None:
     model = make("iccn", {**SMALL, "iccn.cca_epochs": 0})
     assert model.passes(1) == ("main",)
-    assert model.judged(1)
+    assert model.counts_for_selection(1)
 
 
 def test_the_correlation_has_a_batch_size_of_its_own(small: SentimentModel) -> None:
@@ -235,7 +235,7 @@ def test_a_batch_of_as_many_clips_as_features_is_not_correlated(small: Sentiment
 def test_joint_learns_both_losses_in_one_phase(encoder: Path) -> None:
     settings = {**SMALL, "iccn.joint": True, "iccn.joint_weight": 0.3}
     model, batch = make("iccn", settings, text=text_encoder(encoder)), batch_of(token_ids=True)
-    assert (model.phases, model.passes(1), model.judged(1)) == (("main",), ("main",), True)
+    assert (model.phases, model.passes(1), model.counts_for_selection(1)) == (("main",), ("main",), True)
     model.start_phase(1, "main")
     output = model.eval()(batch)
     terms = model.loss(output, batch, "main")

@@ -280,7 +280,7 @@ def test_the_paired_test_is_of_the_seeds_in_common_and_welchs_of_all_seeds(make_
 def test_the_difference_is_that_of_the_means_in_the_table(make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.4, 3: 0.5}), make_run("b", {2: 0.9, 3: 0.8, 7: 0.7}, model="misa")]
     found = compare(read_systems(runs, "test", "all"), num_draws=50)
-    means = [system.result["metrics"]["mae"]["mean"] for system in found.systems]
+    means = [system.result.metrics["mae"]["mean"] for system in found.systems]
     assert (found.verdicts[0].cells or {})["mae"]["difference"] == pytest.approx(means[1] - means[0])
 
 
@@ -388,9 +388,9 @@ def test_seeds_that_were_not_asked_for_are_left_out(make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.4, 3: 5.0}), make_run("b", {1: 0.9, 2: 0.8, 3: 0.1}, model="misa")]
     systems = read_systems(runs, "test", "all", seeds=(2, 1))
     assert [system.seeds for system in systems] == [(1, 2), (1, 2)]
-    assert [system.result["seeds"] for system in systems] == [[1, 2], [1, 2]]
-    assert len(systems[0].result["metrics"]["mae"]["values"]) == len(systems[0].result["predictions"]) == 2
-    assert systems[0].result["metrics"]["mae"]["mean"] < 1
+    assert [system.result.seeds for system in systems] == [[1, 2], [1, 2]]
+    assert len(systems[0].result.metrics["mae"]["values"]) == len(systems[0].result.predictions) == 2
+    assert systems[0].result.metrics["mae"]["mean"] < 1
 
 
 def test_systems_are_named_by_model_switches_and_external_data(make_run: MakeRun) -> None:

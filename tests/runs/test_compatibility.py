@@ -12,13 +12,15 @@ from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.describing import describe
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments.plans import finetune, predict_new
+from conki_cli.experiments.prediction import predict_new
 from conki_cli.model.batches import open_inputs
-from conki_cli.runs import Run, describe_runs, digest_of, evaluate_run
+from conki_cli.runs import Run, Runs, digest_of, evaluate_run
 from conki_cli.system.environment import choose_device
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job, build_model
+from tests.run_support import finetune
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"
 
@@ -54,11 +56,11 @@ def losses_of(root: Path, recipe: str, *, dropout: bool) -> list[dict[str, float
             FeatureStore(root / "features" / "tiny-external.h5") as external,
         ):
             inputs = open_inputs(stage, target, external, str(root / "encoder"))
-            job = Job(stage, Run(root), inputs, str(root / "encoder"), choose_device("cpu"), Reporter())
-            progress, plan = training.start(build_model(job, 1, None), stage), training.plan_of(stage, 1)
+            job = Job(stage, Run(root), inputs, str(root / "encoder"), choose_device("cpu"), Observer())
+            progress, plan = training.start(build_model(job, 1, None), stage), training.schedule_of(stage, 1)
             train = inputs.batches("train", batch_size=plan.batch_size, seed=1)
             valid = inputs.batches("valid", batch_size=plan.batch_size)
-            for epoch in training.fit(progress, train, valid, plan, device=job.device, reporter=Reporter()):
+            for epoch in training.fit(progress, train, valid, plan, device=job.device, observer=Observer()):
                 found.append({**epoch.losses, "mae": epoch.metrics["mae"]})
     return found
 
@@ -80,9 +82,9 @@ def test_a_store_of_version_1_reads_as_it_was_written(copied: Workspace, expecte
 
 
 def test_a_run_of_version_1_is_listed_and_evaluated(copied: Workspace, expected: dict[str, Any]) -> None:
-    states = {entry["kind"]: entry["state"] for entry in describe_runs(copied)}
+    states = {entry["kind"]: entry["state"] for entry in Runs(copied).described()}
     assert states == {"pretrain": "finished", "finetune": "finished"}
-    metrics = evaluate_run(fine_tuned(copied), "test", "all")["metrics"]
+    metrics = evaluate_run(fine_tuned(copied), "test", "all").metrics
     assert metrics["mae"]["values"] == pytest.approx(expected["metrics"]["mae"]["values"], abs=1e-9)
 
 
@@ -153,10 +155,10 @@ def test_an_unfinished_run_of_version_1_continues_from_its_own_stage_1(copied: W
     (run.seed_folder(1) / "result.json").unlink()
     config = run.config.with_values("model", text_encoder=str(copied.root / "encoder"))
     before = {path.name for path in copied.runs.iterdir()}
-    finetune(config, copied, Reporter())
+    finetune(config, copied, Observer())
     assert {path.name for path in copied.runs.iterdir() if not path.name.startswith(".")} == before
     assert run.is_finished
 
 
 def fine_tuned(workspace: Workspace) -> Run:
-    return next(run for run in map(Run, workspace.runs.iterdir()) if run.result["stage"] == "finetune")
+    return next(run for run in map(Run, workspace.runs.iterdir()) if run.record.stage == "finetune")

@@ -13,7 +13,8 @@ from conki_cli.cli import app
 from conki_cli.doctor import examine_named
 from conki_cli.runs import Run, evaluate_run, learning_warnings, median_of
 from conki_cli.system.files import write_json
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"
 
@@ -43,14 +44,14 @@ def evaluated(run: Run, *words: str) -> str:
 def test_the_best_constant_is_the_median_of_the_training_scores() -> None:
     test = np.array([1.0, -1.0, 3.0], dtype=np.float32)
     found = median_of(np.array([-3.0, 0.5, 2.0], dtype=np.float32), {"test": test}, (-3.0, 3.0))
-    assert found["score"] == 0.5
-    assert found["metrics"]["test"]["mae"] == pytest.approx((0.5 + 1.5 + 2.5) / 3)
-    assert np.isnan(found["metrics"]["test"]["corr"])
+    assert found.score == 0.5
+    assert found.metrics["test"]["mae"] == pytest.approx((0.5 + 1.5 + 2.5) / 3)
+    assert np.isnan(found.metrics["test"]["corr"])
 
 
 def test_it_stands_in_the_result_and_is_said_before_training(trained: Trained) -> None:
-    train = trained.run.seed_result(1)["median"]
-    assert trained.run.result["median"] == train
+    train = trained.run.seed_result(1).median
+    assert trained.run.record.median == train
     assert train["metrics"].keys() == {"valid", "test"}
     mae = train["metrics"]["valid"]["mae"]
     assert f"predicting the training median ({train['score']:.2f}) has validation MAE {mae:.3f}" in trained.lines
@@ -81,7 +82,7 @@ def test_a_best_epoch_that_is_the_last_may_not_be_the_best(run: Run) -> None:
 def test_the_median_is_the_last_line_of_a_table_and_warnings_stand_below(run: Run, tmp_path: Path) -> None:
     set_result(run, 1, valid_mae=0.99)
     run_text = evaluated(run, "--export", str(tmp_path / "table.md"), "--split", "test")
-    mae = evaluate_run(run, "test", "all")["median"]["metrics"]["mae"]
+    mae = evaluate_run(run, "test", "all").median["metrics"]["mae"]
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
     assert rows[-1].startswith(f"| predicting the training median | {mae:.3f} | - |")
     assert "warning: ConKI, seeds 1, 2 did not learn" in run_text
@@ -90,19 +91,19 @@ def test_the_median_is_the_last_line_of_a_table_and_warnings_stand_below(run: Ru
 def test_json_has_the_median_and_the_warnings(run: Run) -> None:
     set_result(run, 1, valid_mae=0.99)
     found = json.loads(evaluated(run, "--json"))
-    assert found["median"]["metrics"]["corr"] is None
-    assert found["warnings"][0].startswith("seeds 1, 2 did not learn")
+    assert found.median.metrics["corr"] is None
+    assert found.warnings[0].startswith("seeds 1, 2 did not learn")
 
 
 def test_the_doctor_remarks_on_it(run: Run) -> None:
     set_result(run, 1, valid_mae=0.99)
-    found = examine_named(str(run.path), run.path, Workspace(run.path.parents[1]), Reporter())
+    found = examine_named(str(run.path), run.path, Workspace(run.path.parents[1]), Observer())
     (finding,) = [one for one in found if "did not learn" in one.what]
     assert finding.severity == "remark"
 
 
 def test_a_run_of_version_1_did_not_store_the_median(tmp_path: Path) -> None:
     root = Path(shutil.copytree(VERSION_1, tmp_path / "space"))
-    run = next(one for one in map(Run, (root / "runs").iterdir()) if one.result["stage"] == "finetune")
-    assert evaluate_run(run, "test", "all")["median"] is None
+    run = next(one for one in map(Run, (root / "runs").iterdir()) if one.record.stage == "finetune")
+    assert evaluate_run(run, "test", "all").median is None
     assert "predicting the training median" not in evaluated(run)

@@ -9,11 +9,13 @@ from conftest import MakeConfig, Notes, make_corpus
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.doctor import examine_named
-from conki_cli.experiments import plans as experiments
+from conki_cli.experiments.prediction import open_clips, predict_new, predict_split
 from conki_cli.runs import Run, read_predictions, read_scale
 from conki_cli.system.errors import ConkiError, RunError
 from conki_cli.system.files import read_json
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from tests.run_support import finetune
 
 QUICK = ("data.external=none", "optimizer.num_epochs=1", "run.cache=off")
 SIZES = (13, 6, 6)
@@ -23,12 +25,12 @@ SIZES = (13, 6, 6)
 def scaled(workspace: Workspace, tiny_config: MakeConfig) -> tuple[Workspace, Run]:
     """A run that was trained on z-scores, with its training store."""
     write_store(workspace.store("tiny"), make_corpus("tiny", SIZES, seed=1, longest=6), normalize="zscore")
-    return workspace, experiments.finetune(tiny_config("C1+T", *QUICK), workspace, Reporter())
+    return workspace, finetune(tiny_config("C1+T", *QUICK), workspace, Observer())
 
 
-def scores(run: Run, store: Path, workspace: Workspace, notes: Reporter | None = None) -> list[float]:
-    with experiments.open_clips(run, store, None, workspace, notes or Reporter()) as clips:
-        return [clip["prediction"] for clip in experiments.predict_new(run, clips, "cpu")["clips"]]
+def scores(run: Run, store: Path, workspace: Workspace, notes: Observer | None = None) -> list[float]:
+    with open_clips(run, store, None, workspace, notes or Observer()) as clips:
+        return [clip["prediction"] for clip in predict_new(run, clips, "cpu")["clips"]]
 
 
 def test_raw_clips_get_the_moments_of_training_and_so_the_same_scores(scaled: tuple[Workspace, Run]) -> None:
@@ -45,7 +47,7 @@ def test_the_training_store_itself_stays_as_it_is(scaled: tuple[Workspace, Run])
     workspace, run = scaled
     stored = read_predictions(run.predictions_path(1, "test")).predictions
     assert scores(run, workspace.store("tiny"), workspace) == [float(p) for p in stored]
-    experiments.predict_split(run, "train", workspace, Reporter())
+    predict_split(run, "train", workspace, Observer())
     assert run.predictions_exist("train")
 
 
@@ -59,7 +61,7 @@ def test_z_scores_of_another_store_are_refused(scaled: tuple[Workspace, Run]) ->
 
 
 def test_z_scores_are_refused_by_a_run_of_raw_frames_too(workspace: Workspace, tiny_config: MakeConfig) -> None:
-    run = experiments.finetune(tiny_config("C1+T", *QUICK), workspace, Reporter())
+    run = finetune(tiny_config("C1+T", *QUICK), workspace, Observer())
     other = workspace.root / "room.h5"
     write_store(other, make_corpus("tiny", SIZES, seed=1, longest=6), normalize="zscore")
     with pytest.raises(RunError, match="trained on raw frames"):
@@ -69,7 +71,7 @@ def test_z_scores_are_refused_by_a_run_of_raw_frames_too(workspace: Workspace, t
 
 
 def test_a_run_that_reads_no_frames_takes_any_store(workspace: Workspace, tiny_config: MakeConfig) -> None:
-    run = experiments.finetune(tiny_config("C1+V+A", *QUICK), workspace, Reporter())
+    run = finetune(tiny_config("C1+V+A", *QUICK), workspace, Observer())
     other = workspace.root / "room.h5"
     write_store(other, make_corpus("tiny", SIZES, seed=9, longest=6), normalize="zscore")
     assert len(scores(run, other, workspace)) == 6
@@ -111,5 +113,5 @@ def test_a_damaged_scale_is_one_line(text: str, scaled: tuple[Workspace, Run]) -
 def test_the_doctor_finds_a_damaged_scale(scaled: tuple[Workspace, Run]) -> None:
     workspace, run = scaled
     (run.path / "normalization.json").write_text("{}")
-    found = examine_named(run.name, workspace.store("x"), workspace, Reporter())
+    found = examine_named(run.name, workspace.store("x"), workspace, Observer())
     assert [f.severity for f in found if f.subject.endswith("normalization.json")] == ["fault"]

@@ -16,19 +16,16 @@ from hypothesis import strategies as st
 
 from conki_cli.config.resolving import from_toml, stage_one
 from conki_cli.config.sections import RunConfig
-from conki_cli.experiments.plans import predict_split
+from conki_cli.experiments.prediction import predict_split
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs import (
     Predictions,
     Run,
+    Runs,
     check_name,
     default_name,
-    describe_runs,
     digest_of,
     evaluate_run,
-    find_run,
-    list_runs,
-    open_run,
     read_predictions,
     write_predictions,
     write_scores,
@@ -36,7 +33,9 @@ from conki_cli.runs import (
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import ConkiError, RunError
 from conki_cli.system.files import read_json, write_json
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from tests.run_support import begin
 
 RANGE = (-3.0, 3.0)
 
@@ -83,7 +82,7 @@ def test_a_fine_tuned_run_folder_holds_exactly_what_is_promised(trained: Trained
 
 def test_stage_1_never_predicts_a_test_split(trained: Trained) -> None:
     assert [path.name for path in (trained.first.seed_folder(1) / "predictions").iterdir()] == ["valid.csv"]
-    assert trained.first.result["metrics"].keys() == {"valid"}
+    assert trained.first.record.metrics.keys() == {"valid"}
 
 
 def test_nothing_in_a_workspace_is_pickled_or_left_over(trained: Trained) -> None:
@@ -124,7 +123,7 @@ def test_the_environment_survives_a_package_that_is_not_installed() -> None:
 
 def test_config_toml_reproduces_the_run(trained: Trained) -> None:
     assert from_toml(trained.run.path / "config.toml") == trained.config
-    assert digest_of(trained.run.config) == trained.run.result["digest"]
+    assert digest_of(trained.run.config) == trained.run.record.digest
 
 
 # --- names -----------------------------------------------------------------------------------------------------
@@ -187,64 +186,64 @@ def test_an_ordinary_name_passes(name: str) -> None:
 
 
 def test_the_same_settings_find_the_same_run_and_add_their_seeds(place: Workspace, tiny_config: MakeConfig) -> None:
-    one = open_run(place, hub(tiny_config(seeds=(3, 1))), {"tiny": "a"}, RANGE)
-    other = open_run(place, hub(tiny_config(seeds=(2,))), {"tiny": "a"}, RANGE)
+    one = begin(place, hub(tiny_config(seeds=(3, 1))), {"tiny": "a"}, RANGE)
+    other = begin(place, hub(tiny_config(seeds=(2,))), {"tiny": "a"}, RANGE)
     assert one == other
-    assert other.result["seeds"] == [1, 2, 3]
+    assert other.record.seeds == [1, 2, 3]
     assert other.config.run.seeds == (1, 2, 3)
 
 
 def test_a_renamed_run_is_found_by_its_settings(place: Workspace, tiny_config: MakeConfig) -> None:
-    run = open_run(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
+    run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
     run.path.rename(place.runs / "renamed")
-    assert open_run(place, hub(tiny_config()), {"tiny": "a"}, RANGE).name == "renamed"
+    assert begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE).name == "renamed"
 
 
 def test_the_same_name_with_other_settings_is_refused(place: Workspace, tiny_config: MakeConfig) -> None:
-    open_run(place, hub(tiny_config(name="mine")), {"tiny": "a"}, RANGE)
+    begin(place, hub(tiny_config(name="mine")), {"tiny": "a"}, RANGE)
     with pytest.raises(RunError, match=r"run mine exists .* \(model\.drop was nothing, is now .*C4.*another --name"):
-        open_run(place, hub(tiny_config("C4", name="mine")), {"tiny": "a"}, RANGE)
+        begin(place, hub(tiny_config("C4", name="mine")), {"tiny": "a"}, RANGE)
 
 
 def test_a_store_whose_clips_changed_is_refused(place: Workspace, tiny_config: MakeConfig) -> None:
-    open_run(place, hub(tiny_config()), {"tiny": "a", "tiny-external": "b"}, RANGE)
+    begin(place, hub(tiny_config()), {"tiny": "a", "tiny-external": "b"}, RANGE)
     with pytest.raises(RunError, match="trained on another version of the store tiny-external"):
-        open_run(place, hub(tiny_config()), {"tiny": "a", "tiny-external": "c"}, RANGE)
+        begin(place, hub(tiny_config()), {"tiny": "a", "tiny-external": "c"}, RANGE)
 
 
 def test_a_run_of_a_newer_schema_is_refused_clearly(place: Workspace, tiny_config: MakeConfig) -> None:
-    run = open_run(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
-    write_json(run.path / "result.json", {**run.result, "schema": 2})
+    run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
+    write_json(run.path / "result.json", {**run.record.as_json(), "schema": 2})
     with pytest.raises(RunError, match=r"has schema 2, this conki .* knows up to 1: install a newer conki"):
-        _ = run.result
+        _ = run.record
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
 def test_a_damaged_result_is_one_line(place: Workspace, tiny_config: MakeConfig, content: str) -> None:
-    run = open_run(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
+    run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
     (run.path / "result.json").write_text(content, encoding="utf-8")
     with pytest.raises(ConkiError) as error:
-        _ = run.result
+        _ = run.record
     assert "result.json must" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_without_a_name_the_newest_finished_fine_tuning_is_meant(trained: Trained, place: Workspace) -> None:
-    assert find_run(trained.workspace, None) == trained.run
+    assert Runs(trained.workspace).find(None) == trained.run
     with pytest.raises(RunError, match="no finished fine-tuning run lies below"):
-        find_run(place, None)
+        Runs(place).find(None)
 
 
 def test_a_run_is_found_by_name_and_by_path(trained: Trained) -> None:
-    assert find_run(trained.workspace, trained.run.name) == trained.run
-    assert find_run(Workspace(Path("nowhere")), str(trained.run.path)) == trained.run
+    assert Runs(trained.workspace).find(trained.run.name) == trained.run
+    assert Runs(Workspace(Path("nowhere"))).find(str(trained.run.path)) == trained.run
     with pytest.raises(RunError, match="no run 'other' lies below"):
-        find_run(trained.workspace, "other")
+        Runs(trained.workspace).find("other")
 
 
 def test_runs_are_listed_oldest_first_and_described(trained: Trained) -> None:
-    assert list_runs(trained.workspace) == [trained.first, trained.run]
-    entries = describe_runs(trained.workspace)
+    assert Runs(trained.workspace).usable() == [trained.first, trained.run]
+    entries = Runs(trained.workspace).described()
     assert [entry["kind"] for entry in entries] == ["pretrain", "finetune"]
     assert [entry["dataset"] for entry in entries] == ["tiny-external", "tiny"]
     assert entries[1]["state"] == "finished"
@@ -254,7 +253,7 @@ def test_runs_are_listed_oldest_first_and_described(trained: Trained) -> None:
 
 
 def test_an_empty_workspace_has_no_runs(place: Workspace) -> None:
-    assert describe_runs(place) == []
+    assert Runs(place).described() == []
 
 
 # --- predictions and metrics -----------------------------------------------------------------------------------
@@ -356,7 +355,7 @@ def test_edited_predictions_of_stage_1_are_trained_again_for_it_predicts_nothing
 def test_predictions_that_are_made_again_are_those_that_were_measured(copied: Trained) -> None:
     before = evaluate_run(copied.run, "test", "all")
     copied.run.predictions_path(1, "test").unlink()
-    predict_split(copied.run, "test", copied.workspace, Reporter())
+    predict_split(copied.run, "test", copied.workspace, Observer())
     assert evaluate_run(copied.run, "test", "all") == before
 
 
@@ -375,7 +374,7 @@ def test_of_two_seeds_with_other_clips_neither_is_blamed(copied: Trained, seed: 
 
 def test_of_three_seeds_the_one_with_other_clips_is_named(copied: Trained) -> None:
     shutil.copytree(copied.run.seed_folder(2), copied.run.seed_folder(3))
-    write_json(copied.run.path / "result.json", {**copied.run.result, "seeds": [1, 2, 3]})
+    write_json(copied.run.path / "result.json", {**copied.run.record.as_json(), "seeds": [1, 2, 3]})
     reorder(copied.run.predictions_path(1, "test"))
     with pytest.raises(RunError, match=r"seed-1/predictions/test\.csv must .* as the files of the other seeds but"):
         evaluate_run(copied.run, "test", "all")
@@ -398,24 +397,24 @@ def test_the_results_metrics_are_those_of_the_stored_predictions(trained: Traine
     for seed in (1, 2):
         found = read_predictions(trained.run.predictions_path(seed, split))
         expected = sentiment_metrics(found.predictions, found.scores, score_range=RANGE)
-        stored = trained.run.seed_result(seed)["metrics"][split]
+        stored = trained.run.seed_result(seed).metrics[split]
         for name, value in expected.items():
             assert stored[name] == (None if math.isnan(value) else pytest.approx(value, abs=1e-12)), name
 
 
 def test_a_result_is_the_mean_over_the_seeds(trained: Trained) -> None:
     found = evaluate_run(trained.run, "test", "all")
-    values = [trained.run.seed_result(seed)["metrics"]["test"]["mae"] for seed in (1, 2)]
-    assert found["metrics"]["mae"]["values"] == pytest.approx(values)
-    assert found["metrics"]["mae"]["mean"] == pytest.approx(np.mean(values))
-    assert found["metrics"]["mae"]["std"] == pytest.approx(np.std(values, ddof=1))
-    assert trained.run.result["metrics"]["test"]["mae"]["mean"] == pytest.approx(np.mean(values))
-    assert (found["dataset"], found["split"], found["n"], found["seeds"]) == ("tiny", "test", 6, [1, 2])
-    assert all(Path(path).is_file() for path in found["predictions"])
+    values = [trained.run.seed_result(seed).metrics["test"]["mae"] for seed in (1, 2)]
+    assert found.metrics["mae"]["values"] == pytest.approx(values)
+    assert found.metrics["mae"]["mean"] == pytest.approx(np.mean(values))
+    assert found.metrics["mae"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert trained.run.record.metrics["test"]["mae"]["mean"] == pytest.approx(np.mean(values))
+    assert (found.dataset, found.split, found.n, found.seeds) == ("tiny", "test", 6, [1, 2])
+    assert all(Path(path).is_file() for path in found.predictions)
 
 
 def test_a_stage_1_run_is_measured_on_the_external_set(trained: Trained) -> None:
-    assert evaluate_run(trained.first, "valid", "all")["dataset"] == "tiny-external"
+    assert evaluate_run(trained.first, "valid", "all").dataset == "tiny-external"
 
 
 def test_the_nonzero_protocol_leaves_out_scores_of_zero(copied: Trained) -> None:
@@ -427,11 +426,11 @@ def test_the_nonzero_protocol_leaves_out_scores_of_zero(copied: Trained) -> None
     for seed in (1, 2):
         write_json(copied.run.seed_folder(seed) / "result.json", {"metrics": {}})
     expected = np.abs(found.predictions - scores)[scores != 0].mean(dtype=np.float64)
-    assert evaluate_run(copied.run, "test", "nonzero")["metrics"]["mae"]["values"][0] == pytest.approx(expected)
+    assert evaluate_run(copied.run, "test", "nonzero").metrics["mae"]["values"][0] == pytest.approx(expected)
 
 
 def test_a_run_without_a_finished_seed_cannot_be_evaluated(place: Workspace, tiny_config: MakeConfig) -> None:
-    run = open_run(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
+    run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
     with pytest.raises(RunError, match="has no finished seed: give the command that began it again"):
         evaluate_run(run, "test", "all")
 
@@ -445,7 +444,7 @@ def test_scores_of_new_clips_are_written_with_one_column_per_seed(tmp_path: Path
 
 
 def test_the_silent_reporter_accepts_everything() -> None:
-    reporter = Reporter()
-    reporter.say("line")
-    with reporter.steps("label", 3) as advance:
+    observer = Observer()
+    observer.say("line")
+    with observer.steps("label", 3) as advance:
         assert advance(1, "remark") is None

@@ -10,14 +10,15 @@ from conftest import MakeConfig, Notes
 from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.data.store.records import Corpus, Sample
 from conki_cli.data.store.writing import write_store
-from conki_cli.experiments import plans as experiments
 from conki_cli.reporting.comparison import compare, read_systems
 from conki_cli.reporting.tables.export import export_table
 from conki_cli.reporting.tables.systems import run_row, table_info
-from conki_cli.runs import Run, describe_runs, evaluate_run, read_predictions
+from conki_cli.runs import Run, Runs, evaluate_run, read_predictions
 from conki_cli.system.errors import ConkiError, SettingsError
 from conki_cli.system.files import read_json, write_json
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from tests.run_support import finetune
 
 QUICK = ("data.dataset=stars", "data.external=none", "optimizer.num_epochs=1")
 
@@ -35,25 +36,25 @@ def write_stars(path: Path) -> None:
 def stars(workspace: Workspace, tiny_config: MakeConfig) -> tuple[Workspace, Run]:
     """A run of two seeds on scores from 1 to 5, without a threshold."""
     write_stars(workspace.store("stars"))
-    return workspace, experiments.finetune(tiny_config("C1", *QUICK, seeds=(1, 2)), workspace, Reporter())
+    return workspace, finetune(tiny_config("C1", *QUICK, seeds=(1, 2)), workspace, Observer())
 
 
 def test_a_run_keeps_its_threshold_and_is_not_trained_again_for_another(
     stars: tuple[Workspace, Run], tiny_config: MakeConfig
 ) -> None:
     workspace, run = stars
-    assert run.result["metrics"]["test"]["acc2_nonneg"]["mean"] is None
+    assert run.record.metrics["test"]["acc2_nonneg"]["mean"] is None
     before = run.checkpoint(1, "best").stat().st_mtime_ns
     notes = Notes()
-    again = experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, notes)
+    again = finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, notes)
     assert "the run's threshold between two classes was None and is now 3.0" in notes.lines
     assert (again.name, again.config.data.threshold) == (run.name, 3.0)
     assert run.checkpoint(1, "best").stat().st_mtime_ns == before
     found = read_predictions(run.predictions_path(2, "test"))
     expected = float(np.mean((found.predictions >= 3) == (found.scores >= 3)))
-    assert evaluate_run(run, "test", "all")["metrics"]["acc2_nonneg"]["values"][1] == pytest.approx(expected)
-    assert run.result["metrics"]["test"]["acc2_nonneg"]["values"][1] == pytest.approx(expected)
-    experiments.finetune(tiny_config("C1", *QUICK), workspace, Reporter())
+    assert evaluate_run(run, "test", "all").metrics["acc2_nonneg"]["values"][1] == pytest.approx(expected)
+    assert run.record.metrics["test"]["acc2_nonneg"]["values"][1] == pytest.approx(expected)
+    finetune(tiny_config("C1", *QUICK), workspace, Observer())
     assert run.config.data.threshold == 3.0
 
 
@@ -61,20 +62,20 @@ def test_the_training_median_is_measured_at_the_same_threshold(
     stars: tuple[Workspace, Run], tiny_config: MakeConfig
 ) -> None:
     workspace, run = stars
-    known = run.result["median"]
-    assert known["metrics"]["test"]["acc2_nonneg"] is None
+    known = run.record.median
+    assert known.metrics["test"]["acc2_nonneg"] is None
     scores = read_predictions(run.predictions_path(1, "test")).scores
-    expected = {at: float(np.mean((known["score"] >= at) == (scores >= at))) for at in (2, 3)}
-    evaluated = evaluate_run(run, "test", "all", threshold=2)["median"]["metrics"]
+    expected = {at: float(np.mean((known.score >= at) == (scores >= at))) for at in (2, 3)}
+    evaluated = evaluate_run(run, "test", "all", threshold=2).median["metrics"]
     assert evaluated["acc2_nonneg"] == pytest.approx(expected[2])
-    experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, Reporter())
-    assert run.result["median"]["metrics"]["test"]["acc2_nonneg"] == pytest.approx(expected[3])
+    finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, Observer())
+    assert run.record.median["metrics"]["test"]["acc2_nonneg"] == pytest.approx(expected[3])
 
 
 def test_a_threshold_outside_the_range_leaves_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
     write_stars(workspace.store("stars"))
     with pytest.raises(SettingsError, match="must lie inside the range"):
-        experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=5"), workspace, Reporter())
+        finetune(tiny_config("C1", *QUICK, "data.threshold=5"), workspace, Observer())
     assert not any(workspace.runs.glob("*/"))
 
 
@@ -86,21 +87,23 @@ def test_a_run_of_an_older_version_is_evaluated_and_shows_no_classes(stars: tupl
         del found["threshold"]
         found["metrics"]["test"] |= {"acc2_nonneg": 1.0, "f1_nonneg": 1.0}
         write_json(path, found)
-    write_json(run.path / "result.json", json.loads(json.dumps(run.result).replace('{"mean": null', '{"mean": 1.0')))
-    assert np.isnan(evaluate_run(run, "test", "all")["metrics"]["acc2_nonneg"]["mean"])
-    assert describe_runs(workspace)[0]["metrics"]["acc2_nonneg"] is None
+    write_json(
+        run.path / "result.json", json.loads(json.dumps(run.record.as_json()).replace('{"mean": null', '{"mean": 1.0'))
+    )
+    assert np.isnan(evaluate_run(run, "test", "all").metrics["acc2_nonneg"]["mean"])
+    assert Runs(workspace).described()[0]["metrics"]["acc2_nonneg"] is None
 
 
 def test_compared_runs_are_measured_at_one_threshold(stars: tuple[Workspace, Run], tiny_config: MakeConfig) -> None:
     workspace, run = stars
     lines = (*QUICK, "optimizer.lr_others=1e-3", "data.threshold=3")
-    other = experiments.finetune(tiny_config("C1", *lines, seeds=(1, 2)), workspace, Reporter())
+    other = finetune(tiny_config("C1", *lines, seeds=(1, 2)), workspace, Observer())
     systems = read_systems([run, other], "test", "all")
-    assert [system.result["threshold"] for system in systems] == [3, 3]
+    assert [system.result.threshold for system in systems] == [3, 3]
     cells = compare(systems, num_draws=20).verdicts[0].cells or {}
     assert cells["acc2_nonneg"]["difference"] is not None
-    assert [system.result["threshold"] for system in read_systems([run, other], "test", "all", threshold=2)] == [2, 2]
-    experiments.finetune(tiny_config("C1", *QUICK, "data.threshold=2"), workspace, Reporter())
+    assert [system.result.threshold for system in read_systems([run, other], "test", "all", threshold=2)] == [2, 2]
+    finetune(tiny_config("C1", *QUICK, "data.threshold=2"), workspace, Observer())
     with pytest.raises(ConkiError, match="one threshold"):
         read_systems([run, other], "test", "all")
 

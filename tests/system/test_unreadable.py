@@ -150,9 +150,9 @@ LATEST = f"""
 from pathlib import Path
 from conki_cli.training.resuming import best_is_sound, latest
 from conki_cli.runs import Run
-from conki_cli.system.workspace import Reporter
-found = latest(Run(Path("runs/{RUN}")), 1, Reporter())
-print(best_is_sound(Run(Path("runs/{RUN}")), 1, Reporter()), found[1]["epoch"])
+from conki_cli.system.observer import Observer
+found = latest(Run(Path("runs/{RUN}")), 1, Observer())
+print(best_is_sound(Run(Path("runs/{RUN}")), 1, Observer()), found[1]["epoch"])
 """
 
 

@@ -20,7 +20,8 @@ from conki_cli.data.preparation import Preparation, prepare
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.system.errors import ConkiError, EncoderError, SettingsError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.text import translation
 from conki_cli.text.translation import translate, translator_identity
 
@@ -415,7 +416,7 @@ def test_a_prepared_store_holds_the_translations_of_the_chinese_texts(marian, tm
         "\n".join(["video_id,clip_id,text,label,mode,text_en", *rows]), encoding="utf-8"
     )
     space = Workspace(tmp_path)
-    path = prepare(Preparation("sims", space, source=tmp_path / "label.csv", translate=str(marian)), Reporter())
+    path = prepare(Preparation("sims", space, source=tmp_path / "label.csv", translate=str(marian)), Observer())
     expected = translate([text.strip() for text in texts], str(marian), tmp_path / "translations.sqlite")
     with FeatureStore(path) as store:
         assert [store.split(split).texts[0] for split in splits] == expected.texts

@@ -16,11 +16,15 @@ from conki_cli.data.store.writing import write_store
 from conki_cli.doctor.findings import Visit
 from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.runs import run_findings
-from conki_cli.experiments import plans as experiments
-from conki_cli.runs import digest_of
+from conki_cli.experiments.planning import make_plan
+from conki_cli.experiments.prediction import predict_new
+from conki_cli.runs import Runs, digest_of
 from conki_cli.system.errors import EncoderError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.text.vocabulary import TextReport, check_vocabulary, count_tokens, vocabulary_doubt
+from conki_cli.training.steps import Shelf
+from tests.run_support import finetune
 
 QUICK = ("optimizer.num_epochs=1", "pretraining.num_epochs=1")
 Spoken = Callable[[str], Workspace]
@@ -107,7 +111,7 @@ def test_a_tokenizer_with_more_entries_than_the_embedding_is_refused_before_anyt
     space = spoken("the film was good")
     config = tiny_config("", "data.dataset=spoken", "data.external=none", f"model.text_encoder={copied}")
     with pytest.raises(EncoderError, match="found 21 entries and 19 rows") as caught:
-        experiments.finetune(config, space, Reporter())
+        finetune(config, space, Observer())
     assert "\n" not in str(caught.value)
     assert [path.name for path in space.root.iterdir()] == ["features"]
 
@@ -144,7 +148,7 @@ def test_texts_that_are_all_unknown_are_refused_and_leave_no_run(
             file[split]["texts"][:] = "жизнь прекрасна"
     config = tiny_config("", "data.external=none", f"model.name={model}", *QUICK)
     with pytest.raises(EncoderError, match=r"100\.0 % of the tokens of tiny/train are unknown .*max_unknown=1"):
-        experiments.finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
     assert not any(path.is_dir() for path in workspace.runs.glob("*"))
 
 
@@ -154,7 +158,7 @@ def test_external_texts_that_are_unknown_are_refused_before_stage_1(
     with resealed(workspace.store("tiny-external")) as file:
         file["train"]["texts"][:] = "жизнь прекрасна"
     with pytest.raises(EncoderError, match="of the tokens of tiny-external/train are unknown"):
-        experiments.finetune(tiny_config("", *QUICK), workspace, Reporter())
+        finetune(tiny_config("", *QUICK), workspace, Observer())
     assert not any(path.is_dir() for path in workspace.runs.glob("*"))
 
 
@@ -164,7 +168,7 @@ def test_capitals_that_a_tokenizer_keeps_are_recognised_as_the_cause(
     with_vocabulary(copied, lowercases=False)
     config = tiny_config("", "data.dataset=spoken", "data.external=none", f"model.text_encoder={copied}")
     with pytest.raises(EncoderError, match="in lowercase most are known"):
-        experiments.finetune(config, spoken("THE FILM WAS GOOD"), Reporter())
+        finetune(config, spoken("THE FILM WAS GOOD"), Observer())
 
 
 def test_a_share_from_20_percent_on_is_a_warning_that_the_run_keeps_and_the_doctor_repeats(
@@ -172,7 +176,7 @@ def test_a_share_from_20_percent_on_is_a_warning_that_the_run_keeps_and_the_doct
 ) -> None:
     space, notes = spoken("the film was zebra"), Notes()
     config = tiny_config("", "data.dataset=spoken", "data.external=none", *QUICK)
-    run = experiments.finetune(config, space, notes)
+    run = finetune(config, space, notes)
     assert any(line.startswith("warning: unknown to the text encoder's tokenizer are 25.0 %") for line in notes.lines)
     kept = json.loads((run.seed_folder(1) / "result.json").read_text())["texts"]
     assert kept["train"] == {"texts": 8, "truncated": 0, "tokens": 32, "unknown": 8, "unknown_share": 0.25}
@@ -183,7 +187,7 @@ def test_a_share_from_20_percent_on_is_a_warning_that_the_run_keeps_and_the_doct
 def test_below_20_percent_the_share_is_said_without_a_warning(spoken: Spoken, tiny_config: MakeConfig) -> None:
     notes = Notes()
     config = tiny_config("", "data.dataset=spoken", "data.external=none", *QUICK)
-    experiments.finetune(config, spoken("the film was very very zebra"), notes)
+    finetune(config, spoken("the film was very very zebra"), notes)
     assert any(line.startswith("texts of spoken: unknown tokens are 16.7 % of 48 in train") for line in notes.lines)
     assert not any("warning" in line and "token" in line for line in notes.lines)
 
@@ -196,9 +200,9 @@ def test_the_share_that_is_refused_is_a_setting(
     config = tiny_config("", "data.dataset=spoken", "data.external=none", f"data.max_unknown={limit}", *QUICK)
     if is_refused:
         with pytest.raises(EncoderError, match=r"25\.0 % of the tokens"):
-            experiments.finetune(config, space, Reporter())
+            finetune(config, space, Observer())
     else:
-        assert experiments.finetune(config, space, Reporter()).is_finished
+        assert finetune(config, space, Observer()).is_finished
 
 
 def test_1_allows_texts_that_are_all_unknown() -> None:
@@ -214,8 +218,8 @@ def test_new_texts_that_are_unknown_or_too_long_are_scored_with_a_warning(traine
     notes, lines = Notes(), ["жизнь прекрасна", "the film " * 90]
     with FeatureStore(trained.workspace.store("tiny")) as store:
         frames = store.split("test").frames
-        experiments.predict_new(trained.run, Utterances(["1"], lines[:1], None, frames, {}), "cpu", notes)
-        experiments.predict_new(trained.run, Utterances(["2"], lines[1:], None, frames, {}), "cpu", notes)
+        predict_new(trained.run, Utterances(["1"], lines[:1], None, frames, {}), "cpu", notes)
+        predict_new(trained.run, Utterances(["2"], lines[1:], None, frames, {}), "cpu", notes)
     unknown, truncated = notes.lines  # once each, though there are two seeds
     assert unknown.startswith("warning: unknown to the text encoder's tokenizer are 100.0 % of the tokens of these")
     assert truncated == "1 of 1 texts are too long for the encoder: truncated"
@@ -229,7 +233,7 @@ def test_truncated_texts_are_counted_before_training_and_in_the_seeds_result(
 ) -> None:
     notes = Notes()
     config = tiny_config("", "data.dataset=spoken", "data.external=none", *QUICK)
-    run = experiments.finetune(config, spoken("the film " * 40), notes)
+    run = finetune(config, spoken("the film " * 40), notes)
     shares = "8 of 8 in train, 3 of 3 in valid, 3 of 3 in test"
     assert f"texts of spoken with more than 64 tokens, which are truncated: {shares}" in notes.lines
     kept = json.loads((run.seed_folder(1) / "result.json").read_text())["texts"]
@@ -243,16 +247,18 @@ def test_a_run_without_text_needs_no_encoder_whose_width_is_known(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
     config = tiny_config("T", "data.external=none", "model.text_encoder=bert-base-uncased")
-    experiments.check_trainable([config], workspace, Reporter())
+    with Shelf() as shelf:
+        assert make_plan([config], Runs(workspace), Observer(), shelf=shelf).steps
     config = tiny_config("T", "model.text_encoder=google-bert/bert-base-uncased")
-    experiments.check_trainable([config], workspace, Reporter())
+    with Shelf() as shelf:
+        assert make_plan([config], Runs(workspace), Observer(), shelf=shelf).steps
 
 
 def test_a_run_without_text_counts_no_tokens_and_keeps_no_tokenizer(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
-    run = experiments.finetune(tiny_config("T", "data.external=none", *QUICK), workspace, Reporter())
-    assert (run.seed_result(1) or {})["texts"] == {}
+    run = finetune(tiny_config("T", "data.external=none", *QUICK), workspace, Observer())
+    assert run.seed_result(1).texts == {}
     assert not (run.path / "encoder").exists()
 
 
@@ -276,4 +282,4 @@ def test_without_text_an_encoder_that_is_not_there_is_a_line_that_says_what_is_n
 ) -> None:
     config = tiny_config("T", "data.external=none", "model.text_encoder=./nowhere", *QUICK)
     with pytest.raises(EncoderError, match=r"that width is not known here .*bert-base-uncased, or a folder with"):
-        experiments.finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())

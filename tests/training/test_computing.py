@@ -14,16 +14,18 @@ from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, model_and_
 from test_models import EIGHT, OVERRIDES
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.experiments import plans as experiments
+from conki_cli.experiments.prediction import predict_split
 from conki_cli.model import zoo
 from conki_cli.model.contract import SentimentModel
 from conki_cli.model.layers import compile_positions
 from conki_cli.model.packing import ATTENTION_SHARE
 from conki_cli.runs import Run
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.training.cached_states import Keeping, kept_states
 from conki_cli.training.jobs import build_model
+from tests.run_support import finetune, pretrain
 
 CPU = torch.device("cpu")
 every_model = pytest.mark.parametrize("name", zoo.MODELS)
@@ -41,10 +43,6 @@ def space(stores: Path, tmp_path: Path) -> Space:
         return Workspace(tmp_path / name)
 
     return make_one
-
-
-def pretrain(config: RunConfig, workspace: Workspace, reporter: Reporter | None = None) -> Run:
-    return experiments.pretrain(config, workspace, reporter or Reporter())
 
 
 def losses(run: Run) -> list[float]:
@@ -71,7 +69,7 @@ def test_stage_1_learns_from_kept_states_what_it_learns_from_the_texts(
     anew = pretrain(tiny_config("", *settings, cache="off"), space("off"))
     kept = pretrain(tiny_config("", *settings, cache=cache), space("kept"))
     assert losses(kept) == pytest.approx(losses(anew), rel=share)
-    assert [run.seed_result(1)["cache"] for run in (anew, kept)] == ["off", cache]
+    assert [run.seed_result(1).cache for run in (anew, kept)] == ["off", cache]
 
 
 def test_switched_off_nothing_is_kept(space: Space, tiny_config: MakeConfig) -> None:
@@ -112,7 +110,7 @@ def test_a_seed_stays_with_the_cache_that_it_began_with_and_says_so(
     begun(tiny_config(cache=before), workspace)
     run = pretrain(tiny_config(cache=after), workspace, notes)
     assert any(f"seed 1 began with --cache {before} and continues so" in line for line in notes.lines)
-    assert run.seed_result(1)["cache"] == before
+    assert run.seed_result(1).cache == before
     assert losses(run) == losses(whole)
 
 
@@ -128,9 +126,9 @@ def test_seeds_and_ablations_share_the_files(space: Space, tiny_config: MakeConf
 def test_a_finished_run_predicts_another_split_from_what_was_kept(space: Space, tiny_config: MakeConfig) -> None:
     workspace, notes = space("kept"), Notes()
     config = tiny_config("", "model.name=tfn", "data.external=none", "optimizer.num_epochs=1")
-    run = experiments.finetune(config, workspace, Reporter())
+    run = finetune(config, workspace, Observer())
     kept = sorted((workspace.root / "frozen").glob("*.h5"))
-    experiments.predict_split(run, "train", workspace, notes)
+    predict_split(run, "train", workspace, notes)
     assert sorted((workspace.root / "frozen").glob("*.h5")) == kept
     assert not any("reads tiny once" in line for line in notes.lines)
     assert run.predictions_path(1, "train").exists()
@@ -139,7 +137,7 @@ def test_a_finished_run_predicts_another_split_from_what_was_kept(space: Space, 
 def test_without_text_nothing_is_kept(space: Space, tiny_config: MakeConfig) -> None:
     workspace = space("deaf")
     run = pretrain(tiny_config("T", "pretraining.num_epochs=1"), workspace)
-    assert run.seed_result(1)["cache"] == "off"
+    assert run.seed_result(1).cache == "off"
     assert not (workspace.root / "frozen").exists()
 
 
@@ -147,7 +145,7 @@ def test_a_place_where_nothing_can_be_kept_stops_no_training(space: Space, tiny_
     workspace, notes = space("closed"), Notes()
     (workspace.root / "frozen").write_text("in the way", encoding="utf-8")
     run = pretrain(tiny_config(), workspace, notes)
-    assert run.seed_result(1)["cache"] == "off"
+    assert run.seed_result(1).cache == "off"
     assert len([line for line in notes.lines if "computed anew in every epoch" in line]) == 1
 
 
@@ -155,7 +153,7 @@ def test_kept_states_change_no_batch(tiny_config: MakeConfig, open_job: OpenJob,
     job = open_job(tiny_config(stage="pretrain"))
     model = build_model(job, 1, None)
     keeping = Keeping(model.text_encoder, model.layers_read or (), "fp32", tmp_path / "kept", CPU)
-    states = kept_states(keeping, job.inputs, ("train",), Reporter())
+    states = kept_states(keeping, job.inputs, ("train",), Observer())
     plain, kept = (replace(job.inputs, states=found or {}) for found in (None, states))
     for epoch in (1, 2):
         batches = (inputs.batches("train", batch_size=4, seed=1).epoch(epoch) for inputs in (plain, kept))
@@ -237,7 +235,7 @@ def test_tf32_changes_nothing_on_a_cpu(name: str, build: Build) -> None:
 
 def test_a_run_in_tf32_is_refused_on_a_cpu(space: Space, tiny_config: MakeConfig) -> None:
     with pytest.raises(SettingsError, match=r"^--precision tf32 is a kind of number that GPUs have"):
-        experiments.finetune(tiny_config("C1", "compute.precision=tf32"), space("slow"), Reporter())
+        finetune(tiny_config("C1", "compute.precision=tf32"), space("slow"), Observer())
     assert torch.get_float32_matmul_precision() == "highest"
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import MakeConfig
 
-from conki_cli.experiments.plans import finetune
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from tests.run_support import finetune
 
 
 @dataclass
-class Watch(Reporter):
-    """A reporter that looks at the process whenever some epochs are over."""
+class Watch(Observer):
+    """A observer that looks at the process whenever some epochs are over."""
 
     every: int = 1
     epoch: str = ""

@@ -25,7 +25,7 @@ from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import StoreError
 from conki_cli.system.locks import locked
-from conki_cli.system.workspace import Reporter
+from conki_cli.system.observer import Observer
 from conki_cli.training import cached_states as frozen
 from conki_cli.training.cached_states import Keeping, kept_states
 
@@ -46,7 +46,7 @@ def keeping(encoder: Path, tmp_path: Path) -> Keeping:
 
 
 def states_of(keeping: Keeping, inputs: Inputs, splits: tuple[str, ...] = SPLITS) -> States:
-    found = kept_states(keeping, inputs, splits, Reporter())
+    found = kept_states(keeping, inputs, splits, Observer())
     assert found is not None
     return found
 
@@ -147,11 +147,11 @@ def test_products_are_full_ones_even_where_the_run_takes_shorter_numbers(keeping
 def test_the_note_of_a_process_that_was_killed_after_its_last_write_is_removed(
     keeping: Keeping, inputs: Inputs
 ) -> None:
-    kept_states(keeping, inputs, ("train",), Reporter())
+    kept_states(keeping, inputs, ("train",), Observer())
     (path,) = keeping.folder.glob("*.h5")
     note = path.with_name(f".{path.name}.lock.owner")
     note.write_text('{"pid": 999999999}', encoding="utf-8")
-    kept_states(keeping, inputs, ("train",), Reporter())
+    kept_states(keeping, inputs, ("train",), Observer())
     assert not note.exists()
 
 
@@ -358,7 +358,7 @@ def test_files_that_were_whole_are_removed_when_a_later_one_finds_no_room(keepin
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (sum(sizes) // 2, hard))
     try:
-        assert kept_states(keeping, inputs, ("valid", "train"), Reporter()) is None
+        assert kept_states(keeping, inputs, ("valid", "train"), Observer()) is None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert leftovers(keeping.folder) == []

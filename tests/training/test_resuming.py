@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.seal import seal
-from conki_cli.experiments.plans import finetune
 from conki_cli.model import zoo
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, RunError, StoreError
 from conki_cli.system.files import sha256_of
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job, build_model
+from tests.run_support import finetune
 
 SETTINGS = {
     "conki": (),
@@ -61,8 +62,8 @@ def train(job: Job, run: Run, *, stop_at: int | None = None, calls: list[int] | 
     """Train from the run's last checkpoint, if it has one; save and stop at its call `stop_at` of `on_step`."""
     torch.seed()  # what was drawn before must not matter
     model = build_model(job, 1, None)
-    progress, plan = training.start(model, job.config), training.plan_of(job.config, 1)
-    if (found := resuming.latest(run, 1, Reporter())) is not None:
+    progress, plan = training.start(model, job.config), training.schedule_of(job.config, 1)
+    if (found := resuming.latest(run, 1, Observer())) is not None:
         resuming.restore(progress, *found, "the test")
     train_part = job.inputs.batches("train", batch_size=plan.batch_size, seed=1)
     valid = job.inputs.batches("valid", batch_size=plan.batch_size)
@@ -78,7 +79,7 @@ def train(job: Job, run: Run, *, stop_at: int | None = None, calls: list[int] | 
             resuming.save_last(run, 1, progress, plan, trained=trained, facts={})
             raise Stopped
 
-    epochs = training.fit(progress, train_part, valid, plan, device=job.device, reporter=Reporter(), on_step=on_step)
+    epochs = training.fit(progress, train_part, valid, plan, device=job.device, observer=Observer(), on_step=on_step)
     done = [(epoch.losses, epoch.metrics) for epoch in epochs]
     moments = checkpoint.optimizers_tensors(progress.optimizers)
     return Trained({name: t.clone() for name, t in model.state_dict().items()}, moments, done)
@@ -170,7 +171,7 @@ def test_a_damaged_last_checkpoint_costs_what_lies_behind_the_one_before(
     config, notes = tiny_config("C1+T", "optimizer.num_epochs=3"), Notes()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "features").symlink_to(workspace.root / "features")
-    whole = finetune(config, Workspace(tmp_path / "other"), Reporter())
+    whole = finetune(config, Workspace(tmp_path / "other"), Observer())
     last = unfinished(config, workspace)
     damage(last)
     run = finetune(config, workspace, notes)
@@ -195,7 +196,7 @@ def test_the_sound_checkpoint_outlives_a_disk_that_fails_right_after_the_other_w
 
     monkeypatch.setattr(checkpoint, "save", fails)
     with pytest.raises(ConkiError, match="the disk is full"):
-        finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
     assert checkpoint.load(last.with_name("previous.safetensors"))[1]["epoch"] == sound == 2
 
 
@@ -219,23 +220,23 @@ def test_what_is_no_file_in_an_unfinished_seed_is_one_line(
     path.unlink()
     make(path)
     with pytest.raises(RunError, match=r"must be a file but is (a folder|no ordinary one): move it away"):
-        finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
 
 
 def test_a_run_that_lost_its_result_is_not_continued_with_other_settings(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
-    run = finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
-    before = run.result
+    run = finetune(tiny_config("C1+T", name="mine"), workspace, Observer())
+    before = run.record
     (run.path / "result.json").unlink()
     with pytest.raises(RunError, match=r"run mine exists with other settings .*: give another --name, or --overwrite"):
-        finetune(tiny_config("C1+T", "optimizer.num_epochs=5", name="mine"), workspace, Reporter())
-    finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
-    assert run.result == before
+        finetune(tiny_config("C1+T", "optimizer.num_epochs=5", name="mine"), workspace, Observer())
+    finetune(tiny_config("C1+T", name="mine"), workspace, Observer())
+    assert run.record == before
     for name in ("result.json", "config.toml"):
         (run.path / name).unlink()
     with pytest.raises(RunError, match=r"run mine has no result\.json and no settings .*: give --overwrite"):
-        finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
+        finetune(tiny_config("C1+T", name="mine"), workspace, Observer())
 
 
 def test_a_seed_without_a_sound_checkpoint_begins_again(workspace: Workspace, tiny_config: MakeConfig) -> None:
@@ -256,7 +257,7 @@ def test_a_checkpoint_of_a_newer_program_is_no_reason_to_begin_again(
     unfinished(config, workspace)
     monkeypatch.undo()
     with pytest.raises(RunError, match=r"has schema 2, this conki .* reads 1: install the version that wrote"):
-        finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
 
 
 def test_steps_between_checkpoints_are_as_asked(workspace: Workspace, tiny_config: MakeConfig) -> None:
@@ -274,8 +275,8 @@ def test_steps_between_checkpoints_are_as_asked(workspace: Workspace, tiny_confi
 
 
 @dataclass
-class Damaging(Reporter):
-    """A reporter that does something when training reaches its second epoch."""
+class Damaging(Observer):
+    """A observer that does something when training reaches its second epoch."""
 
     work: Callable[[], object]
     lines: list[str] = field(default_factory=list)
@@ -328,7 +329,7 @@ def test_a_run_does_not_continue_on_clips_that_were_changed_in_place(
     before = store.read_bytes()
     edit_frames(store)
     with pytest.raises(StoreError, match=r"tiny\.h5 must hold the clips that it was written with"):
-        finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
     store.write_bytes(before)
     notes = Notes()
     assert finetune(config, workspace, notes).is_finished
@@ -343,13 +344,13 @@ def test_a_store_of_another_version_is_named_before_anything_is_built(
         finetune(config, workspace, Notes(interrupt_at="epoch 3/3"))
     os.replace(shutil.copy(workspace.store("tiny-external"), workspace.root / "copy"), workspace.store("tiny"))
     with pytest.raises(ConkiError, match="trained on another version of the store tiny: restore"):
-        finetune(config, workspace, Reporter())
+        finetune(config, workspace, Observer())
 
 
 def test_equal_trainings_write_equal_files(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config, digests = tiny_config("C1+T", name="mine"), set()
     for _ in range(4):
-        run = finetune(config, workspace, Reporter(), overwrites=True)
+        run = finetune(config, workspace, Observer(), discard=True)
         digests.add(sha256_of(run.checkpoint(1, "best")))
     assert len(digests) == 1
 
@@ -359,9 +360,9 @@ def test_equal_trainings_write_equal_files(workspace: Workspace, tiny_config: Ma
 
 def test_overwriting_begins_a_finished_run_anew(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config, notes = tiny_config("C1+T", name="mine"), Notes()
-    run = finetune(config, workspace, Reporter())
+    run = finetune(config, workspace, Observer())
     (run.seed_folder(1) / "notes.txt").write_text("mine", encoding="utf-8")
-    finetune(config, workspace, notes, overwrites=True)
+    finetune(config, workspace, notes, discard=True)
     assert f"stage 2: {run.path} is begun anew, what was there is deleted" in notes.lines
     assert run.is_finished
     assert not (run.seed_folder(1) / "notes.txt").exists()
@@ -371,22 +372,22 @@ def test_overwriting_begins_a_finished_run_anew(workspace: Workspace, tiny_confi
 def test_overwriting_replaces_a_run_of_other_settings_and_a_damaged_one(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
-    run = finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
+    run = finetune(tiny_config("C1+T", name="mine"), workspace, Observer())
     other = tiny_config("C1+T", "loss.contrast_weight=0.3", name="mine")
-    assert finetune(other, workspace, Reporter(), overwrites=True).config.loss.contrast_weight == 0.3
+    assert finetune(other, workspace, Observer(), discard=True).config.loss.contrast_weight == 0.3
     (run.path / "result.json").write_text("{", encoding="utf-8")
-    assert finetune(other, workspace, Reporter(), overwrites=True).is_finished
+    assert finetune(other, workspace, Observer(), discard=True).is_finished
 
 
 def test_overwriting_what_cannot_be_trained_deletes_nothing(workspace: Workspace, tiny_config: MakeConfig) -> None:
-    run = finetune(tiny_config("C1+T", name="mine"), workspace, Reporter())
+    run = finetune(tiny_config("C1+T", name="mine"), workspace, Observer())
     with pytest.raises(ConkiError):
-        finetune(tiny_config("C1+T", "run.device=cuda", name="mine"), workspace, Reporter(), overwrites=True)
+        finetune(tiny_config("C1+T", "run.device=cuda", name="mine"), workspace, Observer(), discard=True)
     assert run.is_finished
 
 
 def test_overwriting_stage_2_keeps_the_stage_1_it_starts_from(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config, notes = tiny_config("V+A"), Notes()
-    finetune(config, workspace, Reporter())
-    finetune(config, workspace, notes, overwrites=True)
+    finetune(config, workspace, Observer())
+    finetune(config, workspace, notes, discard=True)
     assert any("stage 1: " in line and line.endswith("is finished, reused") for line in notes.lines)

@@ -10,17 +10,18 @@ import pytest
 import torch
 from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, equal_bits
 
-from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments import plans as experiments
+from conki_cli.experiments.prediction import predict_split, read_new
 from conki_cli.runs import Run, read_predictions
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError, EncoderError, RunError, SettingsError, StoreError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
 from conki_cli.training.evaluation import predict
 from conki_cli.training.inference import load_model, predict_utterances
 from conki_cli.training.jobs import Job, build_model
+from tests.run_support import finetune, pretrain
 
 CPU = torch.device("cpu")
 
@@ -43,10 +44,6 @@ def assert_same_run(one: Run, other: Run) -> None:
 
 def run_folders(workspace: Workspace) -> list[Path]:
     return [path for path in workspace.runs.glob("*") if path.is_dir()]
-
-
-def finetune(config: RunConfig, workspace: Workspace, reporter: Reporter | None = None) -> Run:
-    return experiments.finetune(config, workspace, reporter or Reporter())
 
 
 # --- from stage 1 to stage 2 -----------------------------------------------------------------------------------
@@ -99,7 +96,7 @@ def test_a_stage_1_that_trains_the_encoders_hands_them_over(
     workspace: Workspace, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
 ) -> None:
     config = tiny_config("", "pretraining.num_epochs=1", "pretraining.lr_encoders=1e-3")
-    first = experiments.pretrain(config, workspace, Reporter())
+    first = pretrain(config, workspace, Observer())
     stored = content(first.checkpoint(1, "best"))
     state = build_model(open_job(config), 7, reseeded(first, tmp_path)).state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in state.items())
@@ -119,8 +116,8 @@ def test_adapters_with_a_rate_of_their_own_train_in_stage_2(trained: Trained, op
 def test_without_adapters_fusion_and_head_are_still_handed_over(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config = tiny_config("C2+T", "pretraining.num_epochs=1", "optimizer.num_epochs=1", recipe="released")
     run, notes = finetune(config, workspace), Notes()
-    first = experiments.pretrain(config, workspace, notes)
-    assert run.seed_result(1)["stage_1"] == first.name
+    first = pretrain(config, workspace, notes)
+    assert run.seed_result(1).stage_1 == first.name
     assert first.config.model.drop == ("C2", "T")
     names = list(content(first.checkpoint(1, "best")))
     assert not [name for name in names if name.startswith("adapters.")]
@@ -131,7 +128,7 @@ def test_plain_transfer_hands_over_everything(
     workspace: Workspace, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
 ) -> None:
     config = tiny_config("plain-transfer", "pretraining.num_epochs=1")
-    first = experiments.pretrain(config, workspace, Reporter())
+    first = pretrain(config, workspace, Observer())
     stored = content(first.checkpoint(1, "best"))
     state = build_model(open_job(config), 7, reseeded(first, tmp_path)).state_dict()
     assert state.keys() == {name for name in stored if not name.startswith("bridges.")}
@@ -142,9 +139,9 @@ def test_plain_transfer_hands_over_everything(
 def test_without_external_data_there_is_no_stage_1(workspace: Workspace, tiny_config: MakeConfig) -> None:
     run = finetune(tiny_config("C1+T", "optimizer.num_epochs=1"), workspace)
     assert [path.name for path in workspace.runs.iterdir() if path.is_dir()] == [run.name]
-    assert run.seed_result(1)["stage_1"] is None
+    assert run.seed_result(1).stage_1 is None
     with pytest.raises(SettingsError, match=r"w/o C1\+T with external none has no stage 1"):
-        experiments.pretrain(run.config, workspace, Reporter())
+        pretrain(run.config, workspace, Observer())
 
 
 # --- what is stored --------------------------------------------------------------------------------------------
@@ -223,7 +220,7 @@ def test_an_interrupted_stage_1_continues_to_the_same_bits(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         finetune(tiny_config(), workspace, Notes(interrupt_at="epoch 2/2"))
-    first = experiments.pretrain(tiny_config(), workspace, Reporter())
+    first = pretrain(tiny_config(), workspace, Observer())
     assert_same_run(first, trained.first)
 
 
@@ -306,7 +303,7 @@ def test_a_run_predicts_with_its_encoder_folder_gone(
 def test_the_weights_of_stage_2_are_those_of_the_best_epoch(trained: Trained, open_job: OpenJob) -> None:
     job = open_job(trained.config)
     model = load_model(trained.run, 1, CPU)
-    mae = trained.run.seed_result(1)["metrics"]["valid"]["mae"]
+    mae = trained.run.seed_result(1).metrics["valid"]["mae"]
     batches = job.inputs.batches("valid", batch_size=4)
     errors = np.abs(predict(model, batches, CPU) - batches.scores())
     assert float(errors.mean()) == pytest.approx(mae, abs=1e-6)
@@ -315,7 +312,7 @@ def test_the_weights_of_stage_2_are_those_of_the_best_epoch(trained: Trained, op
 
 def test_clips_without_a_modality_of_the_run_are_refused(trained: Trained) -> None:
     with (
-        experiments.read_new(["good film"], None, None, "test") as utterances,
+        read_new(["good film"], None, None, "test") as utterances,
         pytest.raises(RunError, match=r"was trained on text, vision, audio and these clips have no vision"),
     ):
         predict_utterances(trained.run, utterances, CPU)
@@ -358,7 +355,7 @@ def test_a_frozen_encoders_predictions_come_out_again_to_the_last_bit(
     path = run.predictions_path(1, "test")
     stored = path.read_bytes()
     path.unlink()
-    experiments.predict_split(run, "test", workspace, Reporter())
+    predict_split(run, "test", workspace, Observer())
     assert path.read_bytes() == stored
 
 
@@ -370,7 +367,7 @@ def test_what_a_frozen_encoder_says_is_read_from_where_it_is_kept(
     for path in (workspace.root / "frozen").glob("*-test-*.h5"):
         path.write_bytes(b"")
     with pytest.raises(StoreError, match=r"frozen/tiny-test-.*\.h5 is damaged"):
-        experiments.predict_split(run, "test", workspace, Reporter())
+        predict_split(run, "test", workspace, Observer())
 
 
 # --- encoders --------------------------------------------------------------------------------------------------
@@ -396,11 +393,11 @@ def test_an_encoder_without_a_pooler_gets_one_that_travels_with_the_run(
     lines = (f"model.text_encoder={without_pooler}", "pretraining.num_epochs=1", "optimizer.num_epochs=1")
     config = tiny_config("V+A", *lines)
     run = finetune(config, workspace)
-    first = experiments.pretrain(config, workspace, Reporter())
+    first = pretrain(config, workspace, Observer())
     kept = content(first.checkpoint(1, "frozen"))
     assert list(kept) == ["encoders.text.pooler.bias", "encoders.text.pooler.weight"]
     job = open_job(config)
-    job = Job(config, run, job.inputs, str(without_pooler), CPU, Reporter())
+    job = Job(config, run, job.inputs, str(without_pooler), CPU, Observer())
     start = build_model(job, 7, None).state_dict()  # another random pooler
     assert not torch.equal(start["encoders.text.pooler.weight"], kept["encoders.text.pooler.weight"])
     begun = build_model(job, 7, reseeded(first, tmp_path)).state_dict()

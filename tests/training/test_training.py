@@ -12,27 +12,27 @@ from conki_cli.model.batches import Batch
 from conki_cli.model.conki import ConKI
 from conki_cli.model.contract import Output
 from conki_cli.system.errors import ConkiError
-from conki_cli.system.workspace import Reporter
+from conki_cli.system.observer import Observer
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job, build_model
-from conki_cli.training.loop import Epoch, Plan, Progress, plan_of, rate_factor
+from conki_cli.training.loop import Epoch, Progress, Schedule, rate_factor, schedule_of
 
 CPU = torch.device("cpu")
 
 
 def trained(
-    job: Job, model: ConKI | None = None, reporter: Reporter | None = None, **changes: int
+    job: Job, model: ConKI | None = None, observer: Observer | None = None, **changes: int
 ) -> tuple[Progress, list[Epoch]]:
     """Fit a job's network and return where it ended and what every epoch gave."""
     progress = training.start(model or build_model(job, 1, None), job.config)
-    return progress, list(epochs_of(job, progress, reporter, **changes))
+    return progress, list(epochs_of(job, progress, observer, **changes))
 
 
-def epochs_of(job: Job, progress: Progress, reporter: Reporter | None = None, **changes: int) -> Iterator[Epoch]:
-    plan = dataclasses.replace(plan_of(job.config, 1), **changes)
+def epochs_of(job: Job, progress: Progress, observer: Observer | None = None, **changes: int) -> Iterator[Epoch]:
+    plan = dataclasses.replace(schedule_of(job.config, 1), **changes)
     train = job.inputs.batches("train", batch_size=plan.batch_size, seed=1)
     valid = job.inputs.batches("valid", batch_size=plan.batch_size)
-    return training.fit(progress, train, valid, plan, device=CPU, reporter=reporter or Reporter())
+    return training.fit(progress, train, valid, plan, device=CPU, observer=observer or Observer())
 
 
 def logged(epochs: list[Epoch]) -> list[tuple[int, Mapping[str, float], Mapping[str, float], bool]]:
@@ -71,15 +71,15 @@ def test_every_step_uses_the_rate_of_its_group_times_the_factor(tiny_config: Mak
     assert used == [pytest.approx([factor] * len(peaks)) for factor in last_steps]
 
 
-def test_the_plan_of_each_stage_is_its_own(tiny_config: MakeConfig) -> None:
+def test_the_schedule_of_each_stage_is_its_own(tiny_config: MakeConfig) -> None:
     lines = ("pretraining.num_epochs=7", "optimizer.num_epochs=9", "optimizer.patience=3", "pretraining.batch_size=2")
-    assert plan_of(tiny_config("", *lines), 5) == Plan(9, 4, 0.05, 3, 5)
-    assert plan_of(tiny_config("", *lines, stage="pretrain"), 5) == Plan(7, 2, 0.1, 0, 5)
+    assert schedule_of(tiny_config("", *lines), 5) == Schedule(9, 4, 0.05, 3, 5)
+    assert schedule_of(tiny_config("", *lines, stage="pretrain"), 5) == Schedule(7, 2, 0.1, 0, 5)
 
 
 def test_the_first_pass_of_plain_transfer_has_stage_2s_steps_and_stage_1s_epochs(tiny_config: MakeConfig) -> None:
     config = tiny_config("plain-transfer", "pretraining.num_epochs=7", "optimizer.batch_size=3", stage="pretrain")
-    assert plan_of(config, 5) == Plan(7, 3, 0.05, 0, 5)
+    assert schedule_of(config, 5) == Schedule(7, 3, 0.05, 0, 5)
 
 
 def test_training_lowers_the_loss(tiny_config: MakeConfig, open_job: OpenJob) -> None:

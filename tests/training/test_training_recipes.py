@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from conki_cli.config.resolving import stage_one
 from conki_cli.config.sections import BASELINES, RunConfig
-from conki_cli.experiments import plans as experiments
+from conki_cli.experiments.prediction import predict_new, read_new
 from conki_cli.model.batches import Batch
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job
-from conki_cli.training.loop import Epoch, Plan, Progress
+from conki_cli.training.loop import Epoch, Progress, Schedule
+from tests.run_support import finetune
 
 CPU = torch.device("cpu")
-PLAN = Plan(num_epochs=1, batch_size=4, warmup=0.0, patience=0, seed=1, schedule="constant")
+PLAN = Schedule(num_epochs=1, batch_size=4, warmup=0.0, patience=0, seed=1, schedule="constant")
 
 
 class Line(SentimentModel):
@@ -66,7 +68,7 @@ def fitted(job: Job, model: SentimentModel, **plan: object) -> tuple[Progress, l
     progress = training.start(model, job.config)
     train, valid = job.inputs.batches("train", batch_size=4, seed=1), job.inputs.batches("valid", batch_size=4)
     chosen = dataclasses.replace(PLAN, **plan)
-    return progress, list(training.fit(progress, train, valid, chosen, device=CPU, reporter=Reporter()))
+    return progress, list(training.fit(progress, train, valid, chosen, device=CPU, observer=Observer()))
 
 
 def test_phases_run_in_their_order_and_each_steps_its_own_weights(job: Job) -> None:
@@ -149,7 +151,7 @@ def test_a_pass_may_see_a_share_of_the_batches_of_its_own_size(job: Job) -> None
 
 def test_epochs_that_are_not_judged_are_never_the_best_and_cost_no_patience(job: Job) -> None:
     class Late(Line):
-        def judged(self, epoch: int) -> bool:
+        def counts_for_selection(self, epoch: int) -> bool:
             return epoch > 3
 
     progress, epochs = fitted(job, Late(learns=False), num_epochs=50, patience=2)
@@ -201,7 +203,7 @@ def test_an_epoch_reports_the_mean_of_a_term_over_its_batches(job: Job) -> None:
 
 def test_epochs_that_are_not_judged_count_for_no_plateau(job: Job) -> None:
     class Late(Line):
-        def judged(self, epoch: int) -> bool:
+        def counts_for_selection(self, epoch: int) -> bool:
             return epoch > 6
 
     progress, _ = fitted(job, Late(learns=False), num_epochs=9, plateau_patience=2)
@@ -220,7 +222,7 @@ def test_a_plan_has_every_setting_of_the_optimiser(tiny_config: MakeConfig) -> N
     lines = [f"optimizer.{name}={value}" for name, value in settings.items()]
     first = tiny_config("", "model.name=misa", *lines)
     for config in (first, stage_one(first)):
-        plan = training.plan_of(config, 1)
+        plan = training.schedule_of(config, 1)
         assert {name: getattr(plan, name) for name in settings} == settings
 
 
@@ -256,11 +258,11 @@ def test_label_memories_survive_an_interruption(
 ) -> None:
     config = tiny_config("", *BASELINE, "data.external=none")
     shutil.copytree(stores, tmp_path / "other" / "features")
-    whole = experiments.finetune(config, Workspace(tmp_path / "other"), Reporter())
+    whole = finetune(config, Workspace(tmp_path / "other"), Observer())
     with pytest.raises(KeyboardInterrupt):
-        experiments.finetune(config, workspace, Notes(interrupt_at="epoch 3/"))
+        finetune(config, workspace, Notes(interrupt_at="epoch 3/"))
     notes = Notes()
-    run = experiments.finetune(config, workspace, notes)
+    run = finetune(config, workspace, notes)
     assert any("continues after epoch 2" in line for line in notes.lines)
     one, other = content(whole.checkpoint(1, "last")), content(run.checkpoint(1, "last"))
     assert {"labels", "features"} <= one.keys()
@@ -274,18 +276,18 @@ def test_every_baseline_can_learn_from_external_data_first(
 ) -> None:
     quick = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")
     iccn = ("iccn.cca_epochs=0", "iccn.out_width=2", "iccn.cca_batch_size=13") if model == "iccn" else ()
-    run = experiments.finetune(tiny_config("", f"model.name={model}", *quick, *iccn), workspace, Reporter())
+    run = finetune(tiny_config("", f"model.name={model}", *quick, *iccn), workspace, Observer())
     assert run.is_finished
-    assert run.seed_result(1)["stage_1"]
+    assert run.seed_result(1).stage_1
 
 
 def test_external_data_come_first_and_hand_over_all_but_bridges_and_memory(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
     notes = Notes()
-    run = experiments.finetune(tiny_config("", *BASELINE), workspace, notes)
+    run = finetune(tiny_config("", *BASELINE), workspace, notes)
     assert any("stage 1 on tiny-external, for tiny" in line for line in notes.lines)
-    assert run.result["label"] == "Self-MM"
+    assert run.record.label == "Self-MM"
     assert len(content(run.checkpoint(1, "best"))["labels"]) == 13
 
 
@@ -293,20 +295,20 @@ def test_external_data_come_first_and_hand_over_all_but_bridges_and_memory(
 def test_a_frozen_text_encoder_reads_every_text_once(workspace: Workspace, tiny_config: MakeConfig, model: str) -> None:
     settings = (f"model.name={model}", "data.external=none")
     counted = Notes()
-    run = experiments.finetune(tiny_config("", *settings, seeds=(1, 2)), workspace, counted)
+    run = finetune(tiny_config("", *settings, seeds=(1, 2)), workspace, counted)
     kept = sorted(path.name for path in (workspace.root / "frozen").glob("*.h5"))
     assert [name.rpartition("-")[0] for name in kept] == ["tiny-test", "tiny-train", "tiny-valid"]
-    trainable = run.seed_result(1)["parameters"]["trained"]
+    trainable = run.seed_result(1).parameters["trained"]
     assert not any(name.startswith("text.") for name in content(run.checkpoint(1, "best")))
-    assert trainable < run.seed_result(1)["parameters"]["all"]
+    assert trainable < run.seed_result(1).parameters["all"]
 
 
 def test_new_sentences_reach_a_frozen_text_encoder_as_the_stored_ones_did(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
-    run = experiments.finetune(tiny_config("", "model.name=tfn", "data.external=none"), workspace, Reporter())
-    with experiments.read_new(None, None, workspace.store("tiny"), "test") as clips:
-        scored = experiments.predict_new(run, clips, "cpu")
+    run = finetune(tiny_config("", "model.name=tfn", "data.external=none"), workspace, Observer())
+    with read_new(None, None, workspace.store("tiny"), "test") as clips:
+        scored = predict_new(run, clips, "cpu")
     found = [clip["prediction"] for clip in scored["clips"]]
     lines = run.predictions_path(1, "test").read_text(encoding="utf-8").splitlines()[1:]
     stored: Mapping[str, float] = {line.split(",")[0]: float(line.split(",")[2]) for line in lines}

@@ -143,7 +143,7 @@ class Iccn(SentimentModel):
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """Return the one pass of an epoch: the first epochs correlate."""
-        return ("main",) if self.judged(epoch) else ("cca",)
+        return ("main",) if self.counts_for_selection(epoch) else ("cca",)
 
     def batch_size(self, phase: str) -> int | None:
         """Return the batch size of the correlation, whose estimate needs more rows."""
@@ -153,7 +153,7 @@ class Iccn(SentimentModel):
         """Return more clips than features where these correlate: fewer correlate whatever they hold."""
         return self.own.out_width + 1 if phase == "cca" and self.own.cca_epochs else 1
 
-    def judged(self, epoch: int) -> bool:
+    def counts_for_selection(self, epoch: int) -> bool:
         """Tell whether the scores are learnt in this epoch."""
         return epoch > self.own.epochs_without_scores
 

@@ -163,12 +163,12 @@ def _verdict(reference: System, other: System, videos: npt.NDArray[np.intp], pro
         unpaired = f"a paired test needs two seeds that both systems have, found {found}"
     else:
         means = [np.mean([one.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for one in pair]
-        options: dict[str, Any] = {"rules": rules_of(reference.run.result["score_range"]), "protocol": protocol}
-        options["threshold"] = reference.result["threshold"]
+        options: dict[str, Any] = {"rules": rules_of(reference.run.record.score_range), "protocol": protocol}
+        options["threshold"] = reference.result.threshold
         drawn = bootstrap(means[0], means[1], reference.scores, videos, num_draws=num_draws, **options)
     undrawn = "" if videos.any() else "it draws videos, and all clips are of one"
     why = {"paired_t": unpaired, "bootstrap": unpaired or undrawn}
-    names = [name for name in TESTED if name in reference.result["metrics"]]
+    names = [name for name in TESTED if name in reference.result.metrics]
     return Verdict(seeds, {name: _cell(pair, name, seeds, drawn.get(name), why) for name in names}, unpaired)
 
 
@@ -200,7 +200,7 @@ def _undefined(values: Sequence[Floats]) -> str:
 
 
 def _values(system: System, metric: str, seeds: Sequence[int]) -> Floats:
-    values = system.result["metrics"][metric]["values"]
+    values = system.result.metrics[metric]["values"]
     return np.array([values[system.seeds.index(seed)] for seed in seeds], dtype=np.float64)
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from conki_cli.config.sections import MODEL_NAMES, RunConfig
 from conki_cli.config.words import run_label
-from conki_cli.runs import Run, common_threshold, evaluate_run, stored_predictions
+from conki_cli.runs import Evaluation, Run, common_threshold, evaluate_run, stored_predictions
 from conki_cli.system.errors import RunError
 
 Scores = npt.NDArray[np.float32]
@@ -23,8 +22,8 @@ class System:
     """Names it among the others: the run stands in it where two systems would have the same name."""
     run: Run
     config: RunConfig
-    result: Mapping[str, Any]
-    """What `runs.evaluate_run` says, of the seeds that are compared."""
+    result: Evaluation
+    """Metrics of the seeds that are compared."""
     ids: tuple[str, ...]
     scores: Scores
     predictions: Mapping[int, Scores]
@@ -82,12 +81,12 @@ def check_predicts(run: Run) -> None:
     Raises:
         RunError: it is one.
     """
-    if run.result["stage"] != "finetune":
+    if run.record.stage != "finetune":
         raise RunError(f"{run.name} is a stage-1 run, which predicts no target: name a fine-tuned run")
 
 
-def _read_system(run: Run, split: str, result: Mapping[str, Any]) -> System:
-    stored = stored_predictions(run, split, result["seeds"])
+def _read_system(run: Run, split: str, result: Evaluation) -> System:
+    stored = stored_predictions(run, split, result.seeds)
     first = next(iter(stored.values()))
     predictions = {seed: found.predictions for seed, found in stored.items()}
     config = run.config
@@ -96,12 +95,12 @@ def _read_system(run: Run, split: str, result: Mapping[str, Any]) -> System:
 
 def _check_alike(one: System, other: System, split: str) -> None:
     """Refuse systems that were not judged by the same clips of the same store."""
-    datasets = [system.result["dataset"] for system in (one, other)]
+    datasets = [system.result.dataset for system in (one, other)]
     if datasets[0] != datasets[1]:
         raise RunError(
             f"run {one.run.name} is of {datasets[0]}, {other.run.name} of {datasets[1]}: compare runs of one data set"
         )
-    contents = [system.run.result["data"].get(datasets[0]) for system in (one, other)]
+    contents = [system.run.record.data.get(datasets[0]) for system in (one, other)]
     if contents[0] != contents[1]:
         raise RunError(
             f"runs {one.run.name} and {other.run.name} were trained on different versions of the store "

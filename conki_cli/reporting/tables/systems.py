@@ -1,57 +1,58 @@
 """Evaluated runs and compared systems as rows of a table and as the object of `--json`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import TWO_CLASSES
 from conki_cli.reporting.comparison import TESTED, Comparison, System, Verdict, explanation, marks
 from conki_cli.reporting.tables.grid import Row, TableInfo, published_row
+from conki_cli.runs import Evaluation
 
 MEDIAN = "predicting the training median"
 """Label of the row that shows what the best constant gives: a model must be better."""
 
 
-def run_row(label: str, config: RunConfig, result: Mapping[str, Any]) -> Row:
+def run_row(label: str, config: RunConfig, result: Evaluation) -> Row:
     """Make the row of a run from what `runs.evaluate_run` says, with the paper's numbers."""
-    values = {name: summary["values"] for name, summary in result["metrics"].items()}
+    values = {name: summary["values"] for name, summary in result.metrics.items()}
     published = _published(config, result)
-    return Row(label, values, published, undefined=result["undefined"], run=result["run"], seeds=result["seeds"])
+    return Row(label, values, published, undefined=result.undefined, run=result.run, seeds=result.seeds)
 
 
-def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Mapping[str, Any]]]) -> tuple[list[Row], TableInfo]:
+def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Evaluation]]) -> tuple[list[Row], TableInfo]:
     """Make the table of runs, each a label, its settings and what `runs.evaluate_run` says of it."""
     results = [result for *_, result in evaluated]
     notes = [line for label, _, result in evaluated for line in warning_lines(label, result)]
     return [*(run_row(*one) for one in evaluated), *median_rows(results)], table_info(results, notes)
 
 
-def median_rows(results: Sequence[Mapping[str, Any]], metrics: Collection[str] | None = None) -> list[Row]:
+def median_rows(results: Sequence[Evaluation], metrics: Collection[str] | None = None) -> list[Row]:
     """Make the last row of a table, the best constant; none where no run stored it (version 1)."""
-    known = next((result["median"] for result in results if result["median"] is not None), None)
+    known = next((result.median for result in results if result.median is not None), None)
     if known is None:
         return []
-    values = {name: [value] for name, value in known["metrics"].items() if metrics is None or name in metrics}
+    values = {name: [value] for name, value in known.metrics.items() if metrics is None or name in metrics}
     return [Row(MEDIAN, values, seeds=(), is_constant=True)]
 
 
-def warning_lines(label: str, result: Mapping[str, Any]) -> list[str]:
+def warning_lines(label: str, result: Evaluation) -> list[str]:
     """Return the warnings about a run's training, with its label in front."""
-    return [f"warning: {label}, {line}" for line in result["warnings"]]
+    return [f"warning: {label}, {line}" for line in result.warnings]
 
 
-def table_info(results: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> TableInfo:
+def table_info(results: Sequence[Evaluation], notes: Sequence[str] = ()) -> TableInfo:
     """Say what the numbers of several runs were measured on; each is what `runs.evaluate_run` says."""
     first = results[0]
     return TableInfo(
-        dataset=first["dataset"],
-        split=first["split"],
-        protocol=first["protocol"],
-        seeds=sorted({seed for result in results for seed in result["seeds"]}),
-        n=first["n"],
-        n_nonzero=first.get("n_nonzero"),
+        dataset=first.dataset,
+        split=first.split,
+        protocol=first.protocol,
+        seeds=sorted({seed for result in results for seed in result.seeds}),
+        n=first.n,
+        n_nonzero=first.n_nonzero,
         notes=notes,
-        threshold=first["threshold"],
+        threshold=first.threshold,
     )
 
 
@@ -67,21 +68,21 @@ def comparison_rows(found: Comparison) -> tuple[list[Row], TableInfo]:
 
 def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> Row:
     result = system.result
-    values = {name: result["metrics"][name]["values"] for name in TESTED if name in result["metrics"]}
+    values = {name: result.metrics[name]["values"] for name in TESTED if name in result.metrics}
     note = ""
     if verdict is not None and verdict.reason and found.is_tested:  # else it stands below the table
         note = f"{'not tested' if verdict.cells is None else 'by Welch alone'}: {verdict.reason}"
-    undefined = {name: reason for name, reason in result["undefined"].items() if name in values}
+    undefined = {name: reason for name, reason in result.undefined.items() if name in values}
     signs = marks((verdict.cells if verdict is not None else None) or {})
     published = _published(system.config, result)
-    return Row(system.label, values, published, note, undefined, signs, result["run"], result["seeds"])
+    return Row(system.label, values, published, note, undefined, signs, result.run, result.seeds)
 
 
 def comparison_answer(found: Comparison) -> dict[str, Any]:
     """Return everything that is known of compared systems, as `conki compare --json` prints it."""
     rows = []
     for system, verdict in zip(found.systems, (None, *found.verdicts), strict=True):
-        named = {"label": system.label, "model": system.config.model.name, **system.result}
+        named = {"label": system.label, "model": system.config.model.name, **system.result.as_json()}
         published = _published(system.config, system.result)
         rows.append({**named, "paper": published, **_tests(found.systems[0], system, verdict)})
     first = found.systems[0]
@@ -112,14 +113,14 @@ def _tests(reference: System, system: System, verdict: Verdict | None) -> dict[s
     }
 
 
-def _published(config: RunConfig, result: Mapping[str, Any]) -> dict[str, float] | None:
+def _published(config: RunConfig, result: Evaluation) -> dict[str, float] | None:
     """Return what the paper has for a run: its test split only."""
-    if result["split"] != "test":
+    if result.split != "test":
         return None
     transferred = config.is_baseline and config.needs_pretraining
     row = published_row(
-        result["dataset"], config.model.drop, config.model.name, config.data.external if transferred else None
+        result.dataset, config.model.drop, config.model.name, config.data.external if transferred else None
     )
-    if row is None or not result["threshold"]:
+    if row is None or not result.threshold:
         return row
     return {name: value for name, value in row.items() if name not in TWO_CLASSES}  # the paper's classes are others

@@ -1,0 +1,107 @@
+"""A plan carried out in this process, row after row; whatever is finished is reused."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.planning import Plan, PlannedRun, make_plan
+from conki_cli.runs import Run, Runs, discard_run, nearest_finished
+from conki_cli.system.locks import lock_beside, locked
+from conki_cli.system.observer import Observer
+from conki_cli.system.readable import status_of
+from conki_cli.system.workspace import Workspace
+from conki_cli.training.stages import take_over, train
+from conki_cli.training.steps import Shelf
+
+
+def train_all(
+    configs: Sequence[RunConfig] | Mapping[str, RunConfig],
+    workspace: Workspace,
+    observer: Observer,
+    *,
+    stage: Literal["pretrain", "finetune"] = "finetune",
+    discard: bool = False,
+) -> list[tuple[str, Run]]:
+    """Plan some configurations and train whatever of them is missing.
+
+    Args:
+        configs: stage-2 configurations, or these by the words in which they were asked for.
+        workspace: where everything lies.
+        observer: hears what happens.
+        stage: train stage 1 alone, or stage 2 after the stage 1 it needs.
+        discard: delete the runs asked for and start over; the stage-1 runs beneath are kept.
+
+    Returns:
+        Label and run of every row.
+
+    Raises:
+        ConkiError: as `planning.make_plan`; another process trains one of the seeds; training failed.
+    """
+    with Shelf() as shelf:
+        plan = make_plan(configs, Runs(workspace), observer, shelf=shelf, stage=stage, discard=discard)
+        return carry_out(plan, observer)
+
+
+def carry_out(plan: Plan, observer: Observer) -> list[tuple[str, Run]]:
+    """Train the steps of a plan one after another.
+
+    Returns:
+        Label and run of every row.
+
+    Raises:
+        ConkiError: another process trains one of the seeds; training failed.
+    """
+    _refuse_if_held(plan)
+    for line in plan.remarks:
+        observer.say(line)
+    for number, row in enumerate(plan.rows, start=1):
+        if len(plan.rows) > 1:
+            observer.say(f"row {number} of {len(plan.rows)}: {row.label}")
+        for planned in row.runs:
+            _train_run(plan, planned, observer)
+    return [(row.label, row.run) for row in plan.rows]
+
+
+def _refuse_if_held(plan: Plan) -> None:
+    """Refuse a plan of which another process trains a seed, before hours go into its first steps.
+
+    Raises:
+        ConkiError: one does; which, and since when.
+    """
+    for step in plan.steps:
+        lock = Run(step.run).seed_lock(step.seed)
+        if status_of(lock) is not None:
+            with locked(lock, what=f"seed {step.seed} of the run {step.run.name}"):
+                """Nobody holds it."""
+
+
+def _train_run(plan: Plan, planned: PlannedRun, observer: Observer) -> None:
+    """Train the seeds of a run that are left; an earlier row may have trained them meanwhile."""
+    run, stage = planned.run, f"stage {planned.stage}"
+    if planned.discards and status_of(run.path) is not None:
+        observer.say(f"{stage}: {run.path} is discarded and starts over")
+        _discard(run, observer)
+    is_there = status_of(run.path / "result.json") is not None
+    left = [step for step in planned.steps if not is_there or run.seed_result(step.seed) is None]
+    if not left:
+        target = plan.shelf.store(plan.runs.workspace.store(planned.config.data.dataset))
+        observer.say(f"{stage}: {run.path} is finished, reused")
+        take_over(run, planned.config, planned.data, target, observer)
+        return
+    if status_of(run.path) is None:
+        finished = {other.name: other.config for other in plan.runs.usable() if other.is_finished}
+        if line := nearest_finished(finished, planned.config):
+            observer.say(f"{stage}: {line}")
+    for step in left:
+        train(step, observer, shelf=plan.shelf, run=run)
+
+
+def _discard(run: Run, observer: Observer) -> None:
+    """Delete a run folder while no process trains a seed of it."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(lock_beside(run.path), what=f"the run {run.name}", wait=True, say=observer.say))
+        for folder in run.path.glob("seed-*"):
+            name = f"seed {folder.name.removeprefix('seed-')} of the run {run.name}"
+            stack.enter_context(locked(lock_beside(run.path.with_name(f"{run.name}.{folder.name}")), what=name))
+        discard_run(run)

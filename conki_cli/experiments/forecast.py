@@ -1,0 +1,117 @@
+"""What a plan will do, in figures: steps, parameters, disk, and time where earlier runs tell it."""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.planning import Plan, PlannedRun
+from conki_cli.runs import Run, Runs
+from conki_cli.runs.differences import learnt_settings
+from conki_cli.system.environment import choose_device
+from conki_cli.system.errors import ConkiError
+from conki_cli.system.files import read_json
+from conki_cli.training import checkpoint
+from conki_cli.training.loop import schedule_of
+
+_SHAPING = frozenset({"optimizer.batch_size", "optimizer.accumulate", "pretraining.batch_size"})
+"""Of the settings of how a stage trains, those that change how long an epoch takes."""
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """Describe a plan as `--dry-run --json` prints it.
+
+    Returns:
+        {"prepare": stores to be made, "builds_encoder", "steps": one entry per row, stage and seed, "disk": bytes
+        needed at the most, "seconds": of all steps, None where the time of one is not known, "remarks"}.
+    """
+    steps: list[dict[str, Any]] = []
+    labels: dict[Path, str] = {}
+    for row in plan.rows:
+        for planned in row.runs:
+            labels.setdefault(planned.run.path, row.label)
+    for planned in plan.planned:
+        steps += _entries(plan.runs, planned, labels[planned.run.path])
+    left = [entry for entry in steps if entry["state"] != "reuse"]
+    times, sizes = [entry["seconds"] for entry in left], [entry["disk"] for entry in left]
+    return {
+        "prepare": [{"store": str(path), "source": source and str(source)} for path, source in plan.missing.items()],
+        "builds_encoder": plan.lacks_encoder,
+        "steps": steps,
+        "disk": None if None in sizes else _peak(left),
+        "seconds": None if None in times else sum(times),
+        "remarks": list(plan.remarks),
+    }
+
+
+def _peak(entries: list[dict[str, Any]]) -> int:
+    """Return the most bytes on disk: all finished seeds, and what the one in training takes beyond that."""
+    afterwards = [int(entry["disk_afterwards"]) for entry in entries]
+    return sum(afterwards) + max((int(entry["disk"]) - entry["disk_afterwards"] for entry in entries), default=0)
+
+
+def _entries(runs: Runs, planned: PlannedRun, label: str) -> list[dict[str, Any]]:
+    left = {step.seed for step in planned.steps}
+    pace = seconds_per_epoch(runs, planned.config) if left else None
+    size = planned.size
+    entries = []
+    for seed in planned.config.run.seeds:
+        num_epochs = schedule_of(planned.config, seed).num_epochs
+        done = 0 if planned.discards or seed not in left else _epochs_done(planned.run, seed)
+        state = "reuse" if seed not in left else "continue" if done else "train"
+        entry = {
+            "row": label,
+            "stage": planned.stage,
+            "seed": seed,
+            "state": state,
+            "discards": planned.discards and planned.run.path.exists(),
+            "run": planned.run.name,
+            "starts_from": planned.first.name if planned.first is not None else None,
+            "epochs": num_epochs,
+            "epochs_done": done,
+            "parameters": size and size.num_parameters,
+            "trained": size and size.num_trained,
+            "disk": size and size.while_training,
+            "disk_afterwards": size and size.afterwards,
+            "seconds": None if pace is None else pace * (num_epochs - done),
+        }
+        entries.append(entry)
+    return entries
+
+
+def _epochs_done(run: Run, seed: int) -> int:
+    """Count the epochs of an unfinished seed that need not be trained again."""
+    if not run.checkpoint(seed, "last").is_file():
+        return 0
+    return max(checkpoint.whole_lines(run.seed_folder(seed) / "metrics.jsonl", sys.maxsize), default=0)
+
+
+def seconds_per_epoch(runs: Runs, config: RunConfig) -> float | None:
+    """Return the median time of an epoch in finished runs of the same shape on the same device; None: there is none."""
+    device, shape, found = str(choose_device(config.run.device)), _shape(config), []
+    for run in runs.usable():
+        if _shape(run.config) != shape:
+            continue
+        for seed, result in run.results().items():
+            if result.epochs and _device_of(run, seed) == device:
+                found.append(result.seconds / result.epochs)
+    return statistics.median(found) if found else None
+
+
+def _shape(config: RunConfig) -> dict[str, Any]:
+    """Return what decides how long an epoch takes: data, network, batches, kind of numbers."""
+    schedules = ("optimizer", "pretraining", "loss")
+    return {
+        path: value
+        for path, value in learnt_settings(config).items()
+        if path in _SHAPING or (path.partition(".")[0] not in schedules and path != "run.recipe")
+    }
+
+
+def _device_of(run: Run, seed: int) -> str:
+    try:
+        found = read_json(run.seed_folder(seed) / "environment.json")
+    except ConkiError:
+        return ""
+    return str(found.get("device", "")) if isinstance(found, dict) else ""

@@ -1,0 +1,103 @@
+"""What a run reads, made where it is missing: feature stores, the demo's text encoder."""
+
+import contextlib
+from pathlib import Path
+
+from conki_cli.data.preparation import Preparation, prepare
+from conki_cli.data.sources import check_dataset_name, find_source
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.system.errors import SettingsError, SourceError, StoreError
+from conki_cli.system.files import remove_leftovers_below
+from conki_cli.system.locks import lock_beside, locked
+from conki_cli.system.observer import Observer
+from conki_cli.system.readable import status_of
+from conki_cli.system.workspace import BUILT_IN_ENCODER, Workspace
+from conki_cli.text.demo_encoder import build_demo_encoder
+
+
+def ready_store(workspace: Workspace, dataset: str, observer: Observer) -> Path:
+    """Return the feature store of a data set; where it is missing but its raw files are there, prepare it first.
+
+    Raises:
+        StoreError: there is no store and nothing to make it from.
+    """
+    check_dataset_name(dataset)
+    path = workspace.store(dataset)
+    if status_of(path) is None:
+        try:
+            prepare(Preparation(dataset, workspace), observer)
+        except (SettingsError, SourceError) as error:
+            raise _no_store(path, dataset, error) from error
+        with FeatureStore(path) as made:
+            observer.say(f"{path} did not exist yet: prepared from {made.source['name']}")
+    return path
+
+
+def source_of_missing(workspace: Workspace, dataset: str) -> Path | None:
+    """Return what a missing store would be prepared from (a generated data set: None), without reading it.
+
+    Raises:
+        StoreError: there is nothing to make it from.
+    """
+    check_dataset_name(dataset)
+    if dataset in ("demo", "demo-external"):
+        return None
+    try:
+        return find_source(dataset, workspace.root, None)
+    except (SettingsError, SourceError) as error:
+        raise _no_store(workspace.store(dataset), dataset, error) from error
+
+
+def _no_store(path: Path, dataset: str, error: Exception) -> StoreError:
+    return StoreError(f"no feature store {path}: make it with `conki prepare --dataset {dataset}` ({error})")
+
+
+def check_labelled(store: FeatureStore) -> None:
+    """Refuse a store whose clips have no scores.
+
+    Raises:
+        StoreError: they have none.
+    """
+    if store.is_unlabelled:
+        raise StoreError(
+            f"{store.path} must have clips with scores, to train on or to measure by, and holds clips to be scored: "
+            f"score them with `conki predict RUN {store.dataset}`, or prepare {store.dataset} from a source with labels"
+        )
+
+
+def open_store(workspace: Workspace, dataset: str, observer: Observer) -> FeatureStore:
+    """Open the feature store of a data set, made if it can be; its clips have scores.
+
+    Raises:
+        StoreError: there is no store and nothing to make it from, or its clips have no scores.
+    """
+    store = FeatureStore(ready_store(workspace, dataset, observer))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(store)
+        check_labelled(store)
+        stack.pop_all()
+    return store
+
+
+def lacks_encoder(workspace: Workspace, name: str) -> bool:
+    """Say whether a text encoder is the demo's, and is still to be built."""
+    return name == BUILT_IN_ENCODER and not (workspace.built_in_encoder / "config.json").exists()
+
+
+def ready_encoder(workspace: Workspace, name: str, observer: Observer) -> str:
+    """Return the name or folder of a text encoder; the demo's own is built when it is first needed."""
+    folder = workspace.built_in_encoder
+    if lacks_encoder(workspace, name):
+        with locked(lock_beside(folder), what=str(folder), wait=True, say=observer.say):
+            if lacks_encoder(workspace, name):  # or another process built it while this one waited
+                _build_encoder(folder, observer)
+    return workspace.encoder(name)
+
+
+def _build_encoder(folder: Path, observer: Observer) -> None:
+    from conki_cli.data.sources.demo import encoder_sentences
+
+    remove_leftovers_below(folder)
+    observer.say(f"building a small BERT with its own vocabulary in {folder}")
+    with observer.steps("masked-word pretraining", 0) as advance:
+        build_demo_encoder(folder, encoder_sentences(), progress=lambda done, total: advance(1, f"step {done}/{total}"))

@@ -1,0 +1,138 @@
+"""Scores for splits and new clips from trained runs."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conki_cli.data.preparation import is_raw, prepare_to_score
+from conki_cli.data.sources.characters import repair
+from conki_cli.data.sources.labels import read_texts
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import SCORED, Utterances
+from conki_cli.experiments.opening import open_store
+from conki_cli.runs import Predictions, Run, in_training_scale, write_predictions
+from conki_cli.system.environment import choose_device
+from conki_cli.system.errors import RunError, SettingsError
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+from conki_cli.training.inference import predict_utterances
+
+
+def ready_predictions(runs: Sequence[Run], split: str, workspace: Workspace, observer: Observer) -> None:
+    """Predict a split with every run that has no stored predictions for it."""
+    for run in runs:
+        if not run.predictions_exist(split):
+            predict_split(run, split, workspace, observer)
+
+
+def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer) -> None:
+    """Predict a split that a finished run has no stored predictions for, such as the training split.
+
+    Raises:
+        RunError: a stage-1 run, which predicts its validation split only, or the store is not that of the run.
+    """
+    if run.record.stage != "finetune":
+        raise RunError(f"{run.name} is a stage-1 run, which predicts validation clips only: give --split valid")
+    with open_store(workspace, run.config.data.dataset, observer) as store:
+        if run.record.data.get(run.config.data.dataset) != store.content_id:
+            raise RunError(f"run {run.name} was trained on another version of {store.path}: restore that one")
+        clips = store.split(split)
+        scores = np.asarray(clips.scores, dtype=np.float32)
+        found = predict_utterances(run, clips, choose_device("auto"), observer, split_of=(store, split))
+        for seed, predictions in found.items():
+            write_predictions(run.predictions_path(seed, split), Predictions(clips.ids, scores, predictions))
+
+
+@contextlib.contextmanager
+def read_new(
+    texts: Sequence[str] | None,
+    source: Path | None,
+    store: Path | None = None,
+    split: str | None = None,
+    observer: Observer | None = None,
+    *,
+    scaled: Callable[[FeatureStore, Utterances], Utterances] = lambda store, clips: clips,
+) -> Iterator[Utterances]:
+    """Open utterances to score: sentences, a table with texts, or a split of a feature store, `scaled`.
+
+    Without a split it is the test split, or all clips of a store without scores. Texts of sentences and tables are
+    repaired as `conki prepare` does; the observer is told.
+    """
+    if store is not None:
+        with FeatureStore(store) as opened:
+            if opened.is_unlabelled and split is not None:
+                raise SettingsError(f"{store} holds clips to be scored, in no split: leave --split {split} out")
+            yield scaled(opened, opened.split(split or SCORED))
+    elif source is not None:
+        yield _with_repaired_texts(read_texts(source), observer)
+    else:
+        lines = list(texts or [])
+        if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
+            raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
+        numbers = [str(number) for number in range(1, len(lines) + 1)]
+        yield _with_repaired_texts(Utterances(numbers, lines, None, {}, {}), observer)
+
+
+def _with_repaired_texts(utterances: Utterances, observer: Observer | None) -> Utterances:
+    done = repair(utterances.texts)
+    if observer is not None:
+        for line in (*done.remarks(), *(f"warning: {warning}" for warning in done.warnings())):
+            observer.say(line)
+    return replace(utterances, texts=done.texts)
+
+
+@contextlib.contextmanager
+def open_clips(
+    run: Run, path: Path, split: str | None, workspace: Workspace, observer: Observer
+) -> Iterator[Utterances]:
+    """Open new clips in the scale that a run was trained on.
+
+    Args:
+        run: scores them.
+        path: a feature store; or a raw file or folder, whose clips are prepared aside, without scores and splits.
+        split: of a store with scores; None: its test split.
+        workspace: where the run's training store lies, which older runs need.
+        observer: is told what is worth a warning.
+
+    Raises:
+        ConkiError: the file cannot be read, or its frames cannot be brought to that scale.
+    """
+
+    def scaled(store: FeatureStore, clips: Utterances) -> Utterances:
+        return in_training_scale(run, store, clips, workspace, observer)
+
+    with contextlib.ExitStack() as stack:
+        place = path
+        if is_raw(path):
+            if split is not None:
+                raise SettingsError(f"{path} is read as clips to be scored, in no split: leave --split {split} out")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conki-")))
+            place = folder / "clips.h5"
+            dataset = run.config.data.dataset
+            prepare_to_score(path, "new-clips" if dataset.startswith("demo") else dataset, place, observer)
+        yield stack.enter_context(read_new(None, None, place, split, scaled=scaled))
+
+
+def predict_new(run: Run, utterances: Utterances, device: str, observer: Observer | None = None) -> dict[str, Any]:
+    """Score new utterances with every finished seed of a run.
+
+    Returns:
+        {"run", "seeds", "score_range", "clips": [{"id", "text", "prediction": mean, "by_seed": {seed: score}}]}.
+    """
+    by_seed = predict_utterances(run, utterances, choose_device(device), observer)
+    means = np.mean([values.astype(np.float64) for values in by_seed.values()], axis=0)
+    clips = [
+        {
+            "id": identity,
+            "text": text,
+            "prediction": float(mean),
+            "by_seed": {str(seed): float(values[row]) for seed, values in by_seed.items()},
+        }
+        for row, (identity, text, mean) in enumerate(zip(utterances.ids, utterances.texts, means, strict=True))
+    ]
+    return {"run": run.name, "seeds": list(by_seed), "score_range": list(run.record.score_range), "clips": clips}

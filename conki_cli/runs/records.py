@@ -1,0 +1,226 @@
+"""What a run says of itself, typed: its result.json, that of each of its seeds, and its metrics on a split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from conki_cli import __version__
+from conki_cli.metrics.summaries import Summary
+from conki_cli.system.errors import RunError
+
+RUN_SCHEMA = 1
+
+Metrics = Mapping[str, float]
+"""Metrics by name."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant prediction and its metrics on one split."""
+
+    score: float
+    metrics: Metrics
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {"score": self.score, "metrics": dict(self.metrics)}
+
+
+@dataclass(frozen=True)
+class Median:
+    """The best constant prediction, the median of the training scores, and what it reaches."""
+
+    score: float
+    metrics: Mapping[str, Metrics]
+    """By split."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a result.json says of it."""
+        return {"score": self.score, "metrics": dict(self.metrics)}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the result.json of a run folder says."""
+
+    stage: str
+    """pretrain or finetune."""
+    digest: str
+    """Of everything in the configuration that changes what is learnt."""
+    dataset: str
+    """Whose scores the run learns: the external data set in stage 1."""
+    label: str
+    data: Mapping[str, str]
+    """Content id of every store that the run reads, by data set."""
+    score_range: tuple[float, float]
+    seeds: tuple[int, ...]
+    """All that were asked for."""
+    state: str
+    """finished or unfinished."""
+    metrics: Mapping[str, Mapping[str, Summary]] = field(default_factory=dict)
+    """Over the finished seeds, by split and name."""
+    median: Median | None = None
+    """Of the training scores; runs of version 1 did not store it."""
+    conki: str = __version__
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    """What this version does not know; kept when the file is written again."""
+
+    @classmethod
+    def from_json(cls, found: object, path: Path) -> Self:
+        """Check and convert the content of a result.json.
+
+        Raises:
+            RunError: it is of a newer schema, or does not describe a run.
+        """
+        known: dict[str, Any] = dict(found) if isinstance(found, dict) else {}
+        schema = known.pop("schema", None)
+        if isinstance(schema, int) and schema > RUN_SCHEMA:
+            raise RunError(
+                f"run {path.parent.name} has schema {schema}, this conki {__version__} knows up to {RUN_SCHEMA}: "
+                "install a newer conki"
+            )
+        kinds: dict[str, type] = {"stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
+        kinds |= {"score_range": list, "seeds": list, "state": str}
+        fits = isinstance(schema, int) and all(isinstance(known.get(key), kind) for key, kind in kinds.items())
+        if not fits or not all(isinstance(seed, int) for seed in known["seeds"]) or len(known["score_range"]) != 2:
+            raise RunError(f"{path} must describe a run but does not: restore it or delete the run folder")
+        own = {one.name for one in fields(cls)} - {"rest"}
+        low, high = known.pop("score_range")
+        known |= {"seeds": tuple(known["seeds"]), "conki": str(known.get("conki", ""))}
+        known["median"] = _median_of(known.get("median"))
+        rest = {key: known.pop(key) for key in [*known] if key not in own}
+        return cls(score_range=(low, high), rest=rest, **known)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of result.json."""
+        listed = {
+            "schema": RUN_SCHEMA,
+            "conki": self.conki,
+            "stage": self.stage,
+            "digest": self.digest,
+            "dataset": self.dataset,
+            "label": self.label,
+            "data": dict(self.data),
+            "score_range": list(self.score_range),
+            "seeds": list(self.seeds),
+            "state": self.state,
+        }
+        later = {"metrics": self.metrics, "median": self.median and self.median.as_json()}
+        return {**listed, **self.rest, **{key: value for key, value in later.items() if value}}
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What the result.json of a trained seed says."""
+
+    seed: int
+    best_epoch: int
+    epochs: int
+    """That it trained for."""
+    seconds: float
+    """Over all starts of the program."""
+    metrics: Mapping[str, Metrics]
+    """By split; null in the file is None here."""
+    cache: str = "off"
+    """How a frozen text encoder's states were kept: fp32, fp16 or off."""
+    stage_1: str | None = None
+    """Name of the run that it started from."""
+    threshold: float | None = None
+    """Between the two classes."""
+    has_threshold: bool = True
+    """False in results of older versions, which took 0 whatever the range of the scores."""
+    cut: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Sequences that were longer than the limit, by split and modality."""
+    texts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Tokens, unknown ones and truncated texts, by split."""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """all, trained."""
+    median: Median | None = None
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    """What this version does not know."""
+
+    @classmethod
+    def from_json(cls, found: object, path: Path) -> Self:
+        """Check and convert the content of a seed's result.json.
+
+        Raises:
+            RunError: it does not describe a trained seed.
+        """
+        if not isinstance(found, dict) or not _has_metrics(found):
+            raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
+        own = {one.name for one in fields(cls)} - {"rest", "has_threshold"}
+        known = {key: value for key, value in found.items() if key in own}
+        known |= {"has_threshold": "threshold" in found, "median": _median_of(found.get("median"))}
+        for key, value in (("seed", -1), ("best_epoch", 0), ("epochs", 0), ("seconds", 0.0)):
+            known[key] = value if (said := known.get(key)) is None else said
+        return cls(**known, rest={key: value for key, value in found.items() if key not in own})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of result.json."""
+        return {
+            "seed": self.seed,
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "cache": self.cache,
+            **({"threshold": self.threshold} if self.has_threshold else {}),
+            "stage_1": self.stage_1,
+            "cut": self.cut,
+            "texts": self.texts,
+            "parameters": self.parameters,
+            "metrics": self.metrics,
+            **({"median": self.median.as_json()} if self.median is not None else {}),
+            **self.rest,
+        }
+
+    def measured(self, metrics: Mapping[str, Metrics], threshold: float | None, median: Median | None) -> "SeedResult":
+        """Return this result with metrics at another threshold."""
+        return replace(self, metrics=metrics, threshold=threshold, has_threshold=True, median=median)
+
+
+def _has_metrics(found: Mapping[str, Any]) -> bool:
+    """Say whether a seed's result.json has metrics by split, each a number or null."""
+    splits = found.get("metrics")
+    metrics = list(splits.values()) if isinstance(splits, dict) else [None]
+    values = [value for part in metrics if isinstance(part, dict) for value in part.values()]
+    return all(isinstance(part, dict) for part in metrics) and all(isinstance(v, float | int | None) for v in values)
+
+
+def _median_of(found: object) -> Median | None:
+    if not isinstance(found, Mapping) or not isinstance(found.get("metrics"), Mapping):
+        return None
+    return Median(found.get("score", float("nan")), found["metrics"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a run on a split, over some of its finished seeds; `conki evaluate --json` prints this."""
+
+    run: str
+    dataset: str
+    split: str
+    protocol: str
+    threshold: float | None
+    """What separates two classes; None: the scores have no two classes."""
+    n: int
+    """Clips."""
+    seeds: Sequence[int]
+    metrics: Mapping[str, Summary]
+    """Undefined values are nan."""
+    undefined: Mapping[str, str]
+    """Why a metric is undefined, by its name."""
+    median: Constant | None
+    """The best constant on this split; None for runs of version 1."""
+    warnings: Sequence[str]
+    predictions: Sequence[str]
+    """Paths of the stored predictions, by seed."""
+    n_nonzero: int | None = None
+    """Clips whose score is not neutral, where the protocol counts them."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        counts = {"n": self.n} | ({} if self.n_nonzero is None else {"n_nonzero": self.n_nonzero})
+        listed = {key: getattr(self, key) for key in ("run", "dataset", "split", "protocol", "threshold")}
+        rest = {key: getattr(self, key) for key in ("seeds", "metrics", "undefined", "warnings", "predictions")}
+        return {**listed, **counts, **rest, "median": self.median and self.median.as_json()}

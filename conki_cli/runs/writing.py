@@ -1,0 +1,116 @@
+"""A run folder's life: it is begun, its seeds are added up, it is discarded."""
+
+import dataclasses
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+
+from conki_cli.config.resolving import to_toml
+from conki_cli.config.sections import RunConfig
+from conki_cli.config.words import run_label
+from conki_cli.metrics import neutral_score
+from conki_cli.metrics.summaries import summarize
+from conki_cli.runs.folders import Run
+from conki_cli.runs.naming import digest_of
+from conki_cli.runs.records import RunRecord
+from conki_cli.system.errors import RunError
+from conki_cli.system.files import disk_error, write_text
+from conki_cli.system.readable import status_of
+
+
+def open_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
+    """Make the run folder of a configuration, or add its seeds to the one that is there.
+
+    Args:
+        run: where it lies or will lie.
+        config: the resolved configuration; its seeds are added to the run's, and its threshold, if it has one,
+            replaces the run's.
+        data: content id of every store the run reads, by data set.
+        score_range: of the scores the run learns; it decides which metrics apply.
+
+    Raises:
+        RunError: the run saw other data.
+        SettingsError: the threshold lies outside the range of the scores.
+    """
+    neutral_score(score_range, config.data.threshold)
+    if status_of(run.path / "result.json") is None:
+        _start_run(run, config, data, score_range)
+        return
+    check_data(run, data)
+    record, known = run.record, run.config
+    merged = tuple(sorted({*record.seeds, *config.run.seeds}))
+    threshold = known.data.threshold if config.data.threshold is None else config.data.threshold
+    named = known.with_values("run", seeds=merged).with_values("data", threshold=threshold)
+    if merged != record.seeds or threshold != known.data.threshold:
+        write_text(run.path / "config.toml", to_toml(named))
+    if merged != record.seeds:
+        run.write_record(dataclasses.replace(record, seeds=merged, state="unfinished"))
+
+
+def check_data(run: Run, data: Mapping[str, str]) -> None:
+    """Refuse stores, given by data set and content id, that are not those a run was begun with.
+
+    Raises:
+        RunError: one of them is another version.
+    """
+    if status_of(run.path / "result.json") is None:
+        return
+    known = run.record.data
+    if changed := [name for name, content in data.items() if known.get(name, content) != content]:
+        raise RunError(
+            f"run {run.name} was trained on another version of the store {changed[0]}: "
+            "restore that version, give --name a new name, or delete the run's folder"
+        )
+
+
+def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
+    seeds = tuple(sorted(config.run.seeds))
+    write_text(run.path / "config.toml", to_toml(config.with_values("run", seeds=seeds)))
+    record = RunRecord(
+        stage=config.run.stage,
+        digest=digest_of(config),
+        dataset=config.data.external if config.run.stage == "pretrain" else config.data.dataset,
+        label=run_label(config),
+        data=dict(data),
+        score_range=score_range,
+        seeds=seeds,
+        state="unfinished",
+    )
+    run.write_record(record)
+
+
+def finish_run(run: Run) -> None:
+    """Write the run's result: metrics per split as mean, sd and values over its finished seeds."""
+    record, results = run.record, run.results()
+    by_split = {}
+    for split in ("valid", "test"):
+        per_seed = [result.metrics.get(split, {}) for result in results.values()]
+        if per_seed and all(per_seed):  # null in JSON is nan
+            by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
+    medians = [result.median for result in results.values() if result.median is not None]
+    state = "finished" if tuple(results) == record.seeds else "unfinished"
+    median = medians[0] if medians else record.median  # that of the training split, so the same for every seed
+    run.write_record(dataclasses.replace(record, metrics=by_split, state=state, median=median))
+
+
+def discard_run(run: Run) -> None:
+    """Delete a run folder; it is renamed first, so an interrupted delete never leaves half a run.
+
+    Raises:
+        ConkiError: it cannot be deleted.
+    """
+    hidden = run.path.with_name(f".{run.name[:100]}.discarded")
+    for folder in (run.path.parent, run.path, *(path for path in run.path.rglob("*") if path.is_dir())):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # before a part of it is gone
+            raise disk_error(folder, OSError(errno.EACCES, ""))
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.replace(run.path, hidden)
+        shutil.rmtree(hidden)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise disk_error(run.path, error) from error

@@ -1,0 +1,101 @@
+"""What one process trains: a `Step` is one seed of one stage, as plain data; a `Shelf` holds what it reads."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.model.batches import Inputs, open_inputs
+from conki_cli.runs import Run
+from conki_cli.system.environment import choose_device
+from conki_cli.system.observer import Observer
+from conki_cli.text import load_reader
+from conki_cli.training.jobs import Job
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Step:
+    """One seed of one stage of one configuration.
+
+    It can be pickled, sent to another process or machine that sees the same files, and trained there to the same bits.
+    """
+
+    config: RunConfig
+    """Of this stage; its seeds are all that the command asks this run for."""
+    seed: int
+    run: Path
+    """The run's folder, which may not exist yet."""
+    first: Path | None
+    """Folder of the stage-1 run that it starts from."""
+    encoder: str
+    """Name or folder of the text encoder."""
+    stores: Mapping[str, Path]
+    """Every store that the stage reads, by data set."""
+    data: Mapping[str, str]
+    """Their content ids."""
+
+
+class Shelf:
+    """The stores and tokenizers that a command reads, each opened once."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._stores: dict[Path, FeatureStore] = {}
+        self._readers: dict[str, _Reader] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def store(self, path: Path) -> FeatureStore:
+        """Return an opened feature store.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        if path not in self._stores:
+            self._stores[path] = self._open.enter_context(FeatureStore(path))
+        return self._stores[path]
+
+    def inputs(self, config: RunConfig, stores: Mapping[str, Path], encoder: str) -> Inputs:
+        """Return the inputs of a stage; texts that were tokenised before are not tokenised again.
+
+        Raises:
+            ConkiError: as `open_inputs`.
+        """
+        target = self.store(stores[config.data.dataset])
+        external = self.store(stores[config.data.external]) if config.needs_pretraining else None
+
+        def reader(name: str) -> "tuple[PreTrainedTokenizerBase, int]":
+            if name not in self._readers:
+                self._readers[name] = _Reader(*load_reader(name))
+            return self._readers[name].tokenizer, self._readers[name].max_tokens
+
+        found = open_inputs(config, target, external, encoder, reader=reader)
+        return found.sharing(self._readers[encoder].tokens) if encoder in self._readers else found
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A tokenizer, its limit, and the token ids of the splits that it has read."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    max_tokens: int
+    tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
+
+
+def open_step(step: Step, shelf: Shelf, observer: Observer, run: Run | None = None) -> Job:
+    """Open what a step reads; `run` is the opened folder, if the caller has it."""
+    inputs = shelf.inputs(step.config, step.stores, step.encoder)
+    device = choose_device(step.config.run.device)
+    return Job(step.config, run or Run(step.run), inputs, step.encoder, device, observer, step.data)

@@ -1,0 +1,45 @@
+"""Runs as tests train them: one configuration, its run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.ablations import ablation_rows
+from conki_cli.experiments.execution import train_all
+from conki_cli.runs import Run, Runs, open_run
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+
+
+def finetune(
+    config: RunConfig, workspace: Workspace, observer: Observer | None = None, *, discard: bool = False
+) -> Run:
+    """Train stage 2 after the stage 1 it needs."""
+    return train_all([config], workspace, observer or Observer(), discard=discard)[0][1]
+
+
+def pretrain(
+    config: RunConfig, workspace: Workspace, observer: Observer | None = None, *, discard: bool = False
+) -> Run:
+    """Train stage 1 alone."""
+    return train_all([config], workspace, observer or Observer(), stage="pretrain", discard=discard)[0][1]
+
+
+def ablate(rows: Mapping[str, RunConfig], workspace: Workspace, observer: Observer) -> list[tuple[str, Run]]:
+    """Train the rows of an ablation."""
+    return train_all(ablation_rows(rows), workspace, observer)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """Return the content of a result.json."""
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+def begin(workspace: Workspace, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> Run:
+    """Make the folder of a run, or add the seeds of a configuration to it."""
+    run = Runs(workspace).locate(config)
+    open_run(run, config, data, score_range)
+    return run
