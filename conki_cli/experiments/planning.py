@@ -126,7 +126,7 @@ def make_plan(
         row = Row(run_label(found[-1]), maker.planned_row(found))
         if row.run.path in rows:
             remarks.append(f"{words} equals an earlier row, {row.label}: it is shown once")
-        rows.setdefault(row.run.path, row)
+        rows[row.run.path] = row  # of two equal ones the later plans the seeds of both
     return Plan(
         tuple(rows.values()), tuple(remarks), maker.runs, shelf, maker.missing, lacks_encoder=maker.lacks_encoder
     )

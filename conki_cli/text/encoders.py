@@ -202,9 +202,17 @@ def backbone_from_config(folder: str | Path) -> "PreTrainedModel":
         return AutoModel.from_config(config, trust_remote_code=False).float()
 
 
-def save_encoder_files(name_or_path: str, folder: str | Path) -> None:
-    """Save the encoder's tokenizer and configuration, not its weights, into a run folder."""
-    config, tokenizer = encoder_config(name_or_path), load_tokenizer(name_or_path)
+def save_encoder_files(
+    name_or_path: str, folder: str | Path, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> None:
+    """Save the encoder's tokenizer and configuration, not its weights, into a run folder.
+
+    Args:
+        name_or_path: of the encoder.
+        folder: where the files go.
+        tokenizer: as it was loaded, without a text read: reading changes what it saves. None: it is loaded.
+    """
+    config, tokenizer = encoder_config(name_or_path), tokenizer or load_tokenizer(name_or_path)
     with published(Path(folder)) as temporary, quiet():
         tokenizer.save_pretrained(str(temporary))
         config.save_pretrained(str(temporary))

@@ -24,7 +24,7 @@ from conki_cli.training import loop as training
 from conki_cli.training.evaluation import check_memory, memory_advice
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 READ_AT_ONCE = 64
 """Clips of a split that is looked through without a network."""
@@ -42,6 +42,8 @@ class Job:
     observer: Observer
     data: Mapping[str, str] = field(default_factory=dict)
     """Content id of every store that the run reads, by data set."""
+    unused_tokenizer: "PreTrainedTokenizerBase | None" = None
+    """The text encoder's tokenizer as it was loaded, to be saved with the run; None: it is loaded again."""
 
     @property
     def stores(self) -> list[FeatureStore]:

@@ -258,7 +258,7 @@ def _write_setting(job: Job, seed: int) -> None:
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
     if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
-        save_encoder_files(job.encoder, folder)
+        save_encoder_files(job.encoder, folder, job.unused_tokenizer)
 
 
 def _check_stores(job: Job, seed: int) -> None:

@@ -1,5 +1,6 @@
 """What one process trains: a `Step` is one seed of one stage, as plain data; a `Shelf` holds what it reads."""
 
+import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -78,11 +79,16 @@ class Shelf:
 
         def reader(name: str) -> "tuple[PreTrainedTokenizerBase, int]":
             if name not in self._readers:
-                self._readers[name] = _Reader(*load_reader(name))
+                tokenizer, limit = load_reader(name)
+                self._readers[name] = _Reader(tokenizer, limit, copy.deepcopy(tokenizer))
             return self._readers[name].tokenizer, self._readers[name].max_tokens
 
         found = open_inputs(config, target, external, encoder, reader=reader)
         return found.sharing(self._readers[encoder].tokens) if encoder in self._readers else found
+
+    def unused_tokenizer(self, encoder: str) -> "PreTrainedTokenizerBase | None":
+        """Return the tokenizer of a text encoder as it was loaded; None where nothing reads texts with it."""
+        return self._readers[encoder].unused if encoder in self._readers else None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ class _Reader:
 
     tokenizer: "PreTrainedTokenizerBase"
     max_tokens: int
+    unused: "PreTrainedTokenizerBase"
+    """A copy that reads no text: reading changes what a tokenizer saves."""
     tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
 
@@ -98,4 +106,5 @@ def open_step(step: Step, shelf: Shelf, observer: Observer, run: Run | None = No
     """Open what a step reads; `run` is the opened folder, if the caller has it."""
     inputs = shelf.inputs(step.config, step.stores, step.encoder)
     device = choose_device(step.config.run.device)
-    return Job(step.config, run or Run(step.run), inputs, step.encoder, device, observer, step.data)
+    run, tokenizer = run or Run(step.run), shelf.unused_tokenizer(step.encoder)
+    return Job(step.config, run, inputs, step.encoder, device, observer, step.data, tokenizer)

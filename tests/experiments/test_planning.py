@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import MakeConfig, Notes, Trained, content, equal_bits
 from typer.testing import CliRunner
 
@@ -169,6 +170,7 @@ def test_equal_configurations_are_one_row_with_the_seeds_of_both(workspace: Work
 
 
 def _train_in_another_process(word: bytes) -> None:
+    torch.set_num_threads(1)  # as in this one
     train(pickle.loads(word), Observer())
 
 
