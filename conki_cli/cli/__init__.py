@@ -6,6 +6,7 @@ from conki_cli.cli.data import inspect_store, prepare
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.results import evaluate, predict, runs
+from conki_cli.cli.sharing import export, pull, push
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
 from conki_cli.cli.upkeep import doctor
 
@@ -22,6 +23,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ablate": ablate,
     "compare": compare,
     "predict": predict,
+    "export": export,
+    "push": push,
+    "pull": pull,
     "models": models,
     "settings": settings,
     "demo": demo,

@@ -376,6 +376,8 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
     place = Path(name) if is_path(name) else workspace.runs / name
     check_readable(place)
+    if (place / "conki.json").is_file():
+        raise RunError(f"{place} is an exported model, for `conki predict`: name the run that it was exported from")
     if (place / "result.json").is_file():
         return Run(place)
     if is_path(name):
