@@ -125,7 +125,8 @@ def adapter_flags(folder: Path, flags: dict[str, Any]) -> dict[str, Any]:
 
     if flags["data.external"] not in (None, "none"):
         raise SettingsError("--adapters takes the place of --external: give one of the two")
-    return {"model.adapters": str(folder.resolve()), "model.adapters_checksum": adapters_at(folder).checksum}
+    given = {"model.adapters": str(folder.resolve()), "model.adapters_checksum": adapters_at(folder).checksum}
+    return {"data.external": "none", **given}
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -76,7 +76,7 @@ def push(
     done = work(folder, parse_repo(name), screen, private=private, message=message)
     note_kept(done["url"])
     screen.say(f"pushed: {done['url']}")
-    screen.say(f"next: conki predict {done['repository']}@{done['commit'][:12]}")
+    screen.say(f"pinned: {done['repository']}@{done['commit']}")
     screen.answer(done)
 
 

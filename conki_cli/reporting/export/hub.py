@@ -25,6 +25,7 @@ from conki_cli.runs.exported import (
     new_folder,
     open_exported,
     parse_manifest,
+    read_manifest,
     verify_export,
 )
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, one_line, reason_of
@@ -113,8 +114,15 @@ def fetch(repo: Repo, reporter: Reporter) -> tuple[Run, str]:
     else:
         _announce(repo, listing, reporter)
         folder = _download(repo, listing, None, reporter)
+        _check_same(read_manifest(folder), listing, repo)
     run = open_exported(folder, linked=folder.parents[1])
     return run, f"{repo.name}@{folder.name[:12]}"
+
+
+def _check_same(found: Manifest, listing: _Listing, repo: Repo) -> None:
+    """Refuse a list of files that is another than the one that was announced."""
+    if found.checksum != listing.manifest.checksum:
+        raise RunError(f"{MANIFEST} of {repo} changed while it was fetched: fetch it again")
 
 
 def pull(repo: Repo, out: Path, reporter: Reporter) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def pull(repo: Repo, out: Path, reporter: Reporter) -> dict[str, Any]:
         _announce(repo, listing, reporter)
         _download(repo, listing, folder, reporter)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the library's own notes
-        verify_export(folder)
+        _check_same(verify_export(folder), listing, repo)
     manifest = listing.manifest
     return {
         "folder": out.resolve(),
@@ -267,14 +275,14 @@ def _list(repo: Repo) -> _Listing:
             raise RunError(
                 f"{repo} must have {name} with {entry.size} bytes, and {found}: its owner must push it again"
             )
-    return _Listing(commit, manifest, CARD in sizes)
+    return _Listing(commit, manifest, has_card=0 < (sizes.get(CARD) or 0) <= LARGEST_MANIFEST)
 
 
 def _announce(repo: Repo, listing: _Listing, reporter: Reporter) -> None:
     """Say what is fetched, and the bytes it takes, before it is."""
-    count = len(listing.manifest.files)
-    size = human_size(listing.manifest.size)
-    reporter.say(f"{repo} at {listing.commit[:12]}: {count} files of {listing.manifest.kind}, {size}")
+    manifest = listing.manifest
+    what = "a trained model" if manifest.kind == "model" else "adapters"
+    reporter.say(f"{repo} at {listing.commit[:12]}: {what}, {len(manifest.files)} files, {human_size(manifest.size)}")
 
 
 def _download(repo: Repo, listing: _Listing, folder: Path | None, reporter: Reporter) -> Path:
