@@ -45,6 +45,8 @@ def export(
         raise SettingsError("give --seed or --all-seeds, not both")
     screen = screen_for(json)
     place = workspace_at(workspace)
+    if out.resolve().is_relative_to(place.runs.resolve()):
+        raise SettingsError(f"--out must not lie below {place.runs}, where runs are looked for: name another folder")
     found = find_run(place, run)
     seeds = (seed,) if seed is not None else tuple(found.result["seeds"]) if all_seeds else None
     work = export_adapters if adapters_only else export_model

@@ -21,11 +21,14 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.plans import finetune, predict_new
 from conki_cli.reporting.export import hub as exchange
 from conki_cli.reporting.export.folders import Export, export_adapters, export_model
-from conki_cli.runs import Run, read_predictions
+from conki_cli.runs import Run, digest_of, read_predictions
 from conki_cli.runs.exported import MANIFEST, adapters_at, open_exported, verify_export
 from conki_cli.system.errors import ConkiError, RunError, SettingsError
 from conki_cli.system.workspace import Reporter, Workspace
 from conki_cli.training import checkpoint
+
+ONCE = "optimizer.num_epochs=1"
+VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"
 
 
 def conki(*arguments: object) -> Result:
@@ -97,11 +100,11 @@ def relisted(folder: Path, **changes: Any) -> None:
 def test_an_exported_model_predicts_the_bits_that_the_run_stored(trained: Trained, exported: Path) -> None:
     with FeatureStore(trained.workspace.store("tiny")) as store:
         found = predict_new(open_exported(exported), store.split("test"), "cpu")
-        here = predict_new(trained.run, store.split("test"), "cpu")
-    assert found["clips"] == here["clips"]
-    for seed in (1, 2):
-        stored = read_predictions(trained.run.predictions_path(seed, "test")).predictions
-        assert [np.float32(clip["by_seed"][str(seed)]) for clip in found["clips"]] == stored.tolist()
+    stored = [read_predictions(trained.run.predictions_path(seed, "test")).predictions for seed in (1, 2)]
+    for seed, predictions in zip((1, 2), stored, strict=True):
+        assert [np.float32(clip["by_seed"][str(seed)]) for clip in found["clips"]] == predictions.tolist()
+    means = np.mean([predictions.astype(np.float64) for predictions in stored], axis=0)
+    assert [clip["prediction"] for clip in found["clips"]] == means.tolist()
 
 
 def test_one_seed_alone_can_be_exported(trained: Trained, tmp_path: Path, exported: Path) -> None:
@@ -160,6 +163,25 @@ def test_a_damaged_run_is_not_exported(trained: Trained, tmp_path: Path) -> None
     with pytest.raises(ConkiError, match=r"best\.safetensors is damaged"):
         export_model(Export(run), tmp_path / "out", trained.workspace, Reporter())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_run_of_version_1_takes_its_scale_from_its_store(tmp_path: Path) -> None:
+    space, notes = Workspace(Path(shutil.copytree(VERSION_1, tmp_path / "space"))), Notes()
+    run = Run(space.runs / "tiny-conki-35bc4a82")
+    export_model(Export(run), tmp_path / "with", space, notes)
+    assert json.loads((tmp_path / "with/normalization.json").read_text(encoding="utf-8"))["method"] == "none"
+    assert notes.lines == []
+    space.store("tiny").unlink()
+    export_model(Export(run), tmp_path / "without", space, notes)
+    assert [line.partition(",")[0] for line in notes.lines] == [
+        f"warning: run {run.name} does not say how its training frames were normalised"
+    ]
+
+
+def test_an_export_below_runs_would_pass_for_a_run(trained: Trained) -> None:
+    place = trained.workspace.root
+    result = conki("export", trained.run.name, "--workspace", place, "--out", place / "runs" / "mine")
+    assert (result.exit_code, "--out must not lie below" in result.stderr) == (1, True)
 
 
 # ---- the model card ----
@@ -359,7 +381,7 @@ def injected(
     space, notes = Workspace(tmp_path_factory.mktemp("injected")), Notes()
     shutil.copytree(trained.workspace.root / "features", space.root / "features")
     (space.root / "features" / "tiny-external.h5").unlink()
-    return finetune(given(tiny_config, adapters), space, notes), notes, space
+    return finetune(given(tiny_config, adapters, ONCE), space, notes), notes, space
 
 
 def given(make: MakeConfig, folder: Path, *assignments: str, **run: object) -> Any:
@@ -370,7 +392,7 @@ def given(make: MakeConfig, folder: Path, *assignments: str, **run: object) -> A
 def test_given_adapters_train_the_bits_of_the_stage_1_that_they_are_from(
     trained: Trained, injected: tuple[Run, Notes, Workspace], tiny_config: MakeConfig
 ) -> None:
-    own = finetune(tiny_config("handover", seeds=(1,)), trained.workspace, Reporter())
+    own = finetune(tiny_config("handover", ONCE, seeds=(1,)), trained.workspace, Reporter())
     ours, theirs = (content(run.checkpoint(1, "frozen")) for run in (injected[0], own))
     assert equal_bits(ours, theirs)
     assert len(ours) > 20
@@ -389,7 +411,7 @@ def test_a_run_from_given_adapters_keeps_their_checksum_and_continues_from_anoth
     assert run.result["label"] == "ConKI, given adapters"
     moved = Path(shutil.copytree(adapters, tmp_path / "moved"))
     again = Notes()
-    assert finetune(given(tiny_config, moved), space, again).path == run.path
+    assert finetune(given(tiny_config, moved, ONCE), space, again).path == run.path
     assert any("is finished, reused" in line for line in again.lines)
 
 
@@ -430,7 +452,7 @@ def test_frames_of_another_width_get_a_fresh_input_layer(
     space, notes = Workspace(tmp_path), Notes()
     (tmp_path / "features").mkdir()
     shutil.copy(trained.workspace.store("tiny-external"), tmp_path / "features" / "tiny-external.h5")
-    config = given(tiny_config, adapters, "data.dataset=tiny-external", "data.external=none", "optimizer.num_epochs=1")
+    config = given(tiny_config, adapters, "data.dataset=tiny-external", "data.external=none", ONCE)
     run = finetune(config, space, notes)
     assert any("the input layers of vision start untrained" in line for line in notes.lines)
     kept = content(run.checkpoint(1, "frozen"))
@@ -447,16 +469,18 @@ def test_switches_without_adapters_do_not_go_with_given_ones(adapters: Path, tin
     assert "takes the place of --external" in complaint("finetune", "--external", "mosei", "--adapters", adapters)
 
 
+@pytest.mark.slow
 def test_an_exported_run_of_given_adapters_predicts_the_same_bits(
     injected: tuple[Run, Notes, Workspace], tmp_path: Path
 ) -> None:
     run, _, space = injected
     export_model(Export(run), tmp_path / "model", space, Reporter())
+    model = open_exported(tmp_path / "model")
+    assert (model.config.model.adapters, model.config.model.drop) == ("", ())
     with FeatureStore(space.store("tiny")) as store:
-        clips = store.split("test")
-        ours, theirs = (predict_new(one, clips, "cpu")["clips"] for one in (open_exported(tmp_path / "model"), run))
-    assert ours == theirs
-    assert open_exported(tmp_path / "model").config.model.adapters == ""
+        found = predict_new(model, store.split("test"), "cpu")["clips"]
+    stored = read_predictions(run.predictions_path(1, "test")).predictions
+    assert [np.float32(clip["prediction"]) for clip in found] == stored.tolist()
 
 
 def test_runs_without_adapters_have_none_to_export(trained: Trained, tmp_path: Path) -> None:
@@ -479,8 +503,10 @@ def test_a_model_is_pushed_pulled_and_predicts_without_a_workspace(
     assert re.search(r"me/tiny@\w{40} at \w{12}: a trained model, \d+ files, \d+\.\d KiB", pulled.stderr)
     assert files_of(tmp_path / "here") == files_of(exported)
     store = trained.workspace.store("tiny")
-    answers = [conki("predict", word, store, "--json") for word in ("me/tiny", trained.run.path)]
-    assert [json.loads(answer.stdout)["clips"] for answer in answers].count(json.loads(answers[0].stdout)["clips"]) == 2
+    found = json.loads(conki("predict", "me/tiny", store, "--json").stdout)
+    assert found["run"].startswith("me/tiny@")
+    stored = read_predictions(trained.run.predictions_path(2, "test")).predictions
+    assert [np.float32(clip["by_seed"]["2"]) for clip in found["clips"]] == stored.tolist()
 
 
 def test_only_files_of_an_exported_folder_are_fetched(hub: Hub, exported: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def fetch(repo: Repo, reporter: Reporter) -> tuple[Run, str]:
         _announce(repo, listing, reporter)
         folder = _download(repo, listing, None, reporter)
         _check_same(read_manifest(folder), listing, repo)
-    run = open_exported(folder, linked=folder.parents[1])
+    run = open_exported(folder, linked=folder.parents[2])
     return run, f"{repo.name}@{folder.name[:12]}"
 
 
@@ -209,10 +209,10 @@ def _answered(repo: Repo, verb: str) -> Iterator[None]:
     """Turn what the library raises into one line; keep its logs and bars off the screen meanwhile."""
     from huggingface_hub import logging
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     level, had_bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(logging.FATAL)
     disable_progress_bars()
     try:
         yield
@@ -295,10 +295,10 @@ def _download(repo: Repo, listing: _Listing, folder: Path | None, reporter: Repo
     place = Path()
     with reporter.steps(f"fetching {repo}", len(names)) as advance:
         for name in names:
+            # By its branch, the cache learns which commit that is, for when the hub cannot be reached.
+            revision = repo.revision if folder is None and name == MANIFEST else listing.commit
             with _answered(repo, "be fetched"):
-                found = hf_hub_download(
-                    repo.name, name, revision=listing.commit, local_dir=folder, etag_timeout=_TIMEOUT
-                )
+                found = hf_hub_download(repo.name, name, revision=revision, local_dir=folder, etag_timeout=_TIMEOUT)
             place = place if place.parts else Path(found).parent
             advance(1, name)
     return place
