@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
-from conki_cli.cli.program import screen_for, workspace_at
+from conki_cli.cli.program import ON_INTERRUPTION, screen_for, workspace_at
 from conki_cli.cli.streams import note_kept
 from conki_cli.system.errors import SettingsError
 
@@ -14,6 +14,7 @@ _RepoArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", h
 
 
 def export(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder to write.")],
     seed: Annotated[int | None, typer.Option(help="Export one seed alone. Default: every finished one.")] = None,
@@ -41,6 +42,7 @@ def export(
     from conki_cli.reporting.export.folders import Export, export_adapters, export_model
     from conki_cli.runs import find_run
 
+    context.meta[ON_INTERRUPTION] = "nothing was exported"
     if seed is not None and all_seeds:
         raise SettingsError("give --seed or --all-seeds, not both")
     screen = screen_for(json)
@@ -59,6 +61,7 @@ def export(
 
 
 def push(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A folder that `conki export` wrote.")],
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME[@BRANCH]", help="Where it goes on the Hugging Face hub.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
@@ -74,6 +77,7 @@ def push(
     from conki_cli.reporting.export.hub import parse_repo
     from conki_cli.reporting.export.hub import push as work
 
+    context.meta[ON_INTERRUPTION] = f"{name} may have a part of the files: give the command again"
     screen = screen_for(json)
     done = work(folder, parse_repo(name), screen, private=private, message=message)
     note_kept(done["url"])
@@ -83,6 +87,7 @@ def push(
 
 
 def pull(
+    context: typer.Context,
     name: _RepoArgument,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="New folder to write. Default: ./NAME.")] = None,
     json: JsonOption = False,
@@ -98,6 +103,7 @@ def pull(
     from conki_cli.reporting.export.hub import parse_repo
     from conki_cli.reporting.export.hub import pull as work
 
+    context.meta[ON_INTERRUPTION] = "no folder was made"
     screen = screen_for(json)
     repo = parse_repo(name)
     place = out if out is not None else Path(repo.name.rpartition("/")[2])

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def _answered(repo: Repo, verb: str) -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     level, had_bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity(logging.FATAL)
+    logging.set_verbosity(CRITICAL)
     disable_progress_bars()
     try:
         yield
