@@ -32,6 +32,12 @@ _METRICS = {
     "f1_pos": ("f1", "F1 (negative / positive)"),
 }
 """Our name of a metric -> the hub's name of its kind, and how the card calls it."""
+_LIMITS = """## Limits
+
+Scores are those of one data set's annotators, languages and topics; check the {them} on your own clips first. The data sets
+and the text encoder have terms of their own, which may bind these weights. No clip and no text of the data sets is in
+this folder.
+"""
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 _PAPER = "https://aclanthology.org/2023.findings-acl.860"
 
@@ -104,7 +110,7 @@ def _metadata(card: Card) -> Any:
         datasets=[name for name in (about["dataset"], about["external"]) if name],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=["multimodal-sentiment-analysis", "sentiment-analysis", about["model"]],
-        model_name=card.run.name,
+        model_name=card.run.name if results else None,
         eval_results=results or None,
     )
 
@@ -137,10 +143,7 @@ def _model_body(card: Card, exported: Run, manifest: Manifest) -> str:
         _metric_table(card, exported),
         *(f"**Warning**: {_plain(line)}\n" for line in learning_warnings(exported, manifest.seeds)),
         _inputs(about),
-        "## Limits\n",
-        "Scores are those of one data set's annotators, languages and topics; check the model on your own clips first. "
-        "The data sets and the text encoder have terms of their own, which may bind these weights. No clip and no "
-        "text of the data sets is in this folder.\n",
+        _LIMITS.format(them="model"),
     ]
     return "\n".join(parts)
 
@@ -157,6 +160,7 @@ def _adapters_body(card: Card, manifest: Manifest) -> str:
         "```\nconki pull OWNER/NAME --out adapters\nconki finetune --dataset mosi --adapters ./adapters\n```\n",
         "The target needs the same text encoder and the same settings of encoders and adapters (`config.toml`).\n",
         _inputs(about),
+        _LIMITS.format(them="adapters"),
     ]
     return "\n".join(parts)
 

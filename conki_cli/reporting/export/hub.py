@@ -220,14 +220,17 @@ def _answered(repo: Repo, verb: str) -> Iterator[None]:
     except (ConkiError, MemoryError):
         raise
     except OfflineModeIsEnabled as error:
-        raise UnreachableError(f"{repo} cannot {verb}: HF_HUB_OFFLINE is set; unset it") from error
+        raise UnreachableError(f"{repo} cannot {verb}: HF_HUB_OFFLINE is set: unset it") from error
     except HfHubHTTPError as error:
         raise RunError(f"{repo} cannot {verb}: {_refusal(error)}") from error
     except Exception as error:  # the client's own transport errors share no base class across its versions
         if isinstance(error, OSError) and (found := system_error_in(error)) is not None and found.filename:
             raise disk_error(Path(os.fsdecode(found.filename)), found) from error
         reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise UnreachableError(f"{repo} cannot {verb}, the hub was not reached or not understood ({reason})") from error
+        raise UnreachableError(
+            f"{repo} cannot {verb}, because the hub was not reached or not understood ({reason}): try again with a "
+            "network, or bring a folder of `conki pull` from another machine"
+        ) from error
     finally:
         logging.set_verbosity(level)
         if had_bars:
