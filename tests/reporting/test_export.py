@@ -21,7 +21,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.plans import finetune, predict_new
 from conki_cli.reporting.export import hub as exchange
 from conki_cli.reporting.export.folders import Export, export_adapters, export_model
-from conki_cli.runs import Run, digest_of, read_predictions
+from conki_cli.runs import Run, digest_of, learning_warnings, read_predictions
 from conki_cli.runs.exported import MANIFEST, adapters_at, open_exported, verify_export
 from conki_cli.system.errors import ConkiError, RunError, SettingsError
 from conki_cli.system.workspace import Reporter, Workspace
@@ -105,6 +105,20 @@ def test_an_exported_model_predicts_the_bits_that_the_run_stored(trained: Traine
         assert [np.float32(clip["by_seed"][str(seed)]) for clip in found["clips"]] == predictions.tolist()
     means = np.mean([predictions.astype(np.float64) for predictions in stored], axis=0)
     assert [clip["prediction"] for clip in found["clips"]] == means.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tfn", "self-mm", "mmim"])
+def test_exported_systems_of_the_paper_predict_the_same_bits(
+    name: str, workspace: Workspace, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = finetune(tiny_config("", f"model.name={name}", "data.external=none", ONCE), workspace, Reporter())
+    export_model(Export(run), tmp_path / "model", workspace, Reporter())
+    assert (tmp_path / "model/encoder/frozen.safetensors").is_file() == (name == "tfn")
+    with FeatureStore(workspace.store("tiny")) as store:
+        clips = store.split("test")
+        ours, theirs = (predict_new(one, clips, "cpu")["clips"] for one in (open_exported(tmp_path / "model"), run))
+    assert ours == theirs
 
 
 def test_one_seed_alone_can_be_exported(trained: Trained, tmp_path: Path, exported: Path) -> None:
@@ -198,6 +212,14 @@ def test_the_card_has_metadata_that_the_hubs_library_reads(trained: Trained, exp
     assert (results["MAE"].dataset_name, results["MAE"].task_type) == ("tiny", "video-classification")
     assert f"| MAE | {mae:.3f} ± " in card.text
     assert data.base_model is None  # its encoder is a folder of this machine
+
+
+def test_the_card_says_where_a_seed_did_not_learn(trained: Trained, exported: Path) -> None:
+    warnings = learning_warnings(trained.run, (1, 2))
+    assert "optimizer.lr_encoders" in " ".join(warnings)
+    card = ModelCard.load(exported / "README.md")
+    for line in warnings:
+        assert f"**Warning**: {line}\n".replace("lr_", r"lr\_").replace("num_", r"num\_") in card.text
 
 
 def test_the_metrics_of_an_exported_seed_are_its_own(trained: Trained, tmp_path: Path) -> None:

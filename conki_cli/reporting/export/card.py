@@ -34,9 +34,9 @@ _METRICS = {
 """Our name of a metric -> the hub's name of its kind, and how the card calls it."""
 _LIMITS = """## Limits
 
-Scores are those of one data set's annotators, languages and topics; check the {them} on your own clips first. The data sets
-and the text encoder have terms of their own, which may bind these weights. No clip and no text of the data sets is in
-this folder.
+Scores are those of one data set's annotators, languages and topics; check the {them} on your own clips first. The data
+sets and the text encoder have terms of their own, which may bind these weights. No clip and no text of the data sets is
+in this folder.
 """
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 _PAPER = "https://aclanthology.org/2023.findings-acl.860"
@@ -220,7 +220,7 @@ def _inputs(about: Mapping[str, Any]) -> str:
 
 def _plain(text: str) -> str:
     """Return a line in which nothing is markup."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\1", one_line(text))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", one_line(text))
 
 
 def _code(text: str) -> str:
