@@ -468,6 +468,7 @@ def test_adapters_that_do_not_fit_are_refused_before_training(
         finetune(given(tiny_config, adapters, line), injected[2], Reporter())
 
 
+@pytest.mark.slow
 def test_frames_of_another_width_get_a_fresh_input_layer(
     trained: Trained, adapters: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
