@@ -7,6 +7,7 @@ from conki_cli.cli.loudness import with_loudness
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.results import evaluate, predict, runs
+from conki_cli.cli.sharing import export, pull, push
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
 from conki_cli.cli.upkeep import doctor
 
@@ -23,6 +24,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ablate": ablate,
     "compare": compare,
     "predict": predict,
+    "export": export,
+    "push": push,
+    "pull": pull,
     "models": models,
     "settings": settings,
     "demo": demo,

@@ -118,6 +118,21 @@ def _run_settings(
     return {"config_file": config, "assignments": set_ or [], "flags": flags, "extra_drop": letters}
 
 
+def adapter_flags(folder: Path, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that starts from a folder of exported adapters, which is verified.
+
+    Raises:
+        SettingsError: an external data set is named too.
+        RunError: the folder holds no adapters, or was changed.
+    """
+    from conki_cli.runs.exported import adapters_at
+
+    if flags["data.external"] not in (None, "none"):
+        raise SettingsError("--adapters takes the place of --external: give one of the two")
+    given = {"model.adapters": str(folder.resolve()), "model.adapters_checksum": adapters_at(folder).checksum}
+    return {"data.external": "none", **given}
+
+
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `_run_settings`; it receives them gathered, as `settings`."""
     shared = inspect.signature(_run_settings).parameters

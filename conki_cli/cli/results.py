@@ -90,7 +90,13 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A fine-tuning run: its name, or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FOLDER|OWNER/NAME",
+            help="A fine-tuned run, a folder of `conki export`, or a model of the hub (@REVISION pins it).",
+        ),
+    ],
     store: Annotated[
         str | None,
         typer.Argument(
@@ -116,10 +122,12 @@ def predict(
     conki predict mosi-conki-1a2b3c4d --text "I loved it" --text "Not again"
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
     conki predict mosi-conki-1a2b3c4d new_clips.pkl
+    conki predict me/mosi-conki@v1.0 new_clips.pkl
     """
     from conki_cli.experiments.prediction import open_clips, predict_new, read_new
+    from conki_cli.reporting.export.hub import find_model
     from conki_cli.reporting.tables.screen import scores_table
-    from conki_cli.runs import Runs, write_scores
+    from conki_cli.runs import write_scores
 
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store (or raw file)")
@@ -129,13 +137,13 @@ def predict(
     for name, given in (("--source ", source), ("", place)):
         if export is not None and given is not None and export.resolve() == given.resolve():
             raise SettingsError(f"--export would overwrite {name}{given}: give another file")
-    found = Runs(workspace_at(workspace)).find(run)
+    found, name = find_model(workspace_at(workspace), run, screen)
     if place is not None:
         opened = open_clips(found, place, split, workspace_at(workspace), screen)
     else:
         opened = read_new(text, source, observer=screen)
     with opened as utterances:
-        scored = predict_new(found, utterances, device, screen)
+        scored = {**predict_new(found, utterances, device, screen), "run": name}
     if export is not None:
         write_scores(export, scored)
         note_kept(str(export))

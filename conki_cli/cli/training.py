@@ -13,6 +13,7 @@ from conki_cli.cli.options import (
     OverwriteOption,
     ProtocolOption,
     WorkspaceOption,
+    adapter_flags,
     resolved,
     run_options,
 )
@@ -61,6 +62,10 @@ def pretrain(
 def finetune(
     settings: dict[str, Any],
     drop: DropOption = None,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Start from exported adapters instead of an external data set."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
@@ -74,10 +79,13 @@ def finetune(
 
     conki finetune --external mosei --seeds 1..5
     conki finetune --dataset mosi --drop C4 --epochs 20
+    conki finetune --dataset sims --adapters mosei-adapters
     """
     from conki_cli.runs import Runs
 
     screen = screen_for(json)
+    if adapters is not None:
+        settings = {**settings, "flags": {**settings["flags"], **adapter_flags(adapters, settings["flags"])}}
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)

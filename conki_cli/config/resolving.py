@@ -28,12 +28,14 @@ ADDED_LATER = {
     **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in (*_LATER, "lr_adapters")},
     **{f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)},
     **{f"pretraining.{key}": 0.0 for key in ("lr_encoders", "lr_audio_vision", "lr_others")},
+    "model.adapters_checksum": "",
     "iccn.joint": False,
     "iccn.joint_weight": 0.1,
 }
 """Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
-NEVER_LEARNT = frozenset({"data.max_unknown", "data.threshold"})
-"""Settings outside `[run]` that decide whether a run is refused or how it is measured, not what it learns."""
+NEVER_LEARNT = frozenset({"data.max_unknown", "data.threshold", "model.adapters"})
+"""Settings outside `[run]` that decide whether a run is refused or how it is measured, or where something lies whose
+content counts; not what the run learns."""
 
 _BEYOND = 2**1023
 CONKI_ONLY = frozenset(
@@ -270,16 +272,17 @@ def canonical(config: RunConfig) -> RunConfig:
         parse_switches("+".join(config.model.drop))
     transfer = "plain-transfer" in drop
     _refuse_impossible(drop, config)
+    _refuse_idle_adapters(drop, config)
     if config.is_baseline:
         config = _without_unread(config)
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
     if transfer or "C2" in drop:
         drop -= {"N1"} | ({"C2", "handover"} if transfer else set())
-    external = config.data.external
-    if "C1" in drop or {"C2", "handover"} <= drop:
+    external, given = config.data.external, bool(config.model.adapters_checksum)
+    if "C1" in drop or {"C2", "handover"} <= drop or given:
         external = NO_EXTERNAL
     if external == NO_EXTERNAL:
-        drop = drop - {"handover"} | {"C1"}
+        drop = drop - {"handover"} | (set() if given else {"C1"})
     ordered = tuple(switch for switch in SWITCHES if switch in drop)
     if not transfer:
         config = config.with_values("pretraining", lr_others=0.0)
@@ -320,6 +323,16 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
     if min(config.run.seeds) < 0 or max(config.run.seeds) >= 2**31:
         raise SettingsError(f"seeds must lie between 0 and {2**31 - 1}, found {list(config.run.seeds)}")
     _refuse_epochs_without_scores(config)
+
+
+def _refuse_idle_adapters(drop: set[str], config: RunConfig) -> None:
+    """Refuse a folder of adapters that nothing would take, or without the checksum that says what lies in it."""
+    if not (config.model.adapters or config.model.adapters_checksum):
+        return
+    if idle := sorted(drop & {"C1", "C2", "plain-transfer"}):
+        raise SettingsError(f"{idle[0]} leaves out what --adapters gives: drop that switch, or do not give --adapters")
+    if not config.model.adapters_checksum:
+        raise SettingsError("model.adapters must come with model.adapters_checksum: give --adapters FOLDER instead")
 
 
 def _refuse_epochs_without_scores(config: RunConfig) -> None:

@@ -57,6 +57,8 @@ class ModelConfig:
     adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
     gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
     gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
+    adapters: str = _setting("", "exported folder of adapters that stage 2 starts from, instead of a stage 1")
+    adapters_checksum: str = _setting("", "checksum of that folder; written by --adapters")
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,11 @@ class RunConfig:
         if self.data.external == NO_EXTERNAL:
             return False
         return self.has_adapters or self.transfers_whole or not self.dropped("handover")
+
+    @property
+    def starts_from_adapters(self) -> bool:
+        """Say whether stage 2 starts from adapters that learnt before: in its stage 1, or in an exported folder."""
+        return self.needs_pretraining or bool(self.model.adapters_checksum)
 
     def with_values(self, section: str, **values: Any) -> "RunConfig":
         """Return a copy with some settings of one section replaced."""

@@ -60,7 +60,7 @@ def nearest_setting(path: str, known: Iterable[str]) -> str:
 def run_label(config: RunConfig) -> str:
     """Name a run in a table: the switches of ConKI, or the model with what it leaves out."""
     if not config.is_baseline:
-        return switch_label(config.model.drop)
+        return switch_label(config.model.drop) + (", given adapters" if config.model.adapters_checksum else "")
     without = f", w/o {'+'.join(config.model.drop)}" if config.model.drop else ""
     return f"{MODEL_NAMES[config.model.name]}{without}"
 

@@ -166,7 +166,7 @@ class ConKI(SentimentModel):
             return []
         if self.pretraining:
             return [] if self.takes_encoders else list(self.encoders.values())
-        return list(self.adapters.values()) if config.needs_pretraining and not config.optimizer.lr_adapters else []
+        return list(self.adapters.values()) if config.starts_from_adapters and not config.optimizer.lr_adapters else []
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
@@ -268,7 +268,7 @@ class ConKI(SentimentModel):
             text=rates.lr_encoders,
             frames=rates.lr_audio_vision or rates.lr_encoders,
             others=rates.lr_others,
-            adapters=rates.lr_adapters if config.needs_pretraining else 0.0,
+            adapters=rates.lr_adapters if config.starts_from_adapters else 0.0,
             weight_decay=rates.weight_decay,
         )
 

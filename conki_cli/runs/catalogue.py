@@ -59,6 +59,8 @@ class Runs:
             return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
         place = Path(name) if is_path(name) else runs / name
         check_readable(place)
+        if (place / "conki.json").is_file():
+            raise RunError(f"{place} is an exported model, for `conki predict`: name the run that it was exported from")
         if (place / "result.json").is_file():
             return self.at(place)
         if is_path(name):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
@@ -14,9 +15,18 @@ from conki_cli.model.batches import Batches, open_inputs
 from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.runs import Run
-from conki_cli.system.errors import RunError
+from conki_cli.system.errors import ConkiError, RunError, reason_of
 from conki_cli.system.observer import Observer
-from conki_cli.text import TextReport, TokenCounts, backbone_from_config, count_tokens, load_reader, tokenize
+from conki_cli.system.readable import status_of
+from conki_cli.text import (
+    TextReport,
+    TokenCounts,
+    backbone_from_config,
+    count_tokens,
+    encoder_config,
+    load_reader,
+    tokenize,
+)
 from conki_cli.training import checkpoint
 from conki_cli.training.cached_states import Keeping, kept_states
 from conki_cli.training.evaluation import predict
@@ -61,13 +71,43 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
         ) from error
     if "text" in architecture.modalities and not (run.path / "encoder" / "config.json").is_file():
         raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
+    if status_of(run.frozen_encoder) is not None:
+        weights = {**checkpoint.load(run.frozen_encoder)[0], **weights}
+    _check_shapes(run, architecture, facts, weights)
     model = stored_network(run, run.config, architecture, facts)
-    if model.text_is_frozen:
-        weights |= checkpoint.load(run.frozen_encoder)[0]
-    if missing := sorted(set(model.state_dict()) - set(weights)):
-        raise RunError(f"the checkpoints of {run.name} lack {missing[0]}: delete that seed's folder and train again")
+    weights = {name: tensor for name, tensor in weights.items() if name in model.state_dict()}
     checkpoint.restore(model, weights, str(run.path))
     return model.to(device).eval()
+
+
+def _check_shapes(
+    run: Run, architecture: Architecture, facts: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Compare the network that a run describes with its weights, before memory is taken for it.
+
+    A folder from elsewhere may describe one of any size; its weights are as large as their files.
+
+    Raises:
+        RunError: they do not fit.
+    """
+    has_text = "text" in architecture.modalities
+    if has_text and encoder_config(str(run.path / "encoder")).num_hidden_layers > len(weights):
+        raise RunError(f"the text encoder of {run.name} must fit its weights but has more layers: restore {run.path}")
+    try:
+        with torch.device("meta"):
+            planned = stored_network(run, run.config, architecture, facts)
+        planned.resize_memory(weights)
+    except (ConkiError, MemoryError):
+        raise
+    except Exception as error:  # sizes of any kind surface as any kind of error
+        raise RunError(f"the network of {run.name} cannot be built ({reason_of(error)}): restore {run.path}") from error
+    for name, tensor in planned.state_dict().items():
+        if name not in weights:
+            raise RunError(f"the checkpoints of {run.name} lack {name}: delete that seed's folder and train again")
+        if (found := weights[name].shape) != tensor.shape:
+            raise RunError(
+                f"{run.path} does not fit the model: {name} {tuple(found)} there, shape {tuple(tensor.shape)} here"
+            )
 
 
 def predict_utterances(

@@ -21,6 +21,7 @@ from conki_cli.system.observer import Observer
 from conki_cli.text import TextReport, backbone_from_config, count_tokens, encoder_sizes, load_backbone
 from conki_cli.training import checkpoint
 from conki_cli.training import loop as training
+from conki_cli.training.adapters import GivenAdapters
 from conki_cli.training.evaluation import check_memory, memory_advice
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def check_network(job: Job) -> NetworkSize:
         ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
     """
     config, on_cpu = job.config, job.device.type == "cpu"
+    if config.model.adapters_checksum:
+        GivenAdapters.of(config).check(job.inputs, job.encoder, config)
     neutral_score(job.inputs.score_range, config.data.threshold)
     if config.compute.precision == "tf32" and on_cpu:
         raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
@@ -129,6 +132,8 @@ def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
     if first is not None:
         stored, _ = checkpoint.load_best(first, seed)
         checkpoint.restore(model, {name: stored[name] for name in model.handed_over()}, f"stage 1 in {first.path}")
+    if config.model.adapters_checksum:
+        GivenAdapters.of(config).give(model, seed, job.observer)
     torch.set_float32_matmul_precision("high" if config.compute.precision == "tf32" else "highest")
     if config.run.compile:
         compile_positions(model)

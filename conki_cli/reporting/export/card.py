@@ -1,0 +1,229 @@
+"""The model card of an exported folder: README.md, with the metadata that the Hugging Face hub reads.
+
+Only names and numbers go into it, no clip and no text. The same export gives the same card.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conki_cli import __version__
+from conki_cli.config.sections import MODEL_NAMES
+from conki_cli.model import zoo
+from conki_cli.reporting.tables.grid import seeds_text
+from conki_cli.runs import Run, learning_warnings
+from conki_cli.runs.exported import Manifest
+from conki_cli.system.errors import SettingsError, one_line
+from conki_cli.system.readable import human_size
+
+_METRICS = {
+    "mae": ("mae", "MAE"),
+    "corr": ("pearsonr", "Corr (Pearson)"),
+    "acc7": ("accuracy", "Acc-7"),
+    "acc5": ("accuracy", "Acc-5"),
+    "acc3": ("accuracy", "Acc-3"),
+    "acc2": ("accuracy", "Acc-2"),
+    "acc2_nonneg": ("accuracy", "Acc-2 (negative / non-negative)"),
+    "acc2_pos": ("accuracy", "Acc-2 (negative / positive)"),
+    "f1": ("f1", "F1"),
+    "f1_nonneg": ("f1", "F1 (negative / non-negative)"),
+    "f1_pos": ("f1", "F1 (negative / positive)"),
+}
+"""Our name of a metric -> the hub's name of its kind, and how the card calls it."""
+_LIMITS = """## Limits
+
+Scores are those of one data set's annotators, languages and topics; check the {them} on your own clips first. The data
+sets and the text encoder have terms of their own, which may bind these weights. No clip and no text of the data sets is
+in this folder.
+"""
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
+_PAPER = "https://aclanthology.org/2023.findings-acl.860"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card is made from.
+
+    Attributes:
+        run: whose weights were exported.
+        exported: the exported model as a run, with the metrics of the exported seeds; None for adapters.
+        about: what the folder's list says of their origin.
+        license: identifier of the hub.
+    """
+
+    run: Run
+    exported: Run | None
+    about: Mapping[str, Any]
+    license: str
+
+
+def check_license(identifier: str) -> str:
+    """Return an identifier that can stand for a licence in a card.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if not _LICENSE.fullmatch(identifier):
+        raise SettingsError(
+            "--license takes an identifier of the hub, such as mit, apache-2.0, cc-by-nc-4.0 or other; "
+            f"found {one_line(identifier)[:40]!r}"
+        )
+    return identifier
+
+
+def render_card(card: Card, manifest: Manifest) -> str:
+    """Return the text of the card: metadata, what the folder is, how to use it, how good it is, what it read."""
+    from huggingface_hub import ModelCard
+
+    body = _adapters_body(card, manifest) if card.exported is None else _model_body(card, card.exported, manifest)
+    text = f"---\n{_metadata(card).to_yaml()}\n---\n\n{body}"
+    return str(ModelCard(text))  # refuses metadata that the hub could not read
+
+
+def _metadata(card: Card) -> Any:
+    """Return the metadata as the hub's library writes them."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    about = card.about
+    only_text = about["modalities"] == ["text"]
+    results = [
+        EvalResult(
+            task_type="text-classification" if only_text else "video-classification",
+            task_name="Multimodal sentiment analysis (regression of a score)",
+            dataset_type=about["dataset"],
+            dataset_name=about["dataset"],
+            dataset_split="test",
+            metric_type=_METRICS[name][0],
+            metric_name=_METRICS[name][1],
+            metric_value=round(value, 6),
+        )
+        for name, (value, _) in _measured(card.exported).items()
+    ]
+    base = about["text_encoder"]["hub"]
+    return ModelCardData(
+        license=card.license,
+        library_name="conki",
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=[name for name in (about["dataset"], about["external"]) if name],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        tags=["multimodal-sentiment-analysis", "sentiment-analysis", about["model"]],
+        model_name=card.run.name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _measured(exported: Run | None) -> dict[str, tuple[float, float]]:
+    """Return mean and deviation of every defined test metric over the exported seeds."""
+    found = {} if exported is None else exported.record.metrics.get("test", {})
+    pairs = {name: (found[name]["mean"], found[name]["std"]) for name in _METRICS if name in found}
+    return {name: (mean, _number(std)) for name, (mean, std) in pairs.items() if mean is not None}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _model_body(card: Card, exported: Run, manifest: Manifest) -> str:
+    about = card.about
+    low, high = about["score_range"]
+    only_text = about["modalities"] == ["text"]
+    call = '--text "worth every minute"' if only_text else "new_clips.pkl"
+    parts = [
+        f"# {_title(about)} on {about['dataset']}\n",
+        f"It predicts the sentiment of a spoken opinion, a score from {low:g} to {high:g}, from "
+        f"{_listed(about['modalities'])}. It was trained with `conki` {__version__} ({_origin(about)}); "
+        f"{seeds_text(list(manifest.seeds))}, {human_size(manifest.size)}. {_method(about['model'])}\n",
+        "## Use\n",
+        f"```\nconki pull OWNER/NAME --out model\nconki predict ./model {call}\n```\n",
+        "A prediction is the mean over the seeds. The weights are safetensors; nothing is unpickled, and `conki` "
+        "refuses a folder whose files do not fit the checksums in `conki.json`.\n",
+        _metric_table(card, exported),
+        *(f"**Warning**: {_plain(line)}\n" for line in learning_warnings(exported, manifest.seeds)),
+        _inputs(about),
+        _LIMITS.format(them="model"),
+    ]
+    return "\n".join(parts)
+
+
+def _adapters_body(card: Card, manifest: Manifest) -> str:
+    about = card.about
+    parts = [
+        f"# ConKI adapters that learnt from {about['external']}\n",
+        f"Adapters for {_listed(about['modalities'])} with the encoders that they learnt on, as stage 1 of "
+        f"[ConKI]({_PAPER}) left them ({_origin(about)}); {seeds_text(list(manifest.seeds))}, "
+        f"{human_size(manifest.size)}. They predict nothing by themselves: they give a model of another data set what "
+        "they know.\n",
+        "## Use\n",
+        "```\nconki pull OWNER/NAME --out adapters\nconki finetune --dataset mosi --adapters ./adapters\n```\n",
+        "The target needs the same text encoder and the same settings of encoders and adapters (`config.toml`).\n",
+        _inputs(about),
+        _LIMITS.format(them="adapters"),
+    ]
+    return "\n".join(parts)
+
+
+def _method(model: str) -> str:
+    known = zoo.facts(model)
+    if model == "conki":
+        return f"The method is [ConKI]({_PAPER}) ({known.venue} {known.year}), in an independent implementation."
+    return f"The method is *{known.title}* ({known.authors}; {known.venue} {known.year}), as `conki` implements it."
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    name = MODEL_NAMES.get(about["model"], about["model"])
+    return name if about["label"] in (name, "ConKI") else f"{name} ({about['label']})"
+
+
+def _origin(about: Mapping[str, Any]) -> str:
+    external = about["external"]
+    return f"target {about['dataset']}, {f'external {external}' if external else 'no external data'}"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _metric_table(card: Card, exported: Run) -> str:
+    rows = ["| metric | test split |", "|---|---|"]
+    for name, (mean, std) in _measured(exported).items():
+        spread = f" ± {std:.3f}" if math.isfinite(std) else ""
+        rows.append(f"| {_METRICS[name][1]} | {mean:.3f}{spread} |")
+    median = exported.record.median
+    constant = median.metrics.get("test", {}).get("mae") if median else None
+    if constant is not None:
+        rows.append(f"| MAE of predicting the training median | {constant:.3f} |")
+    about = card.about["dataset"]
+    return (
+        f"## How good it is\n\n{about}, mean over the seeds; accuracies and F1 are shares.\n\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _inputs(about: Mapping[str, Any]) -> str:
+    """Describe what the model reads: encoder and features, and the files that these came from."""
+    lines = ["## What it reads\n"]
+    if "text" in about["modalities"]:
+        lines.append(f"* text: tokens of {_code(about['text_encoder']['name'])}")
+    for name, width in about["widths"].items():
+        lines.append(f"* {name}: {width} features per frame, at most {about['positions'][name]} frames")
+    for dataset, source in about["sources"].items():
+        known = [f"content {source['content'][:12]}"]
+        if "format" in source:
+            known += [f"format {_code(source['format'])}", f"normalisation {source['normalization']}"]
+            known += [f"SHA-256 of the source {source['sha256'][:12]}"]
+        lines.append(f"* features of {dataset}: {', '.join(known)}")
+    lines.append("\nFeatures of another extractor are not what the model knows, even where their widths fit.\n")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Return a line in which nothing is markup."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", one_line(text))
+
+
+def _code(text: str) -> str:
+    """Return a name as inline code that ends where it should, whatever the name holds."""
+    shown = one_line(text)[:80].replace("`", "'").replace("|", "/")
+    return f"`{shown}`"
