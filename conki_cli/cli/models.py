@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
+from conki_cli.cli.options import (
+    EpochsOption,
+    ExportOption,
+    JsonOption,
+    ProtocolOption,
+    WorkspaceOption,
+    run_options,
+    training_options,
+)
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_kept
@@ -28,7 +36,7 @@ def compare(
     models: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Of that table only these models; others can be named too.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of every model; ConKI's stage 1 keeps its own.")] = None,
+    epochs: EpochsOption = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
@@ -68,26 +76,12 @@ def compare(
 
 def _refuse_training_options(settings: dict[str, Any], models: str | None, epochs: int | None) -> None:
     """Refuse what would be ignored: finished runs have their settings."""
-    flags = settings["flags"]
-    options = {
-        "--dataset": flags["data.dataset"],
-        "--external": flags["data.external"],
-        "--model": flags["model.name"],
-        "--encoder": flags["model.text_encoder"],
-        "--recipe": flags["run.recipe"],
-        "--device": flags["run.device"],
-        "--name": flags["run.name"],
-        "--drop-modality": settings["extra_drop"] or None,
-        "--config": settings["config_file"],
-        "--set": settings["assignments"] or None,
-        "--models": models,
-        "--epochs": epochs,
-    }
-    given = [option for option, value in options.items() if value is not None]
+    own = {"--models": models, "--epochs": epochs}
+    given = [*training_options(settings), *(option for option, value in own.items() if value is not None)]
     if given:
         raise SettingsError(
             f"finished runs have their settings: leave out {given[0]} (or give --table instead of runs); "
-            "--seeds, --split and --protocol can be chosen"
+            "--seeds, --threshold, --split and --protocol can be chosen"
         )
 
 

@@ -2,20 +2,17 @@
 
 import dataclasses
 import math
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
+from conki_cli.config.declarations import all_sections, read_by, reset_unread, setting_fields, setting_type
 from conki_cli.config.sections import (
     BASELINES,
     NO_EXTERNAL,
     SECTIONS,
-    ComputeConfig,
     DataConfig,
-    LossConfig,
     ModelConfig,
-    OptimizerConfig,
     RunConfig,
     RunSection,
 )
@@ -23,52 +20,9 @@ from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.readable import check_read, unreadable
 
-_LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
-ADDED_LATER = {
-    **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in (*_LATER, "lr_adapters")},
-    **{f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)},
-    **{f"pretraining.{key}": 0.0 for key in ("lr_encoders", "lr_audio_vision", "lr_others")},
-    "iccn.joint": False,
-    "iccn.joint_weight": 0.1,
-}
-"""Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
-NEVER_LEARNT = frozenset({"data.max_unknown", "data.threshold"})
-"""Settings outside `[run]` that decide whether a run is refused or how it is measured, not what it learns."""
-
 _BEYOND = 2**1023
-CONKI_ONLY = frozenset(
-    [
-        *(f"loss.{f.name}" for f in dataclasses.fields(LossConfig)),
-        *(f"model.{f.name}" for f in dataclasses.fields(ModelConfig) if f.name not in ("name", "text_encoder", "drop")),
-        "optimizer.lr_audio_vision",
-        "optimizer.lr_adapters",
-        "run.recipe",
-    ]
-)
-"""Settings that no baseline reads. Given for one on the command line they are refused; presets and files may hold
-them, and `canonical` resets them, so that they do not tell equal experiments apart."""
-_CONKI_STAGE_ONE = ("batch_size", "learning_rate", "weight_decay", "warmup")
-"""Of `[pretraining]`, what ConKI's stage 1 alone reads; that of a baseline takes stage 2's (training.plan_of)."""
 _RETIRED = "model.start_from"
 """Version 1's word for the switch `handover`: "adapters" is without it, "all" with it."""
-
-
-def _all_sections() -> dict[str, Any]:
-    from conki_cli.config.baselines import BASELINE_SECTIONS
-
-    return {**SECTIONS, **BASELINE_SECTIONS}
-
-
-def setting_fields() -> dict[str, dataclasses.Field[Any]]:
-    """Return every setting as 'section.key' -> its field, in the order of the resolved TOML."""
-    return {f"{name}.{f.name}": f for name, section in _all_sections().items() for f in dataclasses.fields(section)}
-
-
-def setting_type(path: str) -> Any:
-    """Return the annotated type of the setting 'section.key', without the None of one that need not be set."""
-    section, key = path.split(".")
-    annotated = get_type_hints(_all_sections()[section])[key]
-    return get_args(annotated)[0] if isinstance(annotated, types.UnionType) else annotated
 
 
 def resolve(
@@ -87,15 +41,16 @@ def resolve(
         extra_drop: switches added to those that the other sources leave out.
 
     Raises:
-        SettingsError: an unknown setting, one that the model does not read, a value of the wrong type or out of
-            bounds, an impossible combination.
+        SettingsError: an unknown setting, one that the model does not read, two values for one, a value of the wrong
+            type or out of bounds, an impossible combination.
     """
     given: dict[str, Any] = {}
     if config_file is not None:
         given.update(_renamed(_flatten(_read_toml(config_file), str(config_file))))
     lines = dict(_assignment(line) for line in assignments)
-    typed = _renamed(dict(lines))
-    typed.update({path: value for path, value in (flags or {}).items() if value is not None})
+    of_flags = {path: value for path, value in (flags or {}).items() if value is not None}
+    _refuse_contradiction(of_flags, lines)
+    typed = {**_renamed(dict(lines)), **of_flags}
     checked = {path: _checked(path, value) for path, value in {**given, **typed}.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
@@ -111,7 +66,19 @@ def resolve(
 
 def read_by_conki_alone(path: str) -> bool:
     """Say whether no baseline reads the setting 'section.key'."""
-    return path in CONKI_ONLY or path == _RETIRED
+    section = path.partition(".")[0]
+    return path == _RETIRED or (section in SECTIONS and path in setting_fields() and path not in read_by("baselines"))
+
+
+def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) -> None:
+    """Refuse a flag and a `--set` that give one setting two values: neither may win without a word."""
+    for path in flags.keys() & lines.keys():
+        if (wanted := _checked(path, flags[path])) != (other := _checked(path, lines[path])):
+            option = setting_fields()[path].metadata["flag"] or "a flag"
+            raise SettingsError(
+                f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set: "
+                "leave one of them out"
+            )
 
 
 def _refuse_unread(model: str, paths: Sequence[str]) -> None:
@@ -128,7 +95,7 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
     if idle := next((name for name in BASELINES if sections[name] and name != model), None):
         key = next(iter(sections[idle]))
         raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}: leave it out")
-    own = _all_sections()[model](**sections[model]) if model in BASELINES else None
+    own = all_sections()[model](**sections[model]) if model in BASELINES else None
     return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
 
@@ -271,7 +238,7 @@ def canonical(config: RunConfig) -> RunConfig:
     transfer = "plain-transfer" in drop
     _refuse_impossible(drop, config)
     if config.is_baseline:
-        config = _without_unread(config)
+        config = reset_unread(config, "baselines")
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
     if transfer or "C2" in drop:
         drop -= {"N1"} | ({"C2", "handover"} if transfer else set())
@@ -286,15 +253,6 @@ def canonical(config: RunConfig) -> RunConfig:
     if transfer or drop & {"C1", "C2"}:  # no adapters that stage 1 trained
         config = config.with_values("optimizer", lr_adapters=0.0)
     return config.with_values("model", drop=ordered).with_values("data", external=external)
-
-
-def _without_unread(config: RunConfig) -> RunConfig:
-    """Set what no baseline reads to its default."""
-    fields = setting_fields()
-    for path in (*CONKI_ONLY, *(f"pretraining.{name}" for name in _CONKI_STAGE_ONE)):
-        section, key = path.split(".")
-        config = config.with_values(section, **{key: fields[path].default})
-    return config
 
 
 def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
@@ -345,13 +303,13 @@ def stage_one(config: RunConfig) -> RunConfig:
     kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
     model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
     run = dataclasses.replace(config.run, stage="pretrain", name="")
-    first = dataclasses.replace(config, model=model, loss=LossConfig(), optimizer=OptimizerConfig(), run=run)
+    first = dataclasses.replace(config, model=model, run=run)
     if not config.transfers_whole:
-        return first
-    own, rates = config.pretraining, config.optimizer
+        return reset_unread(first, "adapters")
+    first = reset_unread(first, "whole")
+    own, rates = config.pretraining, first.optimizer
     optimizer = dataclasses.replace(
         rates,
-        num_epochs=OptimizerConfig.num_epochs,
         lr_encoders=own.lr_encoders or rates.lr_encoders,
         lr_audio_vision=own.lr_audio_vision or (0.0 if own.lr_encoders else rates.lr_audio_vision),
         lr_others=own.lr_others or rates.lr_others,

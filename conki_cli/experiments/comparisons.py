@@ -70,7 +70,7 @@ def plan(
         given = {"data.dataset": "sims", **given}
 
     def resolved(name: str, **changes: str) -> RunConfig:
-        own = [line for owner, line in lines if owner in ("", name)]
+        own = [line for owner, line in lines if owner in ("", name) and not _sets(line, changes)]
         chosen = {path: value for path, value in given.items() if _owner(path) in ("", name)}
         chosen |= {"model.name": name, **{f"data.{key}": value for key, value in changes.items()}}
         return resolve(config_file=config_file, assignments=own, flags=chosen, extra_drop=extra_drop)
@@ -80,6 +80,11 @@ def plan(
     if table == 6 and external == NO_EXTERNAL:
         raise SettingsError("in Table 6 every model learns from external data first: give --external a data set")
     return [first if name == "conki" else resolved(name, external=external) for name in names]
+
+
+def _sets(line: str, changes: Mapping[str, str]) -> bool:
+    """Say whether a `--set` is of a setting of `[data]` that the table decides for a row."""
+    return line.partition("=")[0].strip().removeprefix("data.") in changes
 
 
 def chosen_models(names: Sequence[str]) -> tuple[str, ...]:

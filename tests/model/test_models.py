@@ -12,7 +12,7 @@ import torch
 from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, config_of, make, stirred, with_junk
 
 from conki_cli import MODALITIES
-from conki_cli.config.resolving import setting_fields
+from conki_cli.config.declarations import setting_fields
 from conki_cli.config.sections import BASELINES, MODEL_NAMES, RunConfig
 from conki_cli.model import zoo
 from conki_cli.model.batches import Batch, Padded, pad_frames
