@@ -159,6 +159,7 @@ def models(
     conki models --store mosei --json
     """
     from conki_cli.data.store.reading import FeatureStore
+    from conki_cli.datasets import REFERENCE
     from conki_cli.model import zoo
     from conki_cli.reporting.tables.models import models_table
 
@@ -166,7 +167,7 @@ def models(
     for name in names:
         zoo.facts(name)
     place = workspace_at(workspace)
-    path = store_path(store, workspace) if store is not None else place.store("mosi")
+    path = store_path(store, workspace) if store is not None else place.store(REFERENCE.name)
     screen = screen_for(json)
     from conki_cli.experiments.comparisons import describe_models
 

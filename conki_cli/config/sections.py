@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection
+from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection, Reader
 from conki_cli.config.setting import setting as _setting
 
 MODEL_NAMES = {
@@ -27,8 +27,9 @@ BASELINES = tuple(name for name in MODEL_NAMES if name != "conki")
 
 NO_EXTERNAL = "none"
 
+_STAGE_TWO: tuple[Reader, ...] = ("stage 2",)
 _network = partial(_setting, read_by=("adapters", "whole", "stage 2"))
-_contrast = partial(_setting, read_by=("stage 2",))
+_contrast = partial(_setting, read_by=_STAGE_TWO)
 _first_pass = partial(_setting, read_by=("adapters", "whole"))
 _fit = partial(_setting, read_by=("whole", "stage 2", "baselines"))
 _fit_added = partial(_fit, since="0.2")

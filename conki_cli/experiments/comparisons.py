@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.config.resolving import read_by_conki_alone, resolve
-from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
+from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, DataConfig, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
+from conki_cli.datasets import REFERENCE, of_table
 from conki_cli.experiments.plans import check_trainable, finetune, open_store, predict_split
 from conki_cli.model import zoo
 from conki_cli.model.batches import available_modalities
@@ -25,9 +26,6 @@ ROWS = {
 """The models of each table, ConKI first: it is the reference."""
 _BERT_BASE = (768, 12)
 """Hidden size and layers of bert-base-uncased, the default; known without asking a network for them."""
-_OFFICIAL_WIDTHS = {"vision": 20, "audio": 5}
-"""Features per frame of CMU-MOSI as MMSA distributes it, which nearly all published results are on."""
-_OFFICIAL_LENGTHS = {"vision": 500, "audio": 375}
 
 
 # ---- Tables 2, 3 and 6 ----
@@ -66,8 +64,12 @@ def plan(
         raise SettingsError(
             f"--set {idle} belongs to a model that is not compared: leave it out, or add it to --models"
         )
-    if table == 3 and config_file is None and not any(line.strip().startswith("data.dataset") for line in assignments):
-        given = {"data.dataset": "sims", **given}
+    if (
+        of_table(table) != DataConfig.dataset
+        and config_file is None
+        and not any(line.strip().startswith("data.dataset") for line in assignments)
+    ):
+        given = {"data.dataset": of_table(table), **given}
 
     def resolved(name: str, **changes: str) -> RunConfig:
         own = [line for owner, line in lines if owner in ("", name) and not _sets(line, changes)]
@@ -159,7 +161,7 @@ def describe_models(
         {"dataset", "widths", "text_encoder": {"name", "width", "num_layers", "known"}, "models": [...]}; "parameters"
         is None where the store lacks a modality that the model needs, which "needs" names.
     """
-    dataset = store.dataset if store is not None else "mosi"
+    dataset = store.dataset if store is not None else REFERENCE.name
     flags = {"data.dataset": dataset, "data.external": NO_EXTERNAL, "model.text_encoder": encoder}
     config = resolve(flags=flags)
     width, num_layers, known, name = _encoder_sizes(config.model.text_encoder, workspace)
@@ -205,7 +207,7 @@ def _encoder_sizes(name: str, workspace: Workspace) -> tuple[int, int, bool, str
 def _architecture(store: FeatureStore | None, max_frames: int, width: int, num_layers: int) -> Architecture:
     if store is None:
         modalities: tuple[str, ...] = tuple(MODALITY_SWITCHES)
-        widths, positions = _OFFICIAL_WIDTHS, _OFFICIAL_LENGTHS
+        widths, positions = dict(REFERENCE.widths), dict(REFERENCE.lengths)
     else:
         modalities, widths = store.modalities, store.widths
         positions = {name: max(1, min(max_frames, store.longest(name, store.splits[0]))) for name in widths}

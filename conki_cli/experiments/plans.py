@@ -19,6 +19,7 @@ from conki_cli.data.sources.characters import repair
 from conki_cli.data.sources.labels import read_texts
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import SCORED, Utterances
+from conki_cli.datasets import is_generated
 from conki_cli.model.batches import open_inputs
 from conki_cli.runs import Predictions, Run, check_data, in_training_scale, locate_run, write_predictions
 from conki_cli.system.environment import choose_device
@@ -318,7 +319,7 @@ def open_clips(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conki-")))
             place = folder / "clips.h5"
             dataset = run.config.data.dataset
-            prepare_to_score(path, "new-clips" if dataset.startswith("demo") else dataset, place, reporter)
+            prepare_to_score(path, "new-clips" if is_generated(dataset) else dataset, place, reporter)
         yield stack.enter_context(read_new(None, None, place, split, scaled=scaled))
 
 

@@ -18,7 +18,6 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Rules = Literal["mosi", "sims", "other"]
 
-SCORE_RANGES = {"mosi": (-3.0, 3.0), "mosei": (-3.0, 3.0), "sims": (-1.0, 1.0)}
 PROTOCOLS = ("all", "nonzero")
 COUNTS = ("n", "n_nonzero")
 """Entries that count samples and measure nothing."""
@@ -74,7 +73,7 @@ def sentiment_metrics(
     Args:
         predictions: p, [N].
         scores: t, [N].
-        dataset: gives the score range of mosi, mosei and sims.
+        dataset: gives the score range, if conki knows the data set (`datasets.py`).
         protocol: "nonzero" takes MAE and Corr on the samples with t != 0, as some published scripts do; where a
             threshold is named, on those whose score is not the threshold.
         score_range: lowest and highest possible score; decides instead of `dataset`.
@@ -116,14 +115,19 @@ def all_neutral(neutral: np.float32 | None) -> str:
 
 def bounds_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
     """Return the score range that is given, or that of a data set."""
-    if score_range is None and dataset not in SCORE_RANGES:
+    if score_range is not None:
+        return score_range
+    from conki_cli.datasets import DATASETS  # a run gives the range of its store
+
+    if dataset not in DATASETS:
         raise SettingsError(
-            f"the score range of '{dataset}' is not known (only of {', '.join(SCORE_RANGES)}): give score_range"
+            f"the score range of '{dataset}' is not known (only of {', '.join(DATASETS)}): give score_range"
         )
-    return score_range or SCORE_RANGES[dataset]
+    return DATASETS[dataset].score_range
 
 
-def _rules_of(bounds: tuple[float, float]) -> Rules:
+def rules_of(bounds: tuple[float, float]) -> Rules:
+    """Name the rules that a score range has: mosi (-3..3), sims (-1..1), other."""
     if bounds == (-3, 3):
         return "mosi"
     return "sims" if bounds == (-1, 1) else "other"
@@ -160,7 +164,7 @@ def checked(
                 f"{name} must be finite numbers, {len(bad)} of {len(values)} are not (the first: {first}): {advice}"
             )
     # float32, as the scores are: a score of 0.1 is the threshold 0.1
-    return _Samples(p, t, _rules_of(bounds), None if neutral is None else np.float32(neutral))
+    return _Samples(p, t, rules_of(bounds), None if neutral is None else np.float32(neutral))
 
 
 def regression_part(samples: _Samples, protocol: str) -> tuple[Floats, Floats]:

@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from conki_cli.data.store.checking import check
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.data.store.records import PUBLISHED_SIZES, SPLITS, Corpus, Sample
+from conki_cli.data.store.records import SPLITS, Corpus, Sample
 from conki_cli.data.store.writing import num_values, store_lock, write_store
+from conki_cli.datasets import sizes_of
 from conki_cli.system.errors import SourceError, StoreError
 
 DRAW = np.random.default_rng(3)
@@ -235,7 +236,7 @@ def test_videos_in_two_splits_are_warned_of() -> None:
 
 
 def test_videos_in_two_splits_of_the_published_sizes_are_a_remark() -> None:
-    sizes = dict(zip(SPLITS, PUBLISHED_SIZES["sims"], strict=True))
+    sizes = dict(zip(SPLITS, sizes_of("sims") or (), strict=True))
     splits = {s: [Sample(f"v$_${s}{k}", f"{s} {k}", k % 2) for k in range(size)] for s, size in sizes.items()}
     checked = check(corpus(splits=splits, dataset="sims"))
     assert checked.warnings == ()

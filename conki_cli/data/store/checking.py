@@ -17,8 +17,6 @@ from conki_cli import MODALITIES
 from conki_cli.data.store.orientation import looks_transposed, upright
 from conki_cli.data.store.records import (
     FRAME_MODALITIES,
-    KNOWN_RANGES,
-    PUBLISHED_SIZES,
     SPLITS,
     Corpus,
     Sample,
@@ -27,6 +25,7 @@ from conki_cli.data.store.records import (
     is_unicode,
     video_of,
 )
+from conki_cli.datasets import DATASETS, sizes_of
 from conki_cli.system.errors import SourceError
 from conki_cli.system.readable import human_size
 
@@ -235,7 +234,7 @@ def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
 
 
 def _score_advice(dataset: str) -> str:
-    if dataset in KNOWN_RANGES:
+    if dataset in DATASETS:
         return f"if this is other data than {dataset}, name it with --dataset; otherwise mend the labels"
     return "mend the labels or give the right --score-range"
 
@@ -365,7 +364,7 @@ def _compare_texts(splits: Splits, found: _Findings) -> None:
 
 def _compare_splits(corpus: Corpus, splits: Splits, found: _Findings) -> None:
     videos = {split: {video_of(sample.id) for sample in splits[split]} for split in SPLITS}
-    sizes, published = tuple(len(splits[split]) for split in SPLITS), PUBLISHED_SIZES.get(corpus.dataset)
+    sizes, published = tuple(len(splits[split]) for split in SPLITS), sizes_of(corpus.dataset)
     for one, other in combinations(SPLITS, 2):
         if shared := len(videos[one] & videos[other]):
             line = f"{one} and {other} share {counted(shared, 'video')}: they are not independent of each other"

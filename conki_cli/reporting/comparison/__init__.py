@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.store.records import video_of
+from conki_cli.metrics import rules_of
 from conki_cli.reporting.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
 from conki_cli.reporting.comparison.systems import System, check_predicts, read_systems, system_label
-from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap, rules_of
+from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap
 
 __all__ = [
     "NUM_DRAWS",
@@ -36,7 +37,6 @@ __all__ = [
     "marks",
     "paired_t",
     "read_systems",
-    "rules_of",
     "system_label",
     "welch_t",
 ]
@@ -163,7 +163,7 @@ def _verdict(reference: System, other: System, videos: npt.NDArray[np.intp], pro
         unpaired = f"a paired test needs two seeds that both systems have, found {found}"
     else:
         means = [np.mean([one.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for one in pair]
-        options: dict[str, Any] = {"rules": rules_of(reference.run.result["score_range"]), "protocol": protocol}
+        options: dict[str, Any] = {"rules": rules_of(tuple(reference.run.result["score_range"])), "protocol": protocol}
         options["threshold"] = reference.result["threshold"]
         drawn = bootstrap(means[0], means[1], reference.scores, videos, num_draws=num_draws, **options)
     undrawn = "" if videos.any() else "it draws videos, and all clips are of one"
