@@ -218,3 +218,26 @@ def test_only_one_module_knows_facts_of_data_sets(path: Path) -> None:
         return
     named = [(value, line) for value, line in constants(parsed(path)) if value in ("mosi", "mosei", "sims", "simsv2")]
     assert named == []
+
+
+LIBRARIES_WITHOUT_KINDS = ("system/readable.py", "training/evaluation.py", "data/raw/hdf5.py")
+"""Where errors of HDF5, torch and safetensors are told apart by their words: these libraries say it nowhere else."""
+
+
+def reads_wording(node: ast.AST) -> bool:
+    """Say whether an expression looks into the words of an exception."""
+    has_words = any(isinstance(part, ast.Call) and ast.unparse(part) == "str(error)" for part in ast.walk(node))
+    is_search = isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.")
+    return has_words and (isinstance(node, ast.Compare) or is_search)
+
+
+@every_file
+def test_no_error_is_recognised_by_its_words(path: Path) -> None:
+    if str(path.relative_to(ROOT)) in LIBRARIES_WITHOUT_KINDS:
+        return
+    found = [
+        f"{ast.unparse(node)}, line {node.lineno}"
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.expr) and reads_wording(node)
+    ]
+    assert found == []

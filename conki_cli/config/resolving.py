@@ -66,8 +66,10 @@ def resolve(
 
 def read_by_conki_alone(path: str) -> bool:
     """Say whether no baseline reads the setting 'section.key'."""
-    section = path.partition(".")[0]
-    return path == _RETIRED or (section in SECTIONS and path in setting_fields() and path not in read_by("baselines"))
+    is_shared = path.partition(".")[0] in SECTIONS and path in setting_fields()
+    # Of [pretraining] a whole table is often given some that its baselines take from [optimizer]: reset, not refused.
+    is_reset = path.startswith("pretraining.") or path in read_by("baselines")
+    return path == _RETIRED or (is_shared and not is_reset)
 
 
 def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) -> None:
@@ -76,14 +78,16 @@ def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) ->
         if (wanted := _checked(path, flags[path])) != (other := _checked(path, lines[path])):
             option = setting_fields()[path].metadata["flag"] or "a flag"
             raise SettingsError(
-                f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set: "
-                "leave one of them out"
+                f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set",
+                advice="leave one of them out",
             )
 
 
 def _refuse_unread(model: str, paths: Sequence[str]) -> None:
     if idle := next(filter(read_by_conki_alone, paths), None):
-        raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}: leave it out")
+        raise SettingsError(
+            f"setting {idle} is read by conki alone and changes nothing in {model}", advice="leave it out"
+        )
 
 
 def _build(values: Mapping[str, Any]) -> RunConfig:
@@ -94,7 +98,7 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
     model = sections["model"].get("name", ModelConfig.name)
     if idle := next((name for name in BASELINES if sections[name] and name != model), None):
         key = next(iter(sections[idle]))
-        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}: leave it out")
+        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}", advice="leave it out")
     own = all_sections()[model](**sections[model]) if model in BASELINES else None
     return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
@@ -175,11 +179,11 @@ def _checked(path: str, value: Any) -> Any:
     wanted, limits = setting_type(path), fields[path].metadata
     converted = _converted(wanted, value)
     if converted is None:
-        raise SettingsError(f"setting {path} must be {_type_name(wanted)}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be {_type_name(wanted)}")
     if path == "model.name" and converted not in limits["choices"]:
         raise unknown_model(converted, limits["choices"])
     if "choices" in limits and converted not in limits["choices"]:
-        raise SettingsError(f"setting {path} must be one of {', '.join(limits['choices'])}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         _check_bounds(path, converted, limits)
     return converted
@@ -188,13 +192,13 @@ def _checked(path: str, value: Any) -> Any:
 def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:
     low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
     if not abs(value) < float("inf"):
-        raise SettingsError(f"setting {path} must be a finite number, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be a finite number")
     if low is not None and value < low:
-        raise SettingsError(f"setting {path} must be at least {low}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be at least {low}")
     if above is not None and value <= above:
-        raise SettingsError(f"setting {path} must be greater than {above}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be greater than {above}")
     if high is not None and value > high:
-        raise SettingsError(f"setting {path} must be at most {high}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be at most {high}")
 
 
 def _shown(value: Any) -> str:
@@ -259,19 +263,22 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
     if config.is_baseline and (parts := sorted(drop - set(MODALITY_SWITCHES.values()))):
         raise SettingsError(f"{config.model.name} has no {parts[0]} to drop: it is a part of ConKI; T, V and A can be")
     if {"C2", "C3"} <= drop or {"plain-transfer", "C3"} <= drop:
-        raise SettingsError("without C2 and C3 no representation is left to fuse: drop only one of them")
+        raise SettingsError("without C2 and C3 no representation is left to fuse", advice="drop only one of them")
     if {"T", "V", "A"} <= drop:
-        raise SettingsError("T, V and A dropped together leave no modality: keep at least one")
+        raise SettingsError("T, V and A dropped together leave no modality", advice="keep at least one")
     if "plain-transfer" in drop and ("C1" in drop or config.data.external == NO_EXTERNAL):
-        raise SettingsError("plain-transfer trains on the external set first: give --external and do not drop C1")
+        raise SettingsError(
+            "plain-transfer trains on the external set first", advice="give --external and do not drop C1"
+        )
     if config.data.external == config.data.dataset:
         raise SettingsError(
-            f"the external data set must differ from the target, both are '{config.data.dataset}': "
-            "give --external another one, or none"
+            f"the external data set must differ from the target, both are '{config.data.dataset}'",
+            advice="give --external another one, or none",
         )
     if config.pretraining.lr_audio_vision and not config.pretraining.lr_encoders:
         raise SettingsError(
-            "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0: give that too, or leave it out"
+            "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0",
+            advice="give that too, or leave it out",
         )
     if len(set(config.run.seeds)) != len(config.run.seeds) or not config.run.seeds:
         raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")

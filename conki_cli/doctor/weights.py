@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import UNREAD, Visit, fact_of, is_unread, size_on_disk, tried
+from conki_cli.doctor.findings import UNREAD, Visit, fact_of, is_newer, is_unread, size_on_disk, tried
 from conki_cli.runs import Run
 from conki_cli.system.files import read_tensors
 
@@ -24,6 +24,8 @@ class Checkpoint:
     """What is wrong with it; empty for a sound one, and for one that does not exist."""
     is_unread: bool = False
     """Whether the problem is the system's, which could not read it."""
+    is_newer: bool = False
+    """Whether the problem is that a later version wrote it."""
     names: frozenset[str] = frozenset()
     """Of the weights in it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +62,9 @@ def _read(path: Path) -> Checkpoint:
     found, error = tried(checkpoint.load, path)
     if found is None:
         assert error is not None
-        return Checkpoint(path, problem=fact_of(error, path), is_unread=is_unread(error, path))
+        return Checkpoint(
+            path, problem=fact_of(error, path), is_unread=is_unread(error, path), is_newer=is_newer(error)
+        )
     header = read_tensors(path, only_header=True)[1]
     return Checkpoint(path, names=frozenset(found[0]), facts=found[1], has_checksum="crc32" in header)
 

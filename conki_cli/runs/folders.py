@@ -20,7 +20,7 @@ from conki_cli.config.words import run_label
 from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.differences import differences, learnt_settings
-from conki_cli.system.errors import ConkiError, RunError, SettingsError, UnreadableError
+from conki_cli.system.errors import ConkiError, Kind, RunError, SettingsError, UnreadableError
 from conki_cli.system.files import check_writable, disk_error, read_json, size_of, write_json, write_text
 from conki_cli.system.readable import check_readable, obstacle_at, status_of
 from conki_cli.system.workspace import BUILT_IN_ENCODER, Workspace, is_path
@@ -51,7 +51,7 @@ class Run:
         except UnreadableError:
             raise
         except SettingsError as error:
-            raise RunError(f"{error}; restore the file, or delete the run's folder") from error
+            raise RunError(error.fact, "restore the file, or delete the run's folder", kind=Kind.DAMAGED) from error
 
     @property
     def result(self) -> dict[str, Any]:
@@ -62,12 +62,17 @@ class Run:
         schema = known.get("schema")
         if isinstance(schema, int) and schema > RUN_SCHEMA:
             raise RunError(
-                f"run {self.name} has schema {schema}, this conki {__version__} knows up to {RUN_SCHEMA}: "
-                "install a newer conki"
+                f"run {self.name} has schema {schema}, this conki {__version__} knows up to {RUN_SCHEMA}",
+                "install a newer conki",
+                kind=Kind.NEWER,
             )
         fits = all(isinstance(known.get(key), kind) for key, kind in _RESULT.items())
         if not fits or not all(isinstance(seed, int) for seed in known["seeds"]) or len(known["score_range"]) != 2:
-            raise RunError(f"{path} must describe a run but does not: restore it or delete the run folder")
+            raise RunError(
+                f"{path} must describe a run but does not",
+                advice="restore it or delete the run folder",
+                kind=Kind.DAMAGED,
+            )
         return known
 
     @property
@@ -121,7 +126,11 @@ class Run:
         is_there = status_of(path) is not None and not obstacle_at(path)
         found = read_json(path) if is_there else None
         if is_there and not _describes_seed(found):
-            raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
+            raise RunError(
+                f"{path} must describe a trained seed but does not",
+                advice="delete that seed's folder",
+                kind=Kind.DAMAGED,
+            )
         result: dict[str, Any] | None = found
         return result
 
@@ -165,7 +174,7 @@ def check_is_file(path: Path) -> None:
     """
     check_readable(path)
     if what := obstacle_at(path):
-        raise RunError(f"{path} must be a file but is {what}: move it away")
+        raise RunError(f"{path} must be a file but is {what}", advice="move it away")
 
 
 def digest_of(config: RunConfig) -> str:
@@ -249,8 +258,8 @@ def check_data(run: Run, data: Mapping[str, str]) -> None:
     known = run.result["data"]
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
         raise RunError(
-            f"run {run.name} was trained on another version of the store {changed[0]}: "
-            "restore that version, give --name a new name, or delete the run's folder"
+            f"run {run.name} was trained on another version of the store {changed[0]}",
+            advice="restore that version, give --name a new name, or delete the run's folder",
         )
 
 
@@ -298,7 +307,7 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
     if (found := run.result["digest"]) != digest or run.result["stage"] != config.run.stage:
         what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
         raise RunError(
-            f"run {run.name} exists with other settings ({what}): give another --name, or delete that folder"
+            f"run {run.name} exists with other settings ({what})", advice="give another --name, or delete that folder"
         )
     return run
 
@@ -317,10 +326,14 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
     except UnreadableError:
         raise
     except ConkiError as error:
-        raise RunError(f"run {run.name} has no result.json and no settings ({error}): give --overwrite") from error
+        raise RunError(
+            f"run {run.name} has no result.json and no settings ({error})", advice="give --overwrite"
+        ) from error
     if (found := digest_of(known)) != digest_of(config) or known.run.stage != config.run.stage:
         what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
-        raise RunError(f"run {run.name} exists with other settings ({what}): give another --name, or --overwrite")
+        raise RunError(
+            f"run {run.name} exists with other settings ({what})", advice="give another --name, or --overwrite"
+        )
 
 
 def discard_run(run: Run) -> None:
@@ -372,7 +385,9 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         check_readable(workspace.runs)
         finished = [run for run in list_runs(workspace) if run.result["stage"] == "finetune" and run.is_finished]
         if not finished:
-            raise RunError(f"no finished fine-tuning run lies below {workspace.runs}: train one with `conki finetune`")
+            raise RunError(
+                f"no finished fine-tuning run lies below {workspace.runs}", advice="train one with `conki finetune`"
+            )
         return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
     place = Path(name) if is_path(name) else workspace.runs / name
     check_readable(place)
@@ -383,7 +398,11 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
             f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists the workspace's"
         )
     here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
-    raise RunError(f"no run '{name}' lies below {workspace.runs}: `conki runs` lists those that exist{here}")
+    raise RunError(
+        f"no run '{name}' lies below {workspace.runs}",
+        advice=f"`conki runs` lists those that exist{here}",
+        kind=Kind.MISSING,
+    )
 
 
 def check_name(name: str) -> str:

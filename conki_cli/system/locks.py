@@ -244,7 +244,7 @@ def forget_killed(path: Path) -> None:
 def _wait_or_refuse(path: Path, what: str, owner: str, *, wait: bool, say: Callable[[str], None]) -> None:
     who = f"another process is writing {what}{f' ({owner})' if owner else ''}"
     if not wait:
-        raise ConkiError(f"{who}: wait for it or stop it (lock file {path})")
+        raise ConkiError(f"{who}", advice=f"wait for it or stop it (lock file {path})")
     say(f"{who}: waiting for it")
 
 

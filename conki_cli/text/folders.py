@@ -81,9 +81,13 @@ def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
         if not _only_shares_a_name(name_or_path, path):
             return path
     elif found is not None and (is_path(name_or_path) or not _HUB_NAME.fullmatch(name_or_path)):
-        raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file: pass the folder that holds it")
+        raise EncoderError(
+            f"a {kind.noun} must be a folder, but {path} is a file", advice="pass the folder that holds it"
+        )
     if not _HUB_NAME.fullmatch(name_or_path):
-        raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either: check {kind.option}")
+        raise EncoderError(
+            f"no folder {name_or_path} here, and that is no hub name either", advice=f"check {kind.option}"
+        )
     return None
 
 
@@ -145,8 +149,8 @@ def require(folder: Path, patterns: Sequence[str], what: str, kind: ModelKind) -
     """Refuse a folder that holds no file which fits one of the patterns; the message calls it `what`."""
     if not has(folder, patterns):
         raise EncoderError(
-            f"a {kind.noun}'s folder must hold {what}, but {folder} does not: pass the folder that "
-            "save_pretrained or `hf download` made"
+            f"a {kind.noun}'s folder must hold {what}, but {folder} does not",
+            advice="pass the folder that save_pretrained or `hf download` made",
         )
 
 
@@ -179,7 +183,7 @@ def explained(folder: Path, what: str) -> Iterator[None]:
         if (found := system_error_in(error)) is not None and not isinstance(error, FileNotFoundError):
             raise unread(folder, found, f"{what} in") from error
         raise EncoderError(
-            f"the {what} in {folder} cannot be loaded ({first_line(error)}): fetch or save it again"
+            f"the {what} in {folder} cannot be loaded ({first_line(error)})", advice="fetch or save it again"
         ) from error
 
 

@@ -63,7 +63,7 @@ def test_no_option_stands_for_two_settings_but_the_epochs_of_the_two_stages() ->
     assert {flag for flag in flags if flags.count(flag) > 1} == {"--epochs"}
 
 
-@pytest.mark.parametrize("line", ["pretraining.learning_rate=1", "loss.temperature=1", "run.recipe=released"])
+@pytest.mark.parametrize("line", ["optimizer.lr_adapters=1", "loss.temperature=1", "run.recipe=released"])
 def test_a_baseline_refuses_what_conki_alone_reads(line: str) -> None:
     with pytest.raises(SettingsError, match=r"is read by conki alone and changes nothing in tfn"):
         resolve(assignments=[line], flags={"model.name": "tfn"})
