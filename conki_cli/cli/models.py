@@ -158,14 +158,15 @@ def models(
     conki models --model iccn --model hycon
     conki models --store mosei --json
     """
+    from conki_cli.config.models import facts
+    from conki_cli.config.sections import MODELS
     from conki_cli.data.store.reading import FeatureStore
     from conki_cli.datasets import REFERENCE
-    from conki_cli.model import zoo
     from conki_cli.reporting.tables.models import models_table
 
-    names = list(dict.fromkeys(model or zoo.MODELS))
+    names = list(dict.fromkeys(model or MODELS))
     for name in names:
-        zoo.facts(name)
+        facts(name)
     place = workspace_at(workspace)
     path = store_path(store, workspace) if store is not None else place.store(REFERENCE.name)
     screen = screen_for(json)

@@ -79,15 +79,13 @@ def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) ->
             option = setting_fields()[path].metadata["flag"] or "a flag"
             raise SettingsError(
                 f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set",
-                advice="leave one of them out",
+                "leave one of them out",
             )
 
 
 def _refuse_unread(model: str, paths: Sequence[str]) -> None:
     if idle := next(filter(read_by_conki_alone, paths), None):
-        raise SettingsError(
-            f"setting {idle} is read by conki alone and changes nothing in {model}", advice="leave it out"
-        )
+        raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}", "leave it out")
 
 
 def _build(values: Mapping[str, Any]) -> RunConfig:
@@ -98,7 +96,7 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
     model = sections["model"].get("name", ModelConfig.name)
     if idle := next((name for name in BASELINES if sections[name] and name != model), None):
         key = next(iter(sections[idle]))
-        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}", advice="leave it out")
+        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}", "leave it out")
     own = all_sections()[model](**sections[model]) if model in BASELINES else None
     return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
@@ -169,7 +167,7 @@ def _assignment(line: str) -> tuple[str, Any]:
 
 def _checked(path: str, value: Any) -> Any:
     """Return `value` in the type of the setting `path`, or say what the setting takes."""
-    from conki_cli.config.words import nearest_setting, unknown_model
+    from conki_cli.config.nearest import nearest_setting, unknown_model
 
     fields = setting_fields()
     if path not in fields:
@@ -263,22 +261,20 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
     if config.is_baseline and (parts := sorted(drop - set(MODALITY_SWITCHES.values()))):
         raise SettingsError(f"{config.model.name} has no {parts[0]} to drop: it is a part of ConKI; T, V and A can be")
     if {"C2", "C3"} <= drop or {"plain-transfer", "C3"} <= drop:
-        raise SettingsError("without C2 and C3 no representation is left to fuse", advice="drop only one of them")
+        raise SettingsError("without C2 and C3 no representation is left to fuse", "drop only one of them")
     if {"T", "V", "A"} <= drop:
-        raise SettingsError("T, V and A dropped together leave no modality", advice="keep at least one")
+        raise SettingsError("T, V and A dropped together leave no modality", "keep at least one")
     if "plain-transfer" in drop and ("C1" in drop or config.data.external == NO_EXTERNAL):
-        raise SettingsError(
-            "plain-transfer trains on the external set first", advice="give --external and do not drop C1"
-        )
+        raise SettingsError("plain-transfer trains on the external set first", "give --external and do not drop C1")
     if config.data.external == config.data.dataset:
         raise SettingsError(
             f"the external data set must differ from the target, both are '{config.data.dataset}'",
-            advice="give --external another one, or none",
+            "give --external another one, or none",
         )
     if config.pretraining.lr_audio_vision and not config.pretraining.lr_encoders:
         raise SettingsError(
             "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0",
-            advice="give that too, or leave it out",
+            "give that too, or leave it out",
         )
     if len(set(config.run.seeds)) != len(config.run.seeds) or not config.run.seeds:
         raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")

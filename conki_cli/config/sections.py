@@ -8,21 +8,9 @@ from typing import Any
 from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection, Reader
 from conki_cli.config.setting import setting as _setting
 
-MODEL_NAMES = {
-    "conki": "ConKI",
-    "tfn": "TFN",
-    "lmf": "LMF",
-    "mult": "MulT",
-    "iccn": "ICCN",
-    "misa": "MISA",
-    "mag-bert": "MAG-BERT",
-    "self-mm": "Self-MM",
-    "hycon": "HyCon",
-    "mmim": "MMIM",
-}
-"""What the paper's tables call the models."""
-
-BASELINES = tuple(name for name in MODEL_NAMES if name != "conki")
+MODELS = ("conki", "tfn", "lmf", "mult", "iccn", "misa", "mag-bert", "self-mm", "hycon", "mmim")
+"""ConKI, then the other systems in the order of the paper's Table 2."""
+BASELINES = MODELS[1:]
 """The systems that the paper compares ConKI with."""
 
 NO_EXTERNAL = "none"
@@ -63,7 +51,7 @@ class ModelConfig:
     name: str = _setting(
         "conki",
         "model: conki, or a system of Table 2 (`conki models` lists them)",
-        choices=("conki", *BASELINES),
+        choices=MODELS,
         flag="--model",
     )
     text_encoder: str = _setting(

@@ -96,7 +96,7 @@ def _keep_labelled(path: Path) -> None:
     if is_labelled:
         raise SettingsError(
             f"{path} holds clips with scores, and --unlabelled would replace them by clips without",
-            advice="give another --dataset or --out",
+            "give another --dataset or --out",
         )
 
 

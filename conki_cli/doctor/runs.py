@@ -26,13 +26,13 @@ from conki_cli.doctor.findings import (
 from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
-from conki_cli.doctor.traces import holder_of, left_over
+from conki_cli.doctor.traces import left_over
 from conki_cli.doctor.weights import read_checkpoint
 from conki_cli.runs import Run, digest_of, read_scale, stored_predictions
 from conki_cli.runs.learning import doubts_about_learning
 from conki_cli.system.errors import one_line, quoted
 from conki_cli.system.files import read_json
-from conki_cli.system.locks import lock_beside
+from conki_cli.system.locks import holder_of, lock_beside
 from conki_cli.system.readable import status_of
 from conki_cli.system.workspace import BUILT_IN_ENCODER
 from conki_cli.text.vocabulary import DOUBTFUL

@@ -8,8 +8,8 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import counted
 from conki_cli.data.store.writing import store_lock
 from conki_cli.doctor.findings import Finding, KnownStore, Visit, fault, is_newer, is_unread, size_on_disk, tried
-from conki_cli.doctor.traces import holder_of
 from conki_cli.system.errors import one_line, quoted
+from conki_cli.system.locks import holder_of
 
 
 def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:

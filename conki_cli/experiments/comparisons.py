@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conki_cli.config.models import facts, label_of
 from conki_cli.config.resolving import read_by_conki_alone, resolve
-from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, DataConfig, RunConfig
+from conki_cli.config.sections import BASELINES, MODELS, NO_EXTERNAL, DataConfig, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.datasets import REFERENCE, of_table
@@ -19,8 +20,8 @@ from conki_cli.system.workspace import Reporter, Workspace
 from conki_cli.text import encoder_sizes
 
 ROWS = {
-    2: tuple(MODEL_NAMES),
-    3: tuple(name for name in MODEL_NAMES if name not in ("iccn", "hycon")),
+    2: MODELS,
+    3: tuple(name for name in MODELS if name not in ("iccn", "hycon")),
     6: ("conki", "misa", "self-mm", "mmim"),
 }
 """The models of each table, ConKI first: it is the reference."""
@@ -96,7 +97,7 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
         SettingsError: an unknown model, one twice, or fewer than two.
     """
     for name in names:
-        zoo.facts(name)
+        facts(name)
     if len(set(names)) < max(2, len(names)):
         raise SettingsError(f"a comparison needs two or more different models, found {', '.join(names)}")
     return tuple(sorted(names, key=lambda name: name != "conki"))
@@ -122,7 +123,7 @@ def train_rows(configs: Sequence[RunConfig], workspace: Workspace, reporter: Rep
     check_trainable(configs, workspace, reporter)
     runs = []
     for number, config in enumerate(configs, start=1):
-        reporter.say(f"row {number} of {len(configs)}: {MODEL_NAMES[config.model.name]}")
+        reporter.say(f"row {number} of {len(configs)}: {label_of(config.model.name)}")
         runs.append(finetune(config, workspace, reporter, checked=True))
     return runs
 
@@ -185,12 +186,12 @@ def count_parameters(config: RunConfig, architecture: Architecture) -> int:
 
 
 def _describe_model(name: str, config: RunConfig, architecture: Architecture) -> dict[str, Any]:
-    facts = zoo.facts(name)
+    known = facts(name)
     needs = sorted(zoo.model_class(name).required_modalities - set(architecture.modalities))
     return {
         "name": name,
-        "label": MODEL_NAMES[name],
-        **{key: getattr(facts, key) for key in ("title", "authors", "year", "venue", "idea", "pinned", "ours")},
+        "label": known.label,
+        **{key: getattr(known, key) for key in ("title", "authors", "year", "venue", "idea", "pinned", "ours")},
         "parameters": None if needs else count_parameters(config, architecture),
         "needs": needs,
     }

@@ -6,6 +6,7 @@
 """
 
 from conki_cli.runs.differences import nearest_finished
+from conki_cli.runs.discarding import discard_run
 from conki_cli.runs.folders import (
     RUN_SCHEMA,
     Run,
@@ -16,7 +17,6 @@ from conki_cli.runs.folders import (
     default_name,
     describe_runs,
     digest_of,
-    discard_run,
     find_run,
     finish_run,
     list_runs,

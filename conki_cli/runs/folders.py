@@ -1,10 +1,8 @@
 """Run folders: names, states, results."""
 
-import errno
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.differences import differences, learnt_settings
 from conki_cli.system.errors import ConkiError, Kind, RunError, SettingsError, UnreadableError
-from conki_cli.system.files import check_writable, disk_error, read_json, size_of, write_json, write_text
+from conki_cli.system.files import check_writable, read_json, size_of, write_json, write_text
 from conki_cli.system.readable import check_readable, obstacle_at, status_of
 from conki_cli.system.workspace import BUILT_IN_ENCODER, Workspace, is_path
 from conki_cli.text import encoder_identity
@@ -70,7 +68,7 @@ class Run:
         if not fits or not all(isinstance(seed, int) for seed in known["seeds"]) or len(known["score_range"]) != 2:
             raise RunError(
                 f"{path} must describe a run but does not",
-                advice="restore it or delete the run folder",
+                "restore it or delete the run folder",
                 kind=Kind.DAMAGED,
             )
         return known
@@ -128,7 +126,7 @@ class Run:
         if is_there and not _describes_seed(found):
             raise RunError(
                 f"{path} must describe a trained seed but does not",
-                advice="delete that seed's folder",
+                "delete that seed's folder",
                 kind=Kind.DAMAGED,
             )
         result: dict[str, Any] | None = found
@@ -174,7 +172,7 @@ def check_is_file(path: Path) -> None:
     """
     check_readable(path)
     if what := obstacle_at(path):
-        raise RunError(f"{path} must be a file but is {what}", advice="move it away")
+        raise RunError(f"{path} must be a file but is {what}", "move it away")
 
 
 def digest_of(config: RunConfig) -> str:
@@ -259,7 +257,7 @@ def check_data(run: Run, data: Mapping[str, str]) -> None:
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
         raise RunError(
             f"run {run.name} was trained on another version of the store {changed[0]}",
-            advice="restore that version, give --name a new name, or delete the run's folder",
+            "restore that version, give --name a new name, or delete the run's folder",
         )
 
 
@@ -307,7 +305,7 @@ def locate_run(workspace: Workspace, config: RunConfig, *, replaces: bool = Fals
     if (found := run.result["digest"]) != digest or run.result["stage"] != config.run.stage:
         what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
         raise RunError(
-            f"run {run.name} exists with other settings ({what})", advice="give another --name, or delete that folder"
+            f"run {run.name} exists with other settings ({what})", "give another --name, or delete that folder"
         )
     return run
 
@@ -326,34 +324,10 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
     except UnreadableError:
         raise
     except ConkiError as error:
-        raise RunError(
-            f"run {run.name} has no result.json and no settings ({error})", advice="give --overwrite"
-        ) from error
+        raise RunError(f"run {run.name} has no result.json and no settings ({error})", "give --overwrite") from error
     if (found := digest_of(known)) != digest_of(config) or known.run.stage != config.run.stage:
         what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
-        raise RunError(
-            f"run {run.name} exists with other settings ({what})", advice="give another --name, or --overwrite"
-        )
-
-
-def discard_run(run: Run) -> None:
-    """Delete a run folder; from its first moment on it is no run any more, also if the deletion is cut short.
-
-    Raises:
-        ConkiError: it cannot be deleted.
-    """
-    hidden = run.path.with_name(f".{run.name[:100]}.discarded")
-    for folder in (run.path.parent, run.path, *(path for path in run.path.rglob("*") if path.is_dir())):
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # before a part of it is gone
-            raise disk_error(folder, OSError(errno.EACCES, ""))
-    try:
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.replace(run.path, hidden)
-        shutil.rmtree(hidden)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise disk_error(run.path, error) from error
+        raise RunError(f"run {run.name} exists with other settings ({what})", "give another --name, or --overwrite")
 
 
 def list_runs(workspace: Workspace) -> list[Run]:
@@ -386,7 +360,7 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
         finished = [run for run in list_runs(workspace) if run.result["stage"] == "finetune" and run.is_finished]
         if not finished:
             raise RunError(
-                f"no finished fine-tuning run lies below {workspace.runs}", advice="train one with `conki finetune`"
+                f"no finished fine-tuning run lies below {workspace.runs}", "train one with `conki finetune`"
             )
         return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
     place = Path(name) if is_path(name) else workspace.runs / name
@@ -400,7 +374,7 @@ def find_run(workspace: Workspace, name: str | None) -> Run:
     here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
     raise RunError(
         f"no run '{name}' lies below {workspace.runs}",
-        advice=f"`conki runs` lists those that exist{here}",
+        f"`conki runs` lists those that exist{here}",
         kind=Kind.MISSING,
     )
 

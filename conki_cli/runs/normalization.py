@@ -92,7 +92,7 @@ def read_scale(run: Run) -> Scale | None:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunError(
             f"{path} must say how the training frames were normalised but does not",
-            advice="restore it, or delete it and keep the training store at its place",
+            "restore it, or delete it and keep the training store at its place",
         ) from error
     return Scale(modalities, columns)
 
@@ -140,7 +140,7 @@ def in_training_scale(
             then = "; the run brings them to its own scale" if scale.columns else ""
             raise RunError(
                 f"{store.path} has z-scores by its own statistics and run {run.name} was trained on {how}",
-                advice=f"prepare the new clips without --normalize{then}",
+                f"prepare the new clips without --normalize{then}",
             )
         return clips
     if not scale.columns:

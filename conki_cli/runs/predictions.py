@@ -178,9 +178,7 @@ def common_threshold(runs: Sequence[Run]) -> float | None:
     named = {run.name: threshold for run in runs if (threshold := run.config.data.threshold) is not None}
     if len(set(named.values())) > 1:
         shown = ", ".join(f"{threshold:g} in {name}" for name, threshold in named.items())
-        raise RunError(
-            f"runs in one table must have one threshold of two classes, found {shown}", advice="give --threshold"
-        )
+        raise RunError(f"runs in one table must have one threshold of two classes, found {shown}", "give --threshold")
     return next(iter(named.values()), None)
 
 
@@ -205,9 +203,7 @@ def evaluate_run(
     """
     finished = run.finished_seeds()
     if not finished:
-        raise RunError(
-            f"run {run.name} has no finished seed", advice="give the command that began it again to continue it"
-        )
+        raise RunError(f"run {run.name} has no finished seed", "give the command that began it again to continue it")
     chosen = [seed for seed in finished if seeds is None or seed in seeds]
     if not chosen:
         known = ", ".join(map(str, finished))

@@ -85,6 +85,13 @@ def remove_leftovers(path: Path) -> None:
                 entry.unlink()
 
 
+def temporary_files(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:
+    """Yield the temporary files in a folder, or (`deep`) below it, each with the file that it was to be."""
+    for path in sorted(folder.rglob(".*") if deep else folder.glob(".*")):
+        if path.name.endswith(_SUFFIX) and path.is_file():
+            yield path, folder / path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0]
+
+
 def remove_leftovers_below(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder and those below it; its lock must be held."""
     for entry in list(folder.rglob(f".*{_SUFFIX}")):
@@ -125,7 +132,7 @@ def _flush_name(path: Path) -> None:
     except OSError as error:
         raise ConkiError(
             f"{path} is written, but a power failure may still undo that ({error.strerror or error})",
-            advice="check the disk and run the command again",
+            "check the disk and run the command again",
         ) from error
 
 
@@ -166,7 +173,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         if obstacle_at(path):
-            raise ConkiError(f"cannot read {path}: it must be a file", advice="move away what is there")
+            raise ConkiError(f"cannot read {path}: it must be a file", "move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         check_read(path, error)
@@ -184,7 +191,7 @@ def check_writable(path: Path) -> None:
         ConkiError: it is a folder, lies below a file, or writing is not permitted.
     """
     if path.is_dir():
-        raise ConkiError(f"cannot write {path}: it is a folder", advice="name a file in it")
+        raise ConkiError(f"cannot write {path}: it is a folder", "name a file in it")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise disk_error(path, OSError(errno.ENOTDIR, ""))

@@ -86,7 +86,7 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
         raise EncoderError(
             f"a text encoder must map one token sequence to hidden states, as BERT does, but {name_or_path} is of "
             f"type {config.model_type!r}",
-            advice="choose another --encoder",
+            "choose another --encoder",
         )
     return config
 
@@ -114,7 +114,7 @@ def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, i
 def _unknown_width(error: EncoderError) -> EncoderError:
     return EncoderError(
         f"a run without text is as wide as its text encoder, and that width is not known here ({error})",
-        advice="give --encoder bert-base-uncased, or a folder with the encoder's config.json",
+        "give --encoder bert-base-uncased, or a folder with the encoder's config.json",
     )
 
 

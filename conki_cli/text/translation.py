@@ -170,7 +170,7 @@ def _split(model: str) -> tuple[str, str | None]:
         raise EncoderError(
             f"after the @ of {_TRANSLATOR.option} NAME@REVISION must stand a branch, tag or commit of a hub name, such "
             f"as refs/pr/1, found {model!r}",
-            advice="correct it",
+            "correct it",
         )
     return name, revision
 
@@ -189,7 +189,7 @@ def _require_weights(folder: Path, model: str) -> None:
         target = name.rpartition("/")[2]
         raise EncoderError(
             f"{model} offers no weights in safetensors, and pickles, which could run code, are not read",
-            advice=(
+            (
                 f"name a revision that has them (--translate {name}@refs/pr/N, see the model's page), or if you "
                 'trust it convert it once with `python -c "from transformers '
                 "import MarianMTModel as M, MarianTokenizer as T; "
@@ -205,7 +205,7 @@ def _load(model: str, device: str) -> _Translator:
     place = choose_device(device)
     if importlib.util.find_spec("sentencepiece") is None:
         raise EncoderError(
-            "translating needs the package sentencepiece, which is missing", advice="run `pip install sentencepiece`"
+            "translating needs the package sentencepiece, which is missing", "run `pip install sentencepiece`"
         )
     folder = _folder(model)
     config = _marian_config(folder, model)
@@ -242,7 +242,7 @@ def _check_known(translator: _Translator, sentences: Sequence[str], model: str) 
         raise EncoderError(
             f"a translation model must know the words of the texts, but {counts.percent_unknown} of their tokens are "
             f"unknown to {model}",
-            advice="choose one that translates from their language",
+            "choose one that translates from their language",
         )
 
 
@@ -255,7 +255,7 @@ def _marian_config(folder: Path, model: str) -> "PretrainedConfig":
     if config.model_type != "marian":
         raise EncoderError(
             f"a translation model must be a MarianMT checkpoint, but {model} is of type {config.model_type!r}",
-            advice="choose another, such as --translate Helsinki-NLP/opus-mt-zh-en",
+            "choose another, such as --translate Helsinki-NLP/opus-mt-zh-en",
         )
     return config
 
@@ -285,7 +285,7 @@ def _translated(translator: _Translator, batch: Sequence[str]) -> list[tuple[str
     except torch.OutOfMemoryError as error:
         raise EncoderError(
             "the GPU's memory is used up by the translation",
-            advice="free it or give --device cpu; what is done is kept",
+            "free it or give --device cpu; what is done is kept",
         ) from error
     # The target's own pieces: what the tokenizer takes by default has changed between releases.
     texts = tokenizer.batch_decode(

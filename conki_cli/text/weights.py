@@ -65,14 +65,14 @@ def check_weights(model: "PreTrainedModel", report: Report, folder: Path, *, nou
         raise EncoderError(
             f"the weights in {folder} must fit its config.json, but {len(lacking)} of {len(names)} are missing "
             f"({_listed(_modules(lacking, names))})",
-            advice=f"fetch or save the {noun} again",
+            f"fetch or save the {noun} again",
         )
     if others := sorted(report["mismatched_keys"]):
         shapes = (f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in others)
         raise EncoderError(
             f"the weights in {folder} must fit its config.json, but {len(others)} have another shape "
             f"({_listed(shapes)})",
-            advice=f"fetch or save the {noun} again",
+            f"fetch or save the {noun} again",
         )
     _check_finite(model, folder, noun)
     return missing
@@ -103,7 +103,7 @@ def _check_finite(model: "PreTrainedModel", folder: Path, noun: str) -> None:
             raise EncoderError(
                 f"{folder / _file_of(name, folder)} must hold finite numbers only, but {name} has {value} in "
                 f"{int((~finite).sum())} of {tensor.numel()} places",
-                advice=f"fetch or save the {noun} again",
+                f"fetch or save the {noun} again",
             )
 
 

@@ -193,7 +193,7 @@ def check_room(folder: Path, size: int) -> None:
     if size > free:
         raise ConkiError(
             f"checkpoints need {human_size(size)} and {human_size(free)} are free below {folder}",
-            advice="free some space or choose another --workspace",
+            "free some space or choose another --workspace",
         )
 
 

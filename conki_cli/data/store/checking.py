@@ -91,7 +91,7 @@ def check(corpus: Corpus) -> Checked:
     splits = _without_repetitions(corpus, _with_scores(corpus, found), found)
     for split in SPLITS:
         if not splits[split] and not corpus.unlabelled:
-            raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left", advice="mend its scores")
+            raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left", "mend its scores")
     splits = _with_common_scores(corpus, splits, found)
     splits = _with_frames(corpus, splits, widths, found)
     _compare_texts(splits, found)
@@ -256,7 +256,7 @@ def _without_repetitions(corpus: Corpus, splits: Splits, found: _Findings) -> Sp
                 raise SourceError(
                     f"{corpus.source}: ids must be unique, {sample.id[:60]!r} occurs twice "
                     f"({_difference(where, before, split, sample)})",
-                    advice="rename or remove one",
+                    "rename or remove one",
                 )
             repeated.append(sample.id)
     if repeated:

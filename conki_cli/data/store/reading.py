@@ -214,7 +214,7 @@ def _open(path: Path) -> Any:
     if not path.is_file():
         raise StoreError(
             f"there is no feature store {path}",
-            advice="make it with `conki prepare`, or check the path",
+            "make it with `conki prepare`, or check the path",
             kind=Kind.MISSING,
         )
     try:
@@ -254,9 +254,9 @@ def damage_in(path: Path, *passed: type[Exception]) -> Iterator[None]:
     """Turn whatever a damaged or hostile file makes fail into one line; errors `passed` on stay as they are."""
     try:
         yield
-    except (StoreError, *passed):
-        raise
     except Exception as error:
+        if isinstance(error, (StoreError, *passed)):
+            raise
         check_read(path, error)
         raise StoreError(
             f"{path} is damaged ({reason_of(error)})", "make it again with `conki prepare`", kind=Kind.DAMAGED

@@ -81,7 +81,7 @@ def write_store(
     if corpus.unlabelled and normalize != "none":
         raise SourceError(
             "clips to be scored must keep their frames as they are, for the run brings them to its own scale",
-            advice=f"leave --normalize {normalize} out",
+            f"leave --normalize {normalize} out",
         )
     checked = check(corpus)
     if strict:
@@ -110,7 +110,7 @@ def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
         raise SourceError(
             f"{corpus.source}: --strict allows no warning, found {len(warnings)}: {first}"
             f"{'; ...' if len(warnings) > 3 else ''}",
-            advice="mend the file, or prepare it without --strict",
+            "mend the file, or prepare it without --strict",
         )
 
 
@@ -152,7 +152,7 @@ class _Writer:
             if not moments.count:
                 raise SourceError(
                     f"{self.corpus.source}: z-scores need frames in the training split, no clip of it has {modality}",
-                    advice="prepare without --normalize zscore",
+                    "prepare without --normalize zscore",
                 )
             self.moments[modality] = moments
             group.create_dataset(f"{modality}/mean", data=moments.mean.astype("<f8"))

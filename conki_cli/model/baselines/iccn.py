@@ -29,6 +29,21 @@ from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import ConkiError, SettingsError
 
+FACTS = {
+    "label": "ICCN",
+    "title": (
+        "Learning Relationships between Text, Audio, and Video via Deep Canonical Correlation for Multimodal "
+        "Language Analysis"
+    ),
+    "authors": "Sun, Sarma, Sethares, Liang",
+    "year": 2020,
+    "venue": "AAAI",
+    "idea": "text-based audio and text-based vision learn to correlate, then the scores are learnt on top",
+    "pinned": "outer products with the text, convolutions over them, the correlation between the two, concatenation",
+    "ours": "every size, the two phases with their rates and the regression head: no implementation is public",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 KERNEL = 3
 MAPS = (8, 16)
 """Channels of the two convolutions over an outer product."""

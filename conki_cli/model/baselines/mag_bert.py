@@ -28,6 +28,18 @@ from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import EncoderError
 
+FACTS = {
+    "label": "MAG-BERT",
+    "title": "Integrating Multimodal Information in Large Pretrained Transformers",
+    "authors": "Rahman, Hasan, Lee, Zadeh, Mao, Morency, Hoque",
+    "year": 2020,
+    "venue": "ACL",
+    "idea": "a gate shifts BERT's token embeddings by what is heard and seen, before its first block",
+    "pinned": "the gate and its place by the authors' code; dropout, rates and L1 by MMSA",
+    "ours": "how frames of unaligned clips meet tokens: spread evenly over them; absent modalities have no term",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 INITIAL_DEVIATION = 0.02
 """Of the new Linear layers, as BERT itself starts."""
 

@@ -30,6 +30,18 @@ from conki_cli.model.losses import task_loss
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import SettingsError
 
+FACTS = {
+    "label": "MISA",
+    "title": "MISA: Modality-Invariant and -Specific Representations for Multimodal Sentiment Analysis",
+    "authors": "Hazarika, Zimmermann, Poria",
+    "year": 2020,
+    "venue": "ACM Multimedia",
+    "idea": "each modality once in a space of its own and once in a common one; three losses keep them so",
+    "pinned": "layers and losses by the authors' code; weights, rates and clipping by MMSA",
+    "ours": "audio and vision are read at their own lengths, where MMSA takes the number of tokens",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 NUM_HEADS = 2
 FEED_FORWARD_WIDTH = 2048
 FUSION_DROPOUT = 0.1

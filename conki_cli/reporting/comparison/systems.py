@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.config.sections import MODEL_NAMES, RunConfig
+from conki_cli.config.models import label_of
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.runs import Run, common_threshold, evaluate_run, stored_predictions
 from conki_cli.system.errors import RunError
@@ -40,7 +41,7 @@ def system_label(config: RunConfig) -> str:
     """Name a run among those of other models: 'ConKI', 'ConKI, w/o C4', 'MISA', 'MISA, with mosei'."""
     label = run_label(config)
     if not config.is_baseline:
-        return label if not config.model.drop else f"{MODEL_NAMES['conki']}, {label}"
+        return label if not config.model.drop else f"{label_of('conki')}, {label}"
     return f"{label}, with {config.data.external}" if config.needs_pretraining else label
 
 
