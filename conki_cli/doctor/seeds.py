@@ -10,7 +10,7 @@ from typing import Any
 from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, UNREAD, Finding, Visit, fact_of, fault, is_unread, ordinary, tried
 from conki_cli.doctor.stores import known_store
-from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint
+from conki_cli.doctor.weights import Checkpoint, Key, read_checkpoint
 from conki_cli.runs import Run, read_predictions, stored_predictions
 from conki_cli.system.errors import Kind, RunError, quoted, reason_of
 
@@ -117,6 +117,8 @@ def _completeness(record: Record, seed: int, config: RunConfig, read: Mapping[st
     """Compare the weights in the checkpoints with those that the network has."""
     subject = str(record.run.seed_folder(seed))
     if not record.needed:
+        from conki_cli.training.verifying import needed_weights
+
         needed, error = tried(needed_weights, record.run, config, read["best"].facts)
         if needed is None:
             what = f"its network cannot be built from best.safetensors ({reason_of(error) if error else ''})"

@@ -204,6 +204,12 @@ def test_numbers_that_are_no_characters_are_refused_and_the_old_store_stays(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("character", ["\x07", "\x1b", "\n", "\u2028", "\x85"])
+def test_an_id_that_steers_a_terminal_is_refused_by_the_name_of_its_character(character: str) -> None:
+    with pytest.raises(SourceError, match=f"must be printable, found the control character U.{ord(character):04X} in"):
+        check(changed(1, id=f"a{character}b$_$1"))
+
+
 def test_a_store_that_cannot_be_opened_replaces_no_other(path: Path) -> None:
     write_store(path, corpus())
     before = path.read_bytes()

@@ -5,6 +5,7 @@ Nothing is read here but ids, texts, scores and the shapes of the frames.
 
 import dataclasses
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,17 @@ def _check_texts(corpus: Corpus) -> None:
                 raise SourceError(
                     f"{corpus.source}: the {name} of {sample.id[:60]!r} holds characters that are no text"
                 )
+        if (control := next(filter(_is_control, sample.id), None)) is not None:
+            raise SourceError(
+                f"the control character U+{ord(control):04X} in {sample.id[:60]!r}",
+                "rename that clip in the source",
+                must=f"{corpus.source}: the id of a clip must be printable",
+            )
+
+
+def _is_control(character: str) -> bool:
+    """Say whether a character steers a terminal or breaks a line instead of being shown."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def _width_of(corpus: Corpus, modality: str) -> int | None:
