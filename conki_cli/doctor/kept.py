@@ -1,16 +1,13 @@
 """What a workspace keeps beside stores and runs: states of frozen text encoders, the built-in encoder."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from conki_cli.doctor.findings import FAULT, Finding, Visit, fault, guarded, ordinary, size_on_disk, tried
+from conki_cli.doctor.findings import FAULT, Finding, Visit, fault, guarded, size_on_disk, tried
 from conki_cli.doctor.traces import left_over
 from conki_cli.system.errors import quoted
-from conki_cli.system.files import read_tensors
 from conki_cli.system.locks import holder_of, lock_beside
-from conki_cli.system.readable import status_of
-from conki_cli.text.vocabulary import vocabulary_problem
+from conki_cli.text.verifying import verify_encoder
 from conki_cli.training.state_files import verify_states
 
 
@@ -29,46 +26,11 @@ def kept_states_findings(path: Path, visit: Visit) -> Iterator[Finding]:
 
 def encoder_findings(folder: Path, *, weights: bool, advice: str) -> Iterator[Finding]:
     """Say what a folder of a text encoder lacks, and which of its files are damaged; `advice` is what to do then."""
-    problems = [] if status_of(folder / "config.json") else ["config.json is missing"]
-    tokenizers = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-    if not any(path.is_file() for name in tokenizers for path in folder.glob(name)):
-        problems.append("a tokenizer is missing (tokenizer.json or vocab.txt)")
-    if weights and not status_of(folder / "model.safetensors"):
-        problems.append("model.safetensors is missing")
-    for problem in problems:
-        yield Finding(str(folder), FAULT, problem, advice)
-    for path in sorted(folder.glob("*")):
-        check = {".json": _check_json, ".safetensors": _check_tensors}.get(path.suffix)
-        if check is not None and path.name != "frozen.safetensors":
-            _, error = tried(check, path)
-            if error is not None:
-                problems.append(path.name)
-                yield fault(folder, error, path, advice)
-    if not problems:
-        yield from (Finding(str(folder), FAULT, problem, advice) for problem in _vocabulary_problems(folder))
-
-
-def _vocabulary_problems(folder: Path) -> list[str]:
-    """Compare the entries of a tokenizer with the rows of the embedding that config.json names."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return []
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
-    num_rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
-    problem = vocabulary_problem(max(ids, default=-1) + 1, num_rows) if isinstance(num_rows, int) else ""
-    return [problem] if problem else []
-
-
-def _check_json(path: Path) -> None:
-    json.loads(ordinary(path).read_text(encoding="utf-8"))
-
-
-def _check_tensors(path: Path) -> None:
-    for name, values in read_tensors(ordinary(path))[0].items():
-        if not values.isfinite().all():
-            raise ValueError(f"{name} holds what is no finite number")
+    for path, problem in verify_encoder(folder, weights=weights):
+        if isinstance(problem, Exception):
+            yield fault(folder, problem, path, advice)
+        else:
+            yield Finding(str(folder), FAULT, problem, advice)
 
 
 def built_in_encoder_findings(visit: Visit) -> Iterator[Finding]:
