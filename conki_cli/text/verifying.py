@@ -21,11 +21,9 @@ def verify_encoder(folder: Path, *, weights: bool) -> Iterator[tuple[Path, str |
         folder: where configuration and tokenizer lie.
         weights: whether the weights must be there too.
     """
-    is_sound = True
-    for path, problem in (*_missing(folder, weights=weights), *_damaged(folder)):
-        is_sound = False
-        yield path, problem
-    if is_sound and (problem := _vocabulary_problem(folder)):
+    found: list[tuple[Path, str | Exception]] = [*_missing(folder, weights=weights), *_damaged(folder)]
+    yield from found
+    if not found and (problem := _vocabulary_problem(folder)):
         yield folder / "tokenizer.json", problem
 
 
