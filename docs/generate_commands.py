@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer.main
 
 from conki_cli.cli import app
-from conki_cli.config.resolving import setting_fields, setting_type
+from conki_cli.config.declarations import setting_fields, setting_type
 from conki_cli.system.files import to_json, write_text
 
 PAGE = Path(__file__).with_name("commands.md")
@@ -39,8 +39,9 @@ _SETTINGS_HEAD = """\
 ## Settings
 
 For `--set SECTION.KEY=VALUE` and for TOML files given with `--config`. Precedence: default, then recipe and data set
-(`conki_cli/presets/conki.toml`), then `--config`, then flags and `--set`; a flag beats `--set`. `[pretraining]` is
-stage 1, `[optimizer]` is stage 2. The defaults below are those before a data set is chosen.
+(`conki_cli/presets/conki.toml`), then `--config`, then flags and `--set`; a flag and a `--set` that contradict each
+other are refused. `[pretraining]` is stage 1, `[optimizer]` is stage 2. The defaults below are those before a data set
+is chosen.
 """
 
 
@@ -118,8 +119,9 @@ def _settings() -> str:
         kind = _TYPES.get(setting_type(path), "list")
         limits = _limits(field.metadata)
         default = to_json(field.default, indent=None)
-        rows.append((f"`{path}`", kind, f"`{default}`", limits, _escape(field.metadata["help"])))
-    return _table(("setting", "type", "default", "allowed", "meaning"), rows)
+        flag = f"`{field.metadata['flag']}`" if field.metadata["flag"] else ""
+        rows.append((f"`{path}`", flag, kind, f"`{default}`", limits, _escape(field.metadata["help"])))
+    return _table(("setting", "option", "type", "default", "allowed", "meaning"), rows)
 
 
 def _limits(metadata: Mapping[str, Any]) -> str:

@@ -15,7 +15,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
-LEFT = ("system", "config", "metrics", "data.store", "text", "data.raw", "data.sources", "data.preparation", "runs")
+LEFT = (
+    *("system", "datasets", "config", "metrics"),
+    *("data.store", "text", "data.raw", "data.sources", "data.preparation", "runs"),
+)
 MAY_IMPORT_TORCH = ("model", "training")
 RIGHT = ("experiments", "doctor", "reporting", "cli", "__main__")
 ORDER = (*LEFT, *MAY_IMPORT_TORCH, *RIGHT)
@@ -198,3 +201,43 @@ def test_one_training_step_can_be_read_in_3500_lines() -> None:
 
 def test_there_is_no_attic() -> None:
     assert not {path.stem for path in FILES} & {"utils", "util", "common", "helpers", "misc"}
+
+
+def constants(tree: ast.Module) -> Iterator[tuple[object, int]]:
+    """Yield the constants of a module with their lines."""
+    yield from ((node.value, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Constant))
+
+
+NAME_RULES = ("datasets", "metrics", "reporting")
+"""Where the names of published data sets stand: their facts; the two sets of metrics that are called like them."""
+
+
+@every_file
+def test_only_one_module_knows_facts_of_data_sets(path: Path) -> None:
+    if module_of(path) in NAME_RULES or path.name == "sections.py":  # the defaults of --dataset and --external
+        return
+    named = [(value, line) for value, line in constants(parsed(path)) if value in ("mosi", "mosei", "sims", "simsv2")]
+    assert named == []
+
+
+LIBRARIES_WITHOUT_KINDS = ("system/readable.py", "training/evaluation.py", "data/raw/hdf5.py")
+"""Where errors of HDF5, torch and safetensors are told apart by their words: these libraries say it nowhere else."""
+
+
+def reads_wording(node: ast.AST) -> bool:
+    """Say whether an expression looks into the words of an exception."""
+    has_words = any(isinstance(part, ast.Call) and ast.unparse(part) == "str(error)" for part in ast.walk(node))
+    is_search = isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.")
+    return has_words and (isinstance(node, ast.Compare) or is_search)
+
+
+@every_file
+def test_no_error_is_recognised_by_its_words(path: Path) -> None:
+    if str(path.relative_to(ROOT)) in LIBRARIES_WITHOUT_KINDS:
+        return
+    found = [
+        f"{ast.unparse(node)}, line {node.lineno}"
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.expr) and reads_wording(node)
+    ]
+    assert found == []

@@ -13,7 +13,8 @@ import pytest
 import typer.main
 
 from conki_cli.cli import app
-from conki_cli.config.resolving import parse_switches, resolve, setting_fields
+from conki_cli.config.declarations import setting_fields
+from conki_cli.config.resolving import parse_switches, resolve
 from conki_cli.config.sections import SECTIONS
 from conki_cli.config.words import parse_seeds
 from conki_cli.data.store.records import FORMAT

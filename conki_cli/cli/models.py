@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conki_cli.cli.options import DryRunOption, ExportOption, JsonOption, ProtocolOption, WorkspaceOption, run_options
+from conki_cli.cli.options import (
+    DryRunOption,
+    EpochsOption,
+    ExportOption,
+    JsonOption,
+    ProtocolOption,
+    WorkspaceOption,
+    run_options,
+    training_options,
+)
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_kept
@@ -30,7 +39,7 @@ def compare(
     models: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="Of that table only these models; others can be named too.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of every model; ConKI's stage 1 keeps its own.")] = None,
+    epochs: EpochsOption = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
@@ -61,7 +70,7 @@ def compare(
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
         if dry_run:
-            raise SettingsError("finished runs are compared without training: leave out --dry-run")
+            raise SettingsError("finished runs are compared without training", advice="leave out --dry-run")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         configs = _table_configs(int(table), models, {**settings, "epochs": epochs})
@@ -78,26 +87,15 @@ def compare(
 
 def _refuse_training_options(settings: dict[str, Any], models: str | None, epochs: int | None) -> None:
     """Refuse what would be ignored: finished runs have their settings."""
-    flags = settings["flags"]
-    options = {
-        "--dataset": flags["data.dataset"],
-        "--external": flags["data.external"],
-        "--model": flags["model.name"],
-        "--encoder": flags["model.text_encoder"],
-        "--recipe": flags["run.recipe"],
-        "--device": flags["run.device"],
-        "--name": flags["run.name"],
-        "--drop-modality": settings["extra_drop"] or None,
-        "--config": settings["config_file"],
-        "--set": settings["assignments"] or None,
-        "--models": models,
-        "--epochs": epochs,
-    }
-    given = [option for option, value in options.items() if value is not None]
+    own = {"--models": models, "--epochs": epochs}
+    given = [*training_options(settings), *(option for option, value in own.items() if value is not None)]
     if given:
         raise SettingsError(
-            f"finished runs have their settings: leave out {given[0]} (or give --table instead of runs); "
-            "--seeds, --split and --protocol can be chosen"
+            "finished runs have their settings",
+            advice=(
+                f"leave out {given[0]} (or give --table instead of runs); "
+                "--seeds, --threshold, --split and --protocol can be chosen"
+            ),
         )
 
 
@@ -131,7 +129,7 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
     epochs, flags = settings.pop("epochs"), settings["flags"]
     if flags["model.name"] is not None or flags["run.name"] is not None:
         raise SettingsError(
-            "a table has many models, each with a run of its own: give --models, and no --model or --name"
+            "a table has many models, each with a run of its own", advice="give --models, and no --model or --name"
         )
     names = [name.strip() for name in models.split(",")] if models is not None else None
     return table_configs(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
@@ -184,15 +182,17 @@ def models(
     conki models --model iccn --model hycon
     conki models --store mosei --json
     """
+    from conki_cli.config.models import facts
+    from conki_cli.config.sections import MODELS
     from conki_cli.data.store.reading import FeatureStore
-    from conki_cli.model import zoo
+    from conki_cli.datasets import REFERENCE
     from conki_cli.reporting.tables.models import models_table
 
-    names = list(dict.fromkeys(model or zoo.MODELS))
+    names = list(dict.fromkeys(model or MODELS))
     for name in names:
-        zoo.facts(name)
+        facts(name)
     place = workspace_at(workspace)
-    path = store_path(store, workspace) if store is not None else place.store("mosi")
+    path = store_path(store, workspace) if store is not None else place.store(REFERENCE.name)
     screen = screen_for(json)
     from conki_cli.experiments.comparisons import describe_models
 

@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from conki_cli import MODALITIES
+from conki_cli.config.declarations import Field, flagged, setting_type
 from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
 from conki_cli.system.errors import SettingsError
 
@@ -17,6 +18,30 @@ if TYPE_CHECKING:
 
 _SWITCH_HELP = ";\n\n".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())
 
+_AS_WORDS = ("model.name", "run.seeds")
+"""Settings whose option is read as a word, where more can be said of a wrong one than Typer says."""
+
+
+def flag_of(path: str) -> Any:
+    """Return a setting's own option; help and default are those that it declares."""
+    field = flagged()[path]
+    help_text = str(field.metadata["help"])
+    if isinstance(field.default, str) and field.default:
+        help_text += f". Default: {field.default}"
+    return typer.Option(field.metadata["flag"], help=f"{help_text[0].upper()}{help_text[1:]}.")
+
+
+def _annotation_of(path: str) -> Any:
+    """Return what Typer needs to know of a setting's own option: its type or choices, and the option."""
+    limits, kind = flagged()[path].metadata, str if path in _AS_WORDS else setting_type(path)
+    if "choices" in limits and path not in _AS_WORDS:
+        kind = Literal[limits["choices"]]
+    return Annotated[kind | None, flag_of(path)]
+
+
+ThresholdOption = Annotated[float | None, flag_of("data.threshold")]
+EpochsOption = Annotated[int | None, flag_of("optimizer.num_epochs")]
+StageOneEpochsOption = Annotated[int | None, flag_of("pretraining.num_epochs")]
 WorkspaceOption = Annotated[
     Path, typer.Option(envvar="CONKI_WORKSPACE", help="Folder with data/, features/ and runs/.", file_okay=False)
 ]
@@ -24,10 +49,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 ProtocolOption = Annotated[
     Literal["all", "nonzero"],
     typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
-]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(help="Score that separates the two classes of Acc-2 and F1. Default: 0, if inside the range."),
 ]
 ExportOption = Annotated[Path | None, typer.Option(help="Also write the table to FILE.md, .csv or .tex.")]
 OverwriteOption = Annotated[
@@ -47,75 +68,66 @@ DropOption = Annotated[
 ]
 
 
-def _run_settings(
-    dataset: Annotated[str | None, typer.Option(help="Target data set: a store in features/. Default: mosi.")] = None,
-    external: Annotated[
-        str | None, typer.Option(help="External data set, or none. Default: mosei (for mosei: mosi).")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="conki, or a system of Table 2; `conki models` lists them. Default: conki.")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: bert-base-uncased.")
-    ] = None,
-    drop_modality: Annotated[
+_MANY = {
+    "drop_modality": Annotated[
         list[str] | None, typer.Option(help="Leave out text, vision or audio (Table 4). Repeatable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="One random seed. Default: 1.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several seeds: 1..5 or 1,4,9.")] = None,
-    recipe: Annotated[
-        Literal["paper", "released"] | None, typer.Option(help="As the paper says, or as the authors' code does.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings, such as a run's config.toml.")] = None,
-    set_: Annotated[
+    ],
+    "seed": Annotated[int | None, typer.Option(help="One random seed. Default: 1.")],
+    "config": Annotated[Path | None, typer.Option(help="TOML file with settings, such as a run's config.toml.")],
+    "set": Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="SECTION.KEY=VALUE", help="Any setting; `conki settings` lists them. Repeatable."
         ),
-    ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where to compute.")] = None,
-    precision: Annotated[
-        Literal["fp32", "tf32", "bf16"] | None, typer.Option(help="Numbers to compute with. Default: fp32.")
-    ] = None,
-    bucket: Annotated[
-        bool | None, typer.Option("--bucket", help="Batches of clips of similar length; other clips then meet.")
-    ] = None,
-    cache: Annotated[
-        Literal["fp32", "fp16", "off"] | None,
-        typer.Option(help="Keep what a frozen text encoder says of each text below frozen/. Default: fp32."),
-    ] = None,
-    compile_: Annotated[
-        bool | None, typer.Option("--compile", help="Fuse operations with torch.compile; for GPUs, slow to start.")
-    ] = None,
-    threshold: ThresholdOption = None,
-    name: Annotated[str | None, typer.Option(help="Folder name below runs/. Default: made from the settings.")] = None,
-) -> dict[str, Any]:
-    """Gather the options that decide a run; the options of `pretrain`, `finetune` and `ablate` are these."""
+    ],
+}
+"""The options of a run that stand for no single setting."""
+_BY_HAND = ("--drop", "--epochs")
+"""Flags of settings that the commands which have them declare: they take them in their own ways."""
+
+
+@functools.cache
+def run_parameters() -> dict[str, tuple[str, Any]]:
+    """Return the options of a run: by parameter, its setting (empty for those of many) and its annotation."""
+    known = {_parameter_of(field): (path, field) for path, field in flagged().items()}
+    own = {name: (path, _annotation_of(path)) for name, (path, field) in known.items() if _is_shared(field)}
+    return own | {name: ("", annotation) for name, annotation in _MANY.items()}
+
+
+def _is_shared(field: Field) -> bool:
+    return field.metadata["flag"] not in _BY_HAND
+
+
+def _parameter_of(field: Field) -> str:
+    return str(field.metadata["flag"]).removeprefix("--").replace("-", "_")
+
+
+def gathered(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the options that decide a run, as they were given, into the arguments of `config.resolving.resolve`."""
     from conki_cli.config.words import parse_seeds
 
+    seed, seeds, modalities = given["seed"], given["seeds"], given["drop_modality"] or []
     if seed is not None and seeds is not None:
         raise SettingsError("give --seed or --seeds, not both")
-    unknown = [modality for modality in drop_modality or [] if modality not in MODALITIES]
-    if unknown:
+    if unknown := [modality for modality in modalities if modality not in MODALITIES]:
         raise SettingsError(f"--drop-modality takes {', '.join(MODALITIES)}; found '{unknown[0]}'")
-    chosen = (seed,) if seed is not None else parse_seeds(seeds) if seeds is not None else None
-    flags = {
-        "data.dataset": dataset,
-        "data.external": external,
-        "data.threshold": threshold,
-        "model.name": model,
-        "model.text_encoder": encoder,
-        "run.recipe": recipe,
-        "run.device": device,
-        "run.cache": cache,
-        "run.compile": compile_,
-        "compute.precision": precision,
-        "compute.bucket": bucket,
-        "run.name": name,
-        "run.seeds": chosen,
+    flags = {path: given[name] for name, (path, _) in run_parameters().items() if path}
+    flags["run.seeds"] = (seed,) if seed is not None else parse_seeds(seeds) if seeds is not None else None
+    letters = tuple(MODALITY_SWITCHES[modality] for modality in modalities)
+    return {"config_file": given["config"], "assignments": given["set"] or [], "flags": flags, "extra_drop": letters}
+
+
+def training_options(settings: Mapping[str, Any]) -> list[str]:
+    """Name the gathered options that were given and that decide how a run is trained: a finished run has its own."""
+    fields = flagged()
+    paths = [path for path, value in settings["flags"].items() if value is not None]
+    names = [fields[path].metadata["flag"] for path in paths if not fields[path].metadata["of_results"]]
+    others = {
+        "--drop-modality": settings["extra_drop"],
+        "--config": settings["config_file"],
+        "--set": settings["assignments"],
     }
-    letters = tuple(MODALITY_SWITCHES[modality] for modality in drop_modality or [])
-    return {"config_file": config, "assignments": set_ or [], "flags": flags, "extra_drop": letters}
+    return [*names, *(option for option, value in others.items() if value)]
 
 
 def adapter_flags(folder: Path, flags: dict[str, Any]) -> dict[str, Any]:
@@ -128,25 +140,26 @@ def adapter_flags(folder: Path, flags: dict[str, Any]) -> dict[str, Any]:
     from conki_cli.runs.exported import adapters_at
 
     if flags["data.external"] not in (None, "none"):
-        raise SettingsError("--adapters takes the place of --external: give one of the two")
+        raise SettingsError("--adapters takes the place of --external", advice="give one of the two")
     given = {"model.adapters": str(folder.resolve()), "model.adapters_checksum": adapters_at(folder).checksum}
     return {"data.external": "none", **given}
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_run_settings`; it receives them gathered, as `settings`."""
-    shared = inspect.signature(_run_settings).parameters
-    own = inspect.signature(command).parameters
+    """Give a command the options of a run; it receives them gathered, as `settings`."""
+    shared = {name: annotation for name, (_, annotation) in run_parameters().items()}
 
     @functools.wraps(command)
     def with_settings(**options: Any) -> None:
-        gathered = _run_settings(**{key: options.pop(key) for key in shared})
-        command(settings=gathered, **options)
+        settings = gathered({name: options.pop(name) for name in shared})
+        command(settings=settings, **options)
 
-    rest = [parameter for key, parameter in own.items() if key != "settings"]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*shared.values(), *rest]]
-    with_settings.__dict__["__signature__"] = inspect.Signature(parameters)
-    with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own = inspect.signature(command).parameters
+    rest = [parameter.replace(kind=kind) for name, parameter in own.items() if name != "settings"]
+    first = [inspect.Parameter(name, kind, default=None, annotation=shared[name]) for name in shared]
+    with_settings.__dict__["__signature__"] = inspect.Signature([*first, *rest])
+    with_settings.__annotations__ = {p.name: p.annotation for p in (*first, *rest)}
     return with_settings
 
 

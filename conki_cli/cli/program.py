@@ -153,8 +153,8 @@ def store_path(store: str, workspace: Path) -> Path:
     path = workspace_at(workspace).store_called(store)
     if path != Path(store) and not path.exists() and Path(store).is_file():
         raise StoreError(
-            f"no store {path} is there, which {one_line(store)[:80]!r} names: prepare that data set, or write "
-            f"{quoted(f'./{store}')} for the file in the current folder"
+            f"no store {path} is there, which {one_line(store)[:80]!r} names",
+            advice=(f"prepare that data set, or write {quoted(f'./{store}')} for the file in the current folder"),
         )
     return path
 
@@ -172,8 +172,8 @@ def clips_path(word: str, workspace: Path) -> Path:
     path = store_path(word, workspace)
     if path != Path(word) and not path.exists() and Path(word).is_dir():
         raise StoreError(
-            f"no store {path} is there, which {one_line(word)[:80]!r} names: prepare that data set, or write "
-            f"{quoted(f'./{word}')} for the folder in the current one"
+            f"no store {path} is there, which {one_line(word)[:80]!r} names",
+            advice=(f"prepare that data set, or write {quoted(f'./{word}')} for the folder in the current one"),
         )
     return path
 

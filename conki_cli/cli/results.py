@@ -52,7 +52,9 @@ def evaluate(
         screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not found.predictions_exist(split):
         if (found.record.stage, split) == ("pretrain", "valid"):
-            raise RunError(f"a stage-1 run predicts while it trains, and {found.name} lacks valid.csv: train it again")
+            raise RunError(
+                f"a stage-1 run predicts while it trains, and {found.name} lacks valid.csv", advice="train it again"
+            )
         from conki_cli.experiments.prediction import predict_split
 
         predict_split(found, split, workspace_at(workspace), screen)
@@ -136,7 +138,7 @@ def predict(
     place = None if store is None else clips_path(store, workspace)
     for name, given in (("--source ", source), ("", place)):
         if export is not None and given is not None and export.resolve() == given.resolve():
-            raise SettingsError(f"--export would overwrite {name}{given}: give another file")
+            raise SettingsError(f"--export would overwrite {name}{given}", advice="give another file")
     found, name = find_model(workspace_at(workspace), run, screen)
     if place is not None:
         opened = open_clips(found, place, split, workspace_at(workspace), screen)

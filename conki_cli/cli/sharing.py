@@ -48,7 +48,9 @@ def export(
     screen = screen_for(json)
     place = workspace_at(workspace)
     if out.resolve().is_relative_to(place.runs.resolve()):
-        raise SettingsError(f"--out must not lie below {place.runs}, where runs are looked for: name another folder")
+        raise SettingsError(
+            f"--out must not lie below {place.runs}, where runs are looked for", advice="name another folder"
+        )
     found = Runs(place).find(run)
     seeds = (seed,) if seed is not None else found.record.seeds if all_seeds else None
     work = export_adapters if adapters_only else export_model

@@ -8,10 +8,12 @@ import typer
 from conki_cli.cli.options import (
     DropOption,
     DryRunOption,
+    EpochsOption,
     ExportOption,
     JsonOption,
     OverwriteOption,
     ProtocolOption,
+    StageOneEpochsOption,
     WorkspaceOption,
     adapter_flags,
     resolved,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 def pretrain(
     settings: dict[str, Any],
     drop: DropOption = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of stage 1.")] = None,
+    epochs: StageOneEpochsOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
@@ -66,7 +68,7 @@ def finetune(
         Path | None,
         typer.Option(metavar="FOLDER", help="Start from exported adapters instead of an external data set."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
+    epochs: EpochsOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
@@ -144,7 +146,7 @@ def ablate(
     table: Annotated[
         int | None, typer.Option(help="All rows of the paper's Table 4 or 5.", min=4, max=5, metavar="NUMBER")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of stage 2; stage 1 keeps its own.")] = None,
+    epochs: EpochsOption = None,
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
     overwrite: OverwriteOption = False,
@@ -222,12 +224,19 @@ def demo(
 
 def settings(json: JsonOption = False) -> None:
     """List every setting: name, default and meaning (for --set and --config)."""
-    from conki_cli.config.resolving import setting_fields, setting_type
+    from conki_cli.config.declarations import setting_fields, setting_type
     from conki_cli.reporting.tables.screen import settings_table
 
     screen = screen_for(json)
     entries = [
-        {"setting": path, "type": str(setting_type(path)), "default": field.default, "help": field.metadata["help"]}
+        {
+            "setting": path,
+            "type": str(setting_type(path)),
+            "default": field.default,
+            "help": field.metadata["help"],
+            "option": field.metadata["flag"] or None,
+            "since": field.metadata["since"],
+        }
         for path, field in setting_fields().items()
     ]
     screen.show(settings_table(entries))

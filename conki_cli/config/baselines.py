@@ -74,8 +74,8 @@ class IccnConfig(BaselineSection):
     )
     cca_batch_size: int = setting(128, "clips per step of the correlation; well above out_width", low=2)
     lr_cca: float = setting(1e-3, "learning rate of the correlation", above=0.0)
-    joint: bool = setting(False, "learn correlation and scores together, in one phase")
-    joint_weight: float = setting(0.1, "weight of the correlation where both are learnt together", low=0.0)
+    joint: bool = setting(False, "learn correlation and scores together, in one phase", since="0.2")
+    joint_weight: float = setting(0.1, "weight of the correlation where both are learnt together", low=0.0, since="0.2")
 
     @property
     def epochs_without_scores(self) -> int:

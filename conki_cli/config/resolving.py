@@ -2,20 +2,17 @@
 
 import dataclasses
 import math
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
+from conki_cli.config.declarations import all_sections, read_by, reset_unread, setting_fields, setting_type
 from conki_cli.config.sections import (
     BASELINES,
     NO_EXTERNAL,
     SECTIONS,
-    ComputeConfig,
     DataConfig,
-    LossConfig,
     ModelConfig,
-    OptimizerConfig,
     RunConfig,
     RunSection,
 )
@@ -23,54 +20,9 @@ from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.readable import check_read, unreadable
 
-_LATER = ("algorithm", "schedule", "accumulate", "clip_value", "clip_norm", "plateau_patience")
-ADDED_LATER = {
-    **{f"optimizer.{key}": getattr(OptimizerConfig, key) for key in (*_LATER, "lr_adapters")},
-    **{f"compute.{f.name}": f.default for f in dataclasses.fields(ComputeConfig)},
-    **{f"pretraining.{key}": 0.0 for key in ("lr_encoders", "lr_audio_vision", "lr_others")},
-    "model.adapters_checksum": "",
-    "iccn.joint": False,
-    "iccn.joint_weight": 0.1,
-}
-"""Settings that version 1 of runs did not have, with their defaults: at those they do not change a run's digest."""
-NEVER_LEARNT = frozenset({"data.max_unknown", "data.threshold", "model.adapters"})
-"""Settings outside `[run]` that decide whether a run is refused or how it is measured, or where something lies whose
-content counts; not what the run learns."""
-
 _BEYOND = 2**1023
-CONKI_ONLY = frozenset(
-    [
-        *(f"loss.{f.name}" for f in dataclasses.fields(LossConfig)),
-        *(f"model.{f.name}" for f in dataclasses.fields(ModelConfig) if f.name not in ("name", "text_encoder", "drop")),
-        "optimizer.lr_audio_vision",
-        "optimizer.lr_adapters",
-        "run.recipe",
-    ]
-)
-"""Settings that no baseline reads. Given for one on the command line they are refused; presets and files may hold
-them, and `canonical` resets them, so that they do not tell equal experiments apart."""
-_CONKI_STAGE_ONE = ("batch_size", "learning_rate", "weight_decay", "warmup")
-"""Of `[pretraining]`, what ConKI's stage 1 alone reads; that of a baseline takes stage 2's (training.plan_of)."""
 _RETIRED = "model.start_from"
 """Version 1's word for the switch `handover`: "adapters" is without it, "all" with it."""
-
-
-def _all_sections() -> dict[str, Any]:
-    from conki_cli.config.baselines import BASELINE_SECTIONS
-
-    return {**SECTIONS, **BASELINE_SECTIONS}
-
-
-def setting_fields() -> dict[str, dataclasses.Field[Any]]:
-    """Return every setting as 'section.key' -> its field, in the order of the resolved TOML."""
-    return {f"{name}.{f.name}": f for name, section in _all_sections().items() for f in dataclasses.fields(section)}
-
-
-def setting_type(path: str) -> Any:
-    """Return the annotated type of the setting 'section.key', without the None of one that need not be set."""
-    section, key = path.split(".")
-    annotated = get_type_hints(_all_sections()[section])[key]
-    return get_args(annotated)[0] if isinstance(annotated, types.UnionType) else annotated
 
 
 def resolve(
@@ -89,15 +41,16 @@ def resolve(
         extra_drop: switches added to those that the other sources leave out.
 
     Raises:
-        SettingsError: an unknown setting, one that the model does not read, a value of the wrong type or out of
-            bounds, an impossible combination.
+        SettingsError: an unknown setting, one that the model does not read, two values for one, a value of the wrong
+            type or out of bounds, an impossible combination.
     """
     given: dict[str, Any] = {}
     if config_file is not None:
         given.update(_renamed(_flatten(_read_toml(config_file), str(config_file))))
     lines = dict(_assignment(line) for line in assignments)
-    typed = _renamed(dict(lines))
-    typed.update({path: value for path, value in (flags or {}).items() if value is not None})
+    of_flags = {path: value for path, value in (flags or {}).items() if value is not None}
+    _refuse_contradiction(of_flags, lines)
+    typed = {**_renamed(dict(lines)), **of_flags}
     checked = {path: _checked(path, value) for path, value in {**given, **typed}.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
@@ -113,12 +66,26 @@ def resolve(
 
 def read_by_conki_alone(path: str) -> bool:
     """Say whether no baseline reads the setting 'section.key'."""
-    return path in CONKI_ONLY or path == _RETIRED
+    is_shared = path.partition(".")[0] in SECTIONS and path in setting_fields()
+    # Of [pretraining] a whole table is often given some that its baselines take from [optimizer]: reset, not refused.
+    is_reset = path.startswith("pretraining.") or path in read_by("baselines")
+    return path == _RETIRED or (is_shared and not is_reset)
+
+
+def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) -> None:
+    """Refuse a flag and a `--set` that give one setting two values: neither may win without a word."""
+    for path in flags.keys() & lines.keys():
+        if (wanted := _checked(path, flags[path])) != (other := _checked(path, lines[path])):
+            option = setting_fields()[path].metadata["flag"] or "a flag"
+            raise SettingsError(
+                f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set",
+                "leave one of them out",
+            )
 
 
 def _refuse_unread(model: str, paths: Sequence[str]) -> None:
     if idle := next(filter(read_by_conki_alone, paths), None):
-        raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}: leave it out")
+        raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}", "leave it out")
 
 
 def _build(values: Mapping[str, Any]) -> RunConfig:
@@ -129,8 +96,8 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
     model = sections["model"].get("name", ModelConfig.name)
     if idle := next((name for name in BASELINES if sections[name] and name != model), None):
         key = next(iter(sections[idle]))
-        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}: leave it out")
-    own = _all_sections()[model](**sections[model]) if model in BASELINES else None
+        raise SettingsError(f"setting {idle}.{key} belongs to --model {idle}, this is {model}", "leave it out")
+    own = all_sections()[model](**sections[model]) if model in BASELINES else None
     return RunConfig(**{name: make(**sections[name]) for name, make in SECTIONS.items()}, own=own)
 
 
@@ -200,7 +167,7 @@ def _assignment(line: str) -> tuple[str, Any]:
 
 def _checked(path: str, value: Any) -> Any:
     """Return `value` in the type of the setting `path`, or say what the setting takes."""
-    from conki_cli.config.words import nearest_setting, unknown_model
+    from conki_cli.config.nearest import nearest_setting, unknown_model
 
     fields = setting_fields()
     if path not in fields:
@@ -210,11 +177,11 @@ def _checked(path: str, value: Any) -> Any:
     wanted, limits = setting_type(path), fields[path].metadata
     converted = _converted(wanted, value)
     if converted is None:
-        raise SettingsError(f"setting {path} must be {_type_name(wanted)}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be {_type_name(wanted)}")
     if path == "model.name" and converted not in limits["choices"]:
         raise unknown_model(converted, limits["choices"])
     if "choices" in limits and converted not in limits["choices"]:
-        raise SettingsError(f"setting {path} must be one of {', '.join(limits['choices'])}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         _check_bounds(path, converted, limits)
     return converted
@@ -223,13 +190,13 @@ def _checked(path: str, value: Any) -> Any:
 def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:
     low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
     if not abs(value) < float("inf"):
-        raise SettingsError(f"setting {path} must be a finite number, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be a finite number")
     if low is not None and value < low:
-        raise SettingsError(f"setting {path} must be at least {low}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be at least {low}")
     if above is not None and value <= above:
-        raise SettingsError(f"setting {path} must be greater than {above}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be greater than {above}")
     if high is not None and value > high:
-        raise SettingsError(f"setting {path} must be at most {high}, found {_shown(value)}")
+        raise SettingsError(_shown(value), must=f"setting {path} must be at most {high}")
 
 
 def _shown(value: Any) -> str:
@@ -274,7 +241,7 @@ def canonical(config: RunConfig) -> RunConfig:
     _refuse_impossible(drop, config)
     _refuse_idle_adapters(drop, config)
     if config.is_baseline:
-        config = _without_unread(config)
+        config = reset_unread(config, "baselines")
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
     if transfer or "C2" in drop:
         drop -= {"N1"} | ({"C2", "handover"} if transfer else set())
@@ -291,32 +258,24 @@ def canonical(config: RunConfig) -> RunConfig:
     return config.with_values("model", drop=ordered).with_values("data", external=external)
 
 
-def _without_unread(config: RunConfig) -> RunConfig:
-    """Set what no baseline reads to its default."""
-    fields = setting_fields()
-    for path in (*CONKI_ONLY, *(f"pretraining.{name}" for name in _CONKI_STAGE_ONE)):
-        section, key = path.split(".")
-        config = config.with_values(section, **{key: fields[path].default})
-    return config
-
-
 def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
     if config.is_baseline and (parts := sorted(drop - set(MODALITY_SWITCHES.values()))):
         raise SettingsError(f"{config.model.name} has no {parts[0]} to drop: it is a part of ConKI; T, V and A can be")
     if {"C2", "C3"} <= drop or {"plain-transfer", "C3"} <= drop:
-        raise SettingsError("without C2 and C3 no representation is left to fuse: drop only one of them")
+        raise SettingsError("without C2 and C3 no representation is left to fuse", "drop only one of them")
     if {"T", "V", "A"} <= drop:
-        raise SettingsError("T, V and A dropped together leave no modality: keep at least one")
+        raise SettingsError("T, V and A dropped together leave no modality", "keep at least one")
     if "plain-transfer" in drop and ("C1" in drop or config.data.external == NO_EXTERNAL):
-        raise SettingsError("plain-transfer trains on the external set first: give --external and do not drop C1")
+        raise SettingsError("plain-transfer trains on the external set first", "give --external and do not drop C1")
     if config.data.external == config.data.dataset:
         raise SettingsError(
-            f"the external data set must differ from the target, both are '{config.data.dataset}': "
-            "give --external another one, or none"
+            f"the external data set must differ from the target, both are '{config.data.dataset}'",
+            "give --external another one, or none",
         )
     if config.pretraining.lr_audio_vision and not config.pretraining.lr_encoders:
         raise SettingsError(
-            "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0: give that too, or leave it out"
+            "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0",
+            "give that too, or leave it out",
         )
     if len(set(config.run.seeds)) != len(config.run.seeds) or not config.run.seeds:
         raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")
@@ -330,9 +289,13 @@ def _refuse_idle_adapters(drop: set[str], config: RunConfig) -> None:
     if not (config.model.adapters or config.model.adapters_checksum):
         return
     if idle := sorted(drop & {"C1", "C2", "plain-transfer"}):
-        raise SettingsError(f"{idle[0]} leaves out what --adapters gives: drop that switch, or do not give --adapters")
+        raise SettingsError(
+            f"{idle[0]} leaves out what --adapters gives", advice="drop that switch, or do not give --adapters"
+        )
     if not config.model.adapters_checksum:
-        raise SettingsError("model.adapters must come with model.adapters_checksum: give --adapters FOLDER instead")
+        raise SettingsError(
+            "model.adapters must come with model.adapters_checksum", advice="give --adapters FOLDER instead"
+        )
 
 
 def _refuse_epochs_without_scores(config: RunConfig) -> None:
@@ -358,13 +321,13 @@ def stage_one(config: RunConfig) -> RunConfig:
     kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
     model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
     run = dataclasses.replace(config.run, stage="pretrain", name="")
-    first = dataclasses.replace(config, model=model, loss=LossConfig(), optimizer=OptimizerConfig(), run=run)
+    first = dataclasses.replace(config, model=model, run=run)
     if not config.transfers_whole:
-        return first
-    own, rates = config.pretraining, config.optimizer
+        return reset_unread(first, "adapters")
+    first = reset_unread(first, "whole")
+    own, rates = config.pretraining, first.optimizer
     optimizer = dataclasses.replace(
         rates,
-        num_epochs=OptimizerConfig.num_epochs,
         lr_encoders=own.lr_encoders or rates.lr_encoders,
         lr_audio_vision=own.lr_audio_vision or (0.0 if own.lr_encoders else rates.lr_audio_vision),
         lr_others=own.lr_others or rates.lr_others,

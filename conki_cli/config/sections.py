@@ -1,73 +1,85 @@
-"""Settings: frozen dataclasses, one per section. A setting is written down once: type, default, help line, bounds."""
+"""Settings: frozen dataclasses, one per section. A setting is declared once, with everything that is known of it."""
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection
+from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection, Reader
 from conki_cli.config.setting import setting as _setting
 
-MODEL_NAMES = {
-    "conki": "ConKI",
-    "tfn": "TFN",
-    "lmf": "LMF",
-    "mult": "MulT",
-    "iccn": "ICCN",
-    "misa": "MISA",
-    "mag-bert": "MAG-BERT",
-    "self-mm": "Self-MM",
-    "hycon": "HyCon",
-    "mmim": "MMIM",
-}
-"""What the paper's tables call the models."""
-
-BASELINES = tuple(name for name in MODEL_NAMES if name != "conki")
+MODELS = ("conki", "tfn", "lmf", "mult", "iccn", "misa", "mag-bert", "self-mm", "hycon", "mmim")
+"""ConKI, then the other systems in the order of the paper's Table 2."""
+BASELINES = MODELS[1:]
 """The systems that the paper compares ConKI with."""
 
 NO_EXTERNAL = "none"
+
+_STAGE_TWO: tuple[Reader, ...] = ("stage 2",)
+_network = partial(_setting, read_by=("adapters", "whole", "stage 2"))
+_contrast = partial(_setting, read_by=_STAGE_TWO)
+_first_pass = partial(_setting, read_by=("adapters", "whole"))
+_fit = partial(_setting, read_by=("whole", "stage 2", "baselines"))
+_fit_added = partial(_fit, since="0.2")
+_added = partial(_setting, since="0.2")
+_way = partial(_setting, learnt=False)
+_way_added = partial(_way, since="0.2")
+_epochs = partial(_setting, low=1, high=LONGEST_TRAINING, flag="--epochs")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is learnt from."""
 
-    dataset: str = _setting("mosi", "target data set: the name of a store in features/")
-    external: str = _setting("mosei", "external data set whose knowledge is injected, or none")
+    dataset: str = _setting("mosi", "target data set: the name of a store in features/", flag="--dataset")
+    external: str = _setting("mosei", "external data set, or none (where the target is mosei: mosi)", flag="--external")
     max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
     cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
-    threshold: float | None = _setting(
-        None, "score that separates the two classes of Acc-2 and F1; not set: 0, where it lies inside the range"
+    threshold: float | None = _way_added(
+        None,
+        "score that separates the two classes of Acc-2 and F1; not set: 0, if it lies inside the range",
+        flag="--threshold",
+        of_results=True,
     )
-    max_unknown: float = _setting(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
+    max_unknown: float = _way_added(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network (Figures 1-3)."""
 
-    name: str = _setting("conki", "the model: conki, or a system of Table 2", choices=("conki", *BASELINES))
-    text_encoder: str = _setting("bert-base-uncased", "Hugging Face name, or folder, of the text encoder")
-    drop: tuple[str, ...] = _setting((), "switched-off parts, for example C4 or C1+V (Tables 4 and 5)")
-    num_layers: int = _setting(2, "Transformer layers of the audio and vision encoders", low=2, high=DEEPEST)
-    num_heads: int = _setting(8, "attention heads of the audio and vision encoders", low=1, high=WIDEST)
-    dropout: float = _setting(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
-    adapter_width: int = _setting(
+    name: str = _setting(
+        "conki",
+        "model: conki, or a system of Table 2 (`conki models` lists them)",
+        choices=MODELS,
+        flag="--model",
+    )
+    text_encoder: str = _setting(
+        "bert-base-uncased", "text encoder: a Hugging Face name, or a folder", flag="--encoder"
+    )
+    drop: tuple[str, ...] = _setting((), "switched-off parts, for example C4 or C1+V (Tables 4 and 5)", flag="--drop")
+    num_layers: int = _network(2, "Transformer layers of the audio and vision encoders", low=2, high=DEEPEST)
+    num_heads: int = _network(8, "attention heads of the audio and vision encoders", low=1, high=WIDEST)
+    dropout: float = _network(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
+    adapter_width: int = _network(
         0, "inner width of an adapter module; 0: that of the text encoder", low=0, high=WIDEST
     )
-    adapter_dropout: float = _setting(0.1, "dropout inside the adapters", low=0.0, high=0.95)
-    gate_dropout: float = _setting(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
-    gate_norm: str = _setting("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
-    adapters: str = _setting("", "exported folder of adapters that stage 2 starts from, instead of a stage 1")
-    adapters_checksum: str = _setting("", "checksum of that folder; written by --adapters")
+    adapter_dropout: float = _network(0.1, "dropout inside the adapters", low=0.0, high=0.95)
+    gate_dropout: float = _network(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
+    gate_norm: str = _network("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
+    adapters: str = _way_added("", "exported folder of adapters that stage 2 starts from, instead of a stage 1")
+    adapters_checksum: str = _setting(
+        "", "checksum of that folder; written by --adapters", read_by=_STAGE_TWO, since="0.2"
+    )
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The hierarchical contrastive loss (Section 3.4) beside the task loss (Eq. 5)."""
 
-    contrast_weight: float = _setting(0.01, "lambda of Eq. 5", low=0.0)
-    temperature: float = _setting(0.07, "tau of Section 3.4", above=0.0)
-    reduction: str = _setting(
+    contrast_weight: float = _contrast(0.01, "lambda of Eq. 5", low=0.0)
+    temperature: float = _contrast(0.07, "tau of Section 3.4", above=0.0)
+    reduction: str = _contrast(
         "sample-sum",
         "one denominator per sample, summed (paper), or one per vector, averaged",
         choices=("sample-sum", "anchor-mean"),
@@ -78,18 +90,20 @@ class LossConfig:
 class PretrainingConfig:
     """Stage 1: learning from the external data set."""
 
-    num_epochs: int = _setting(10, "epochs of stage 1", low=1, high=LONGEST_TRAINING)
-    batch_size: int = _setting(32, "clips per step", low=1)
-    learning_rate: float = _setting(5e-5, "peak learning rate of ConKI's stage 1", above=0.0)
-    weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0)
-    warmup: float = _setting(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
-    lr_encoders: float = _setting(
-        0.0, "stage-1 rate of the encoders; 0: frozen (plain transfer, baselines: optimizer.lr_encoders)", low=0.0
+    num_epochs: int = _epochs(10, "epochs of stage 1", read_by=("adapters", "whole", "baselines"))
+    batch_size: int = _first_pass(32, "clips per step", low=1)
+    learning_rate: float = _first_pass(5e-5, "peak learning rate of ConKI's stage 1", above=0.0)
+    weight_decay: float = _first_pass(0.0, "AdamW weight decay", low=0.0)
+    warmup: float = _first_pass(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+    lr_encoders: float = _added(
+        0.0,
+        "stage-1 rate of the encoders; 0: frozen (plain transfer, baselines: optimizer.lr_encoders)",
+        low=0.0,
     )
-    lr_audio_vision: float = _setting(
+    lr_audio_vision: float = _added(
         0.0, "stage-1 rate of the audio and vision encoders; 0: as pretraining.lr_encoders", low=0.0
     )
-    lr_others: float = _setting(
+    lr_others: float = _added(
         0.0, "plain transfer, baselines: stage-1 rate of everything else; 0: optimizer.lr_others", low=0.0
     )
 
@@ -98,21 +112,28 @@ class PretrainingConfig:
 class OptimizerConfig:
     """Stage 2: fine-tuning on the target data set."""
 
-    num_epochs: int = _setting(200, "epochs of stage 2", low=1, high=LONGEST_TRAINING)
-    batch_size: int = _setting(32, "clips per step", low=1)
-    lr_encoders: float = _setting(5e-6, "peak learning rate of the text encoder", above=0.0)
-    lr_audio_vision: float = _setting(0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0)
-    lr_others: float = _setting(1e-6, "that of everything else", above=0.0)
-    lr_adapters: float = _setting(0.0, "that of adapters that stage 1 trained; 0: frozen, as in the paper", low=0.0)
-    weight_decay: float = _setting(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
-    warmup: float = _setting(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
-    patience: int = _setting(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
-    algorithm: str = _setting("adamw", "adamw, or adam with coupled weight decay", choices=("adamw", "adam"))
-    schedule: str = _setting("linear", "learning rates: linear decay, or constant", choices=("linear", "constant"))
-    accumulate: int = _setting(1, "batches whose gradients are summed for one step", low=1)
-    clip_value: float = _setting(0.0, "largest absolute value of a gradient's entry; 0: any", low=0.0)
-    clip_norm: float = _setting(0.0, "largest norm of all gradients together; 0: any", low=0.0)
-    plateau_patience: int = _setting(
+    num_epochs: int = _epochs(200, "epochs of stage 2; stage 1 keeps its own", read_by=("stage 2", "baselines"))
+    batch_size: int = _fit(32, "clips per step", low=1)
+    lr_encoders: float = _fit(5e-6, "peak learning rate of the text encoder", above=0.0)
+    lr_audio_vision: float = _fit(
+        0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0, read_by=("whole", "stage 2")
+    )
+    lr_others: float = _fit(1e-6, "that of everything else", above=0.0)
+    lr_adapters: float = _fit_added(
+        0.0,
+        "that of adapters that stage 1 trained; 0: frozen, as in the paper",
+        low=0.0,
+        read_by=("whole", "stage 2"),
+    )
+    weight_decay: float = _fit(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
+    warmup: float = _fit(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+    patience: int = _fit(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
+    algorithm: str = _fit_added("adamw", "adamw, or adam with coupled weight decay", choices=("adamw", "adam"))
+    schedule: str = _fit_added("linear", "learning rates: linear decay, or constant", choices=("linear", "constant"))
+    accumulate: int = _fit_added(1, "batches whose gradients are summed for one step", low=1)
+    clip_value: float = _fit_added(0.0, "largest absolute value of a gradient's entry; 0: any", low=0.0)
+    clip_norm: float = _fit_added(0.0, "largest norm of all gradients together; 0: any", low=0.0)
+    plateau_patience: int = _fit_added(
         0, "epochs without a better validation MAE after which the rates fall to a tenth; 0: never", low=0
     )
 
@@ -121,28 +142,36 @@ class OptimizerConfig:
 class ComputeConfig:
     """Ways to compute faster that change what is learnt a little."""
 
-    precision: str = _setting(
-        "fp32", "numbers of the forward pass; weights stay fp32. tf32: GPUs", choices=("fp32", "tf32", "bf16")
+    precision: str = _added(
+        "fp32",
+        "number format of the forward pass (tf32: GPUs only); weights stay fp32",
+        choices=("fp32", "tf32", "bf16"),
+        flag="--precision",
     )
-    bucket: bool = _setting(False, "batches of clips of similar length; other clips then meet in the contrast")
+    bucket: bool = _added(
+        False, "group clips of similar length; this changes which clips share a batch", flag="--bucket"
+    )
 
 
 @dataclass(frozen=True)
 class RunSection:
     """How the run is carried out; none of it but the recipe changes what is learnt per seed beyond rounding."""
 
-    recipe: str = _setting("paper", "paper, or released (as the authors' code)", choices=("paper", "released"))
-    stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
-    seeds: tuple[int, ...] = _setting((1,), "random seeds, one training each")
-    device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    name: str = _setting("", "folder name below runs/; empty: made from the settings")
-    cache: str = _setting(
-        "fp32",
-        "states of a frozen text encoder: kept as fp32 or fp16, or computed anew",
-        choices=("fp32", "fp16", "off"),
+    recipe: str = _network(
+        "paper", "follow the paper, or the authors' released code", choices=("paper", "released"), flag="--recipe"
     )
-    compile: bool = _setting(False, "let torch.compile fuse what happens at every position; slow to start")
-    checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch; 0: at its end alone", low=0)
+    stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
+    seeds: tuple[int, ...] = _way((1,), "random seeds, one each (1..5 or 1,4,9)", flag="--seeds", of_results=True)
+    device: str = _way("auto", "where to compute", choices=("auto", "cpu", "cuda"), flag="--device")
+    name: str = _way("", "folder name below runs/; empty: made from the settings", flag="--name")
+    cache: str = _way_added(
+        "fp32",
+        "cache the frozen text encoder's hidden states below frozen/",
+        choices=("fp32", "fp16", "off"),
+        flag="--cache",
+    )
+    compile: bool = _way_added(False, "fuse operations with torch.compile; for GPUs, slow to start", flag="--compile")
+    checkpoint_every: int = _way_added(0, "steps between checkpoints within an epoch; 0: at its end alone", low=0)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,44 @@
 """How a setting is declared."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 WIDEST, DEEPEST, LONGEST_TRAINING = 65_536, 512, 100_000
 """Bounds of widths, of numbers of layers and of epochs: far above what is of use, low enough to catch a slip."""
 
 
-def setting(default: Any, help_text: str, **limits: Any) -> Any:
-    """Declare a setting: `low`/`above` bound numbers, `high` too, `choices` lists the words allowed."""
-    return field(default=default, metadata={"help": help_text, **limits})
+Reader = Literal["adapters", "whole", "stage 2", "baselines"]
+"""Who reads a setting: ConKI's stage 1, a stage 1 that trains the whole network, ConKI's stage 2, the baselines."""
+ALL: tuple[Reader, ...] = ("adapters", "whole", "stage 2", "baselines")
+FIRST_VERSION = "0.1"
+
+
+def setting(
+    default: Any,
+    help_text: str,
+    *,
+    flag: str = "",
+    read_by: Collection[Reader] = ALL,
+    learnt: bool = True,
+    of_results: bool = False,
+    since: str = FIRST_VERSION,
+    **limits: Any,
+) -> Any:
+    """Declare a setting; nothing that is said here is said again elsewhere (`config/declarations.py` reads it).
+
+    Args:
+        default: its value where no source gives one.
+        help_text: one line, for `conki settings` and, where there is a flag, for the help pages.
+        flag: its option, such as `--precision`.
+        read_by: who reads it; others neither take it for a difference nor keep it.
+        learnt: whether it changes what a run learns, and so the run's name.
+        of_results: whether it can also be chosen for a run that is finished.
+        since: the version that has it; at its default it does not change the name of an older run.
+        limits: `low` or `above`, and `high`, bound numbers; `choices` lists the words allowed.
+    """
+    facts = {"flag": flag, "read_by": read_by, "learnt": learnt, "of_results": of_results, "since": since}
+    return field(default=default, metadata={"help": help_text, **facts, **limits})
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,8 @@ def _keep_labelled(path: Path) -> None:
         return
     if is_labelled:
         raise SettingsError(
-            f"{path} holds clips with scores, and --unlabelled would replace them by clips without: "
-            "give another --dataset or --out"
+            f"{path} holds clips with scores, and --unlabelled would replace them by clips without",
+            "give another --dataset or --out",
         )
 
 

@@ -63,8 +63,11 @@ def examine_named(name: str, store: Path, workspace: Workspace, observer: Observ
     folders = [place] if place.is_dir() and is_run_folder(place) else []
     if not store.is_file() and not folders:
         raise ConkiError(
-            f"no store and no run '{one_line(name)[:120]}' is there: give a file, a data set below "
-            f"{workspace.root / 'features'}, or a run that `conki runs` lists; a path has a separator (./NAME)"
+            f"no store and no run '{one_line(name)[:120]}' is there",
+            advice=(
+                f"give a file, a data set below "
+                f"{workspace.root / 'features'}, or a run that `conki runs` lists; a path has a separator (./NAME)"
+            ),
         )
     found: list[Finding] = []
     if store.is_file():

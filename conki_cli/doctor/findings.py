@@ -1,19 +1,15 @@
 """What the doctor finds, and how an error becomes a finding."""
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from conki_cli.system.errors import CheckpointError, ConkiError, UnreadableError, one_line, quoted, reason_of
+from conki_cli.system.errors import ConkiError, Kind, UnreadableError, one_line, quoted, reason_of
 from conki_cli.system.readable import check_read, check_readable, obstacle_at
 from conki_cli.system.workspace import Workspace
 
-_VERBS = "check|choose|correct|delete|fetch|free|install|is it|let|make|move|read|repair|restore|save|train"
-_ADVICE = re.compile(rf"[:;] (?=(?:{_VERBS})\b)")
-"""Where the advice begins in a message: the doctor knows more of the matter and gives its own."""
 _LONGEST = 400  # characters of a message that may quote what a file holds
 
 UNREAD = "nothing is known to be wrong with it, so leave it: look again, and check the disk or the network it lies on"
@@ -113,6 +109,11 @@ def is_unread(error: Exception, path: Path) -> bool:
     return isinstance(tried(check_read, path, error)[1], UnreadableError)
 
 
+def is_newer(error: Exception | None) -> bool:
+    """Say whether an error is that a later version wrote the file."""
+    return isinstance(error, ConkiError) and error.kind is Kind.NEWER
+
+
 def fault(subject: Path | str, error: Exception, path: Path, advice: str) -> Finding:
     """Turn an error about a file into a finding; the advice is for a file that was read, and is wrong."""
     return Finding(str(subject), FAULT, fact_of(error, path), UNREAD if is_unread(error, path) else advice)
@@ -128,12 +129,8 @@ def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 def fact_of(error: Exception, path: Path) -> str:
     """Return what an error about a file says, with the file's name for its path and without advice."""
-    if isinstance(error, CheckpointError):
-        said = error.found
-    elif isinstance(error, ConkiError):
-        said = str(error)
-        advice = _ADVICE.search(said, len(str(path)))
-        said = said[: advice.start()] if advice else said
+    if isinstance(error, ConkiError):
+        said = error.fact
     elif isinstance(error, OSError):
         said = f"{path.name} cannot be read: {error.strerror or error}"
     else:

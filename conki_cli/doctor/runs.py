@@ -18,6 +18,7 @@ from conki_cli.doctor.findings import (
     fact_of,
     fault,
     guarded,
+    is_newer,
     is_unread,
     ordinary,
     tried,
@@ -25,12 +26,13 @@ from conki_cli.doctor.findings import (
 from conki_cli.doctor.kept import encoder_findings
 from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
-from conki_cli.doctor.traces import holder_of, left_over
+from conki_cli.doctor.traces import left_over
 from conki_cli.doctor.weights import read_checkpoint
-from conki_cli.runs import Run, RunRecord, digest_of, learning_warnings, read_scale, stored_predictions
+from conki_cli.runs import Run, RunRecord, digest_of, read_scale, stored_predictions
+from conki_cli.runs.learning import doubts_about_learning
 from conki_cli.system.errors import one_line, quoted
 from conki_cli.system.files import read_json
-from conki_cli.system.locks import lock_beside
+from conki_cli.system.locks import holder_of, lock_beside
 from conki_cli.system.readable import status_of
 from conki_cli.system.workspace import BUILT_IN_ENCODER
 from conki_cli.text.vocabulary import DOUBTFUL
@@ -72,8 +74,7 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
 
 
 def _learning(run: Run, finished: Sequence[int]) -> Iterator[Finding]:
-    for line in tried(learning_warnings, run, finished)[0] or ():
-        fact, _, advice = line.partition("; ")
+    for fact, advice in tried(doubts_about_learning, run, finished)[0] or ():
         yield Finding(str(run.path), REMARK, fact, advice)
 
 
@@ -120,8 +121,7 @@ def _settings(record: Record, bad_config: Exception | None, bad_result: Exceptio
     for name, error in (("config.toml", bad_config), ("result.json", bad_result)):
         path = run.path / name
         if error is not None and (is_unread(error, path) or path.exists()):
-            is_newer = "install a newer conki" in str(error)
-            advice = "install a newer conki" if is_newer else f"restore {name} from a copy, or {_anew(run.path)}"
+            advice = "install a newer conki" if is_newer(error) else f"restore {name} from a copy, or {_anew(run.path)}"
             yield fault(subject, error, path, advice)
         elif error is not None:
             mend = (

@@ -10,9 +10,9 @@ from typing import Any
 from conki_cli.config.sections import RunConfig
 from conki_cli.doctor.findings import FAULT, REMARK, UNREAD, Finding, Visit, fact_of, fault, is_unread, ordinary, tried
 from conki_cli.doctor.stores import known_store
-from conki_cli.doctor.weights import Checkpoint, Key, needed_weights, read_checkpoint
+from conki_cli.doctor.weights import Checkpoint, Key, read_checkpoint
 from conki_cli.runs import Run, RunRecord, SeedResult, read_predictions, stored_predictions
-from conki_cli.system.errors import RunError, quoted, reason_of
+from conki_cli.system.errors import Kind, RunError, quoted, reason_of
 
 _NEEDED_ALONE = "a finished seed needs `best` and `frozen` alone"
 
@@ -115,6 +115,8 @@ def _completeness(record: Record, seed: int, config: RunConfig, read: Mapping[st
     """Compare the weights in the checkpoints with those that the network has."""
     subject = str(record.run.seed_folder(seed))
     if not record.needed:
+        from conki_cli.training.verifying import needed_weights
+
         needed, error = tried(needed_weights, record.run, config, read["best"].facts)
         if needed is None:
             what = f"its network cannot be built from best.safetensors ({reason_of(error) if error else ''})"
@@ -144,7 +146,8 @@ def _predictions(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
         _, error = tried(_read_predictions, record, seed, split, visit)
         if error is not None:
             advice = mend if record.is_first_stage else f"delete it: rm {quoted(path)}; {mend}"
-            if not record.is_first_stage and "result.json" in str(error):
+            is_contradicted = isinstance(error, RunError) and error.kind is Kind.CONTRADICTED
+            if not record.is_first_stage and is_contradicted:
                 advice += f"; if that is refused too, restore the seed's result.json, or {record.again(seed)}"
             yield fault(path.parents[1], error, path, advice)
 
@@ -203,7 +206,7 @@ def _unfinished(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> It
         for error in in_the_way:
             yield Finding(subject, "fault", str(error), f"move it away; {command}{rest}")
         return
-    if newer := [problem for problem in problems if "has schema" in problem]:
+    if newer := [read[name].problem for name in ("last", "previous") if read[name].is_newer]:
         yield Finding(subject, "fault", "; ".join(newer), "install the version that wrote it, or a newer one")
         return
     if begun is None and problems:

@@ -1,16 +1,15 @@
 """Feature stores: whether they open, and whether every clip in them is the one that was written."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from conki_cli.data.store.content import content_of
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.data.store.records import SCHEMA_VERSION, counted
+from conki_cli.data.store.records import counted
 from conki_cli.data.store.writing import store_lock
-from conki_cli.doctor.findings import Finding, KnownStore, Visit, fault, is_unread, size_on_disk, tried
-from conki_cli.doctor.traces import holder_of
+from conki_cli.doctor.findings import Finding, KnownStore, Visit, fault, is_newer, is_unread, size_on_disk, tried
 from conki_cli.system.errors import one_line, quoted
+from conki_cli.system.locks import holder_of
 
 
 def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
@@ -25,7 +24,7 @@ def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
         _note_unread(path, error, visit)
         visit.advance(size_on_disk(path), path.name)
         make = f"make it again: {visit.command(f'prepare --dataset {quoted(path.stem)}')}"
-        advice = f"install a newer conki, or {make}" if _is_newer(error) else make
+        advice = f"install a newer conki, or {make}" if is_newer(error) else make
         yield fault(subject, error, path, advice)
         return
     with store:
@@ -48,12 +47,6 @@ def _note_unread(path: Path, error: Exception | None, visit: Visit) -> None:
 def _open_known(path: Path) -> KnownStore:
     with FeatureStore(path) as store:
         return KnownStore(store.content_id)
-
-
-def _is_newer(error: Exception) -> bool:
-    """Say whether a store was refused because its schema is one of later versions."""
-    found = re.search(r" has store schema (\d{1,9}),", str(error))
-    return found is not None and int(found[1]) > SCHEMA_VERSION
 
 
 def _content_findings(store: FeatureStore, visit: Visit) -> Iterator[Finding]:

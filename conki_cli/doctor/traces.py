@@ -1,60 +1,18 @@
-"""What programs leave behind: temporary files, and locks with the process that holds them."""
+"""What programs leave behind: the temporary files that the writers know of."""
 
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from conki_cli.doctor.findings import Finding, size_on_disk, tried
-from conki_cli.system.errors import one_line, quoted
-from conki_cli.system.files import read_json
-from conki_cli.system.locks import is_held_by_file, lock_beside
+from conki_cli.runs.discarding import discarded_folders
+from conki_cli.system.errors import quoted
+from conki_cli.system.files import temporary_files
+from conki_cli.system.locks import holder_of, lock_beside
 from conki_cli.system.readable import human_size
+from conki_cli.text.folders import scratch_folders
 
-LOCKS = Path("/proc/locks")
-_LONGEST_NOTE = 4096  # bytes of the note beside a lock
-_ALIVE = 60.0  # seconds since the last sign of life of a process on another machine
-
-
-def holder_of(lock: Path) -> str:
-    """Say which process holds a lock; empty where none does. The lock itself is not touched."""
-    held, error = tried(_pid_of, lock)
-    note, _ = tried(_note_of, lock)
-    note = note or {}
-    known = isinstance(note.get("pid"), int)
-    command = f", `{one_line(str(note.get('command', '')))[:200]}`" if known and note.get("command") else ""
-    if known and is_held_by_file(lock):
-        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
-    if held is not None and error is None:
-        return f"process {held}{command if note.get('pid') == held else ''}"
-    if known and not LOCKS.is_file() and note.get("host") == os.uname().nodename:
-        return f"process {note['pid']}{command}" if tried(os.kill, note["pid"], 0)[1] is None else ""  # 0: only asks
-    elsewhere = known and note.get("host") != os.uname().nodename
-    if elsewhere and time.time() - note["touched"] < _ALIVE:
-        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
-    return ""
-
-
-def _pid_of(lock: Path) -> int | None:
-    """Return the process that holds a lock as the kernel lists it; None where no process of this machine does."""
-    if not lock.is_file() or not LOCKS.is_file():
-        return None
-    found = lock.stat()
-    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    for line in LOCKS.read_text(encoding="ascii").splitlines():
-        words = line.split()
-        if len(words) > 5 and words[1] == "FLOCK" and words[5] == device:
-            return int(words[4])
-    return None
-
-
-def _note_of(lock: Path) -> dict[str, Any]:
-    """Read the note beside a lock, which says who wrote it, and when it was touched."""
-    note = lock.with_name(f"{lock.name}.owner")
-    if not note.is_file() or note.stat().st_size > _LONGEST_NOTE:
-        return {}
-    return {**read_json(note), "touched": note.stat().st_mtime}
+_SOURCES = ((temporary_files, "wrote"), (scratch_folders, "wrote"), (discarded_folders, "deleted"))
+"""Who leaves something behind, and what it was doing: each writer says what its temporary files are called."""
 
 
 def left_over(folder: Path, *, deep: bool = False) -> Iterator[Finding]:
@@ -64,14 +22,11 @@ def left_over(folder: Path, *, deep: bool = False) -> Iterator[Finding]:
         folder: where to look.
         deep: in its folders too.
     """
-    found, _ = tried(sorted, folder.rglob(".*") if deep else folder.glob(".*"))
-    for path in found or []:
-        is_scratch = (path.name.startswith(".encoder.") or path.name.endswith(".discarded")) and path.is_dir()
-        if not is_scratch and not (path.name.endswith(".part") and path.is_file()):
-            continue
-        written = folder / path.name[1:].removesuffix(".part").rpartition(".")[0]
-        if not holder_of(lock_beside(written)):
-            size = "" if is_scratch else f", {human_size(size_on_disk(path))}"
-            done = "deleted" if path.name.endswith(".discarded") else "wrote"
+    for source, done in _SOURCES:
+        for path, written in tried(list, source(folder, deep=deep))[0] or []:
+            if holder_of(lock_beside(written)):
+                continue
+            is_folder = path.is_dir()
+            size = "" if is_folder else f", {human_size(size_on_disk(path))}"
             what = f"left behind by a process that was ended while it {done}{size}"
-            yield Finding(str(path), "remark", what, f"delete it: rm {'-r ' * is_scratch}{quoted(path)}")
+            yield Finding(str(path), "remark", what, f"delete it: rm {'-r ' * is_folder}{quoted(path)}")

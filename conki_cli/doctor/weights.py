@@ -1,13 +1,11 @@
-"""Checkpoints: whether their bytes are those that were written, and whether they hold all that a network needs."""
+"""Checkpoints: whether their bytes are those that were written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config.sections import RunConfig
-from conki_cli.doctor.findings import UNREAD, Visit, fact_of, is_unread, size_on_disk, tried
-from conki_cli.runs import Run
+from conki_cli.doctor.findings import UNREAD, Visit, fact_of, is_newer, is_unread, size_on_disk, tried
 from conki_cli.system.files import read_tensors
 
 Key = tuple[int, int]
@@ -24,6 +22,8 @@ class Checkpoint:
     """What is wrong with it; empty for a sound one, and for one that does not exist."""
     is_unread: bool = False
     """Whether the problem is the system's, which could not read it."""
+    is_newer: bool = False
+    """Whether the problem is that a later version wrote it."""
     names: frozenset[str] = frozenset()
     """Of the weights in it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -60,28 +60,8 @@ def _read(path: Path) -> Checkpoint:
     found, error = tried(checkpoint.load, path)
     if found is None:
         assert error is not None
-        return Checkpoint(path, problem=fact_of(error, path), is_unread=is_unread(error, path))
+        return Checkpoint(
+            path, problem=fact_of(error, path), is_unread=is_unread(error, path), is_newer=is_newer(error)
+        )
     header = read_tensors(path, only_header=True)[1]
     return Checkpoint(path, names=frozenset(found[0]), facts=found[1], has_checksum="crc32" in header)
-
-
-def needed_weights(run: Run, config: RunConfig, facts: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Name the weights that a finished seed must have kept, by the file that has them: best, frozen, encoder.
-
-    The network is built without values, as before training. Of stage 1 only what it hands over is needed.
-
-    Raises:
-        Exception: of any kind, where the checkpoint's facts or the folder `encoder` are damaged.
-    """
-    import torch
-
-    from conki_cli.training.inference import stored_architecture, stored_network
-
-    with torch.device("meta"):
-        model = stored_network(run, config, stored_architecture(facts), facts)
-    trained, kept = (frozenset(names) for names in model.stored_names())
-    if config.run.stage == "pretrain":
-        handed = frozenset(model.handed_over())
-        return {"best": trained & handed, "frozen": kept & handed, "encoder": frozenset()}
-    rest = frozenset(model.state_dict()) - trained - kept if model.text_is_frozen else frozenset()
-    return {"best": trained, "frozen": kept, "encoder": rest}

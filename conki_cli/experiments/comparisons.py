@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conki_cli.config.models import facts
 from conki_cli.config.resolving import read_by_conki_alone, resolve
-from conki_cli.config.sections import BASELINES, MODEL_NAMES, NO_EXTERNAL, RunConfig
+from conki_cli.config.sections import BASELINES, MODELS, NO_EXTERNAL, DataConfig, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
+from conki_cli.datasets import REFERENCE, of_table
 from conki_cli.experiments.opening import ready_store
 from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.model import zoo
@@ -22,16 +24,13 @@ from conki_cli.text import encoder_sizes
 from conki_cli.training.steps import Shelf
 
 ROWS = {
-    2: tuple(MODEL_NAMES),
-    3: tuple(name for name in MODEL_NAMES if name not in ("iccn", "hycon")),
+    2: MODELS,
+    3: tuple(name for name in MODELS if name not in ("iccn", "hycon")),
     6: ("conki", "misa", "self-mm", "mmim"),
 }
 """The models of each table, ConKI first: it is the reference."""
 _BERT_BASE = (768, 12)
 """Hidden size and layers of bert-base-uncased, the default; known without asking a network for them."""
-_OFFICIAL_WIDTHS = {"vision": 20, "audio": 5}
-"""Features per frame of CMU-MOSI as MMSA distributes it, which nearly all published results are on."""
-_OFFICIAL_LENGTHS = {"vision": 500, "audio": 375}
 
 
 # ---- Tables 2, 3 and 6 ----
@@ -68,13 +67,17 @@ def table_configs(
     idle = next((line for owner, line in lines if owner not in ("", *names)), None)
     if idle is not None:
         raise SettingsError(
-            f"--set {idle} belongs to a model that is not compared: leave it out, or add it to --models"
+            f"--set {idle} belongs to a model that is not compared", advice="leave it out, or add it to --models"
         )
-    if table == 3 and config_file is None and not any(line.strip().startswith("data.dataset") for line in assignments):
-        given = {"data.dataset": "sims", **given}
+    if (
+        of_table(table) != DataConfig.dataset
+        and config_file is None
+        and not any(line.strip().startswith("data.dataset") for line in assignments)
+    ):
+        given = {"data.dataset": of_table(table), **given}
 
     def resolved(name: str, **changes: str) -> RunConfig:
-        own = [line for owner, line in lines if owner in ("", name)]
+        own = [line for owner, line in lines if owner in ("", name) and not _sets(line, changes)]
         chosen = {path: value for path, value in given.items() if _owner(path) in ("", name)}
         chosen |= {"model.name": name, **{f"data.{key}": value for key, value in changes.items()}}
         return resolve(config_file=config_file, assignments=own, flags=chosen, extra_drop=extra_drop)
@@ -82,8 +85,15 @@ def table_configs(
     first = resolved("conki")
     external = first.data.external if table == 6 else NO_EXTERNAL
     if table == 6 and external == NO_EXTERNAL:
-        raise SettingsError("in Table 6 every model learns from external data first: give --external a data set")
+        raise SettingsError(
+            "in Table 6 every model learns from external data first", advice="give --external a data set"
+        )
     return [first if name == "conki" else resolved(name, external=external) for name in names]
+
+
+def _sets(line: str, changes: Mapping[str, str]) -> bool:
+    """Say whether a `--set` is of a setting of `[data]` that the table decides for a row."""
+    return line.partition("=")[0].strip().removeprefix("data.") in changes
 
 
 def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
@@ -93,7 +103,7 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
         SettingsError: an unknown model, one twice, or fewer than two.
     """
     for name in names:
-        zoo.facts(name)
+        facts(name)
     if len(set(names)) < max(2, len(names)):
         raise SettingsError(f"a comparison needs two or more different models, found {', '.join(names)}")
     return tuple(sorted(names, key=lambda name: name != "conki"))
@@ -148,7 +158,7 @@ def describe_models(
         {"dataset", "widths", "text_encoder": {"name", "width", "num_layers", "known"}, "models": [...]}; "parameters"
         is None where the store lacks a modality that the model needs, which "needs" names.
     """
-    dataset = store.dataset if store is not None else "mosi"
+    dataset = store.dataset if store is not None else REFERENCE.name
     flags = {"data.dataset": dataset, "data.external": NO_EXTERNAL, "model.text_encoder": encoder}
     config = resolve(flags=flags)
     width, num_layers, known, name = _encoder_sizes(config.model.text_encoder, workspace)
@@ -172,12 +182,12 @@ def count_parameters(config: RunConfig, architecture: Architecture) -> int:
 
 
 def _describe_model(name: str, config: RunConfig, architecture: Architecture) -> dict[str, Any]:
-    facts = zoo.facts(name)
+    known = facts(name)
     needs = sorted(zoo.model_class(name).required_modalities - set(architecture.modalities))
     return {
         "name": name,
-        "label": MODEL_NAMES[name],
-        **{key: getattr(facts, key) for key in ("title", "authors", "year", "venue", "idea", "pinned", "ours")},
+        "label": known.label,
+        **{key: getattr(known, key) for key in ("title", "authors", "year", "venue", "idea", "pinned", "ours")},
         "parameters": None if needs else count_parameters(config, architecture),
         "needs": needs,
     }
@@ -194,7 +204,7 @@ def _encoder_sizes(name: str, workspace: Workspace) -> tuple[int, int, bool, str
 def _architecture(store: FeatureStore | None, max_frames: int, width: int, num_layers: int) -> Architecture:
     if store is None:
         modalities: tuple[str, ...] = tuple(MODALITY_SWITCHES)
-        widths, positions = _OFFICIAL_WIDTHS, _OFFICIAL_LENGTHS
+        widths, positions = dict(REFERENCE.widths), dict(REFERENCE.lengths)
     else:
         modalities, widths = store.modalities, store.widths
         positions = {name: max(1, min(max_frames, store.longest(name, store.splits[0]))) for name in widths}

@@ -6,6 +6,7 @@ from pathlib import Path
 from conki_cli.data.preparation import Preparation, prepare
 from conki_cli.data.sources import check_dataset_name, find_source
 from conki_cli.data.store.reading import FeatureStore
+from conki_cli.datasets import is_generated
 from conki_cli.system.errors import SettingsError, SourceError, StoreError
 from conki_cli.system.files import remove_leftovers_below
 from conki_cli.system.locks import lock_beside, locked
@@ -40,7 +41,7 @@ def source_of_missing(workspace: Workspace, dataset: str) -> Path | None:
         StoreError: there is nothing to make it from.
     """
     check_dataset_name(dataset)
-    if dataset in ("demo", "demo-external"):
+    if is_generated(dataset):
         return None
     try:
         return find_source(dataset, workspace.root, None)
@@ -49,7 +50,7 @@ def source_of_missing(workspace: Workspace, dataset: str) -> Path | None:
 
 
 def _no_store(path: Path, dataset: str, error: Exception) -> StoreError:
-    return StoreError(f"no feature store {path}: make it with `conki prepare --dataset {dataset}` ({error})")
+    return StoreError(f"no feature store {path}", advice=f"make it with `conki prepare --dataset {dataset}` ({error})")
 
 
 def check_labelled(store: FeatureStore) -> None:
@@ -60,8 +61,8 @@ def check_labelled(store: FeatureStore) -> None:
     """
     if store.is_unlabelled:
         raise StoreError(
-            f"{store.path} must have clips with scores, to train on or to measure by, and holds clips to be scored: "
-            f"score them with `conki predict RUN {store.dataset}`, or prepare {store.dataset} from a source with labels"
+            f"{store.path} must have clips with scores, to train on or to measure by, and holds clips to be scored",
+            advice=f"score them with `conki predict RUN {store.dataset}`, or prepare it from a source with labels",
         )
 
 

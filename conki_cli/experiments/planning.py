@@ -153,15 +153,16 @@ class _PlanMaker:
         """
         if config.run.stage != "finetune":
             raise SettingsError(
-                "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?): "
-                "add --set run.stage=finetune and the [optimizer] and [loss] you want"
+                "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?)",
+                advice="add --set run.stage=finetune and the [optimizer] and [loss] you want",
             )
         if stage == "finetune":
             return [*([self._stage_one(config)] if config.needs_pretraining else []), config]
         if not config.needs_pretraining:
             raise SettingsError(
                 f"{run_label(config)} with external {config.data.external} has no stage 1, since nothing is handed "
-                "over: give --external a data set and drop neither C1 nor C2+handover, or finetune directly"
+                "over",
+                advice="give --external a data set and drop neither C1 nor C2+handover, or finetune directly",
             )
         first = self._stage_one(config).with_values("run", name=config.run.name)
         return [first.with_values("data", threshold=config.data.threshold)]

@@ -14,6 +14,7 @@ from conki_cli.data.sources.characters import repair
 from conki_cli.data.sources.labels import read_texts
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import SCORED, Utterances
+from conki_cli.datasets import is_generated
 from conki_cli.experiments.opening import open_store
 from conki_cli.runs import Predictions, Run, in_training_scale, write_predictions
 from conki_cli.system.environment import choose_device
@@ -37,10 +38,12 @@ def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer
         RunError: a stage-1 run, which predicts its validation split only, or the store is not that of the run.
     """
     if run.record.stage != "finetune":
-        raise RunError(f"{run.name} is a stage-1 run, which predicts validation clips only: give --split valid")
+        raise RunError(
+            f"{run.name} is a stage-1 run, which predicts validation clips only", advice="give --split valid"
+        )
     with open_store(workspace, run.config.data.dataset, observer) as store:
         if run.record.data.get(run.config.data.dataset) != store.content_id:
-            raise RunError(f"run {run.name} was trained on another version of {store.path}: restore that one")
+            raise RunError(f"run {run.name} was trained on another version of {store.path}", advice="restore that one")
         clips = store.split(split)
         scores = np.asarray(clips.scores, dtype=np.float32)
         found = predict_utterances(run, clips, choose_device("auto"), observer, split_of=(store, split))
@@ -66,14 +69,16 @@ def read_new(
     if store is not None:
         with FeatureStore(store) as opened:
             if opened.is_unlabelled and split is not None:
-                raise SettingsError(f"{store} holds clips to be scored, in no split: leave --split {split} out")
+                raise SettingsError(
+                    f"{store} holds clips to be scored, in no split", advice=f"leave --split {split} out"
+                )
             yield scaled(opened, opened.split(split or SCORED))
     elif source is not None:
         yield _with_repaired_texts(read_texts(source), observer)
     else:
         lines = list(texts or [])
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
-            raise SettingsError("--text must be UTF-8 and is not: check the terminal's encoding")
+            raise SettingsError("--text must be UTF-8 and is not", advice="check the terminal's encoding")
         numbers = [str(number) for number in range(1, len(lines) + 1)]
         yield _with_repaired_texts(Utterances(numbers, lines, None, {}, {}), observer)
 
@@ -110,11 +115,13 @@ def open_clips(
         place = path
         if is_raw(path):
             if split is not None:
-                raise SettingsError(f"{path} is read as clips to be scored, in no split: leave --split {split} out")
+                raise SettingsError(
+                    f"{path} is read as clips to be scored, in no split", advice=f"leave --split {split} out"
+                )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conki-")))
             place = folder / "clips.h5"
             dataset = run.config.data.dataset
-            prepare_to_score(path, "new-clips" if dataset.startswith("demo") else dataset, place, observer)
+            prepare_to_score(path, "new-clips" if is_generated(dataset) else dataset, place, observer)
         yield stack.enter_context(read_new(None, None, place, split, scaled=scaled))
 
 

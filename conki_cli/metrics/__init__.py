@@ -18,7 +18,6 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Rules = Literal["mosi", "sims", "other"]
 
-SCORE_RANGES = {"mosi": (-3.0, 3.0), "mosei": (-3.0, 3.0), "sims": (-1.0, 1.0)}
 PROTOCOLS = ("all", "nonzero")
 COUNTS = ("n", "n_nonzero")
 """Entries that count samples and measure nothing."""
@@ -54,7 +53,8 @@ def neutral_score(score_range: tuple[float, float], threshold: float | None = No
     if not low < threshold < high:
         raise SettingsError(
             f"the threshold between two classes must lie inside the range of the scores, {low:g} to {high:g}, "
-            f"found {threshold:g}: choose another --threshold"
+            f"found {threshold:g}",
+            advice="choose another --threshold",
         )
     return threshold
 
@@ -74,7 +74,7 @@ def sentiment_metrics(
     Args:
         predictions: p, [N].
         scores: t, [N].
-        dataset: gives the score range of mosi, mosei and sims.
+        dataset: gives the score range, if conki knows the data set (`datasets.py`).
         protocol: "nonzero" takes MAE and Corr on the samples with t != 0, as some published scripts do; where a
             threshold is named, on those whose score is not the threshold.
         score_range: lowest and highest possible score; decides instead of `dataset`.
@@ -116,14 +116,19 @@ def all_neutral(neutral: np.float32 | None) -> str:
 
 def bounds_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
     """Return the score range that is given, or that of a data set."""
-    if score_range is None and dataset not in SCORE_RANGES:
+    if score_range is not None:
+        return score_range
+    from conki_cli.datasets import DATASETS  # a run gives the range of its store
+
+    if dataset not in DATASETS:
         raise SettingsError(
-            f"the score range of '{dataset}' is not known (only of {', '.join(SCORE_RANGES)}): give score_range"
+            f"the score range of '{dataset}' is not known (only of {', '.join(DATASETS)})", advice="give score_range"
         )
-    return score_range or SCORE_RANGES[dataset]
+    return DATASETS[dataset].score_range
 
 
-def _rules_of(bounds: tuple[float, float]) -> Rules:
+def rules_of(bounds: tuple[float, float]) -> Rules:
+    """Name the rules that a score range has: mosi (-3..3), sims (-1..1), other."""
     if bounds == (-3, 3):
         return "mosi"
     return "sims" if bounds == (-1, 1) else "other"
@@ -148,7 +153,7 @@ def checked(
             f"predictions and scores must be two flat lists of one length, found {list(p.shape)} and {list(t.shape)}"
         )
     if not len(t):
-        raise ConkiError("metrics need at least one sample, found none: check that the split is not empty")
+        raise ConkiError("metrics need at least one sample, found none", advice="check that the split is not empty")
     for name, values, advice in (
         ("predictions", p, "the model has diverged; lower its learning rate"),
         ("scores", t, "mend the labels"),
@@ -160,17 +165,17 @@ def checked(
                 f"{name} must be finite numbers, {len(bad)} of {len(values)} are not (the first: {first}): {advice}"
             )
     # float32, as the scores are: a score of 0.1 is the threshold 0.1
-    return _Samples(p, t, _rules_of(bounds), None if neutral is None else np.float32(neutral))
+    return _Samples(p, t, rules_of(bounds), None if neutral is None else np.float32(neutral))
 
 
 def regression_part(samples: _Samples, protocol: str) -> tuple[Floats, Floats]:
     """Return the predictions and scores that MAE and Corr are taken on."""
     p, t, rules, neutral = samples
     if protocol not in PROTOCOLS:
-        raise SettingsError(f"unknown protocol '{protocol}': choose {' or '.join(PROTOCOLS)}")
+        raise SettingsError(f"unknown protocol '{protocol}'", advice=f"choose {' or '.join(PROTOCOLS)}")
     if rules == "sims":
         if protocol == "nonzero":
-            raise SettingsError("protocol nonzero is not defined for scores in -1..1 (SIMS): choose all")
+            raise SettingsError("protocol nonzero is not defined for scores in -1..1 (SIMS)", advice="choose all")
         return np.clip(p, -1, 1), np.clip(t, -1, 1)
     if protocol == "all":
         return p, t

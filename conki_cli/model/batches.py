@@ -189,7 +189,8 @@ class Batches:
         raise StoreError(
             f"{path} must hold finite numbers alone, found {values[clip, frame, column]} in {modality} of the clip "
             f"{utterances.ids[int(indices[clip])][:80]!r}, split {utterances.split or 'unknown'} (frame {frame + 1}, "
-            f"feature {column + 1}): `conki doctor {path}` says more; make it again with `conki prepare`"
+            f"feature {column + 1})",
+            advice=f"`conki doctor {path}` says more; make it again with `conki prepare`",
         )
 
     def scores(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -317,15 +318,15 @@ def open_inputs(
     modalities = available_modalities(target.modalities, config.model.drop)
     if not modalities:
         raise SettingsError(
-            f"the store {target.path.name} has {', '.join(target.modalities)} and the run drops all of it: "
-            "drop less, or prepare a store with more modalities"
+            f"the store {target.path.name} has {', '.join(target.modalities)} and the run drops all of it",
+            advice="drop less, or prepare a store with more modalities",
         )
     frames = [name for name in modalities if name != "text"]
     for name in frames:
         if external is not None and name not in external.widths:
             raise StoreError(
-                f"the target {target.dataset} has {name} but the external store {external.path} has none: "
-                f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}"
+                f"the target {target.dataset} has {name} but the external store {external.path} has none",
+                advice=f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}",
             )
     cap = config.data.max_frames
     own = {name: max(1, min(cap, target.longest(name, "train"))) for name in frames}

@@ -28,6 +28,18 @@ from conki_cli.model.losses import Reduction, hierarchical_contrastive_loss, tas
 from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "ConKI",
+    "title": "ConKI: Contrastive Knowledge Injection for Multimodal Sentiment Analysis",
+    "authors": "Yu, Zhao, Qi, Sun, Wang, Guo, Wang, Yang, Niu",
+    "year": 2023,
+    "venue": "ACL Findings",
+    "idea": "adapters learn from an external data set; a contrast keeps their knowledge apart from the encoders'",
+    "pinned": "the paper's equations, figures, Algorithm 1 and Appendix B; sizes from the authors' released code",
+    "ours": "LayerNorm in the gate, masks honoured everywhere (docs/fidelity.md)",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 ADAPTER_INIT_STD = 0.0002
 TEXT_ADAPTER_LAYERS = (0, 5, 10)
 """Before the first, sixth and eleventh of BERT-base's twelve layers (Appendix B)."""

@@ -7,6 +7,7 @@
 
 from conki_cli.runs.catalogue import Runs, check_settings
 from conki_cli.runs.differences import nearest_finished
+from conki_cli.runs.discarding import discard_run
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import learning_warnings, median_of
 from conki_cli.runs.log import MetricsLog
@@ -23,7 +24,7 @@ from conki_cli.runs.predictions import (
     write_scores,
 )
 from conki_cli.runs.records import RUN_SCHEMA, Constant, Evaluation, Median, RunRecord, SeedResult
-from conki_cli.runs.writing import check_data, discard_run, finish_run, open_run
+from conki_cli.runs.writing import check_data, finish_run, open_run
 
 __all__ = [
     "RUN_SCHEMA",

@@ -11,7 +11,7 @@ from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.runs.differences import differences
 from conki_cli.runs.folders import Run
 from conki_cli.runs.naming import check_name, default_name, digest_of
-from conki_cli.system.errors import ConkiError, RunError, UnreadableError
+from conki_cli.system.errors import ConkiError, Kind, RunError, UnreadableError
 from conki_cli.system.files import size_of
 from conki_cli.system.readable import check_readable, status_of
 from conki_cli.system.workspace import Workspace, is_path
@@ -55,12 +55,16 @@ class Runs:
         if name is None:
             finished = [run for run in self.usable() if run.record.stage == "finetune" and run.is_finished]
             if not finished:
-                raise RunError(f"no finished fine-tuning run lies below {runs}: train one with `conki finetune`")
+                raise RunError(
+                    f"no finished fine-tuning run lies below {runs}", advice="train one with `conki finetune`"
+                )
             return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
         place = Path(name) if is_path(name) else runs / name
         check_readable(place)
         if (place / "conki.json").is_file():
-            raise RunError(f"{place} is an exported model, for `conki predict`: name the run that it was exported from")
+            raise RunError(
+                f"{place} is an exported model, for `conki predict`", advice="name the run that it was exported from"
+            )
         if (place / "result.json").is_file():
             return self.at(place)
         if is_path(name):
@@ -68,7 +72,9 @@ class Runs:
                 f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists the workspace's"
             )
         here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
-        raise RunError(f"no run '{name}' lies below {runs}: `conki runs` lists those that exist{here}")
+        raise RunError(
+            f"no run '{name}' lies below {runs}", f"`conki runs` lists those that exist{here}", kind=Kind.MISSING
+        )
 
     def locate(self, config: RunConfig, *, discard: bool = False) -> Run:
         """Return the run of a configuration: one of the same stage and digest, else where it will lie.
@@ -110,7 +116,7 @@ def check_settings(run: Run, config: RunConfig) -> None:
     if (found := run.record.digest) != digest or run.record.stage != config.run.stage:
         what = differences(run.config, config) or f"digest {found}, now {digest}: another text encoder"
         raise RunError(
-            f"run {run.name} exists with other settings ({what}): give another --name, or delete that folder"
+            f"run {run.name} exists with other settings ({what})", advice="give another --name, or delete that folder"
         )
 
 
@@ -128,10 +134,14 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
     except UnreadableError:
         raise
     except ConkiError as error:
-        raise RunError(f"run {run.name} has no result.json and no settings ({error}): give --overwrite") from error
+        raise RunError(
+            f"run {run.name} has no result.json and no settings ({error})", advice="give --overwrite"
+        ) from error
     if (found := digest_of(known)) != digest_of(config) or known.run.stage != config.run.stage:
         what = differences(run.config, config) or f"digest {found}, now {digest_of(config)}: another text encoder"
-        raise RunError(f"run {run.name} exists with other settings ({what}): give another --name, or --overwrite")
+        raise RunError(
+            f"run {run.name} exists with other settings ({what})", advice="give another --name, or --overwrite"
+        )
 
 
 def _shown_metrics(run: Run) -> Mapping[str, Any]:

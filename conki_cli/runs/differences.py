@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from conki_cli.config.resolving import ADDED_LATER, NEVER_LEARNT, as_tables
+from conki_cli.config.declarations import added_later, never_learnt
+from conki_cli.config.resolving import as_tables
 from conki_cli.config.sections import RunConfig
 
 
@@ -15,11 +16,10 @@ def differences(known: RunConfig, config: RunConfig) -> str:
 def learnt_settings(config: RunConfig) -> dict[str, Any]:
     """Return what changes what is learnt, as 'section.key' -> value; the text encoder by its name."""
     plain = as_tables(config)
-    plain["run"] = {"recipe": config.run.recipe, "stage": config.run.stage}
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
     flat = {f"{section}.{key}": value for section, table in plain.items() for key, value in table.items()}
-    unread = {path for path, value in flat.items() if value == ADDED_LATER.get(path, ...)} | NEVER_LEARNT
+    unread = {path for path, value in flat.items() if value == added_later().get(path, ...)} | never_learnt()
     return {path: value for path, value in flat.items() if path not in unread}
 
 
@@ -45,7 +45,7 @@ def differing_settings(known: RunConfig, config: RunConfig) -> dict[str, str]:
     one, other = learnt_settings(known), learnt_settings(config)
     found = {}
     for path in sorted({*one, *other}):
-        values = [table.get(path, ADDED_LATER.get(path, "not read")) for table in (one, other)]
+        values = [table.get(path, added_later().get(path, "not read")) for table in (one, other)]
         if values[0] != values[1]:
             was, now = ("nothing" if value in ((), "") else str(value)[:60] for value in values)
             found[path] = f"{path} was {was}, is now {now}"

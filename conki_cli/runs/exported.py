@@ -100,8 +100,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         schema = found["schema"]
         if type(schema) is int and schema > EXPORT_SCHEMA:
             raise RunError(
-                f"{where} has schema {str(schema)[:9]}, this conki {__version__} knows up to {EXPORT_SCHEMA}: "
-                "install a newer conki"
+                f"{where} has schema {str(schema)[:9]}, this conki {__version__} knows up to {EXPORT_SCHEMA}",
+                advice="install a newer conki",
             )
         manifest = _manifest_of(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -183,7 +183,7 @@ def verify_export(folder: Path, *, linked: Path | None = None) -> Manifest:
             raise RunError(f"{path} was changed (its content does not fit its checksum): {_AGAIN}")
     for name in _present(folder):
         if name not in manifest.files:
-            raise RunError(f"{folder / name} is not in the list of this exported folder: move it away")
+            raise RunError(f"{folder / name} is not in the list of this exported folder", advice="move it away")
     return manifest
 
 
@@ -219,7 +219,7 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
     """
     parent, scratch = out.absolute().parent, None
     if (status_of(out) is not None or out.is_symlink()) and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(f"--out must be a new or empty folder, and {out} is not: name another one")
+        raise SettingsError(f"--out must be a new or empty folder, and {out} is not", advice="name another one")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         check_room(parent, size)
@@ -243,8 +243,8 @@ def check_room(folder: Path, size: int) -> None:
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if size > (free := shutil.disk_usage(place).free):
         raise ConkiError(
-            f"the files take {human_size(size)} and {human_size(free)} are free below {place}: free some space or "
-            "choose another place"
+            f"the files take {human_size(size)} and {human_size(free)} are free below {place}",
+            advice=("free some space or choose another place"),
         )
 
 
@@ -269,8 +269,8 @@ def open_exported(folder: Path, *, linked: Path | None = None) -> Run:
     manifest = verify_export(folder, linked=linked)
     if manifest.kind != "model":
         raise RunError(
-            f"{folder} holds adapters, which predict nothing by themselves: train with "
-            f"`conki finetune --adapters {folder}`, or name an exported model"
+            f"{folder} holds adapters, which predict nothing by themselves",
+            advice=(f"train with `conki finetune --adapters {folder}`, or name an exported model"),
         )
     run = Run(folder)
     if run.problem:

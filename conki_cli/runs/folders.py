@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from conki_cli.config.resolving import from_toml
 from conki_cli.config.sections import RunConfig
 from conki_cli.runs.records import RunRecord, SeedResult
-from conki_cli.system.errors import ConkiError, RunError, SettingsError, UnreadableError
+from conki_cli.system.errors import ConkiError, Kind, RunError, SettingsError, UnreadableError
 from conki_cli.system.files import check_writable, read_json, to_json, write_json
 from conki_cli.system.locks import lock_beside
 from conki_cli.system.readable import check_readable, obstacle_at, status_of
@@ -39,7 +39,7 @@ class Run:
         except UnreadableError:
             raise
         except SettingsError as error:
-            raise RunError(f"{error}; restore the file, or delete the run's folder") from error
+            raise RunError(error.fact, "restore the file, or delete the run's folder", kind=Kind.DAMAGED) from error
 
     @property
     def record(self) -> RunRecord:
@@ -177,4 +177,4 @@ def check_is_file(path: Path) -> None:
     """
     check_readable(path)
     if what := obstacle_at(path):
-        raise RunError(f"{path} must be a file but is {what}: move it away")
+        raise RunError(f"{path} must be a file but is {what}", "move it away")

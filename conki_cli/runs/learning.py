@@ -52,28 +52,39 @@ def constant_metrics(
 
 
 def learning_warnings(run: Run, seeds: Sequence[int]) -> list[str]:
-    """Say which seeds of a run did not learn, or may not have finished learning; nothing where all is well.
+    """Say in a line each which seeds of a run did not learn, or may not have finished learning."""
+    return [f"{fact}; {advice}" for fact, advice in doubts_about_learning(run, seeds)]
+
+
+def doubts_about_learning(run: Run, seeds: Sequence[int]) -> list[tuple[str, str]]:
+    """Say which seeds of a run did not learn, or may not have finished learning, and what to do about it.
 
     Runs of version 1 did not store the training median: of those only the latter is known.
     """
     results = {seed: result for seed in seeds if (result := run.seed_result(seed)) is not None}
-    config, warnings = run.config, []
+    config, doubts = run.config, []
     if failed := {seed: found for seed, found in results.items() if not _learnt(found)}:
         known = next(iter(failed.values())).median
         median = known.metrics["valid"]["mae"] if known is not None else float("nan")
         maes = ", ".join(f"{found.metrics['valid']['mae']:.3f}" for found in failed.values())
-        warnings.append(
-            f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_GAIN:.0%} below that of "
-            f"predicting the training median ({median:.3f}); look at {_rates(config)}, or train for more epochs"
+        doubts.append(
+            (
+                f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_GAIN:.0%} below "
+                f"that of predicting the training median ({median:.3f})",
+                f"look at {_rates(config)}, or train for more epochs",
+            )
         )
     at_end = {s: found for s, found in results.items() if _ends_at_best(found) and s not in failed}
     if at_end:
         number = "pretraining.num_epochs" if config.run.stage == "pretrain" else "optimizer.num_epochs"
-        warnings.append(
-            f"{_named(at_end)} may not have finished learning: the best epoch is the last one "
-            f"({next(iter(at_end.values())).epochs}); raise {number} or the learning rates"
+        doubts.append(
+            (
+                f"{_named(at_end)} may not have finished learning: the best epoch is the last one "
+                f"({next(iter(at_end.values())).epochs})",
+                f"raise {number} or the learning rates",
+            )
         )
-    return warnings
+    return doubts
 
 
 def _learnt(result: SeedResult) -> bool:

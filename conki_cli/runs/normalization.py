@@ -92,8 +92,8 @@ def read_scale(run: Run) -> Scale | None:
             raise ValueError
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunError(
-            f"{path} must say how the training frames were normalised but does not: restore it, or delete it and keep "
-            "the training store at its place"
+            f"{path} must say how the training frames were normalised but does not",
+            "restore it, or delete it and keep the training store at its place",
         ) from error
     return Scale(modalities, columns)
 
@@ -140,8 +140,8 @@ def in_training_scale(
             how = "raw frames" if not scale.columns else f"frames in the z-scores of {dataset}"
             then = "; the run brings them to its own scale" if scale.columns else ""
             raise RunError(
-                f"{store.path} has z-scores by its own statistics and run {run.name} was trained on {how}: prepare the "
-                f"new clips without --normalize{then}"
+                f"{store.path} has z-scores by its own statistics and run {run.name} was trained on {how}",
+                f"prepare the new clips without --normalize{then}",
             )
         return clips
     if not scale.columns:

@@ -20,7 +20,7 @@ from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import constant_metrics, constant_on, learning_warnings
 from conki_cli.runs.records import Constant, Evaluation
-from conki_cli.system.errors import RunError, one_line
+from conki_cli.system.errors import Kind, RunError, one_line
 from conki_cli.system.files import atomic_path
 from conki_cli.system.readable import check_read, unreadable
 
@@ -61,11 +61,15 @@ def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
         return _parsed(path.read_bytes().decode("utf-8"))
     except OSError as error:
         check_read(path, error)
-        raise RunError(f"{unreadable(path, error)}; train the run again") from error
+        raise RunError(unreadable(path, error), "train the run again", kind=Kind.MISSING) from error
     except UnicodeDecodeError as error:
-        raise RunError(f"{path} must hold id,score,prediction rows but is no UTF-8 text: {advice}") from error
+        raise RunError(f"{_rows_in(path)} but is no UTF-8 text", advice, kind=Kind.DAMAGED) from error
     except (ValueError, csv.Error) as error:
-        raise RunError(f"{path} must hold id,score,prediction rows, but {error}: {advice}") from error
+        raise RunError(f"{_rows_in(path)}, but {error}", advice, kind=Kind.DAMAGED) from error
+
+
+def _rows_in(path: Path) -> str:
+    return f"{path} must hold id,score,prediction rows"
 
 
 def _parsed(text: str) -> Predictions:
@@ -116,9 +120,9 @@ def stored_predictions(run: Run, split: str, seeds: Sequence[int]) -> dict[int, 
     if odd := [path for path, key in keys.items() if key != usual]:
         same = "must hold the same clips with the same scores in the same order"
         if 2 * count > len(keys):
-            raise RunError(f"{odd[0]} {same} as the files of the other seeds but does not: {advice}")
+            raise RunError(f"{odd[0]} {same} as the files of the other seeds but does not", advice)
         first = next(path for path, key in keys.items() if key == usual)
-        raise RunError(f"{first} and {odd[0]} {same} but do not: {both}")
+        raise RunError(f"{first} and {odd[0]} {same} but do not", both)
     return found
 
 
@@ -130,7 +134,7 @@ def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice:
     known = result.metrics.get(split, {})
     count = known.get("n", len(found.ids))
     if len(found.ids) != count:
-        raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}: {advice}")
+        raise RunError(f"{path} must hold {count} clips but holds {len(found.ids)}", advice, kind=Kind.DAMAGED)
     metrics = _measured(run, found, result.threshold)
     for name in (name for name in known if name in metrics):
         if name in TWO_CLASSES and math.isnan(metrics[name]) and not result.has_threshold:
@@ -138,8 +142,9 @@ def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice:
         value, expected = metrics[name], math.nan if known[name] is None else known[name]
         if not (abs(value - expected) <= _TOLERANCE or (math.isnan(value) and math.isnan(expected))):
             raise RunError(
-                f"{path} must give the {name} {expected:.6f} that the seed's result.json has, but gives {value:.6f}: "
-                f"{advice}; if it still differs, delete the seed's folder and train it again"
+                f"{path} must give the {name} {expected:.6f} that the seed's result.json has, but gives {value:.6f}",
+                f"{advice}; if it still differs, delete the seed's folder and train it again",
+                kind=Kind.CONTRADICTED,
             )
 
 
@@ -173,7 +178,7 @@ def common_threshold(runs: Sequence[Run]) -> float | None:
     named = {run.name: threshold for run in runs if (threshold := run.config.data.threshold) is not None}
     if len(set(named.values())) > 1:
         shown = ", ".join(f"{threshold:g} in {name}" for name, threshold in named.items())
-        raise RunError(f"runs in one table must have one threshold of two classes, found {shown}: give --threshold")
+        raise RunError(f"runs in one table must have one threshold of two classes, found {shown}", "give --threshold")
     return next(iter(named.values()), None)
 
 
@@ -195,7 +200,7 @@ def evaluate_run(
     """
     finished = run.finished_seeds()
     if not finished:
-        raise RunError(f"run {run.name} has no finished seed: give the command that began it again to continue it")
+        raise RunError(f"run {run.name} has no finished seed", "give the command that began it again to continue it")
     chosen = [seed for seed in finished if seeds is None or seed in seeds]
     if not chosen:
         known = ", ".join(map(str, finished))

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from conki_cli import __version__
 from conki_cli.metrics.summaries import Summary
-from conki_cli.system.errors import RunError
+from conki_cli.system.errors import Kind, RunError
 
 RUN_SCHEMA = 1
 
@@ -77,14 +77,17 @@ class RunRecord:
         schema = known.pop("schema", None)
         if isinstance(schema, int) and schema > RUN_SCHEMA:
             raise RunError(
-                f"run {path.parent.name} has schema {schema}, this conki {__version__} knows up to {RUN_SCHEMA}: "
-                "install a newer conki"
+                f"run {path.parent.name} has schema {schema}, this conki {__version__} knows up to {RUN_SCHEMA}",
+                "install a newer conki",
+                kind=Kind.NEWER,
             )
         kinds: dict[str, type] = {"stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
         kinds |= {"score_range": list, "seeds": list, "state": str}
         fits = isinstance(schema, int) and all(isinstance(known.get(key), kind) for key, kind in kinds.items())
         if not fits or not all(isinstance(seed, int) for seed in known["seeds"]) or len(known["score_range"]) != 2:
-            raise RunError(f"{path} must describe a run but does not: restore it or delete the run folder")
+            raise RunError(
+                f"{path} must describe a run but does not", "restore it or delete the run folder", kind=Kind.DAMAGED
+            )
         own = {one.name for one in fields(cls)} - {"rest"}
         low, high = known.pop("score_range")
         known |= {"seeds": tuple(known["seeds"]), "conki": str(known.get("conki", ""))}
@@ -148,7 +151,9 @@ class SeedResult:
             RunError: it does not describe a trained seed.
         """
         if not isinstance(found, dict) or not _has_metrics(found):
-            raise RunError(f"{path} must describe a trained seed but does not: delete that seed's folder")
+            raise RunError(
+                f"{path} must describe a trained seed but does not", "delete that seed's folder", kind=Kind.DAMAGED
+            )
         own = {one.name for one in fields(cls)} - {"rest", "has_threshold"}
         known = {key: value for key, value in found.items() if key in own}
         known |= {"has_threshold": "threshold" in found, "median": _median_of(found.get("median"))}

@@ -1,9 +1,6 @@
 """A run folder's life: it is begun, its seeds are added up, it is discarded."""
 
 import dataclasses
-import errno
-import os
-import shutil
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +14,7 @@ from conki_cli.runs.folders import Run
 from conki_cli.runs.naming import digest_of
 from conki_cli.runs.records import RunRecord
 from conki_cli.system.errors import RunError
-from conki_cli.system.files import disk_error, write_text
+from conki_cli.system.files import write_text
 from conki_cli.system.readable import status_of
 
 
@@ -61,8 +58,8 @@ def check_data(run: Run, data: Mapping[str, str]) -> None:
     known = run.record.data
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
         raise RunError(
-            f"run {run.name} was trained on another version of the store {changed[0]}: "
-            "restore that version, give --name a new name, or delete the run's folder"
+            f"run {run.name} was trained on another version of the store {changed[0]}",
+            advice="restore that version, give --name a new name, or delete the run's folder",
         )
 
 
@@ -94,23 +91,3 @@ def finish_run(run: Run) -> None:
     state = "finished" if tuple(results) == record.seeds else "unfinished"
     median = medians[0] if medians else record.median  # that of the training split, so the same for every seed
     run.write_record(dataclasses.replace(record, metrics=by_split, state=state, median=median))
-
-
-def discard_run(run: Run) -> None:
-    """Delete a run folder; it is renamed first, so an interrupted delete never leaves half a run.
-
-    Raises:
-        ConkiError: it cannot be deleted.
-    """
-    hidden = run.path.with_name(f".{run.name[:100]}.discarded")
-    for folder in (run.path.parent, run.path, *(path for path in run.path.rglob("*") if path.is_dir())):
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # before a part of it is gone
-            raise disk_error(folder, OSError(errno.EACCES, ""))
-    try:
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.replace(run.path, hidden)
-        shutil.rmtree(hidden)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise disk_error(run.path, error) from error

@@ -27,7 +27,7 @@ def choose_device(name: str) -> "torch.device":
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found: give --device cpu")
+        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found", "give --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

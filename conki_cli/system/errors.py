@@ -2,12 +2,37 @@
 
 import shlex
 from collections.abc import Iterable
+from enum import Enum
 from itertools import islice
 from typing import Any
 
 
+class Kind(Enum):
+    """What is wrong, whatever it is wrong with."""
+
+    REFUSED = "it cannot be used so"
+    MISSING = "it is not there"
+    DAMAGED = "it is not what was written"
+    CONTRADICTED = "another file says otherwise"
+    NEWER = "a later version wrote it"
+    UNREADABLE = "the system could not read it, so nothing is known of its content"
+
+
 class ConkiError(Exception):
     """Anything a user can mend; the program prints its one line and exits with code 1."""
+
+    kind = Kind.REFUSED
+
+    def __init__(self, found: str, advice: str = "", *, must: str = "", kind: Kind | None = None) -> None:
+        """Make the line of its parts; without `must`, `found` is a sentence that says what must hold too."""
+        self.must, self.found, self.advice = must, found, advice
+        self.kind = self.kind if kind is None else kind
+        super().__init__(f"{self.fact}: {advice}" if advice else self.fact)
+
+    @property
+    def fact(self) -> str:
+        """What must hold and what was found, without what to do."""
+        return f"{self.must}, found {self.found}" if self.must else self.found
 
 
 class SettingsError(ConkiError):
@@ -33,10 +58,7 @@ class RunError(ConkiError):
 class CheckpointError(RunError):
     """A checkpoint that is missing or damaged, so that another one may take its place."""
 
-    def __init__(self, found: str, advice: str) -> None:
-        """Say what was found and, where nothing takes its place, what to do."""
-        super().__init__(f"{found}: {advice}")
-        self.found = found
+    kind = Kind.DAMAGED
 
 
 class UnreadableError(StoreError, RunError, EncoderError, SourceError):
@@ -44,6 +66,8 @@ class UnreadableError(StoreError, RunError, EncoderError, SourceError):
 
     It is of every kind of thing that is read from the disk. It is no CheckpointError, so nothing takes its place.
     """
+
+    kind = Kind.UNREADABLE
 
 
 def one_line(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conki_cli.system.errors import ConkiError
+from conki_cli.system.errors import ConkiError, Kind
 from conki_cli.system.readable import NOT_OFFERED, check_read, obstacle_at, system_error_in, unreadable
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 _BLOCK = 4 * 2**20  # bytes that are read at once
 _PERMIT = "let your user write there (chmod u+w), or choose another place with --workspace"
 _DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full: free some space and run the command again",
-    errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
-    errno.EFBIG: "a file may not grow that large here: raise the file size limit (ulimit -f)",
-    errno.EACCES: f"writing is not permitted there: {_PERMIT}",
-    errno.EPERM: f"writing is not permitted there: {_PERMIT}",
-    errno.ENOENT: "its folder is gone: put it back and run the command again",
-    errno.EROFS: "that file system is read-only: choose another place with --workspace",
-    errno.ENOTDIR: "a part of that path is a file, not a folder: choose another place",
-    errno.EEXIST: "a file stands where a folder must be: move it away",
-    errno.ENAMETOOLONG: "that path is too long for this file system: choose a shorter name",
+    errno.ENOSPC: ("the disk is full", "free some space and run the command again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space and run the command again"),
+    errno.EFBIG: ("a file may not grow that large here", "raise the file size limit (ulimit -f)"),
+    errno.EACCES: ("writing is not permitted there", f"{_PERMIT}"),
+    errno.EPERM: ("writing is not permitted there", f"{_PERMIT}"),
+    errno.ENOENT: ("its folder is gone", "put it back and run the command again"),
+    errno.EROFS: ("that file system is read-only", "choose another place with --workspace"),
+    errno.ENOTDIR: ("a part of that path is a file, not a folder", "choose another place"),
+    errno.EEXIST: ("a file stands where a folder must be", "move it away"),
+    errno.ENAMETOOLONG: ("that path is too long for this file system", "choose a shorter name"),
 }
 
 
 def disk_error(path: Path, error: OSError, otherwise: str = "check the disk and run the command again") -> ConkiError:
     """Say in one line why `path` could not be written, and what to do; `otherwise` where that is not known."""
-    advice = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}: {otherwise}")
-    return ConkiError(f"cannot write {path}: {advice}")
+    fact, advice = _DISK_ERRORS.get(error.errno or 0, (error.strerror or str(error), otherwise))
+    return ConkiError(f"cannot write {path}: {fact}", advice)
 
 
 _SUFFIX = ".part"
@@ -85,6 +85,13 @@ def remove_leftovers(path: Path) -> None:
                 entry.unlink()
 
 
+def temporary_files(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:
+    """Yield the temporary files in a folder, or (`deep`) below it, each with the file that it was to be."""
+    for path in sorted(folder.rglob(".*") if deep else folder.glob(".*")):
+        if path.name.endswith(_SUFFIX) and path.is_file():
+            yield path, folder / path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0]
+
+
 def remove_leftovers_below(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder and those below it; its lock must be held."""
     for entry in list(folder.rglob(f".*{_SUFFIX}")):
@@ -124,8 +131,8 @@ def _flush_name(path: Path) -> None:
         return
     except OSError as error:
         raise ConkiError(
-            f"{path} is written, but a power failure may still undo that ({error.strerror or error}): check the disk "
-            "and run the command again"
+            f"{path} is written, but a power failure may still undo that ({error.strerror or error})",
+            "check the disk and run the command again",
         ) from error
 
 
@@ -166,13 +173,15 @@ def read_json(path: Path) -> Any:
     """
     try:
         if obstacle_at(path):
-            raise ConkiError(f"cannot read {path}: it must be a file: move away what is there")
+            raise ConkiError(f"cannot read {path}: it must be a file", "move away what is there")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         check_read(path, error)
-        raise ConkiError(unreadable(path, error)) from error
+        raise ConkiError(unreadable(path, error), kind=Kind.MISSING) from error
     except (ValueError, RecursionError) as error:
-        raise ConkiError(f"{path} must be JSON but is not ({error}): restore it or delete it") from error
+        raise ConkiError(
+            f"{path} must be JSON but is not ({error})", "restore it or delete it", kind=Kind.DAMAGED
+        ) from error
 
 
 def check_writable(path: Path) -> None:
@@ -182,7 +191,7 @@ def check_writable(path: Path) -> None:
         ConkiError: it is a folder, lies below a file, or writing is not permitted.
     """
     if path.is_dir():
-        raise ConkiError(f"cannot write {path}: it is a folder: name a file in it")
+        raise ConkiError(f"cannot write {path}: it is a folder", "name a file in it")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise disk_error(path, OSError(errno.ENOTDIR, ""))

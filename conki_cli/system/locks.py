@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.system.errors import ConkiError, one_line
-from conki_cli.system.files import disk_error
+from conki_cli.system.files import disk_error, read_json
 from conki_cli.system.readable import NOT_OFFERED
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ _UNGUARDED = (
     "and a conki on another machine that gives no sign of life for 60 seconds"
 )
 _LONGEST_NOTE, _LONGEST_FACT = 4096, 200  # bytes of a note, characters of one fact in it
+
+
+PROC_LOCKS = Path("/proc/locks")
+"""Where Linux lists the locks that processes hold."""
 
 
 def lock_beside(path: Path) -> Path:
@@ -244,7 +248,7 @@ def forget_killed(path: Path) -> None:
 def _wait_or_refuse(path: Path, what: str, owner: str, *, wait: bool, say: Callable[[str], None]) -> None:
     who = f"another process is writing {what}{f' ({owner})' if owner else ''}"
     if not wait:
-        raise ConkiError(f"{who}: wait for it or stop it (lock file {path})")
+        raise ConkiError(f"{who}", f"wait for it or stop it (lock file {path})")
     say(f"{who}: waiting for it")
 
 
@@ -355,3 +359,54 @@ def _beats(note: Path, lock: Path) -> bool:
 
 def _host() -> str:
     return os.uname().nodename
+
+
+def holder_of(lock: Path) -> str:
+    """Say which process holds a lock; empty where none does. The lock itself is not touched."""
+    held = note = None
+    with contextlib.suppress(Exception):  # whatever lies there
+        held = _pid_of(lock)
+    with contextlib.suppress(Exception):
+        note = _note_of(lock)
+    note = note or {}
+    known = isinstance(note.get("pid"), int)
+    command = f", `{one_line(str(note.get('command', '')))[:200]}`" if known and note.get("command") else ""
+    if known and is_held_by_file(lock):
+        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
+    if held is not None:
+        return f"process {held}{command if note.get('pid') == held else ''}"
+    if known and not PROC_LOCKS.is_file() and note.get("host") == os.uname().nodename:
+        return f"process {note['pid']}{command}" if _is_alive(note["pid"]) else ""
+    elsewhere = known and note.get("host") != os.uname().nodename
+    if elsewhere and time.time() - note["touched"] < _BEAT * _SILENT:
+        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
+    return ""
+
+
+def _pid_of(lock: Path) -> int | None:
+    """Return the process that holds a lock as the kernel lists it; None where no process of this machine does."""
+    if not lock.is_file() or not PROC_LOCKS.is_file():
+        return None
+    found = lock.stat()
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in PROC_LOCKS.read_text(encoding="ascii").splitlines():
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[5] == device:
+            return int(words[4])
+    return None
+
+
+def _note_of(lock: Path) -> dict[str, Any]:
+    """Read the note beside a lock, which says who wrote it, and when it was touched."""
+    note = lock.with_name(f"{lock.name}.owner")
+    if not note.is_file() or note.stat().st_size > _LONGEST_NOTE:
+        return {}
+    return {**read_json(note), "touched": note.stat().st_mtime}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # 0: only asks
+    except Exception:
+        return False
+    return True

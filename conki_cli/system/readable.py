@@ -11,7 +11,7 @@ from conki_cli.system.errors import UnreadableError
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENODEV, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, 524})
 """What a file system answers that does not offer something: locks, memory maps, a flush of a folder; 524 is the
 ENOTSUPP of Linux's kernel, which has no name outside of it."""
-_CLOSED = "it is not permitted: let your user read it (chmod u+r, folders u+rx)"
+_CLOSED = ("it is not permitted", "let your user read it (chmod u+r, folders u+rx)")
 _READ_ERRORS = {errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the system answers where there is nothing, or can be nothing."""
@@ -21,15 +21,22 @@ _MISLED = (0, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 
 def unreadable(path: Path, error: OSError, what: str = "") -> str:
     """Say in one line why `path`, which holds `what`, could not be read."""
-    said = error.strerror or str(error)
-    if error.errno not in (None, errno.EISDIR, *_MISSING):
-        said += ": check the disk or the network that it lies on, and run the command again"
-    return f"cannot read {what and f'the {what} '}{path}: {_READ_ERRORS.get(error.errno or 0) or said}"
+    fact, advice = _failure(path, error, what)
+    return f"{fact}: {advice}" if advice else fact
+
+
+def _failure(path: Path, error: OSError, what: str) -> tuple[str, str]:
+    """Say what the system answered about a path, and what to do."""
+    advice = "check the disk or the network that it lies on, and run the command again"
+    if error.errno in (None, errno.EISDIR, *_MISSING):
+        advice = ""
+    said, advice = _READ_ERRORS.get(error.errno or 0, (error.strerror or str(error), advice))
+    return f"cannot read {what and f'the {what} '}{path}: {said}", advice
 
 
 def unread(path: Path, error: OSError, what: str = "") -> UnreadableError:
     """Return the error of a file or folder that is there and that the system could not read."""
-    return UnreadableError(unreadable(path, error, what))
+    return UnreadableError(*_failure(path, error, what))
 
 
 def status_of(path: Path) -> os.stat_result | None:

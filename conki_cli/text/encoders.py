@@ -85,7 +85,8 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
     if config.is_encoder_decoder or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise EncoderError(
             f"a text encoder must map one token sequence to hidden states, as BERT does, but {name_or_path} is of "
-            f"type {config.model_type!r}: choose another --encoder"
+            f"type {config.model_type!r}",
+            "choose another --encoder",
         )
     return config
 
@@ -112,8 +113,8 @@ def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, i
 
 def _unknown_width(error: EncoderError) -> EncoderError:
     return EncoderError(
-        f"a run without text is as wide as its text encoder, and that width is not known here ({error}): give "
-        "--encoder bert-base-uncased, or a folder with the encoder's config.json"
+        f"a run without text is as wide as its text encoder, and that width is not known here ({error})",
+        "give --encoder bert-base-uncased, or a folder with the encoder's config.json",
     )
 
 

@@ -29,6 +29,10 @@ CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
+_SCRATCH = ".encoder."
+"""How the folders are called in which encoder files are prepared."""
+
+
 @dataclass(frozen=True)
 class ModelKind:
     """What a model is for, in the words of messages: its noun, the option that names it, its class for converting."""
@@ -81,9 +85,9 @@ def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
         if not _only_shares_a_name(name_or_path, path):
             return path
     elif found is not None and (is_path(name_or_path) or not _HUB_NAME.fullmatch(name_or_path)):
-        raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file: pass the folder that holds it")
+        raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file", "pass the folder that holds it")
     if not _HUB_NAME.fullmatch(name_or_path):
-        raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either: check {kind.option}")
+        raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either", f"check {kind.option}")
     return None
 
 
@@ -145,8 +149,8 @@ def require(folder: Path, patterns: Sequence[str], what: str, kind: ModelKind) -
     """Refuse a folder that holds no file which fits one of the patterns; the message calls it `what`."""
     if not has(folder, patterns):
         raise EncoderError(
-            f"a {kind.noun}'s folder must hold {what}, but {folder} does not: pass the folder that "
-            "save_pretrained or `hf download` made"
+            f"a {kind.noun}'s folder must hold {what}, but {folder} does not",
+            "pass the folder that save_pretrained or `hf download` made",
         )
 
 
@@ -159,6 +163,13 @@ def require_safetensors(folder: Path, kind: ModelKind) -> None:
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"`"
         )
     require(folder, WEIGHT_FILES, "weights in safetensors (model.safetensors)", kind)
+
+
+def scratch_folders(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:
+    """Yield the folders in which encoder files were prepared, each with the folder that they were to come to."""
+    for path in sorted(folder.rglob(f"{_SCRATCH}*") if deep else folder.glob(f"{_SCRATCH}*")):
+        if path.is_dir():
+            yield path, folder / _SCRATCH.strip(".")
 
 
 def first_line(error: BaseException) -> str:
@@ -179,7 +190,7 @@ def explained(folder: Path, what: str) -> Iterator[None]:
         if (found := system_error_in(error)) is not None and not isinstance(error, FileNotFoundError):
             raise unread(folder, found, f"{what} in") from error
         raise EncoderError(
-            f"the {what} in {folder} cannot be loaded ({first_line(error)}): fetch or save it again"
+            f"the {what} in {folder} cannot be loaded ({first_line(error)})", "fetch or save it again"
         ) from error
 
 
@@ -213,7 +224,7 @@ def published(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".encoder.", suffix=".part", dir=folder) as name:
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, suffix=".part", dir=folder) as name:
             yield Path(name)
             for path in sorted(Path(name).iterdir(), key=lambda path: (path.name == "config.json", path.name)):
                 with atomic_path(folder / path.name) as temporary:

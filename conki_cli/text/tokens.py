@@ -42,7 +42,7 @@ def tokenize(
     """
     num_special = tokenizer.num_special_tokens_to_add()
     if max_length <= num_special:
-        raise EncoderError(f"max_length must exceed the {num_special} special tokens, found {max_length}: raise it")
+        raise EncoderError(f"max_length must exceed the {num_special} special tokens, found {max_length}", "raise it")
     ids = _ids(tokenizer, texts)
     cut = [index for index, row in enumerate(ids) if len(row) > max_length]
     # Truncation drops words, not the closing special token, so the long texts go through the tokenizer again.

@@ -169,7 +169,8 @@ def _split(model: str) -> tuple[str, str | None]:
     if local_folder(name, _TRANSLATOR) is not None or ".." in revision or not _REVISION.fullmatch(revision):
         raise EncoderError(
             f"after the @ of {_TRANSLATOR.option} NAME@REVISION must stand a branch, tag or commit of a hub name, such "
-            f"as refs/pr/1, found {model!r}: correct it"
+            f"as refs/pr/1, found {model!r}",
+            "correct it",
         )
     return name, revision
 
@@ -187,10 +188,13 @@ def _require_weights(folder: Path, model: str) -> None:
     elif not has(folder, WEIGHT_FILES):
         target = name.rpartition("/")[2]
         raise EncoderError(
-            f"{model} offers no weights in safetensors, and pickles, which could run code, are not read: name a "
-            f"revision that has them (--translate {name}@refs/pr/N, see the model's page), or if you trust it convert "
-            'it once with `python -c "from transformers import MarianMTModel as M, MarianTokenizer as T; '
-            f"[K.from_pretrained('{name}').save_pretrained('{target}') for K in (M, T)]\"` and pass that folder"
+            f"{model} offers no weights in safetensors, and pickles, which could run code, are not read",
+            (
+                f"name a revision that has them (--translate {name}@refs/pr/N, see the model's page), or if you "
+                'trust it convert it once with `python -c "from transformers '
+                "import MarianMTModel as M, MarianTokenizer as T; "
+                f"[K.from_pretrained('{name}').save_pretrained('{target}') for K in (M, T)]\"` and pass that folder"
+            ),
         )
 
 
@@ -201,7 +205,7 @@ def _load(model: str, device: str) -> _Translator:
     place = choose_device(device)
     if importlib.util.find_spec("sentencepiece") is None:
         raise EncoderError(
-            "translating needs the package sentencepiece, which is missing: run `pip install sentencepiece`"
+            "translating needs the package sentencepiece, which is missing", "run `pip install sentencepiece`"
         )
     folder = _folder(model)
     config = _marian_config(folder, model)
@@ -237,7 +241,8 @@ def _check_known(translator: _Translator, sentences: Sequence[str], model: str) 
     if counts.unknown_share >= _UNKNOWN:
         raise EncoderError(
             f"a translation model must know the words of the texts, but {counts.percent_unknown} of their tokens are "
-            f"unknown to {model}: choose one that translates from their language"
+            f"unknown to {model}",
+            "choose one that translates from their language",
         )
 
 
@@ -249,8 +254,8 @@ def _marian_config(folder: Path, model: str) -> "PretrainedConfig":
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     if config.model_type != "marian":
         raise EncoderError(
-            f"a translation model must be a MarianMT checkpoint, but {model} is of type {config.model_type!r}: choose "
-            "another, such as --translate Helsinki-NLP/opus-mt-zh-en"
+            f"a translation model must be a MarianMT checkpoint, but {model} is of type {config.model_type!r}",
+            "choose another, such as --translate Helsinki-NLP/opus-mt-zh-en",
         )
     return config
 
@@ -279,7 +284,8 @@ def _translated(translator: _Translator, batch: Sequence[str]) -> list[tuple[str
             found = network.generate(input_ids=ids.to(network.device), attention_mask=mask.to(network.device))
     except torch.OutOfMemoryError as error:
         raise EncoderError(
-            "the GPU's memory is used up by the translation: free it or give --device cpu; what is done is kept"
+            "the GPU's memory is used up by the translation",
+            "free it or give --device cpu; what is done is kept",
         ) from error
     # The target's own pieces: what the tokenizer takes by default has changed between releases.
     texts = tokenizer.batch_decode(

@@ -160,8 +160,11 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCo
     """
     if problem := vocabulary_problem(num_entries(tokenizer), config.vocab_size):
         raise EncoderError(
-            f"{problem} in {name}: restore the encoder's own tokenizer, or call "
-            "resize_token_embeddings(len(tokenizer)) on the encoder and save it again"
+            f"{problem} in {name}",
+            (
+                "restore the encoder's own tokenizer, or call "
+                "resize_token_embeddings(len(tokenizer)) on the encoder and save it again"
+            ),
         )
 
 

@@ -64,13 +64,15 @@ def check_weights(model: "PreTrainedModel", report: Report, folder: Path, *, nou
     if lacking := {name for name in missing if not name.startswith(_POOLER)}:
         raise EncoderError(
             f"the weights in {folder} must fit its config.json, but {len(lacking)} of {len(names)} are missing "
-            f"({_listed(_modules(lacking, names))}): fetch or save the {noun} again"
+            f"({_listed(_modules(lacking, names))})",
+            f"fetch or save the {noun} again",
         )
     if others := sorted(report["mismatched_keys"]):
         shapes = (f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in others)
         raise EncoderError(
             f"the weights in {folder} must fit its config.json, but {len(others)} have another shape "
-            f"({_listed(shapes)}): fetch or save the {noun} again"
+            f"({_listed(shapes)})",
+            f"fetch or save the {noun} again",
         )
     _check_finite(model, folder, noun)
     return missing
@@ -100,7 +102,8 @@ def _check_finite(model: "PreTrainedModel", folder: Path, noun: str) -> None:
             value = tensor[~finite].flatten()[0].item()
             raise EncoderError(
                 f"{folder / _file_of(name, folder)} must hold finite numbers only, but {name} has {value} in "
-                f"{int((~finite).sum())} of {tensor.numel()} places: fetch or save the {noun} again"
+                f"{int((~finite).sum())} of {tensor.numel()} places",
+                f"fetch or save the {noun} again",
             )
 
 

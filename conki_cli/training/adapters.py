@@ -44,13 +44,16 @@ class GivenAdapters:
         """
         wanted = config.model.adapters_checksum
         if not config.model.adapters:
-            raise RunError(f"the run starts from adapters with the checksum {wanted[:12]}: give --adapters FOLDER")
+            raise RunError(
+                f"the run starts from adapters with the checksum {wanted[:12]}", advice="give --adapters FOLDER"
+            )
         folder = Path(config.model.adapters)
         manifest = adapters_at(folder)
         if manifest.checksum != wanted:
             raise RunError(
                 f"{folder} must hold the adapters with the checksum {wanted[:12]} that the run began with, found "
-                f"{manifest.checksum[:12]}: restore that folder, or give --adapters to begin another run"
+                f"{manifest.checksum[:12]}",
+                advice="restore that folder, or give --adapters to begin another run",
             )
         return cls(folder, manifest, from_toml(folder / "config.toml"))
 
@@ -64,8 +67,8 @@ class GivenAdapters:
             here, there = getattr(config.model, name), getattr(self.config.model, name)
             if here != there:
                 raise RunError(
-                    f"the adapters in {self.folder} were trained with model.{name} = {there} and this run has {here}: "
-                    f"give --set model.{name}={there}"
+                    f"the adapters in {self.folder} were trained with model.{name} = {there} and this run has {here}",
+                    advice=f"give --set model.{name}={there}",
                 )
         for seed in config.run.seeds:
             self._seed_for(seed)
@@ -74,7 +77,8 @@ class GivenAdapters:
         if missing := [name for name in inputs.modalities if name not in sizes["modalities"]]:
             raise RunError(
                 f"the adapters in {self.folder} are for {', '.join(sizes['modalities'])} and the target has "
-                f"{missing[0]}: give --drop-modality {missing[0]}"
+                f"{missing[0]}",
+                advice=f"give --drop-modality {missing[0]}",
             )
         self._check_encoder(encoder, sizes, reads_text="text" in inputs.modalities)
 
@@ -83,7 +87,8 @@ class GivenAdapters:
         if here != (sizes["width"], sizes["text_layers"]):
             raise RunError(
                 f"the adapters in {self.folder} fit a text encoder of width {sizes['width']} with "
-                f"{sizes['text_layers']} layers, and {encoder} has width {here[0]} and {here[1]}: give --encoder"
+                f"{sizes['text_layers']} layers, and {encoder} has width {here[0]} and {here[1]}",
+                advice="give --encoder",
             )
         known = self.manifest.about.get("text_encoder")
         there = known.get("identity") if isinstance(known, Mapping) else None
@@ -91,8 +96,8 @@ class GivenAdapters:
         kinds = {str(name).startswith("folder-") for name in (there, found)}
         if there and len(kinds) == 1 and there != found:  # a hub name and a folder cannot be compared
             raise RunError(
-                f"the adapters in {self.folder} learnt on the text encoder {str(there)[:60]} and this run has {found}: "
-                "give --encoder that one"
+                f"the adapters in {self.folder} learnt on the text encoder {str(there)[:60]} and this run has {found}",
+                advice="give --encoder that one",
             )
 
     def give(self, model: SentimentModel, seed: int, observer: Observer) -> None:
@@ -130,7 +135,8 @@ class GivenAdapters:
         if seed not in seeds and len(seeds) > 1:
             raise RunError(
                 f"the adapters in {self.folder} are of seeds {', '.join(map(str, seeds))}, and seed {seed} must be one "
-                "of them: choose --seeds among them, or export one seed alone, which serves every seed"
+                "of them",
+                advice="choose --seeds among them, or export one seed alone, which serves every seed",
             )
         return seed if seed in seeds else seeds[0]
 

@@ -263,7 +263,7 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
         raise
     except Exception as error:  # h5py raises of every kind on damaged files
         check_read(path, error)
-        raise StoreError(f"{path} is damaged ({reason_of(error)}): delete it and run again") from error
+        raise StoreError(f"{path} is damaged ({reason_of(error)})", advice="delete it and run again") from error
     return made
 
 

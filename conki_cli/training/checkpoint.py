@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from conki_cli import __version__
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run
-from conki_cli.system.errors import CheckpointError, ConkiError, RunError, one_line, reason_of
+from conki_cli.system.errors import CheckpointError, ConkiError, Kind, RunError, one_line, reason_of
 from conki_cli.system.files import atomic_path, disk_error, read_tensors, set_mode
 from conki_cli.system.readable import check_read, check_readable, human_size, status_of, system_error_in, unread
 
@@ -85,7 +85,7 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
     advice = _AGAIN if path.parent.name == "checkpoints" else "delete the run folder and train again"
     check_readable(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is missing", advice)
+        raise CheckpointError(f"checkpoint {path} is missing", advice, kind=Kind.MISSING)
     try:
         tensors, header = read_tensors(path, only_header=facts_only)
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -95,8 +95,9 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
         raise CheckpointError(f"checkpoint {path} is damaged ({reason_of(error)})", advice) from error
     if header.get("schema") != CHECKPOINT_SCHEMA:
         raise RunError(
-            f"checkpoint {path} has schema {header.get('schema')}, this conki {__version__} reads "
-            f"{CHECKPOINT_SCHEMA}: install the version that wrote it, or a newer one"
+            f"checkpoint {path} has schema {header.get('schema')}, this conki {__version__} reads {CHECKPOINT_SCHEMA}",
+            "install the version that wrote it, or a newer one",
+            kind=Kind.NEWER,
         )
     # Checkpoints of earlier versions have no checksum, and without the tensors there is nothing to compare.
     if not facts_only and header.get("crc32", "") not in ("", _checksum(tensors, header.get("facts", ""))):
@@ -191,8 +192,8 @@ def check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(place).free
     if size > free:
         raise ConkiError(
-            f"checkpoints need {human_size(size)} and {human_size(free)} are free below {folder}: "
-            "free some space or choose another --workspace"
+            f"checkpoints need {human_size(size)} and {human_size(free)} are free below {folder}",
+            "free some space or choose another --workspace",
         )
 
 

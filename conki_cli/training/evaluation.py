@@ -61,9 +61,11 @@ def memory_advice(batch_size: int | None) -> Iterator[None]:
         if batch_size is None:
             raise ConkiError(f"{where} memory is too small for the network: {_SMALLER}") from error
         raise ConkiError(
-            f"{where} memory is used up at a batch size of {batch_size}: "
-            "lower it with --set optimizer.batch_size=N and --set pretraining.batch_size=N, or cut sequences "
-            "with --set data.max_frames=N"
+            f"{where} memory is used up at a batch size of {batch_size}",
+            advice=(
+                "lower it with --set optimizer.batch_size=N and --set pretraining.batch_size=N, or cut sequences "
+                "with --set data.max_frames=N"
+            ),
         ) from error
 
 

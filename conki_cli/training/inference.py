@@ -61,16 +61,20 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
             f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
         )
     if run.seed_result(seed) is None:
-        raise RunError(f"seed {seed} of run {run.name} is not finished: run `conki finetune` again to continue it")
+        raise RunError(
+            f"seed {seed} of run {run.name} is not finished", advice="run `conki finetune` again to continue it"
+        )
     weights, facts = checkpoint.load_best(run, seed)
     try:
         architecture = stored_architecture(facts)
     except (KeyError, TypeError) as error:
         raise RunError(
-            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+            f"the checkpoint of seed {seed} of {run.name} is damaged", advice="delete its folder, train again"
         ) from error
     if "text" in architecture.modalities and not (run.path / "encoder" / "config.json").is_file():
-        raise RunError(f"{run.path / 'encoder'} is missing: restore it, or delete the run folder and train again")
+        raise RunError(
+            f"{run.path / 'encoder'} is missing", advice="restore it, or delete the run folder and train again"
+        )
     if status_of(run.frozen_encoder) is not None:
         weights = {**checkpoint.load(run.frozen_encoder)[0], **weights}
     _check_shapes(run, architecture, facts, weights)
@@ -92,7 +96,9 @@ def _check_shapes(
     """
     has_text = "text" in architecture.modalities
     if has_text and encoder_config(str(run.path / "encoder")).num_hidden_layers > len(weights):
-        raise RunError(f"the text encoder of {run.name} must fit its weights but has more layers: restore {run.path}")
+        raise RunError(
+            f"the text encoder of {run.name} must fit its weights but has more layers", advice=f"restore {run.path}"
+        )
     try:
         with torch.device("meta"):
             planned = stored_network(run, run.config, architecture, facts)
@@ -100,10 +106,14 @@ def _check_shapes(
     except (ConkiError, MemoryError):
         raise
     except Exception as error:  # sizes of any kind surface as any kind of error
-        raise RunError(f"the network of {run.name} cannot be built ({reason_of(error)}): restore {run.path}") from error
+        raise RunError(
+            f"the network of {run.name} cannot be built ({reason_of(error)})", advice=f"restore {run.path}"
+        ) from error
     for name, tensor in planned.state_dict().items():
         if name not in weights:
-            raise RunError(f"the checkpoints of {run.name} lack {name}: delete that seed's folder and train again")
+            raise RunError(
+                f"the checkpoints of {run.name} lack {name}", advice="delete that seed's folder and train again"
+            )
         if (found := weights[name].shape) != tensor.shape:
             raise RunError(
                 f"{run.path} does not fit the model: {name} {tuple(found)} there, shape {tuple(tensor.shape)} here"
@@ -151,7 +161,7 @@ def predict_utterances(
         with observer.steps(f"seed {seed}", len(batches)) as advance:
             predicted[seed] = predict(model, batches, device, advance)
     if not predicted:
-        raise RunError(f"run {run.name} has no finished seed: run `conki finetune` again to continue it")
+        raise RunError(f"run {run.name} has no finished seed", advice="run `conki finetune` again to continue it")
     return predicted
 
 
@@ -189,14 +199,17 @@ def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture)
     if name == "text":
         if not any(text.strip() for text in utterances.texts):
             raise RunError(
-                f"run {run.name} reads texts and no clip has a text: add them, such as by a label.csv with video_id, "
-                "clip_id and text, or train a run without them (--drop-modality text)"
+                f"run {run.name} reads texts and no clip has a text",
+                advice=(
+                    "add them, such as by a label.csv with video_id, "
+                    "clip_id and text, or train a run without them (--drop-modality text)"
+                ),
             )
         return
     if name not in utterances.frames:
         raise RunError(
-            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}: give a "
-            f"feature store, or train a run without it (--drop-modality {name})"
+            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}",
+            advice=(f"give a feature store, or train a run without it (--drop-modality {name})"),
         )
     if utterances.frames[name].width != sizes.widths[name]:
         raise RunError(

@@ -344,7 +344,8 @@ def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
         if min(count, size) < smallest:
             raise ConkiError(
                 f"this model needs training batches of at least {smallest} clips, found batch_size {size} "
-                f"for {count} clips: raise it (or, ConKI: --set model.gate_norm=layer; ICCN: lower iccn.out_width)"
+                f"for {count} clips",
+                advice="raise it (or, ConKI: --set model.gate_norm=layer; ICCN: lower iccn.out_width)",
             )
 
 

@@ -278,8 +278,8 @@ def _check_stores(job: Job, seed: int) -> None:
             digest, _ = content_of(store, lambda count, remark: advance(1, remark))
         if digest != store.content_id:
             raise StoreError(
-                f"{store.path} must hold the clips that it was written with, and they were changed since: "
-                f"restore it, or make it again with `conki prepare`; seed {seed} of {job.run.name} stays as it is"
+                f"{store.path} must hold the clips that it was written with, and they were changed since",
+                advice=f"restore it, or run `conki prepare` again; seed {seed} of {job.run.name} stays as it is",
             )
 
 

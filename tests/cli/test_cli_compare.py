@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from conki_cli import MODALITIES
 from conki_cli.cli import app
 from conki_cli.config.resolving import resolve
-from conki_cli.config.sections import MODEL_NAMES
+from conki_cli.config.sections import MODELS
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.experiments import comparisons as contests
@@ -84,7 +84,7 @@ def test_only_the_seeds_asked_for_are_compared(space: Path, encoder: Path) -> No
 
 def test_in_table_2_only_conki_reads_external_data() -> None:
     configs = contests.table_configs(2, flags={"run.seeds": (1, 2)})
-    assert [config.model.name for config in configs] == list(MODEL_NAMES)
+    assert [config.model.name for config in configs] == list(MODELS)
     assert [config.data.external for config in configs] == ["mosei", *["none"] * 9]
     assert {(config.data.dataset, config.run.seeds) for config in configs} == {("mosi", (1, 2))}
 
@@ -97,7 +97,7 @@ def test_table_2_is_of_mosei_when_asked() -> None:
 
 def test_table_3_is_of_sims_with_the_models_of_the_paper() -> None:
     configs = contests.table_configs(3)
-    assert [config.model.name for config in configs] == [n for n in MODEL_NAMES if n not in ("iccn", "hycon")]
+    assert [config.model.name for config in configs] == [n for n in MODELS if n not in ("iccn", "hycon")]
     assert {config.data.dataset for config in configs} == {"sims"}
     assert {config.data.dataset for config in contests.table_configs(3, assignments=["data.dataset=demo"])} == {"demo"}
 
@@ -326,7 +326,7 @@ def test_wrong_input_is_one_line_and_trains_nothing(
 def test_models_that_need_more_than_the_store_has_are_named_before_training(space: Path, encoder: Path) -> None:
     line = f"compare --table 2 --dataset tiny --external tiny-external --encoder {encoder} --drop-modality audio"
     said = run_in(space, line).stderr
-    able = [name for name in MODEL_NAMES if "audio" not in contests.zoo.model_class(name).required_modalities]
+    able = [name for name in MODELS if "audio" not in contests.zoo.model_class(name).required_modalities]
     assert "cannot do without a modality that is missing here: tiny.h5 and the switches leave text, vision" in said
     assert f"give --models {','.join(able)}" in said
     assert "tfn" not in able
@@ -354,7 +354,7 @@ def test_another_number_of_table_has_exit_code_2(space: Path) -> None:
 def test_all_ten_models_are_listed_with_paper_year_and_parameters(tmp_path: Path) -> None:
     found = answer(run_in(tmp_path, "models --json"))
     entries = {entry["name"]: entry for entry in found["models"]}
-    assert list(entries) == list(MODEL_NAMES)
+    assert list(entries) == list(MODELS)
     assert (entries["tfn"]["year"], entries["tfn"]["venue"]) == (2017, "EMNLP")
     assert all(entry["title"] and entry["pinned"] and entry["ours"] for entry in entries.values())
     assert {name: entries[name]["parameters"] for name in ("tfn", "self-mm", "hycon")} == {

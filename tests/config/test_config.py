@@ -9,13 +9,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conki_cli.config.baselines import BASELINE_SECTIONS
+from conki_cli.config.declarations import setting_fields, setting_type
 from conki_cli.config.resolving import (
     canonical,
     from_toml,
     parse_switches,
     resolve,
-    setting_fields,
-    setting_type,
     stage_one,
     to_toml,
 )

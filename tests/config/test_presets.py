@@ -9,7 +9,7 @@ from baseline_support import config_of
 
 import conki_cli
 from conki_cli.config.resolving import resolve
-from conki_cli.config.sections import BASELINES, MODEL_NAMES
+from conki_cli.config.sections import BASELINES, MODELS
 from conki_cli.system.errors import SettingsError
 
 PRESETS = Path(conki_cli.__file__).parent / "config" / "presets"
@@ -171,7 +171,7 @@ def test_a_baseline_reads_external_data_only_when_asked(name: str, dataset: str)
     assert config_of(name, {"data.external": "other"}, dataset).data.external == "other"
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_ones_own_data_set_gets_every_setting_of_mosi(name: str) -> None:
     mosi, mine = (config_of(name, dataset=dataset) for dataset in ("mosi", "mine"))
     assert replace(mine, data=mosi.data) == mosi

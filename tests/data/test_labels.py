@@ -9,7 +9,8 @@ from conki_cli.data.raw.file import Raw
 from conki_cli.data.sources import labels
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows, read_texts
 from conki_cli.data.sources.request import Request
-from conki_cli.data.store.records import PUBLISHED_SIZES, Corpus
+from conki_cli.data.store.records import Corpus
+from conki_cli.datasets import sizes_of
 from conki_cli.system.errors import SourceError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -346,7 +347,7 @@ def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
 def test_the_real_label_files_have_the_published_sizes(dataset: str) -> None:
     corpus = read(SHARED / "data" / dataset / "label.csv", dataset)
-    assert tuple(len(corpus.splits[s]) for s in ("train", "valid", "test")) == PUBLISHED_SIZES[dataset]
+    assert tuple(len(corpus.splits[s]) for s in ("train", "valid", "test")) == sizes_of(dataset)
     assert corpus.notes == ()
 
 

@@ -16,8 +16,9 @@ from conki_cli.data.sources import parse_score_range, read_corpus, with_official
 from conki_cli.data.sources.formats import families
 from conki_cli.data.sources.request import Options
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.data.store.records import PUBLISHED_SIZES, Corpus
+from conki_cli.data.store.records import Corpus
 from conki_cli.data.store.writing import write_store
+from conki_cli.datasets import sizes_of
 from conki_cli.system.errors import ConkiError, SettingsError, SourceError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -306,7 +307,7 @@ def test_a_label_out_of_range_is_refused_before_a_store_appears(tmp_path: Path) 
 def test_the_real_label_files_have_the_published_sizes(tmp_path: Path, dataset: str) -> None:
     source = SHARED / "data" / dataset / "label.csv"
     corpus = read_corpus(dataset, workspace=tmp_path, source=source, score_range=None)
-    assert tuple(len(corpus.splits[s]) for s in ("train", "valid", "test")) == PUBLISHED_SIZES[dataset]
+    assert tuple(len(corpus.splits[s]) for s in ("train", "valid", "test")) == sizes_of(dataset)
 
 
 @needs_shared

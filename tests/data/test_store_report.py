@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from conki_cli.data.store.checking import check
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.data.store.records import PUBLISHED_SIZES, SPLITS, Corpus, Sample
+from conki_cli.data.store.records import SPLITS, Corpus, Sample
 from conki_cli.data.store.writing import num_values, store_lock, write_store
+from conki_cli.datasets import sizes_of
 from conki_cli.system.errors import SourceError, StoreError
 
 DRAW = np.random.default_rng(3)
@@ -203,6 +204,12 @@ def test_numbers_that_are_no_characters_are_refused_and_the_old_store_stays(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("character", ["\x07", "\x1b", "\n", "\u2028", "\x85"])
+def test_an_id_that_steers_a_terminal_is_refused_by_the_name_of_its_character(character: str) -> None:
+    with pytest.raises(SourceError, match=f"must be printable, found the control character U.{ord(character):04X} in"):
+        check(changed(1, id=f"a{character}b$_$1"))
+
+
 def test_a_store_that_cannot_be_opened_replaces_no_other(path: Path) -> None:
     write_store(path, corpus())
     before = path.read_bytes()
@@ -235,7 +242,7 @@ def test_videos_in_two_splits_are_warned_of() -> None:
 
 
 def test_videos_in_two_splits_of_the_published_sizes_are_a_remark() -> None:
-    sizes = dict(zip(SPLITS, PUBLISHED_SIZES["sims"], strict=True))
+    sizes = dict(zip(SPLITS, sizes_of("sims") or (), strict=True))
     splits = {s: [Sample(f"v$_${s}{k}", f"{s} {k}", k % 2) for k in range(size)] for s, size in sizes.items()}
     checked = check(corpus(splits=splits, dataset="sims"))
     assert checked.warnings == ()

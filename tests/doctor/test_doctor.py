@@ -693,7 +693,7 @@ def test_a_lock_file_alone_is_no_matter_and_a_held_one_names_its_process(space: 
 def test_where_the_kernel_lists_no_locks_the_note_beside_it_counts_while_its_process_lives(
     space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conki_cli.doctor.traces.LOCKS", space / "none")
+    monkeypatch.setattr("conki_cli.system.locks.PROC_LOCKS", space / "none")
     lock = store_lock(space / "features" / "tiny.h5")
     with locked(lock, what="the store"):
         assert only(wrong(space)).what.startswith(f"process {os.getpid()}, `")

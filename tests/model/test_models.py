@@ -12,8 +12,9 @@ import torch
 from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, config_of, make, stirred, with_junk
 
 from conki_cli import MODALITIES
-from conki_cli.config.resolving import setting_fields
-from conki_cli.config.sections import BASELINES, MODEL_NAMES, RunConfig
+from conki_cli.config.declarations import setting_fields
+from conki_cli.config.models import label_of
+from conki_cli.config.sections import BASELINES, RunConfig
 from conki_cli.model import zoo
 from conki_cli.model.batches import Batch, Padded, pad_frames
 from conki_cli.model.contract import Architecture, Output, SentimentModel
@@ -365,10 +366,10 @@ def count(name: str, dataset: str, width: int) -> int:
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_documented_numbers_of_parameters_are_those_of_the_presets(name: str) -> None:
     lines = (DOCS / "baselines.md").read_text(encoding="utf-8").splitlines()
-    label = re.escape(MODEL_NAMES[name])
+    label = re.escape(label_of(name))
     found = [line for line in lines if re.match(rf"\| {label} (\| [\d,]+ ){{6}}\|$", line)]
     counts = [count(name, dataset, width) for width in (768, 384) for dataset in DATA]
-    assert found == [f"| {MODEL_NAMES[name]} | {' | '.join(f'{number:,}' for number in counts)} |"]
+    assert found == [f"| {label_of(name)} | {' | '.join(f'{number:,}' for number in counts)} |"]
 
 
 @pytest.mark.parametrize("name", BASELINES)

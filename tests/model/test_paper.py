@@ -6,8 +6,7 @@ import torch
 from conki_cli import MODALITIES
 from conki_cli.config.resolving import resolve, stage_one
 from conki_cli.config.sections import RunConfig
-from conki_cli.data.sources import KNOWN_RANGES
-from conki_cli.data.store.records import PUBLISHED_SIZES
+from conki_cli.datasets import DATASETS, sizes_of
 from conki_cli.model.conki import TEXT_ADAPTER_LAYERS, AdapterModule, ConKI
 from conki_cli.model.contract import Architecture
 from conki_cli.reporting.tables.grid import published_row
@@ -23,12 +22,12 @@ def settings_of(dataset: str, recipe: str = "paper") -> RunConfig:
     [("mosi", (1284, 229, 686), 2199), ("mosei", (16326, 1871, 4659), 22856), ("sims", (1368, 456, 457), 2281)],
 )
 def test_the_data_sets_have_the_sizes_of_table_1(dataset: str, sizes: tuple[int, int, int], total: int) -> None:
-    assert PUBLISHED_SIZES[dataset] == sizes
+    assert sizes_of(dataset) == sizes
     assert sum(sizes) == total
 
 
 def test_scores_have_the_ranges_of_appendix_c() -> None:
-    assert {name: KNOWN_RANGES[name] for name in PUBLISHED_SIZES} == {
+    assert {name: row.score_range for name, row in DATASETS.items() if row.sizes} == {
         "mosi": (-3, 3),
         "mosei": (-3, 3),
         "sims": (-1, 1),

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from conki_cli.cli.screen import Screen
-from conki_cli.doctor.traces import holder_of
 from conki_cli.system.errors import ConkiError
-from conki_cli.system.locks import _touch, lock_beside, locked
+from conki_cli.system.locks import _touch, holder_of, lock_beside, locked
 from conki_cli.text.translation import _opened
 
 pytestmark = pytest.mark.usefixtures("without_locks")

@@ -13,14 +13,12 @@ from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.data.sources.columns import number_in
 from conki_cli.data.sources.formats import KINDS, families, read_raw, recognise
 from conki_cli.data.sources.request import Options, Progress, Request, no_progress
-from conki_cli.data.store.records import KNOWN_RANGES, Corpus
+from conki_cli.data.store.records import Corpus
+from conki_cli.datasets import DATASETS, OFFICIAL, WHERE, folder_of, is_generated
 from conki_cli.system.errors import SettingsError, SourceError, UnreadableError, one_line
 
 _WITH_WORD_TIMES = ("csd", "multibench-hdf5")
 """The formats in which every word has a start and a stop."""
-
-_FOLDERS = {"mosi": "MOSI", "mosei": "MOSEI", "sims": "SIMS", "simsv2": "SIMSv2"}
-"""Names below data/, as in the folder layout of MMSA; any other data set has its own name there."""
 
 _PATTERNS = (  # frames before texts alone
     "Processed/unaligned_50.pkl",
@@ -37,19 +35,7 @@ _PATTERNS = (  # frames before texts alone
 )
 _READ_AS_FOLDERS = ("train.pkl", "*.csd")
 
-_OFFICIAL = {  # first hex digits of the SHA-256 that MMSA's README publishes
-    "78e0f8b5": ("mosi", "unaligned_50.pkl"),
-    "d3994fd2": ("mosi", "aligned_50.pkl"),
-    "ad8b23d5": ("mosei", "unaligned_50.pkl"),
-    "45eccfb7": ("mosei", "aligned_50.pkl"),
-    "c9e20c13": ("sims", "unaligned_39.pkl"),
-}
-
-_ADVICE = (
-    "MMSA's feature files are linked from github.com/thuiar/MMSA (section Datasets), raw MOSI and MOSEI from "
-    "github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK; put them there or name a file with --source; "
-    "`conki prepare --list-formats` explains what is read"
-)
+_ADVICE = f"{WHERE}; `conki prepare --list-formats` explains what is read"
 
 
 def parse_score_range(text: str) -> tuple[float, float]:
@@ -95,7 +81,7 @@ def read_corpus(
     """
     options = options or Options()
     bounds = _no_range(dataset, score_range) if options.unlabelled else _range_of(dataset, score_range)
-    if dataset in ("demo", "demo-external"):
+    if is_generated(dataset):
         if source is not None or options != Options():
             raise SettingsError(f"--dataset {dataset} is generated: leave --source out, or choose another name")
         from conki_cli.data.sources import demo
@@ -218,12 +204,12 @@ def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
 
 def with_official_name(corpus: Corpus) -> Corpus:
     """Say so when a file is one that MMSA publishes, by its SHA-256; warn when it is that of another data set."""
-    official = _OFFICIAL.get(corpus.source_sha256[:8])
+    official = OFFICIAL.get(corpus.source_sha256[:8])
     if official is None:
         return corpus
     dataset, name = official
-    said = f"probably MMSA's {name} of {_FOLDERS[dataset]}: its SHA-256 begins with {corpus.source_sha256[:8]}"
-    if dataset == corpus.dataset:
+    said = f"probably MMSA's {name} of {dataset.folder}: its SHA-256 begins with {corpus.source_sha256[:8]}"
+    if dataset.name == corpus.dataset:
         return replace(corpus, remarks=(said, *corpus.remarks))
     return replace(corpus, notes=(f"{said}, but it is prepared as {corpus.dataset}", *corpus.notes))
 
@@ -250,8 +236,8 @@ def _no_range(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
 
 
 def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
-    known = KNOWN_RANGES.get(dataset)
-    if known is not None:
+    if dataset in DATASETS:
+        known = DATASETS[dataset].score_range
         if score_range not in (None, known):
             raise SettingsError(
                 f"{dataset} has scores from {known[0]:g} to {known[1]:g}: leave --score-range out, "
@@ -259,11 +245,11 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
             )
         return known
     check_dataset_name(dataset)
-    if dataset.lower() in KNOWN_RANGES:
+    if dataset.lower() in DATASETS:
         raise SettingsError(f"names of data sets are written small: use --dataset {dataset.lower()}, not {dataset}")
     if score_range is None:
         raise SettingsError(
-            f"{dataset} is none of {', '.join(KNOWN_RANGES)}: for data of your own give the range of its scores, "
+            f"{dataset} is none of {', '.join(DATASETS)}: for data of your own give the range of its scores, "
             "such as --score-range -3..3; clips without scores, to be scored, take --unlabelled"
         )
     return score_range
@@ -279,7 +265,7 @@ def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
         if not source.exists():
             raise SourceError(f"there is no file {source}: check --source")
         return source
-    folder = source if source is not None else workspace / "data" / _FOLDERS.get(dataset, dataset)
+    folder = source if source is not None else workspace / "data" / folder_of(dataset)
     for pattern in _PATTERNS:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if found:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html.entities import html5
 
-from conki_cli.data.store.records import PUBLISHED_LOST_TEXTS, Corpus, counted
+from conki_cli.data.store.records import Corpus, counted
+from conki_cli.datasets import DATASETS
 
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _MOST_PASSES = 5
@@ -115,7 +116,8 @@ def with_repaired_texts(corpus: Corpus) -> Corpus:
     """
     done = repair([sample.text for part in corpus.splits.values() for sample in part])
     remarks, warnings = done.remarks(), done.warnings()
-    if 0 < (lost := done.counts.get("lost", 0)) <= PUBLISHED_LOST_TEXTS.get(corpus.dataset, 0):
+    published = DATASETS[corpus.dataset].lost_texts if corpus.dataset in DATASETS else 0
+    if 0 < (lost := done.counts.get("lost", 0)) <= published:
         remarks.append(f"as published: {counted(lost, 'text')} with {LOSSES['lost']}")
         warnings = replace(done, counts={**done.counts, "lost": 0}).warnings()
     found = iter(done.texts)

@@ -24,8 +24,9 @@ from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import read_cells
 from conki_cli.data.sources.columns import TO_SCORE, fingerprint, number_in, split_of, stripped, whole_number
 from conki_cli.data.sources.label_rows import LabelRow, rows_to_score
-from conki_cli.data.sources.request import Request, is_chinese
+from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, Corpus, Frames, Sample, Utterances, counted
+from conki_cli.datasets import is_chinese
 from conki_cli.system.errors import SourceError, names_of, one_line
 
 FORMATS = {"labels": "label.csv or meta.csv: texts, scores and splits, without audio and vision"}

@@ -54,9 +54,10 @@ from conki_cli.data.sources.joining import Clip, join
 from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, LABELS_NOT_NEEDED, blanks_remark, read_label_rows
 from conki_cli.data.sources.padding import Padded, find_sides, lengths_of, look_at, repairs_of, without_padding
-from conki_cli.data.sources.request import Progress, Request, is_chinese
+from conki_cli.data.sources.request import Progress, Request
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import FRAME_MODALITIES, SPLITS, Corpus, Sample
+from conki_cli.datasets import is_chinese
 from conki_cli.system.errors import SourceError, names_of, one_line
 
 FORMATS = {

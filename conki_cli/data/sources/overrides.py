@@ -18,8 +18,9 @@ from conki_cli.data.sources.joining import are_positions
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
 from conki_cli.data.sources.matching import Names, match
 from conki_cli.data.sources.padding import UNCLEAR
-from conki_cli.data.sources.request import Request, is_chinese
+from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import FRAME_MODALITIES, Corpus
+from conki_cli.datasets import is_chinese
 from conki_cli.system.errors import SourceError, one_line
 
 _CHINESE = re.compile("[\u4e00-\u9fff]")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conki_cli.data.store.records import SPLITS
+from conki_cli.datasets import is_chinese
 
 Progress = Callable[[int, str], None]
 """Takes the number of bytes or clips finished since the last call, and a remark."""
@@ -74,8 +75,3 @@ class Request:
     def takes_english(self) -> bool:
         """Whether texts come from text_en where there is one: SIMS has both, and the paper uses the English ones."""
         return self.prefers_english and is_chinese(self.dataset)
-
-
-def is_chinese(dataset: str) -> bool:
-    """Tell whether a data set is CH-SIMS or CH-SIMS v2, by its name."""
-    return dataset.startswith("sims")

@@ -5,6 +5,7 @@ Nothing is read here but ids, texts, scores and the shapes of the frames.
 
 import dataclasses
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,6 @@ from conki_cli import MODALITIES
 from conki_cli.data.store.orientation import looks_transposed, upright
 from conki_cli.data.store.records import (
     FRAME_MODALITIES,
-    KNOWN_RANGES,
-    PUBLISHED_SIZES,
     SPLITS,
     Corpus,
     Sample,
@@ -27,6 +26,7 @@ from conki_cli.data.store.records import (
     is_unicode,
     video_of,
 )
+from conki_cli.datasets import DATASETS, sizes_of
 from conki_cli.system.errors import SourceError
 from conki_cli.system.readable import human_size
 
@@ -92,7 +92,7 @@ def check(corpus: Corpus) -> Checked:
     splits = _without_repetitions(corpus, _with_scores(corpus, found), found)
     for split in SPLITS:
         if not splits[split] and not corpus.unlabelled:
-            raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left: mend its scores")
+            raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left", "mend its scores")
     splits = _with_common_scores(corpus, splits, found)
     splits = _with_frames(corpus, splits, widths, found)
     _compare_texts(splits, found)
@@ -166,6 +166,17 @@ def _check_texts(corpus: Corpus) -> None:
                 raise SourceError(
                     f"{corpus.source}: the {name} of {sample.id[:60]!r} holds characters that are no text"
                 )
+        if (control := next(filter(_is_control, sample.id), None)) is not None:
+            raise SourceError(
+                f"the control character U+{ord(control):04X} in {sample.id[:60]!r}",
+                "rename that clip in the source",
+                must=f"{corpus.source}: the id of a clip must be printable",
+            )
+
+
+def _is_control(character: str) -> bool:
+    """Say whether a character steers a terminal or breaks a line instead of being shown."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def _width_of(corpus: Corpus, modality: str) -> int | None:
@@ -235,7 +246,7 @@ def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
 
 
 def _score_advice(dataset: str) -> str:
-    if dataset in KNOWN_RANGES:
+    if dataset in DATASETS:
         return f"if this is other data than {dataset}, name it with --dataset; otherwise mend the labels"
     return "mend the labels or give the right --score-range"
 
@@ -256,7 +267,8 @@ def _without_repetitions(corpus: Corpus, splits: Splits, found: _Findings) -> Sp
             if where != split or before.text != sample.text or not same_score:
                 raise SourceError(
                     f"{corpus.source}: ids must be unique, {sample.id[:60]!r} occurs twice "
-                    f"({_difference(where, before, split, sample)}): rename or remove one"
+                    f"({_difference(where, before, split, sample)})",
+                    "rename or remove one",
                 )
             repeated.append(sample.id)
     if repeated:
@@ -365,7 +377,7 @@ def _compare_texts(splits: Splits, found: _Findings) -> None:
 
 def _compare_splits(corpus: Corpus, splits: Splits, found: _Findings) -> None:
     videos = {split: {video_of(sample.id) for sample in splits[split]} for split in SPLITS}
-    sizes, published = tuple(len(splits[split]) for split in SPLITS), PUBLISHED_SIZES.get(corpus.dataset)
+    sizes, published = tuple(len(splits[split]) for split in SPLITS), sizes_of(corpus.dataset)
     for one, other in combinations(SPLITS, 2):
         if shared := len(videos[one] & videos[other]):
             line = f"{one} and {other} share {counted(shared, 'video')}: they are not independent of each other"

@@ -15,7 +15,6 @@ from conki_cli.data.store.moments import no_moments
 from conki_cli.data.store.reading import FeatureStore, damage_in
 from conki_cli.data.store.records import (
     FRAME_MODALITIES,
-    PUBLISHED_SIZES,
     SLICE_VALUES,
     SPLITS,
     Float32Array,
@@ -23,6 +22,7 @@ from conki_cli.data.store.records import (
     Utterances,
     video_of,
 )
+from conki_cli.datasets import about, sizes_of
 from conki_cli.system.errors import StoreError
 
 _NAMED = 10  # ids and clips that are named of those that differ
@@ -32,12 +32,13 @@ _NEARLY = 1e-6  # scores that differ by less, times the range, are the same numb
 
 def describe(store: FeatureStore) -> dict[str, Any]:
     """Describe a whole store."""
-    published = None if store.is_unlabelled else PUBLISHED_SIZES.get(store.dataset)
+    published = None if store.is_unlabelled else sizes_of(store.dataset)
     splits = {name: store.split(name) for name in store.splits}
     videos = {name: {video_of(clip) for clip in part.ids} for name, part in splits.items()}
     return {
         "path": str(store.path),
         "dataset": store.dataset,
+        "about": about(store.dataset),
         "splits": {name: _describe_split(part, store) for name, part in splits.items()},
         "widths": dict(store.widths),
         "repaired": store.repaired,

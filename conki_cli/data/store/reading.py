@@ -26,7 +26,7 @@ from conki_cli.data.store.records import (
     Utterances,
     in_range,
 )
-from conki_cli.system.errors import StoreError, reason_of
+from conki_cli.system.errors import Kind, StoreError, reason_of
 from conki_cli.system.readable import check_read, check_readable, obstacle_at
 
 
@@ -150,7 +150,7 @@ class FeatureStore:
             StoreError: there is no such split.
         """
         if name not in self._utterances:
-            raise StoreError(f"{self.path} has the splits {', '.join(self.splits)}, not {name!r}: choose one of them")
+            raise StoreError(f"{self.path} has the splits {', '.join(self.splits)}, not {name!r}", "choose one of them")
         return self._utterances[name]
 
     def longest(self, modality: str, split: str) -> int:
@@ -159,7 +159,7 @@ class FeatureStore:
         if modality == "text":
             return max(len(text.split()) for text in utterances.texts)
         if modality not in self.widths:
-            raise StoreError(f"{self.path} has {', '.join(self.modalities)}, not {modality!r}: choose one of them")
+            raise StoreError(f"{self.path} has {', '.join(self.modalities)}, not {modality!r}", "choose one of them")
         return int(utterances.frames[modality].lengths.max())
 
     def close(self) -> None:
@@ -205,24 +205,32 @@ def _normalization(found: Any) -> dict[str, Any]:
 
 
 def _open(path: Path) -> Any:
-    from conki_cli.data.store.seal import ForeignFileError, check_seal
+    from conki_cli.data.store.seal import ForeignFileError, NewerSealError, check_seal
 
     is_ours = False
     check_readable(path)
     if what := obstacle_at(path):
-        raise StoreError(f"{path} must be a feature store but is {what}: move it away, then `conki prepare`")
+        raise StoreError(f"{path} must be a feature store but is {what}", "move it away, then `conki prepare`")
     if not path.is_file():
-        raise StoreError(f"there is no feature store {path}: make it with `conki prepare`, or check the path")
+        raise StoreError(
+            f"there is no feature store {path}",
+            "make it with `conki prepare`, or check the path",
+            kind=Kind.MISSING,
+        )
     try:
-        with damage_in(path), contextlib.suppress(ForeignFileError):
+        with damage_in(path, NewerSealError), contextlib.suppress(ForeignFileError):
             check_seal(path)
             is_ours = True
         if not is_ours:
-            raise StoreError(f"{path} must be a conki feature store (HDF5) but is not: make one with `conki prepare`")
+            raise StoreError(f"{path} must be a conki feature store (HDF5) but is not", "make one with `conki prepare`")
         file = open_hdf5(path)
+    except NewerSealError as error:
+        raise StoreError(f"{path} cannot be opened ({error})", "install a newer conki", kind=Kind.NEWER) from error
     except OSError as error:
         check_read(path, error)
-        raise StoreError(f"{path} cannot be opened ({reason_of(error)}): make it again with `conki prepare`") from error
+        raise StoreError(
+            f"{path} cannot be opened ({reason_of(error)})", "make it again with `conki prepare`", kind=Kind.DAMAGED
+        ) from error
     try:
         with damage_in(path):
             found = int(file.attrs["schema_version"]) if file.attrs.get("format") == FORMAT else None
@@ -233,23 +241,26 @@ def _open(path: Path) -> Any:
         return file
     file.close()
     if found is None:
-        raise StoreError(f"{path} is HDF5 but no conki feature store: make one with `conki prepare`")
+        raise StoreError(f"{path} is HDF5 but no conki feature store", "make one with `conki prepare`")
     raise StoreError(
-        f"{path} has store schema {found}, this conki reads {SCHEMA_VERSION}: "
-        "make it again with `conki prepare`, or install the conki that wrote it"
+        f"{path} has store schema {found}, this conki reads {SCHEMA_VERSION}",
+        "make it again with `conki prepare`, or install the conki that wrote it",
+        kind=Kind.NEWER if found > SCHEMA_VERSION else Kind.REFUSED,
     )
 
 
 @contextlib.contextmanager
-def damage_in(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged or hostile file makes fail into one line."""
+def damage_in(path: Path, *passed: type[Exception]) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file makes fail into one line; errors `passed` on stay as they are."""
     try:
         yield
-    except StoreError:
-        raise
     except Exception as error:
+        if isinstance(error, (StoreError, *passed)):
+            raise
         check_read(path, error)
-        raise StoreError(f"{path} is damaged ({reason_of(error)}): make it again with `conki prepare`") from error
+        raise StoreError(
+            f"{path} is damaged ({reason_of(error)})", "make it again with `conki prepare`", kind=Kind.DAMAGED
+        ) from error
 
 
 def _child(group: Any, name: str, kind: type) -> Any:

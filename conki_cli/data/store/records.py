@@ -19,19 +19,6 @@ SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
 SCORED = "test"
 """The one split of a store of clips to be scored."""
-PUBLISHED_SIZES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "sims": (1368, 456, 457)}
-"""Clips in train, valid and test as published."""
-PUBLISHED_LOST_TEXTS = {"mosei": 28}
-"""Texts that were published with U+FFFD."""
-KNOWN_RANGES: dict[str, tuple[float, float]] = {
-    "mosi": (-3, 3),
-    "mosei": (-3, 3),
-    "sims": (-1, 1),
-    "simsv2": (-1, 1),
-    "demo": (-3, 3),
-    "demo-external": (-3, 3),
-}
-"""Lowest and highest score of the data sets that conki knows by name."""
 
 FRAME_MODALITIES = MODALITIES[1:]
 ID_SEPARATOR = "$_$"

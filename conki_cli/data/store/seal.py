@@ -32,6 +32,10 @@ class ForeignFileError(ValueError):
     """A file that neither we nor HDF5 wrote."""
 
 
+class NewerSealError(ValueError):
+    """A file that a later version of ours sealed."""
+
+
 def seal(path: Path) -> None:
     """Write the seal of a finished HDF5 file that was made with a user block of `BLOCK` bytes."""
     import h5py
@@ -79,7 +83,7 @@ def check_seal(path: Path) -> None:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError("its seal cannot be read") from error
         if name != _NAME:
-            raise ValueError("its seal is of another version: install a newer conki")
+            raise NewerSealError("its seal is of another version")
         if (found := os.fstat(stream.fileno()).st_size) != size:
             raise ValueError(f"it has {found} bytes and was written with {size}")
         if _in_order(ranges, found) and sum(end - start for start, end in _gaps(found, ranges)) > _MOST:

@@ -80,8 +80,8 @@ def write_store(
     """
     if corpus.unlabelled and normalize != "none":
         raise SourceError(
-            "clips to be scored must keep their frames as they are, for the run brings them to its own scale: "
-            f"leave --normalize {normalize} out"
+            "clips to be scored must keep their frames as they are, for the run brings them to its own scale",
+            f"leave --normalize {normalize} out",
         )
     checked = check(corpus)
     if strict:
@@ -109,7 +109,8 @@ def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
         first = "; ".join(warning[:200] for warning in warnings[:3])
         raise SourceError(
             f"{corpus.source}: --strict allows no warning, found {len(warnings)}: {first}"
-            f"{'; ...' if len(warnings) > 3 else ''}: mend the file, or prepare it without --strict"
+            f"{'; ...' if len(warnings) > 3 else ''}",
+            "mend the file, or prepare it without --strict",
         )
 
 
@@ -150,8 +151,8 @@ class _Writer:
                 self.progress(block.size, f"mean and deviation of {modality}")
             if not moments.count:
                 raise SourceError(
-                    f"{self.corpus.source}: z-scores need frames in the training split, no clip of it has {modality}: "
-                    "prepare without --normalize zscore"
+                    f"{self.corpus.source}: z-scores need frames in the training split, no clip of it has {modality}",
+                    "prepare without --normalize zscore",
                 )
             self.moments[modality] = moments
             group.create_dataset(f"{modality}/mean", data=moments.mean.astype("<f8"))

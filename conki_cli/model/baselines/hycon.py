@@ -27,6 +27,18 @@ from conki_cli.model.layers import trained_parameters
 from conki_cli.model.losses import absolute_loss, equal_pairs, full_precision, unit_vectors
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "HyCon",
+    "title": "Hybrid Contrastive Learning of Tri-Modal Representation for Multimodal Sentiment Analysis",
+    "authors": "Mai, Zeng, Zheng, Hu",
+    "year": 2021,
+    "venue": "arXiv 2109.01797",
+    "idea": "contrasts within a modality, across modalities, and within a sample shape the representations",
+    "pinned": "the three losses by a third party's code after the first version of the paper; encoders by later code",
+    "ours": "task loss, loss weights, rates, batch sizes and SIMS settings: the authors' code is not public",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 TARGETS = {"intra": 1.0, "inter": 0.8, "semi": 0.8}
 """The similarity that a contrast pulls its positive pairs to: 1 within a modality, less between two."""
 KERNEL = 3

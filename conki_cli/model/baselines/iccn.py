@@ -29,6 +29,21 @@ from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import ConkiError, SettingsError
 
+FACTS = {
+    "label": "ICCN",
+    "title": (
+        "Learning Relationships between Text, Audio, and Video via Deep Canonical Correlation for Multimodal "
+        "Language Analysis"
+    ),
+    "authors": "Sun, Sarma, Sethares, Liang",
+    "year": 2020,
+    "venue": "AAAI",
+    "idea": "text-based audio and text-based vision learn to correlate, then the scores are learnt on top",
+    "pinned": "outer products with the text, convolutions over them, the correlation between the two, concatenation",
+    "ours": "every size, the two phases with their rates and the regression head: no implementation is public",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 KERNEL = 3
 MAPS = (8, 16)
 """Channels of the two convolutions over an outer product."""
@@ -58,8 +73,8 @@ def correlation_loss(first: Tensor, second: Tensor, *, ridge: float) -> Tensor:
         if not covariances.isfinite().all():
             return covariances.sum() * torch.nan  # the loop stops and names the term that is not finite
         raise ConkiError(
-            "iccn needs covariances that can be inverted and found one that cannot: "
-            f"raise iccn.ridge, which is {ridge:g}, or iccn.cca_batch_size"
+            "iccn needs covariances that can be inverted and found one that cannot",
+            advice=f"raise iccn.ridge, which is {ridge:g}, or iccn.cca_batch_size",
         )
     half = torch.linalg.solve_triangular(lower_one, _covariance(one, two), upper=False)  # L1^-1 S12
     whitened = torch.linalg.solve_triangular(lower_two, half.T, upper=False)  # its transpose under L2^-1, [o, o]
@@ -122,13 +137,13 @@ class Iccn(SentimentModel):
         assert isinstance(own, IccnConfig)
         if not own.joint and own.cca_batch_size <= own.out_width:
             raise SettingsError(
-                f"iccn.cca_batch_size must exceed iccn.out_width, found {own.cca_batch_size} and {own.out_width}: "
-                f"raise it to {4 * own.out_width} or more"
+                f"iccn.cca_batch_size must exceed iccn.out_width, found {own.cca_batch_size} and {own.out_width}",
+                advice=f"raise it to {4 * own.out_width} or more",
             )
         if 0 < own.text_width < LEAST_WIDTH:
             raise SettingsError(
-                f"iccn.text_width must be 0 or at least {LEAST_WIDTH}, found {own.text_width}: raise it, the networks "
-                "over outer products halve it"
+                f"iccn.text_width must be 0 or at least {LEAST_WIDTH}, found {own.text_width}",
+                advice=("raise it, the networks over outer products halve it"),
             )
         self.own = own
         self.phase = ""

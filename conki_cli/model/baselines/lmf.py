@@ -27,6 +27,18 @@ from conki_cli.model.contract import Architecture, Output, ParameterGroup, Senti
 from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "LMF",
+    "title": "Efficient Low-rank Multimodal Fusion with Modality-Specific Factors",
+    "authors": "Liu, Shen, Lakshminarasimhan, Liang, Zadeh, Morency",
+    "year": 2018,
+    "venue": "ACL",
+    "idea": "the tensor of TFN through weights of low rank, so that it is never built",
+    "pinned": "layers and factors by the authors' code; sizes, rates and L1 by MMSA",
+    "ours": "means over the real frames; rank weights and bias train, as in the authors' code and unlike in MMSA",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 
 class LowRankFusion(nn.Module):
     """b + sum over k of w_k times one product, per modality, of factor k with (1; vector)."""

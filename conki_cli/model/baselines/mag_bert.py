@@ -28,6 +28,18 @@ from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import EncoderError
 
+FACTS = {
+    "label": "MAG-BERT",
+    "title": "Integrating Multimodal Information in Large Pretrained Transformers",
+    "authors": "Rahman, Hasan, Lee, Zadeh, Mao, Morency, Hoque",
+    "year": 2020,
+    "venue": "ACL",
+    "idea": "a gate shifts BERT's token embeddings by what is heard and seen, before its first block",
+    "pinned": "the gate and its place by the authors' code; dropout, rates and L1 by MMSA",
+    "ours": "how frames of unaligned clips meet tokens: spread evenly over them; absent modalities have no term",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 INITIAL_DEVIATION = 0.02
 """Of the new Linear layers, as BERT itself starts."""
 
@@ -140,11 +152,13 @@ def _check_embeddings(backbone: nn.Module, width: int) -> None:
     if not isinstance(layer, nn.Module):
         raise EncoderError(
             f"mag-bert needs a text encoder with a sub-module `embeddings`, as BERT and RoBERTa have, and "
-            f"{type(backbone).__name__} has none: choose another --encoder"
+            f"{type(backbone).__name__} has none",
+            advice="choose another --encoder",
         )
     found = getattr(getattr(backbone, "config", None), "embedding_size", width)
     if found != width:
         raise EncoderError(
             f"mag-bert needs embeddings as wide as the hidden states, {width}, and those of {type(backbone).__name__} "
-            f"have width {found}: choose another --encoder"
+            f"have width {found}",
+            advice="choose another --encoder",
         )

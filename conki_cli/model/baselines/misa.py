@@ -30,6 +30,18 @@ from conki_cli.model.losses import task_loss
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import SettingsError
 
+FACTS = {
+    "label": "MISA",
+    "title": "MISA: Modality-Invariant and -Specific Representations for Multimodal Sentiment Analysis",
+    "authors": "Hazarika, Zimmermann, Poria",
+    "year": 2020,
+    "venue": "ACM Multimedia",
+    "idea": "each modality once in a space of its own and once in a common one; three losses keep them so",
+    "pinned": "layers and losses by the authors' code; weights, rates and clipping by MMSA",
+    "ours": "audio and vision are read at their own lengths, where MMSA takes the number of tokens",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 NUM_HEADS = 2
 FEED_FORWARD_WIDTH = 2048
 FUSION_DROPOUT = 0.1
@@ -97,7 +109,9 @@ class Misa(SentimentModel):
         own = config.own
         assert isinstance(own, MisaConfig)
         if own.width % NUM_HEADS:
-            raise SettingsError(f"misa.width must be even, found {own.width}: give {own.width + 1}, for example")
+            raise SettingsError(
+                f"misa.width must be even, found {own.width}", advice=f"give {own.width + 1}, for example"
+            )
         self.own = own
         h = own.width
         self.readers = nn.ModuleDict({name: SequenceReader(architecture.widths[name]) for name in ("vision", "audio")})
@@ -126,7 +140,9 @@ class Misa(SentimentModel):
         lists = (part for part in self.text.backbone.modules() if isinstance(part, nn.ModuleList))
         blocks = next((part for part in lists if len(part) == depth), None)
         if blocks is None:
-            raise SettingsError("misa.freeze_layers needs a text encoder with a list of blocks, as BERT: leave it out")
+            raise SettingsError(
+                "misa.freeze_layers needs a text encoder with a list of blocks, as BERT", advice="leave it out"
+            )
         for block in itertools.islice(blocks, count):
             block.requires_grad_(False)
 

@@ -32,6 +32,21 @@ from conki_cli.model.contract import Architecture, Output, ParameterGroup, Senti
 from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "MMIM",
+    "title": (
+        "Improving Multimodal Fusion with Hierarchical Mutual Information Maximization for Multimodal Sentiment "
+        "Analysis"
+    ),
+    "authors": "Han, Chen, Poria",
+    "year": 2021,
+    "venue": "EMNLP",
+    "idea": "bounds of mutual information between the modalities, and from the fusion back to them, are raised",
+    "pinned": "layers, losses and the two passes of an epoch by the authors' code; sizes and rates by MMSA",
+    "ours": "entropies need five clips of either polarity; epochs are never chosen on the test split",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 PAIRS = ("v", "a")
 """Text is paired with each of these."""
 BATCHES_BEFORE_ENTROPY = 2

@@ -29,6 +29,18 @@ from conki_cli.model.layers import length_groups
 from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "MulT",
+    "title": "Multimodal Transformer for Unaligned Multimodal Language Sequences",
+    "authors": "Tsai, Bai, Liang, Kolter, Morency, Salakhutdinov",
+    "year": 2019,
+    "venue": "ACL",
+    "idea": "each modality attends to each other one, frame by frame, without alignment",
+    "pinned": "layers, positions and mask by the authors' code; sizes, rates, clipping and L1 by MMSA",
+    "ours": "a padding mask, and the last real position where both read the last of the array",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 CROSSINGS = tuple((target, source) for target in MODALITIES for source in MODALITIES if source != target)
 """Who looks at whom."""
 SELF_LAYERS = 3

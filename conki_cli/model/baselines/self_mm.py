@@ -32,6 +32,21 @@ from conki_cli.model.contract import Architecture, Output, ParameterGroup, Senti
 from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "Self-MM",
+    "title": (
+        "Learning Modality-Specific Representations with Self-Supervised Multi-Task Learning for Multimodal "
+        "Sentiment Analysis"
+    ),
+    "authors": "Yu, Xu, Yuan, Wu",
+    "year": 2021,
+    "venue": "AAAI",
+    "idea": "each modality predicts a label of its own, which training derives from the common one",
+    "pinned": "layers, labels and losses by the authors' code; sizes and rates by MMSA, theirs too",
+    "ours": "an empty class keeps its centre; the last, short window of batches is stepped",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 UNIMODAL = {"t": "text", "v": "vision", "a": "audio"}
 HEADS = ("f", *UNIMODAL)
 """The common head and those of the modalities: the columns of labels and counts, the blocks of features."""

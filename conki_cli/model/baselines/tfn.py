@@ -25,6 +25,18 @@ from conki_cli.model.layers import masked_mean
 from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
 
+FACTS = {
+    "label": "TFN",
+    "title": "Tensor Fusion Network for Multimodal Sentiment Analysis",
+    "authors": "Zadeh, Chen, Poria, Cambria, Morency",
+    "year": 2017,
+    "venue": "EMNLP",
+    "idea": "one outer product holds every single, pairwise and threefold interaction of the three modalities",
+    "pinned": "layers and order of the product by two public implementations; sizes, rates and L1 by MMSA",
+    "ours": "means over the real frames; the LSTM stops at the last real token",
+}
+"""What is known of the model; `config/models.py` reads it without importing this file."""
+
 LARGEST_SCORE = 3.0
 """The head cannot leave the open interval from minus this to this."""
 

@@ -25,8 +25,8 @@ def check_heads(section: str, width: int, num_heads: int) -> None:
     """
     if width % num_heads:
         raise SettingsError(
-            f"{section}.num_heads must divide {section}.width, found {num_heads} and {width}: "
-            f"give --set {section}.num_heads={largest_divisor(width, num_heads)}, or another width"
+            f"{section}.num_heads must divide {section}.width, found {num_heads} and {width}",
+            advice=f"give --set {section}.num_heads={largest_divisor(width, num_heads)}, or another width",
         )
 
 

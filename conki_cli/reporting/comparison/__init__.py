@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.store.records import video_of
+from conki_cli.metrics import rules_of
 from conki_cli.reporting.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
 from conki_cli.reporting.comparison.systems import System, check_predicts, read_systems, system_label
-from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap, rules_of
+from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap
 
 __all__ = [
     "NUM_DRAWS",
@@ -36,7 +37,6 @@ __all__ = [
     "marks",
     "paired_t",
     "read_systems",
-    "rules_of",
     "system_label",
     "welch_t",
 ]

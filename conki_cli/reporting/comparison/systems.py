@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.config.sections import MODEL_NAMES, RunConfig
+from conki_cli.config.models import label_of
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.runs import Evaluation, Run, common_threshold, evaluate_run, stored_predictions
 from conki_cli.system.errors import RunError
@@ -39,7 +40,7 @@ def system_label(config: RunConfig) -> str:
     """Name a run among those of other models: 'ConKI', 'ConKI, w/o C4', 'MISA', 'MISA, with mosei'."""
     label = run_label(config)
     if not config.is_baseline:
-        return label if not config.model.drop else f"{MODEL_NAMES['conki']}, {label}"
+        return label if not config.model.drop else f"{label_of('conki')}, {label}"
     return f"{label}, with {config.data.external}" if config.needs_pretraining else label
 
 
@@ -82,7 +83,7 @@ def check_predicts(run: Run) -> None:
         RunError: it is one.
     """
     if run.record.stage != "finetune":
-        raise RunError(f"{run.name} is a stage-1 run, which predicts no target: name a fine-tuned run")
+        raise RunError(f"{run.name} is a stage-1 run, which predicts no target", advice="name a fine-tuned run")
 
 
 def _read_system(run: Run, split: str, result: Evaluation) -> System:
@@ -103,11 +104,12 @@ def _check_alike(one: System, other: System, split: str) -> None:
     contents = [system.run.record.data.get(datasets[0]) for system in (one, other)]
     if contents[0] != contents[1]:
         raise RunError(
-            f"runs {one.run.name} and {other.run.name} were trained on different versions of the store "
-            f"{datasets[0]}: train one of them again"
+            f"runs {one.run.name} and {other.run.name} were trained on different versions of the store {datasets[0]}",
+            advice="train one of them again",
         )
     if one.ids != other.ids or not np.array_equal(one.scores, other.scores):
         raise RunError(
             f"the {split} predictions of runs {one.run.name} and {other.run.name} must name the same clips with the "
-            "same scores but do not: delete those of one and evaluate it again"
+            "same scores but do not",
+            advice="delete those of one and evaluate it again",
         )

@@ -56,7 +56,7 @@ def bootstrap(
         other: predictions of the system that is held against it, [N].
         scores: true scores, [N].
         videos: number of each clip's video, [N], from 0.
-        rules: which metrics there are and how they are counted, see `rules_of`.
+        rules: which metrics there are and how they are counted, see `metrics.rules_of`.
         protocol: "nonzero" takes MAE and Corr on the clips whose score is not 0.
         threshold: the score that separates two classes; None: nothing does, and their metrics are left out.
         num_draws: R.
@@ -76,11 +76,6 @@ def bootstrap(
     parts = [_difference(sums, counts) for counts in _draws(num_videos, num_draws)] if num_videos > 1 else []
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in observed} if parts else {}
     return {name: _interval(value, drawn[name]) if name in drawn else None for name, value in observed.items()}
-
-
-def rules_of(score_range: Sequence[float]) -> str:
-    """Name the rules of a score range as `metrics` has them: mosi (-3..3), sims (-1..1), other."""
-    return {(-3.0, 3.0): "mosi", (-1.0, 1.0): "sims"}.get((score_range[0], score_range[1]), "other")
 
 
 def _draws(num_videos: int, num_draws: int) -> Iterator[Floats]:

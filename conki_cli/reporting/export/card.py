@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conki_cli import __version__
-from conki_cli.config.sections import MODEL_NAMES
-from conki_cli.model import zoo
+from conki_cli.config.models import facts, label_of
+from conki_cli.config.sections import MODELS
 from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.runs import Run, learning_warnings
 from conki_cli.runs.exported import Manifest
@@ -166,14 +166,14 @@ def _adapters_body(card: Card, manifest: Manifest) -> str:
 
 
 def _method(model: str) -> str:
-    known = zoo.facts(model)
+    known = facts(model)
     if model == "conki":
         return f"The method is [ConKI]({_PAPER}) ({known.venue} {known.year}), in an independent implementation."
     return f"The method is *{known.title}* ({known.authors}; {known.venue} {known.year}), as `conki` implements it."
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    name = MODEL_NAMES.get(about["model"], about["model"])
+    name = label_of(about["model"]) if about["model"] in MODELS else about["model"]
     return name if about["label"] in (name, "ConKI") else f"{name} ({about['label']})"
 
 

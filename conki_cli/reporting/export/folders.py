@@ -62,8 +62,8 @@ def export_model(export: Export, out: Path, workspace: Workspace, observer: Obse
     run = export.run
     if run.record.stage != "finetune":
         raise RunError(
-            f"{run.name} is a stage-1 run, which predicts nothing by itself: add --adapters-only, or name a "
-            "fine-tuned run"
+            f"{run.name} is a stage-1 run, which predicts nothing by itself",
+            advice=("add --adapters-only, or name a fine-tuned run"),
         )
     seeds = _chosen_seeds(export, observer)
     with new_folder(out, _size_of(run, seeds)) as folder:
@@ -85,7 +85,9 @@ def export_adapters(export: Export, out: Path, workspace: Workspace, observer: O
     if first.path != export.run.path:
         observer.say(f"the adapters of {export.run.name} are those of its stage 1, {first.name}")
     if not first.config.has_adapters:
-        raise RunError(f"{first.name} ({run_label(first.config)}) has no adapters: name a run of ConKI with them")
+        raise RunError(
+            f"{first.name} ({run_label(first.config)}) has no adapters", advice="name a run of ConKI with them"
+        )
     seeds = _chosen_seeds(dataclasses.replace(export, run=first), observer)
     with new_folder(out, _size_of(first, seeds)) as folder:
         about = _write_adapters(first, seeds, folder, workspace)
@@ -97,11 +99,15 @@ def _stage_one_of(run: Run) -> Run:
         return run
     names = {result.stage_1 for result in run.results().values()} - {None}
     if not names:
-        raise RunError(f"{run.name} has no stage 1, so no adapters that learnt from other data: name a run with one")
+        raise RunError(
+            f"{run.name} has no stage 1, so no adapters that learnt from other data", advice="name a run with one"
+        )
     name = str(sorted(map(str, names))[0])
     first = Run(run.path.parent / Path(name).name)
     if status_of(first.path / "result.json") is None:
-        raise RunError(f"the stage-1 run {name} that {run.name} started from is not there: restore it, or train it")
+        raise RunError(
+            f"the stage-1 run {name} that {run.name} started from is not there", advice="restore it, or train it"
+        )
     return first
 
 
@@ -113,7 +119,9 @@ def _chosen_seeds(export: Export, observer: Observer) -> tuple[int, ...]:
             raise RunError(f"seed {missing[0]} of {run.name} must be finished and is not; finished: {shown}")
         return tuple(sorted(export.seeds))
     if not finished:
-        raise RunError(f"run {run.name} has no finished seed: give the command that began it again to continue it")
+        raise RunError(
+            f"run {run.name} has no finished seed", advice="give the command that began it again to continue it"
+        )
     if left_out := sorted(set(run.record.seeds) - set(finished)):
         observer.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     return tuple(finished)
@@ -177,7 +185,7 @@ def _write_encoder(run: Run, folder: Path, config: RunConfig) -> None:
 
     source = run.path / "encoder"
     if status_of(source / "config.json") is None:
-        raise RunError(f"{source} is missing: restore it, or delete the run folder and train again")
+        raise RunError(f"{source} is missing", advice="restore it, or delete the run folder and train again")
     for path in sorted(source.iterdir()):
         name = f"encoder/{path.name}"
         if not path.is_file() or path.name.startswith(".") or path.suffix in (".jinja", ".safetensors"):

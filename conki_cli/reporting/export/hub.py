@@ -124,7 +124,7 @@ def fetch(repo: Repo, observer: Observer) -> tuple[Run, str]:
 def _check_same(found: Manifest, listing: _Listing, repo: Repo) -> None:
     """Refuse a list of files that is another than the one that was announced."""
     if found.checksum != listing.manifest.checksum:
-        raise RunError(f"{MANIFEST} of {repo} changed while it was fetched: fetch it again")
+        raise RunError(f"{MANIFEST} of {repo} changed while it was fetched", advice="fetch it again")
 
 
 def pull(repo: Repo, out: Path, observer: Observer) -> dict[str, Any]:
@@ -172,7 +172,9 @@ def push(folder: Path, repo: Repo, observer: Observer, *, private: bool, message
         api.create_repo(repo.name, private=private or None, exist_ok=True)
         is_public = private and not api.model_info(repo.name, timeout=_TIMEOUT).private
     if is_public:
-        raise SettingsError(f"{repo.name} is there and public: leave --private out, or name another repository")
+        raise SettingsError(
+            f"{repo.name} is there and public", advice="leave --private out, or name another repository"
+        )
     with _answered(repo, "be pushed to"):
         if repo.revision is not None:
             api.create_branch(repo.name, branch=repo.revision, exist_ok=True)
@@ -198,7 +200,7 @@ def _check_card(path: Path) -> None:
         ModelCard(path.read_bytes().decode("utf-8"))
     except Exception as error:  # YAML's and the library's errors share no base class
         raise RunError(
-            f"the metadata at the top of {path} cannot be read ({reason_of(error)}): correct them"
+            f"the metadata at the top of {path} cannot be read ({reason_of(error)})", advice="correct them"
         ) from error
 
 
@@ -265,7 +267,9 @@ def _list(repo: Repo) -> _Listing:
         sizes = {str(file.rfilename): file.size for file in info.siblings or []}
         commit = str(info.sha)
     if not re.fullmatch("[0-9a-f]{40}", commit):
-        raise RunError(f"the hub must name a commit of {repo}, found {one_line(commit)[:60]!r}: check HF_ENDPOINT")
+        raise RunError(
+            f"the hub must name a commit of {repo}, found {one_line(commit)[:60]!r}", advice="check HF_ENDPOINT"
+        )
     if MANIFEST not in sizes:
         raise RunError(f"{repo} is on the hub and was not made by `conki export`: it has no {MANIFEST}")
     if (sizes[MANIFEST] or 0) > LARGEST_MANIFEST:

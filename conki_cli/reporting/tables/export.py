@@ -64,7 +64,9 @@ def check_export(path: Path, endings: Collection[str] = ()) -> None:
     """
     allowed = endings or _FORMATS
     if path.suffix.lower() not in allowed:
-        raise ConkiError(f"a table is exported as {', '.join(allowed)}, found '{path.name}': choose such an ending")
+        raise ConkiError(
+            f"a table is exported as {', '.join(allowed)}, found '{path.name}'", advice="choose such an ending"
+        )
     check_writable(path)
 
 

@@ -1,0 +1,50 @@
+"""What a file with the states of a frozen text encoder must hold; `cached_states` writes them. No torch is needed."""
+
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from conki_cli.data.store.opening import open_hdf5
+from conki_cli.data.store.records import counted
+from conki_cli.data.store.seal import check_seal
+from conki_cli.runs import check_is_file
+from conki_cli.system.errors import Kind, StoreError
+
+_BLOCK = 4 * 2**20  # bytes that are read at once
+
+
+def verify_states(path: Path, advance: Callable[[int, str], None]) -> str:
+    """Compare the states of all texts with their checksums and say what they are.
+
+    Raises:
+        StoreError: they are others.
+        Exception: of any kind, from a damaged file.
+    """
+    check_is_file(path)
+    size, read = path.stat().st_size, 0
+    check_seal(path)
+    with open_hdf5(path) as file:
+        offsets = file["offsets"][:]
+        names = sorted(name for name in file if name != "offsets")
+        for name in names:
+            states, rows = file[name], len(offsets) - 1 if name == "first" else int(offsets[-1])
+            start = states.id.get_offset()
+            inside = start is not None and start + math.prod(states.shape) * states.dtype.itemsize <= size
+            if len(states.shape) != 2 or states.shape[0] != rows or states.dtype.kind != "f" or not inside:
+                raise StoreError(f"{path} is damaged ({name} is not what its texts have)", kind=Kind.DAMAGED)
+            step, checksum, is_finite = max(1, _BLOCK // max(1, states.shape[1] * states.dtype.itemsize)), 0, True
+            for first in range(0, rows, step):
+                block = states[first : first + step]
+                checksum = zlib.crc32(np.ascontiguousarray(block).data, checksum)
+                is_finite = is_finite and bool(np.isfinite(block).all())
+                read += block.nbytes
+                advance(block.nbytes, path.name)
+            if checksum != int(states.attrs["crc32"]):
+                raise StoreError(f"{path} is damaged ({name} was changed after it was written)", kind=Kind.DAMAGED)
+            if not is_finite:
+                raise StoreError(f"{path} is damaged ({name} holds what is no finite number)", kind=Kind.DAMAGED)
+        advance(max(0, size - read), path.name)
+        return f"states of {counted(len(offsets) - 1, 'text')}: {', '.join(names)}; as written"

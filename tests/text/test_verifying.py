@@ -1,0 +1,38 @@
+"""Folders of text encoders are verified by the room that writes them."""
+
+from pathlib import Path
+
+import pytest
+
+from conki_cli.text.folders import scratch_folders
+from conki_cli.text.verifying import verify_encoder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text('{"vocab_size": 3}', encoding="utf-8")
+    (tmp_path / "vocab.txt").write_text("a\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_a_sound_folder_has_no_problem(folder: Path) -> None:
+    assert list(verify_encoder(folder, weights=False)) == []
+
+
+def test_every_missing_part_is_named(folder: Path) -> None:
+    (folder / "vocab.txt").unlink()
+    said = [problem for _, problem in verify_encoder(folder, weights=True)]
+    assert said == ["a tokenizer is missing (tokenizer.json or vocab.txt)", "model.safetensors is missing"]
+
+
+def test_a_damaged_file_comes_with_its_error(folder: Path) -> None:
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    ((path, error),) = verify_encoder(folder, weights=False)
+    assert path.name == "config.json"
+    assert isinstance(error, ValueError)
+
+
+def test_a_scratch_folder_is_known_with_what_it_was_to_become(folder: Path) -> None:
+    scratch = folder / ".encoder.x1.part"
+    scratch.mkdir()
+    assert list(scratch_folders(folder)) == [(scratch, folder / "encoder")]
