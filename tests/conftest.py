@@ -20,8 +20,9 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Corpus, Sample
 from conki_cli.data.store.seal import seal
 from conki_cli.data.store.writing import write_store
-from conki_cli.model.batches import Batch, open_inputs
+from conki_cli.model.batches import Batch
 from conki_cli.model.conki import ConKI
+from conki_cli.model.inputs import open_inputs
 from conki_cli.runs import Run
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace

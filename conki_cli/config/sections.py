@@ -67,7 +67,9 @@ class ModelConfig:
     adapter_dropout: float = _network(0.1, "dropout inside the adapters", low=0.0, high=0.95)
     gate_dropout: float = _network(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
     gate_norm: str = _network("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
-    adapters: str = _way_added("", "exported folder of adapters that stage 2 starts from, instead of a stage 1")
+    adapters: str = _setting(
+        "", "exported folder of adapters that stage 2 starts from", read_by=_STAGE_TWO, learnt=False, since="0.2"
+    )
     adapters_checksum: str = _setting(
         "", "checksum of that folder; written by --adapters", read_by=_STAGE_TWO, since="0.2"
     )

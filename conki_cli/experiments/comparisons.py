@@ -13,8 +13,8 @@ from conki_cli.datasets import REFERENCE, of_table
 from conki_cli.experiments.opening import ready_store
 from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.model import zoo
-from conki_cli.model.batches import available_modalities
 from conki_cli.model.contract import Architecture
+from conki_cli.model.inputs import available_modalities
 from conki_cli.runs import Runs
 from conki_cli.system.errors import EncoderError, SettingsError
 from conki_cli.system.observer import Observer

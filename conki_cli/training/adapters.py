@@ -14,8 +14,8 @@ from torch import Tensor
 
 from conki_cli.config.resolving import from_toml
 from conki_cli.config.sections import RunConfig
-from conki_cli.model.batches import Inputs
 from conki_cli.model.contract import SentimentModel
+from conki_cli.model.inputs import Inputs
 from conki_cli.runs.exported import Manifest, adapters_at
 from conki_cli.system.errors import RunError
 from conki_cli.system.observer import Observer

@@ -27,7 +27,8 @@ from conki_cli.data.store.arrays import FileArray, OpenFile
 from conki_cli.data.store.opening import open_hdf5
 from conki_cli.data.store.records import Ragged
 from conki_cli.data.store.seal import BLOCK, check_seal, seal
-from conki_cli.model.batches import Inputs, pad_tokens
+from conki_cli.model.batches import pad_tokens
+from conki_cli.model.inputs import Inputs
 from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import ConkiError, StoreError, reason_of

@@ -11,8 +11,9 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.model import zoo
-from conki_cli.model.batches import Batches, open_inputs
+from conki_cli.model.batches import Batches
 from conki_cli.model.contract import Architecture, SentimentModel
+from conki_cli.model.inputs import open_inputs
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, RunError, reason_of

@@ -11,8 +11,8 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import SPLITS
 from conki_cli.metrics import neutral_score
 from conki_cli.model import zoo
-from conki_cli.model.batches import Inputs
 from conki_cli.model.contract import Architecture, SentimentModel
+from conki_cli.model.inputs import Inputs
 from conki_cli.model.layers import compile_positions
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.runs import Run

@@ -37,7 +37,8 @@ from conki_cli.system.environment import environment
 from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
 from conki_cli.system.files import read_json, remove_leftovers_below, write_json, write_text
 from conki_cli.system.locks import lock_beside, locked
-from conki_cli.system.observer import Observer, Observers, Training
+from conki_cli.system.observer import Observer, Training
+from conki_cli.system.observers import Observers
 from conki_cli.system.readable import human_size, status_of
 from conki_cli.system.signals import postponed
 from conki_cli.text import (

@@ -11,7 +11,7 @@ import numpy as np
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.model.batches import Inputs, open_inputs
+from conki_cli.model.inputs import Inputs, open_inputs
 from conki_cli.runs import Run
 from conki_cli.system.environment import choose_device
 from conki_cli.system.observer import Observer

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 from conki_cli.config.resolving import resolve, stage_one
 from conki_cli.config.sections import NO_EXTERNAL
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.model.batches import Batch, Padded, open_inputs
+from conki_cli.model.batches import Batch, Padded
 from conki_cli.model.contract import SentimentModel
+from conki_cli.model.inputs import open_inputs
 from conki_cli.runs import Run
 from conki_cli.system.observer import Observer
 from conki_cli.training import loop as training

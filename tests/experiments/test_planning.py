@@ -23,7 +23,8 @@ from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.runs import Run, Runs
 from conki_cli.system.errors import ConkiError, SettingsError
 from conki_cli.system.locks import locked
-from conki_cli.system.observer import Epoch, Observer, Observers, Training
+from conki_cli.system.observer import Epoch, Observer, Training
+from conki_cli.system.observers import Observers
 from conki_cli.system.workspace import Workspace
 from conki_cli.text import encoders
 from conki_cli.training import inference

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Corpus, Ragged, Utterances
 from conki_cli.data.store.writing import write_store
-from conki_cli.model.batches import Batches, available_modalities, open_inputs, pad_frames, pad_tokens
+from conki_cli.model.batches import Batches, pad_frames, pad_tokens
+from conki_cli.model.inputs import available_modalities, open_inputs
 from conki_cli.system.errors import SettingsError, StoreError
 
 

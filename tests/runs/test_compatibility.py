@@ -13,7 +13,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.describing import describe
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.prediction import predict_new
-from conki_cli.model.batches import open_inputs
+from conki_cli.model.inputs import open_inputs
 from conki_cli.runs import Run, Runs, digest_of, evaluate_run
 from conki_cli.system.environment import choose_device
 from conki_cli.system.observer import Observer

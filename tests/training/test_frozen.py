@@ -20,7 +20,7 @@ from conftest import MakeConfig, Notes, OpenJob, make_corpus, resealed
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged
 from conki_cli.data.store.writing import write_store
-from conki_cli.model.batches import Inputs
+from conki_cli.model.inputs import Inputs
 from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import StoreError

@@ -1,0 +1,169 @@
+"""What a run reads: its opened stores and tokenizer, and the batches that follow from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conki_cli import MODALITIES
+from conki_cli.config.sections import RunConfig
+from conki_cli.config.switches import MODALITY_SWITCHES
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.model.batches import Batches
+from conki_cli.system.errors import SettingsError, StoreError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened stores of a run and what follows from them; the stage decides which of the two is learnt from."""
+
+    target: FeatureStore
+    external: FeatureStore | None
+    """None in stage 2, and where no stage 1 is needed."""
+    modalities: tuple[str, ...]
+    limits: Mapping[str, int]
+    """Longest audio and vision sequences, in frames, that the encoders have positions for."""
+    tokenizer: "PreTrainedTokenizerBase | None"
+    max_tokens: int
+    rescales: bool
+    """Whether external scores are brought to the target's range."""
+    states: Mapping[str, Mapping[str, Ragged]] = field(default_factory=dict)
+    """States of a frozen text encoder, by split of the store that this stage trains on, and name."""
+    bucket: bool = False
+    """Whether training batches hold clips of similar length."""
+    threshold: float | None = None
+    """What separates two classes of scores, as the run says."""
+    _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
+
+    @property
+    def learnt(self) -> FeatureStore:
+        """The store that this stage trains on: the external one in stage 1."""
+        return self.external or self.target
+
+    @property
+    def external_widths(self) -> dict[str, int]:
+        """Feature widths of the external set where they differ from the target's; a bridge layer stands there."""
+        if self.external is None:
+            return {}
+        widths = {name: self.external.widths[name] for name in self.limits}
+        return {name: width for name, width in widths.items() if width != self.target.widths[name]}
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Range of the scores that the model learns to predict."""
+        return self.target.score_range if self.rescales else self.learnt.score_range
+
+    def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
+        """Return the batches of a split of the store that this stage trains on; shuffled when a seed is given."""
+        utterances = self.learnt.split(split)
+        return Batches(
+            utterances,
+            self.token_ids(utterances, f"{self.learnt.dataset}/{split}"),
+            self.limits,
+            batch_size,
+            seed=seed,
+            states=self.states.get(split, {}),
+            bucket=self.bucket,
+            score_range=self.score_range,
+            rescale=_rescale(self.learnt.score_range, self.score_range),
+            threshold=self.threshold,
+        )
+
+    def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
+        """Return the token ids of a split, made once; None where the run has no text."""
+        if self.tokenizer is None:
+            return None
+        from conki_cli.text import tokenize
+
+        if key not in self._tokens:
+            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)
+        return self._tokens[key][0]
+
+    def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
+        """Return token ids of splits, and how many of their texts were truncated; {} where the run has no text."""
+        keys = {split: f"{self.learnt.dataset}/{split}" for split in splits if self.tokenizer is not None}
+        for split, key in keys.items():
+            self.token_ids(self.learnt.split(split), key)
+        return {split: self._tokens[key] for split, key in keys.items()}
+
+    def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
+        """Return these inputs with token ids that others, of the same tokenizer, made or will make."""
+        return replace(self, _tokens=tokens)
+
+    def cut(self, split: str) -> dict[str, int]:
+        """Count the sequences of a split, by modality, that are longer than their limit."""
+        frames = self.learnt.split(split).frames
+        return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
+
+
+def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:
+    """Return factor and shift that take one score range to another."""
+    factor = (wanted[1] - wanted[0]) / (stored[1] - stored[0])
+    return factor, wanted[0] - factor * stored[0]
+
+
+def open_inputs(
+    config: RunConfig,
+    target: FeatureStore,
+    external: FeatureStore | None,
+    encoder: str,
+    *,
+    reader: "Callable[[str], tuple[PreTrainedTokenizerBase, int]] | None" = None,
+) -> Inputs:
+    """Work out what a run reads.
+
+    Args:
+        config: the resolved configuration.
+        target: the store of the target data set.
+        external: that of the external one, where its lengths or clips matter to this run.
+        encoder: name or folder of the text encoder.
+        reader: returns the tokenizer of a text encoder and its longest sequence; None: they are loaded.
+
+    Raises:
+        StoreError: the external store lacks a modality that the run uses.
+        SettingsError: no modality is left.
+    """
+    from conki_cli.text import load_reader
+
+    modalities = available_modalities(target.modalities, config.model.drop)
+    if not modalities:
+        raise SettingsError(
+            f"the store {target.path.name} has {', '.join(target.modalities)} and the run drops all of it",
+            advice="drop less, or prepare a store with more modalities",
+        )
+    frames = [name for name in modalities if name != "text"]
+    for name in frames:
+        if external is not None and name not in external.widths:
+            raise StoreError(
+                f"the target {target.dataset} has {name} but the external store {external.path} has none",
+                advice=f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}",
+            )
+    cap = config.data.max_frames
+    own = {name: max(1, min(cap, target.longest(name, "train"))) for name in frames}
+    limits = own
+    if external is not None and not config.data.cut_external:
+        limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
+    learns_external = config.run.stage == "pretrain"
+    tokenizer, max_tokens = (reader or load_reader)(encoder) if "text" in modalities else (None, 0)
+    crosses = config.transfers_whole or not config.dropped("handover")
+    return Inputs(
+        target,
+        external if learns_external else None,
+        modalities,
+        limits,
+        tokenizer,
+        max_tokens,
+        rescales=crosses,
+        bucket=config.compute.bucket,
+        threshold=config.data.threshold,
+    )
+
+
+def available_modalities(stored: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities of a run: those of the target's store that no switch leaves out, in the order t, v, a."""
+    return tuple(name for name in MODALITIES if name in stored and MODALITY_SWITCHES[name] not in drop)
