@@ -5,6 +5,7 @@ from collections.abc import Callable
 from conki_cli.cli.data import inspect_store, prepare
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
+from conki_cli.cli.reports import report
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
 from conki_cli.cli.upkeep import doctor
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
     "ablate": ablate,
     "compare": compare,
+    "report": report,
     "predict": predict,
     "models": models,
     "settings": settings,

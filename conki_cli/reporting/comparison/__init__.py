@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from conki_cli.data.store.records import video_of
 from conki_cli.reporting.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
-from conki_cli.reporting.comparison.systems import System, check_predicts, read_systems, system_label
+from conki_cli.reporting.comparison.systems import System, check_predicts, read_system, read_systems, system_label
 from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap, rules_of
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "holm",
     "marks",
     "paired_t",
+    "read_system",
     "read_systems",
     "rules_of",
     "system_label",

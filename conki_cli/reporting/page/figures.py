@@ -1,0 +1,82 @@
+"""The figures of a report: which fit the runs, drawn as SVG; where one cannot be drawn, why."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from conki_cli.reporting.page.choices import PageChoices
+from conki_cli.reporting.page.content import Figure
+from conki_cli.runs import Run
+from conki_cli.system.errors import ConkiError, SettingsError
+from conki_cli.system.workspace import Reporter, Workspace
+
+if TYPE_CHECKING:
+    from conki_cli.reporting.figures import Kind
+
+STORED, ALL, NONE = "stored", "all", "none"
+"""Words in place of kinds: those that stored files are enough for, those that fit, no figure."""
+
+
+def chosen_kinds(words: str) -> tuple[str, ...] | None:
+    """Return the kinds of figures that a user names: `all`, `stored`, `none`, or kinds with commas between; None: all.
+
+    Raises:
+        SettingsError: there is no such kind.
+    """
+    if words in (ALL, NONE):
+        return None if words == ALL else ()
+    from conki_cli.reporting.figures import KINDS
+
+    if words == STORED:
+        return tuple(name for name, kind in KINDS.items() if not kind.needs_weights)
+    names = tuple(dict.fromkeys(word.strip() for word in words.split(",")))
+    if unknown := [name for name in names if name not in KINDS]:
+        raise SettingsError(
+            f"--figures takes {ALL}, {STORED}, {NONE}, or kinds of figures with commas between "
+            f"({', '.join(KINDS)}), found '{unknown[0]}'"
+        )
+    return names
+
+
+def draw_figures(
+    runs: Sequence[Run], labels: Sequence[str], workspace: Workspace, choices: PageChoices, reporter: Reporter
+) -> list[Figure]:
+    """Draw every kind of figure that fits: of all runs together where it takes several, else of the first."""
+    if choices.figures == ():
+        return []
+    from conki_cli.reporting.figures import KINDS, PAGE, Choices, check_runs, draw_figure
+
+    found = []
+    wanted = [*_fitting(KINDS, runs, choices.figures)]
+    with reporter.steps("figures", len(wanted)) as advance:
+        for kind, drawn_runs in wanted:
+            title = (
+                kind.title
+                if len(drawn_runs) == len(runs)
+                else f"{kind.title}: {' and '.join(labels[: len(drawn_runs)])}"
+            )
+            try:
+                check_runs(kind.name, drawn_runs)
+                settings = Choices(split=choices.split, workspace=workspace, reporter=reporter)
+                drawn = draw_figure(kind.name, drawn_runs, form="svg", width=PAGE, choices=settings)
+                numbers = tuple(_numbers(drawn.numbers))
+                found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content, numbers=numbers))
+            except ConkiError as error:
+                if choices.figures is not None:  # one that was asked for by name, or fits by its description
+                    found.append(Figure(kind.name, title, "", problem=str(error)))
+            advance(1, kind.name)
+    return found
+
+
+def _fitting(
+    kinds: Mapping[str, "Kind"], runs: Sequence[Run], wanted: Sequence[str] | None
+) -> Iterator[tuple["Kind", Sequence[Run]]]:
+    for name, kind in kinds.items():
+        if (wanted is None or name in wanted) and len(runs) >= kind.least:
+            yield kind, runs[: kind.most]
+
+
+def _numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the plain numbers of a figure, with their names."""
+    for name, value in found.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
