@@ -84,7 +84,7 @@ def _few_seeds(systems: Sequence[System]) -> list[Caution]:
     shown = (
         counted(counts.pop(), "seed") if len(counts) == 1 else ", ".join(f"{n} of {name}" for name, n in few.items())
     )
-    return [("few seeds", f"{shown}: another seed may change the order; the paper's numbers are means of five runs")]
+    return [("few seeds", f"{shown}: the numbers change with the seeds; the paper's are means of five runs")]
 
 
 def _of_data(systems: Sequence[System], stores: Mapping[str, StoreFacts], split: str) -> Iterator[Caution]:

@@ -16,6 +16,8 @@ class Sheet:
     caption: str = ""
     has_numbers: bool = False
     """Whether all but the first column are numbers, flush right."""
+    merges: bool = False
+    """Whether what all columns have in common is said once."""
 
 
 @dataclass(frozen=True)

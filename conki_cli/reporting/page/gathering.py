@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from conki_cli.config.words import run_label
+from conki_cli.data.store.records import counted
 from conki_cli.reporting.comparison import (
     Comparison,
     System,
@@ -23,7 +25,7 @@ from conki_cli.reporting.page.effects import sheets_of_tests
 from conki_cli.reporting.page.figures import draw_figures
 from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, recipes, training_sheet, versions_sheet
 from conki_cli.reporting.page.stores import StoreFacts, read_stores
-from conki_cli.reporting.tables.grid import Row, TableInfo, build_grid, format_metric, mean_and_deviation, seeds_text
+from conki_cli.reporting.tables.grid import Row, TableInfo, build_grid, format_metric, mean_and_deviation
 from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, median_rows, run_row, table_info
 from conki_cli.runs import Run, common_threshold, evaluate_run
 from conki_cli.runs.learning import constant_metrics
@@ -39,6 +41,9 @@ def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, repo
     contents = {name: content for system in systems for name, content in system.run.result["data"].items()}
     stores, problems = read_stores(_home(runs[0], workspace), contents)
     dataset = systems[0].result["dataset"]
+    systems = [_with_median(system, stores.get(dataset)) for system in systems]
+    if compared is not None:
+        compared = replace(compared, systems=systems)
     rows, info = _rows(systems, compared, stores.get(dataset))
     labels = [system.label for system in systems]
     tests, remarks = sheets_of_tests(compared) if compared is not None else ([], [])
@@ -78,13 +83,37 @@ def _home(run: Run, workspace: Workspace) -> Workspace:
 def _read(runs: Sequence[Run], choices: PageChoices) -> tuple[list[System], Comparison | None]:
     """Read the runs, and compare them where there are several."""
     if len(runs) > 1:
-        systems = read_systems(runs, choices.split, choices.protocol, threshold=choices.threshold)
+        systems = _shortly(read_systems(runs, choices.split, choices.protocol, threshold=choices.threshold))
         return systems, compare(systems, choices.protocol)
     run = runs[0]
     check_predicts(run)
     threshold = common_threshold(runs) if choices.threshold is None else choices.threshold
     result = evaluate_run(run, choices.split, choices.protocol, threshold=threshold)
     return [replace(read_system(run, choices.split, result), label=system_label(run.config))], None
+
+
+def _shortly(systems: list[System]) -> list[System]:
+    """Name versions of ConKI among themselves by what they lack, as tables of ablations do."""
+    labels = [run_label(system.config) for system in systems]
+    if any(system.config.is_baseline for system in systems) or len(set(labels)) < len(labels):
+        return systems
+    return [replace(system, label=label) for system, label in zip(systems, labels, strict=True)]
+
+
+def _with_median(system: System, store: StoreFacts | None) -> System:
+    """Return a system that knows the best constant: runs of version 1 did not store it."""
+    if store is None or system.result["median"] is not None:
+        return system
+    median = {"score": store.median_score, "metrics": _constant(store.median_score, system)}
+    return replace(system, result={**system.result, "median": median})
+
+
+def _constant(constant: float, system: System) -> dict[str, float]:
+    """Measure a constant prediction on the clips of a system, in the metrics that it has."""
+    low, high = system.run.result["score_range"]
+    rules = {"threshold": system.result["threshold"] or None, "protocol": system.result["protocol"]}
+    measured = constant_metrics(constant, system.scores, (low, high), **rules)
+    return {name: value for name, value in measured.items() if name in system.result["metrics"]}
 
 
 def _rows(
@@ -98,18 +127,17 @@ def _rows(
         system = systems[0]
         rows = [run_row(system.label, system.config, system.result), *median_rows([system.result])]
         info = table_info([system.result])
-    if store is None or not math.isfinite(store.mean_score):
+    if store is None:
         return rows, info
-    low, high = systems[0].run.result["score_range"]
-    measured = constant_metrics(store.mean_score, systems[0].scores, (low, high), info.threshold or None, info.protocol)
-    shown = {name for row in rows for name in row.values} & set(measured)
-    mean = Row(MEAN, {name: [measured[name]] for name in measured if name in shown}, seeds=(), is_constant=True)
+    shown = {name for row in rows for name in row.values}
+    measured = {name: [value] for name, value in _constant(store.mean_score, systems[0]).items() if name in shown}
+    mean = Row(MEAN, measured, seeds=(), is_constant=True)
     return [*rows, mean], info
 
 
 def _headline(system: System) -> Headline:
     mean, deviation = mean_and_deviation(_values(system, "mae"))
-    about = [seeds_text(system.seeds)]
+    about = [counted(len(system.seeds), "seed")]
     correlation = mean_and_deviation(_values(system, "corr"))[0]
     if math.isfinite(correlation):
         about.insert(0, f"Corr {format_metric('corr', correlation)}")
@@ -125,14 +153,14 @@ def _summary(systems: Sequence[System]) -> str:
     """Say in one sentence which system has the lowest error, and how far below the best constant it lies."""
     means = {system.label: mean_and_deviation(_values(system, "mae"))[0] for system in systems}
     best = min(means, key=lambda label: means[label])
-    what = f"{best} has the lowest MAE, {means[best]:.3f}" if len(systems) > 1 else f"The MAE is {means[best]:.3f}"
+    what = f"Lowest MAE: {best}, {means[best]:.3f}" if len(systems) > 1 else f"The MAE is {means[best]:.3f}"
     median = systems[0].result["median"]
     if median is None:
         return f"{what}."
     constant = median["metrics"]["mae"]
     share = 100 * (means[best] / constant - 1) if constant else math.nan
     side = "below" if share < 0 else "above"
-    return f"{what}; {MEDIAN} for every clip gives {constant:.3f} ({abs(share):.0f} % {side} it)."
+    return f"{what}, {abs(share):.0f} % {side} {MEDIAN} for every clip ({constant:.3f})."
 
 
 def _clip_table(systems: Sequence[System], texts: Mapping[str, str] | None) -> ClipTable:

@@ -27,10 +27,10 @@ def training_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) 
     return _sheet([system.label for system in systems], columns)
 
 
-def _sheet(labels: Sequence[str], columns: Sequence[Mapping[str, str]], caption: str = "") -> Sheet:
+def _sheet(labels: Sequence[str], columns: Sequence[Mapping[str, str]], *, merges: bool = True) -> Sheet:
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "") or "–" for column in columns)] for name in names]
-    return Sheet(["", *labels], [row for row in rows if set(row[1:]) != {"–"}], caption)
+    return Sheet(["", *labels], [row for row in rows if set(row[1:]) != {"–"}], merges=merges)
 
 
 def _training(system: System, stores: Mapping[str, StoreFacts]) -> Iterator[tuple[str, str]]:
@@ -130,7 +130,7 @@ def data_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> S
             "SHA-256 of all clips": content,
         }
         columns.append({**sizes, **facts})
-    return _sheet(list(contents), columns)
+    return _sheet(list(contents), columns, merges=False)
 
 
 def _source_hashes(systems: Sequence[System]) -> dict[str, str]:

@@ -33,16 +33,16 @@ class Column(NamedTuple):
     """Its name, where there are several."""
 
     @property
-    def name(self) -> str:
-        """What the column is called where it stands alone."""
-        return f"{self.system}: {self.label}" if self.system else self.label
+    def short(self) -> str:
+        """What the column is called behind others of its system."""
+        return self.system if self.system and self.kind == "number" else self.label
 
 
 def render(report: Report) -> str:
     """Return the report as one HTML file."""
     environment = _environment()
     columns = _columns(report.clips)
-    style = environment.get_template("report.css").render(columns=columns)
+    style = environment.get_template("report.css").render(columns=columns, table=report.clips)
     script = environment.get_template("report.js").render()
     page: str = environment.get_template("report.html").render(
         report=report,
@@ -108,7 +108,7 @@ def _css_string(text: str) -> str:
 
 
 def _fixed(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def _shade(error: float, width: float) -> int:

@@ -27,7 +27,8 @@ class StoreFacts:
     texts: Mapping[str, Mapping[str, str]]
     """Split -> id -> text."""
     mean_score: float
-    """Of the training split."""
+    """Of the training split, as is `median_score`."""
+    median_score: float
     source: str
     normalization: str
     modalities: Sequence[str]
@@ -45,13 +46,14 @@ def read_store(workspace: Workspace, dataset: str, content_id: str | None) -> St
         if store.content_id != content_id or store.is_unlabelled:
             raise StoreError(f"{store.path.name} is another version than the one that was trained on")
         splits = {name: store.split(name) for name in SPLITS}
-        scores = splits["train"].scores
+        scores = np.asarray(splits["train"].scores, dtype=np.float64)
         return StoreFacts(
             dataset=dataset,
             sizes={name: len(part) for name, part in splits.items()},
             videos={name: frozenset(map(video_of, part.ids)) for name, part in splits.items()},
             texts={name: dict(zip(part.ids, part.texts, strict=True)) for name, part in splits.items()},
-            mean_score=float(np.mean(scores, dtype=np.float64)) if scores is not None else np.nan,
+            mean_score=float(scores.mean()),
+            median_score=float(np.median(scores)),
             source=f"{store.source.get('name', '')} ({store.source.get('format', '')})",
             normalization=str(store.normalization["method"]),
             modalities=store.modalities,

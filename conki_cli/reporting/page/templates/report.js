@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
 
   // Colours: as the system has them, light, dark.
-  const themes = { auto: "as the system has them", light: "light", dark: "dark" };
+  const themes = { auto: "automatic", light: "light", dark: "dark" };
   const theme = byId("theme");
   theme.hidden = false;
   theme.addEventListener("click", () => {
