@@ -97,12 +97,13 @@ def file_of(figure: "Figure", form: Form, *, name: str, title: str) -> bytes:
 def _plain_svg(text: str, name: str, title: str) -> str:
     """Return an SVG that can stand inside a page: no prologue, a title, and ids that no other figure has."""
     body = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
-    body = re.sub(r"(\d\.\d{3})\d+", r"\1", body)  # a thousandth of a point cannot be seen
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)  # it would rule the whole page
+    body = re.sub(r'(transform="[^"]*")|(\d\.\d{3})\d+', r"\1\2", body)  # a thousandth of a point cannot be seen
     prefix = f"{name}-{hashlib.sha256(body.encode()).hexdigest()[:8]}-"
     body = re.sub(r' id="(?:figure|axes|patch|line2d|text|legend|xtick|ytick|matplotlib\.axis)_?\d*"', "", body)
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", body)
     head, rest = body.split(">", 1)
-    return f'{head} role="img">\n <title>{escape(title)}</title>{rest}'
+    return f'{head} role="img" style="stroke-linejoin: round; stroke-linecap: butt">\n <title>{escape(title)}</title>{rest}'
 
 
 # ---- labels ----
