@@ -95,15 +95,33 @@ def file_of(figure: "Figure", form: Form, *, name: str, title: str) -> bytes:
 
 
 def _plain_svg(text: str, name: str, title: str) -> str:
-    """Return an SVG that can stand inside a page: no prologue, a title, and ids that no other figure has."""
+    """Return an SVG that can stand inside a page: no prologue, no style sheet, a title, ids that no other figure has."""
     body = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)  # it would rule the whole page
-    body = re.sub(r'(transform="[^"]*")|(\d\.\d{3})\d+', r"\1\2", body)  # a thousandth of a point cannot be seen
-    prefix = f"{name}-{hashlib.sha256(body.encode()).hexdigest()[:8]}-"
-    body = re.sub(r' id="(?:figure|axes|patch|line2d|text|legend|xtick|ytick|matplotlib\.axis)_?\d*"', "", body)
-    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", body)
+    body = re.sub(r'(transform="[^"]*")|(\d\.\d\d)\d+', r"\1\2", body)  # a hundredth of a point cannot be seen
+    body = _with_shared_styles(_with_own_ids(body, name))
     head, rest = body.split(">", 1)
     return f'{head} role="img" style="stroke-linejoin: round; stroke-linecap: butt">\n <title>{escape(title)}</title>{rest}'
+
+
+def _with_own_ids(body: str, name: str) -> str:
+    """Keep the ids that are referred to, with short names that begin with the kind and a digest of the figure."""
+    prefix = f"{name}-{hashlib.sha256(body.encode()).hexdigest()[:6]}"
+    used = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    short = {identity: f"{prefix}-{number}" for number, identity in enumerate(used)}
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{short[m[1]]}"' if m[1] in short else "", body)
+    return re.sub(r'(href="#|url\(#)([^")]+)', lambda m: f"{m[1]}{short[m[2]]}", body)
+
+
+def _with_shared_styles(body: str) -> str:
+    """Name the style of many equal marks once, around them."""
+
+    def gathered(found: re.Match[str]) -> str:
+        marks = re.sub(r' style="[^"]*"', "", found[0])
+        return f'<g style="{found[1]}">{marks}</g>' if marks.count("<use") > 1 else found[0]
+
+    use = r'<use xlink:href="#[^"]+" x="[^"]+" y="[^"]+" style="{}"/>'
+    return re.sub(use.format("([^\"]*)") + r"(?:\s*(?:</?g>\s*)*" + use.format(r"\1") + ")*", gathered, body)
 
 
 # ---- labels ----

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.reporting.figures.canvas import INK, new_figure
+from conki_cli.reporting.figures.canvas import GREY, INK, new_figure
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.stored import Floats, Intervals, about, intervals_of, read_system
 from conki_cli.runs import Run
@@ -21,7 +21,7 @@ _SIMS_EDGES = np.array([-0.1, 0.1], dtype=np.float32)
 _SIMS = Intervals(("negative", "neutral", "positive"), np.array([-1.0, 0.0, 1.0]), _SIMS_EDGES, rounded=False)
 _MARGIN = 15.0
 """Millimetres that labels take beside and below the matrix."""
-_DARK = 0.55
+_DARK = 0.62
 """Share above which a cell is so dark that its number is white."""
 
 
@@ -59,6 +59,8 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
 
 
 def _draw_matrix(axes: "Axes", shares: Floats, clips: npt.NDArray[np.intp], classes: Intervals) -> None:
+    from matplotlib.patches import Rectangle
+
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(*shares.shape):
         value = shares[row, column]
@@ -66,6 +68,8 @@ def _draw_matrix(axes: "Axes", shares: Floats, clips: npt.NDArray[np.intp], clas
             text = f"{100 * value:.0f}" if value >= 0.005 else "<1"
             axes.text(column, row, text, ha="center", va="center", color="white" if value > _DARK else INK)
     places = range(len(classes.names))
+    for place in places:
+        axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=GREY, linewidth=0.7))
     axes.set_xticks(places, classes.names)
     axes.set_yticks(places, [f"{name}  (n={count:,})" for name, count in zip(classes.names, clips, strict=True)])
     axes.set_xlabel("predicted class (% of each row)")

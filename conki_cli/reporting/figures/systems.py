@@ -33,7 +33,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     _draw_values(left, rows)
     _draw_differences(right, rows)
-    left.set_yticks(range(len(rows)), [label(row["label"], 20) for row in rows])
+    left.set_yticks(range(len(rows)), _short_labels(rows))
     left.set_ylim(len(rows) - 0.5, -0.5)
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3 if width > 110 else 2)
@@ -45,6 +45,13 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
         f"95 % of draws of the {videos} videos: it covers the choice of test videos, not that of seeds."
     )
     return Plot(figure, caption, {"rows": rows, "num_videos": videos})
+
+
+def _short_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the labels of the rows, without what is the same in all: 'ConKI, w/o C1' -> 'w/o C1' beside 'ConKI'."""
+    names = [str(row["label"]) for row in rows]
+    prefix = f"{names[0]}, "
+    return [label(name.removeprefix(prefix) if name != names[0] else name, 20) for name in names]
 
 
 def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def _draw_differences(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
             continue
         axes.hlines(place, found["low"], found["high"], SERIES[0], linewidth=1.6)
         axes.plot(found["difference"], place, "o", color=INK, markersize=3.2, zorder=3)
-    axes.set_xlabel(f"MAE − {label(rows[0]['label'], 12)}")
+    axes.set_xlabel("difference in MAE")
     axes.locator_params(axis="x", nbins=4)
     axes.margins(x=0.1)
     axes.tick_params(axis="y", length=0)
