@@ -65,8 +65,12 @@ def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], score_range: tupl
     filled = [row for row in rows if row["n"]]
     x = [row["mean_prediction"] for row in filled]
     axes.plot(score_range, score_range, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), label="calibrated")
-    axes.vlines(x, [r["q05"] for r in filled], [r["q95"] for r in filled], SERIES[0], linewidth=0.8, label="middle 90 %")
-    axes.vlines(x, [r["q25"] for r in filled], [r["q75"] for r in filled], SERIES[0], linewidth=3.2, label="middle half")
+    axes.vlines(
+        x, [r["q05"] for r in filled], [r["q95"] for r in filled], SERIES[0], linewidth=0.8, label="middle 90 %"
+    )
+    axes.vlines(
+        x, [r["q25"] for r in filled], [r["q75"] for r in filled], SERIES[0], linewidth=3.2, label="middle half"
+    )
     axes.plot(x, [r["mean_score"] for r in filled], "o", color=INK, markersize=3.6, label="mean", zorder=3)
     axes.set_ylabel("true score")
     light_grid(axes)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import logging
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ _STYLE: dict[str, Any] = {
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
     """Draw in the house's style, whatever the user's matplotlibrc says."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it caches its list of fonts is no concern here
     import matplotlib
 
     with matplotlib.rc_context():
@@ -97,11 +99,12 @@ def file_of(figure: "Figure", form: Form, *, name: str, title: str) -> bytes:
 def _plain_svg(text: str, name: str, title: str) -> str:
     """Return an SVG that can stand inside a page: no prologue, no style sheet, a title, ids that no other figure has."""
     body = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)  # it would rule the whole page
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)  # would rule the page
     body = re.sub(r'(transform="[^"]*")|(\d\.\d\d)\d+', r"\1\2", body)  # a hundredth of a point cannot be seen
     body = _with_shared_styles(_with_own_ids(body, name))
     head, rest = body.split(">", 1)
-    return f'{head} role="img" style="stroke-linejoin: round; stroke-linecap: butt">\n <title>{escape(title)}</title>{rest}'
+    head += ' role="img" style="stroke-linejoin: round; stroke-linecap: butt"'
+    return f"{head}>\n <title>{escape(title)}</title>{rest}"
 
 
 def _with_own_ids(body: str, name: str) -> str:
@@ -121,7 +124,7 @@ def _with_shared_styles(body: str) -> str:
         return f'<g style="{found[1]}">{marks}</g>' if marks.count("<use") > 1 else found[0]
 
     use = r'<use xlink:href="#[^"]+" x="[^"]+" y="[^"]+" style="{}"/>'
-    return re.sub(use.format("([^\"]*)") + r"(?:\s*(?:</?g>\s*)*" + use.format(r"\1") + ")*", gathered, body)
+    return re.sub(use.format('([^"]*)') + r"(?:\s*(?:</?g>\s*)*" + use.format(r"\1") + ")*", gathered, body)
 
 
 # ---- labels ----

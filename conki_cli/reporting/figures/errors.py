@@ -146,11 +146,10 @@ def _draw_videos(axes: "Axes", videos: Sequence[dict[str, Any]], overall: float)
     sizes = [4 + min(36, entry["n"]) for entry in videos]
     axes.axhline(overall, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.scatter(ranks, [entry["mae"] for entry in videos], s=sizes, color=SERIES[1], alpha=0.65, linewidths=0)
-    for rank, entry in zip(ranks[:_NAMED], videos, strict=False):
-        text = f"{label(entry['group'], 18)} (n={entry['n']})"
-        axes.annotate(
-            text, (rank, entry["mae"]), xytext=(5, 0), textcoords="offset points", va="center", fontsize=6, color=INK
-        )
+    worst = "\n".join(f"{label(entry['group'], 18)} (n={entry['n']:,})" for entry in videos[:_NAMED])
+    axes.text(0.99, 0.99, worst, transform=axes.transAxes, ha="right", va="top", fontsize=6, color=INK)
+    top = max(entry["mae"] for entry in videos)
+    axes.set_ylim(top=max(1.1 * top, 1.9 * np.median([entry["mae"] for entry in videos])))  # room for the names
     axes.set_xlim(1 - 0.03 * len(videos), max(len(videos), 3) * 1.03)
     axes.locator_params(axis="x", integer=True, nbins=6)
     _finish(axes, f"video, by rank ({len(videos)} videos)")

@@ -61,6 +61,10 @@ class Kind:
     """Whether it can be drawn of models other than ConKI."""
     stage_1: bool = False
     """Whether it can be drawn of a stage-1 run."""
+    needs_predictions: bool = True
+    """Whether it reads the stored predictions of a split."""
+    takes_intervals: bool = False
+    """Whether two intervals can be chosen."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,13 @@ _MANY = 12
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("curves", "Training curves", "every loss term and the validation MAE per epoch", stage_1=True),
+        Kind(
+            "curves",
+            "Training curves",
+            "every loss term and the validation MAE per epoch",
+            stage_1=True,
+            needs_predictions=False,
+        ),
         Kind(
             "tsne",
             "Representations (t-SNE)",
@@ -99,8 +109,16 @@ KINDS: dict[str, Kind] = {
             needs_store=True,
             needs_weights=True,
             baselines=False,
+            needs_predictions=False,
+            takes_intervals=True,
         ),
-        Kind("pairs", "Contrastive pairs", "positive and negative pairs of a few clips (Figure 4)", baselines=False),
+        Kind(
+            "pairs",
+            "Contrastive pairs",
+            "positive and negative pairs of a few clips (Figure 4)",
+            baselines=False,
+            takes_intervals=True,
+        ),
         Kind("confusion", "Confusion of classes", "predicted classes against true ones"),
         Kind("calibration", "Calibration", "true scores against predicted ones, per interval"),
         Kind("errors", "Errors", "absolute error by interval, length and video", needs_store=True),

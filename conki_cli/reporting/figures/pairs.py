@@ -126,5 +126,3 @@ def _patch(number: int) -> Any:
 
     value = "" if number == 4 else ("1: " if number in _ONES else "0: ")
     return Patch(facecolor=_COLOURS[number], edgecolor="#8a8a8a", linewidth=0.5, label=f"{value}{_NAMES[number]}")
-
-

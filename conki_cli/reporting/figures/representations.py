@@ -5,6 +5,7 @@ Axes: B clips, K kinds of knowledge, M modalities, D width, N = B K M vectors.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ from conki_cli.system.errors import RunError, StoreError
 
 if TYPE_CHECKING:
     from conki_cli.data.store.records import Utterances
+    from conki_cli.model.batches import Batches
+    from conki_cli.model.contract import SentimentModel
 
 
 @contextlib.contextmanager
@@ -42,6 +45,28 @@ def training_clips(run: Run, choices: Choices) -> Iterator["Utterances"]:
         yield store.split(choices.split)
 
 
+def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["SentimentModel", "Batches"]:
+    """Return the network of a seed with its best weights, and clips as it reads them.
+
+    Raises:
+        RunError: the run lacks the weights, or the clips a modality.
+    """
+    from conki_cli.model.batches import Batches
+    from conki_cli.system.environment import choose_device
+    from conki_cli.text import load_reader, tokenize
+    from conki_cli.training.inference import load_model
+
+    model = load_model(run, seed, choose_device("auto"))
+    sizes = model.architecture
+    if lacking := [name for name in sizes.modalities if name != "text" and name not in clips.frames]:
+        raise RunError(f"run {run.name} reads {lacking[0]}, which {clips.path} lacks: restore the store it was made of")
+    tokens = None
+    if "text" in sizes.modalities:
+        tokenizer, limit = load_reader(str(run.path / "encoder"))
+        tokens, _ = tokenize(tokenizer, clips.texts, max_length=limit)
+    return model, Batches(clips, tokens, sizes.positions, run.config.optimizer.batch_size)
+
+
 def represent(run: Run, seed: int, clips: "Utterances", rows: Sequence[int], choices: Choices) -> Floats:
     """Return the vectors of chosen clips in the order of the loss: by clip, kind, modality, [N, D] float64.
 
@@ -50,23 +75,10 @@ def represent(run: Run, seed: int, clips: "Utterances", rows: Sequence[int], cho
     """
     import torch
 
-    from conki_cli.model.batches import Batches
-    from conki_cli.system.environment import choose_device
-    from conki_cli.text import load_reader, tokenize
     from conki_cli.training.evaluation import memory_advice
-    from conki_cli.training.inference import load_model
 
-    device = choose_device("auto")
-    model = load_model(run, seed, device)
-    sizes = model.architecture
-    if lacking := [name for name in sizes.modalities if name != "text" and name not in clips.frames]:
-        raise RunError(f"run {run.name} reads {lacking[0]}, which {clips.path} lacks: restore the store it was made of")
-    tokens = None
-    if "text" in sizes.modalities:
-        tokenizer, limit = load_reader(str(run.path / "encoder"))
-        tokens, _ = tokenize(tokenizer, clips.texts, max_length=limit)
-    size = run.config.optimizer.batch_size
-    batches = Batches(clips, tokens, sizes.positions, size)
+    model, batches = network_and_batches(run, seed, clips)
+    size, device = batches.batch_size, next(model.parameters()).device
     parts: list[npt.NDArray[np.float64]] = []
     starts = range(0, len(rows), size)
     label = f"{run.name[:40]}, seed {seed}"
@@ -78,3 +90,40 @@ def represent(run: Run, seed: int, clips: "Utterances", rows: Sequence[int], cho
             parts.append(stacked.flatten(0, 2).cpu().numpy().astype(np.float64))
             advance(1, "")
     return np.concatenate(parts)
+
+
+def shuffled_errors(
+    run: Run, seed: int, clips: "Utterances", num_draws: int, choices: Choices
+) -> tuple[float, dict[str, list[float]]]:
+    """Return the MAE of a seed, and that when a modality of every clip is taken from another clip, draw by draw.
+
+    The order is drawn by a seed of its own, so all seeds of a run see the same clips with the same strange parts.
+    """
+    import torch
+
+    from conki_cli.training.evaluation import memory_advice
+
+    model, batches = network_and_batches(run, seed, clips)
+    device = next(model.parameters()).device
+    count, size = len(clips), batches.batch_size
+    assert clips.scores is not None
+    scores = np.asarray(clips.scores, dtype=np.float64)
+    modalities = model.architecture.modalities
+    label = f"{run.name[:40]}, seed {seed}"
+    steps = 1 + num_draws * len(modalities)
+    with torch.no_grad(), memory_advice(size), choices.reporter.steps(label, steps) as advance:
+
+        def error(name: str, order: npt.NDArray[np.int64]) -> float:
+            found = []
+            for start in range(0, count, size):
+                batch = batches.take(np.arange(start, min(start + size, count)))
+                if name:
+                    strange = batches.take(order[start : start + size])
+                    batch = replace(batch, **{name: strange.modality(name)})
+                found.append(model.represent(batch.to(device)).prediction.cpu().numpy())
+            advance(1, name)
+            return float(np.abs(np.concatenate(found).astype(np.float64) - scores).mean())
+
+        own = error("", np.arange(count))
+        orders = [np.random.default_rng(draw).permutation(count) for draw in range(num_draws)]
+        return own, {name: [error(name, order) for order in orders] for name in modalities}

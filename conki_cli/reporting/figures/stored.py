@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def intervals_of(score_range: Sequence[float]) -> Intervals:
         names = tuple(f"{value:.0f}".replace("-", "−") for value in integers)
         return Intervals(names, integers, integers[:-1] + 0.5, rounded=True)
     edges = np.linspace(low, high, _BINS + 1)
-    names = tuple(f"{a:.3g}–{b:.3g}".replace("-", "−") for a, b in zip(edges, edges[1:], strict=False))
+    names = tuple(f"{a:.3g}–{b:.3g}".replace("-", "−") for a, b in pairwise(edges))
     return Intervals(names, (edges[:-1] + edges[1:]) / 2, edges[1:-1], rounded=False)
 
 

@@ -3,7 +3,6 @@
 Axes: R runs, S seeds, N clips, V videos.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ import numpy as np
 from conki_cli.data.store.records import video_of
 from conki_cli.reporting.comparison import System, bootstrap, rules_of
 from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_grid, new_figure
+from conki_cli.reporting.figures.intervals import draw_rows, half_width
 from conki_cli.reporting.figures.kinds import Choices, Plot
-from conki_cli.reporting.figures.stored import in_words, of_clips, read_several, spread
+from conki_cli.reporting.figures.stored import in_words, of_clips, read_several
 from conki_cli.reporting.tables.grid import published_row
 from conki_cli.runs import Run
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _ROW, _REST = 6.5, 24.0
 """Millimetres: height of a row, and of what stands around the rows."""
-_CONFIDENCE = 0.95
 
 
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
@@ -33,8 +32,6 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     _draw_values(left, rows)
     _draw_differences(right, rows)
-    left.set_yticks(range(len(rows)), _short_labels(rows))
-    left.set_ylim(len(rows) - 0.5, -0.5)
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3 if width > 110 else 2)
     seeds = "; ".join(f"{system.label}: {in_words(system.seeds)}" for system in systems)
@@ -56,7 +53,6 @@ def _short_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
     values = system.result["metrics"]["mae"]["values"]
-    mean, deviation = spread(values)
     published = None
     if choices.split == "test":
         transferred = system.config.is_baseline and system.config.needs_pretraining
@@ -68,20 +64,11 @@ def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
         "run": system.run.name,
         "seeds": list(system.seeds),
         "mae": values,
-        "mean": mean,
-        "half_width": _half_width(deviation, len(values)),
+        "mean": float(np.mean(values)),
+        "half_width": half_width(values),
         "paper": published,
         "difference": None if system is reference else _difference(reference, system),
     }
-
-
-def _half_width(deviation: float, count: int) -> float:
-    """Return half the width of the t interval of a mean; nan for one seed."""
-    if count < 2:
-        return math.nan
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + _CONFIDENCE / 2, count - 1)) * deviation / math.sqrt(count)
 
 
 def _difference(reference: System, system: System) -> dict[str, float] | None:
@@ -101,23 +88,11 @@ def _difference(reference: System, system: System) -> dict[str, float] | None:
 
 
 def _draw_values(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
-    for place, row in enumerate(rows):
-        first = not place
-        spots = [place] * len(row["mae"])
-        axes.plot(row["mae"], spots, "o", color=SERIES[5], markersize=3, label="seed" if first else None, zorder=2)
-        if len(row["mae"]) > 1:
-            half = row["half_width"]
-            axes.hlines(place, row["mean"] - half, row["mean"] + half, INK, linewidth=0.9, zorder=3)
-            axes.plot(row["mean"], place, "|", color=INK, markersize=7, zorder=4)
-    if any(len(row["mae"]) > 1 for row in rows):
-        axes.plot([], [], "|-", color=INK, linewidth=0.9, markersize=7, label="mean, 95 % interval")
+    draw_rows(axes, rows, _short_labels(rows))
     known = [(row["paper"], place) for place, row in enumerate(rows) if row["paper"] is not None]
     if known:
         axes.plot(*zip(*known, strict=True), "D", color=SERIES[1], fillstyle="none", markersize=3.6, label="the paper")
-    axes.set_xlabel("MAE (lower is better)")
     axes.locator_params(axis="x", nbins=4)
-    axes.margins(x=0.1)
-    light_grid(axes, "x")
 
 
 def _draw_differences(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:

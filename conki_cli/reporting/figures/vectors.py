@@ -43,16 +43,7 @@ class Labels:
     @classmethod
     def of_run(cls, run: Run, seed: int, ids: list[str], intervals: npt.NDArray[np.int64]) -> "Labels":
         """Return the labels of clips' vectors as the network of a run has them, by its checkpoint's header."""
-        from conki_cli.training import checkpoint
-        from conki_cli.training.inference import stored_architecture
-
-        facts = checkpoint.load(run.checkpoint(seed, "best"), facts_only=True)[1]
-        try:
-            modalities = stored_architecture(facts).modalities
-        except (KeyError, TypeError) as error:
-            raise RunError(
-                f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
-            ) from error
+        modalities = modalities_of(run, seed)
         config = run.config
         present = (("O", not config.dropped("C3")), ("A", config.has_adapters))
         return cls(ids, intervals, tuple(name for name, is_used in present if is_used), modalities)
@@ -76,6 +67,24 @@ class Labels:
             np.repeat(self.intervals, self.per_clip),
             np.tile(kinds, len(self.ids)),
         )
+
+
+def modalities_of(run: Run, seed: int) -> tuple[str, ...]:
+    """Return the modalities that a seed was trained on, by its checkpoint's header.
+
+    Raises:
+        RunError: the checkpoint is missing or damaged.
+    """
+    from conki_cli.training import checkpoint
+    from conki_cli.training.inference import stored_architecture
+
+    facts = checkpoint.load(run.checkpoint(seed, "best"), facts_only=True)[1]
+    try:
+        return stored_architecture(facts).modalities
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+        ) from error
 
 
 def masks_of(labels: Labels, *, inter_knowledge: bool = True) -> Masks:
