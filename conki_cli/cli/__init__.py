@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.figures import plot
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.reports import report
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "plot": plot,
     "runs": runs,
     "doctor": doctor,
     "ablate": ablate,
