@@ -33,9 +33,12 @@ def report(
         bool, typer.Option("--texts/--no-texts", help="Show the texts of the clips, or leave them out.")
     ] = True,
     figures: Annotated[
-        str,
-        typer.Option(metavar="KINDS", help="all that fit, stored (no weights are loaded), none, or kinds with commas."),
-    ] = "all",
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            help="all, stored (loads no weights), none, or kinds with commas. Default: all but modalities.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:

@@ -152,7 +152,7 @@ def demo(
     from conki_cli.experiments.plans import ablate as work
     from conki_cli.experiments.plans import demo_rows
     from conki_cli.reporting.page import NAME, PageChoices, check_page
-    from conki_cli.reporting.page.figures import STORED, chosen_kinds
+    from conki_cli.reporting.page.figures import chosen_kinds
 
     screen = screen_for(json)
     place = workspace_at(workspace)
@@ -164,7 +164,7 @@ def demo(
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:
         screen.say(f"run: {run.path.resolve()}")
-    choices = PageChoices(figures=chosen_kinds(STORED))
+    choices = PageChoices(figures=chosen_kinds("stored"))
     write_report(page, [run for _, run in rows], workspace, choices, screen)
     screen.answer({"rows": shown, "workspace": place.root.resolve(), "report": page.resolve()})
     screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")

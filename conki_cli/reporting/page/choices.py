@@ -16,4 +16,4 @@ class PageChoices:
     with_texts: bool = True
     """Whether the texts of the clips are in it: licences of data may forbid to pass them on."""
     figures: Sequence[str] | None = None
-    """Kinds of figures; None: all that fit the runs."""
+    """Kinds of figures; None: those that fit the runs and are not slow."""

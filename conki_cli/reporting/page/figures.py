@@ -16,16 +16,24 @@ STORED, ALL, NONE = "stored", "all", "none"
 """Words in place of kinds: those that stored files are enough for, those that fit, no figure."""
 
 
-def chosen_kinds(words: str) -> tuple[str, ...] | None:
-    """Return the kinds of figures that a user names: `all`, `stored`, `none`, or kinds with commas between; None: all.
+_SLOW = "modalities"
+"""The kind that predicts all clips again and again; only where it is asked for."""
+
+
+def chosen_kinds(words: str | None) -> tuple[str, ...] | None:
+    """Return the kinds of figures that a user names: `all`, `stored`, `none`, or kinds with commas between.
+
+    Nothing named, which is None here too, means those that fit and are not slow.
 
     Raises:
         SettingsError: there is no such kind.
     """
-    if words in (ALL, NONE):
-        return None if words == ALL else ()
+    if words is None or words == NONE:
+        return None if words is None else ()
     from conki_cli.reporting.figures import KINDS
 
+    if words == ALL:
+        return tuple(KINDS)
     if words == STORED:
         return tuple(name for name, kind in KINDS.items() if not kind.needs_weights)
     names = tuple(dict.fromkeys(word.strip() for word in words.split(",")))
@@ -61,7 +69,7 @@ def draw_figures(
                 numbers = tuple(_numbers(drawn.numbers))
                 found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content, numbers=numbers))
             except ConkiError as error:
-                if choices.figures is not None:  # one that was asked for by name, or fits by its description
+                if choices.figures is not None:  # one that was asked for
                     found.append(Figure(kind.name, title, "", problem=str(error)))
             advance(1, kind.name)
     return found
@@ -70,8 +78,11 @@ def draw_figures(
 def _fitting(
     kinds: Mapping[str, "Kind"], runs: Sequence[Run], wanted: Sequence[str] | None
 ) -> Iterator[tuple["Kind", Sequence[Run]]]:
+    chosen = set(kinds) - {_SLOW} if wanted is None else set(wanted)
+    if chosen >= {"ablation", "compare"}:  # which draw the same
+        chosen.discard("ablation" if any(run.config.is_baseline for run in runs) else "compare")
     for name, kind in kinds.items():
-        if (wanted is None or name in wanted) and len(runs) >= kind.least:
+        if name in chosen and len(runs) >= kind.least:
             yield kind, runs[: kind.most]
 
 
