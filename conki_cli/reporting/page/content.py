@@ -22,11 +22,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Headline:
-    """One system in short."""
+    """One system in short, or one metric where there is one system."""
 
     label: str
     value: str
-    """Its MAE."""
     deviation: str
     """What stands behind ±; empty with one seed."""
     about: Sequence[str]
@@ -41,8 +40,6 @@ class Figure:
     caption: str
     svg: bytes = b""
     problem: str = ""
-    numbers: Sequence[tuple[str, str]] = ()
-    """What the picture says in numbers: names and values."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The figures of a report: which fit the runs, drawn as SVG; where one cannot be drawn, why."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from conki_cli.reporting.page.choices import PageChoices
 from conki_cli.reporting.page.content import Figure
@@ -66,8 +66,7 @@ def draw_figures(
                 check_runs(kind.name, drawn_runs)
                 settings = Choices(split=choices.split, workspace=workspace, reporter=reporter)
                 drawn = draw_figure(kind.name, drawn_runs, form="svg", width=PAGE, choices=settings)
-                numbers = tuple(_numbers(drawn.numbers))
-                found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content, numbers=numbers))
+                found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content))
             except ConkiError as error:
                 if choices.figures is not None:  # one that was asked for
                     found.append(Figure(kind.name, title, "", problem=str(error)))
@@ -84,10 +83,3 @@ def _fitting(
     for name, kind in kinds.items():
         if name in chosen and len(runs) >= kind.least:
             yield kind, runs[: kind.most]
-
-
-def _numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the plain numbers of a figure, with their names."""
-    for name, value in found.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

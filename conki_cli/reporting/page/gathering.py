@@ -25,7 +25,7 @@ from conki_cli.reporting.page.effects import sheets_of_tests
 from conki_cli.reporting.page.figures import draw_figures
 from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, recipes, training_sheet, versions_sheet
 from conki_cli.reporting.page.stores import StoreFacts, read_stores
-from conki_cli.reporting.tables.grid import Row, TableInfo, build_grid, format_metric, mean_and_deviation
+from conki_cli.reporting.tables.grid import Grid, Row, TableInfo, build_grid, format_metric, mean_and_deviation
 from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, median_rows, run_row, table_info
 from conki_cli.runs import Run, common_threshold, evaluate_run
 from conki_cli.runs.learning import constant_metrics
@@ -52,7 +52,7 @@ def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, repo
     return Report(
         title=_title(labels, dataset),
         subtitle=info.title,
-        headlines=[_headline(system) for system in systems],
+        headlines=[_headline(one) for one in systems] if len(systems) > 1 else _metrics_of_one(grid),
         summary=_summary(systems),
         cautions=cautions(systems, stores, choices.split),
         grid=grid,
@@ -137,12 +137,23 @@ def _rows(
 
 def _headline(system: System) -> Headline:
     mean, deviation = mean_and_deviation(_values(system, "mae"))
-    about = [counted(len(system.seeds), "seed")]
+    about = ["MAE", counted(len(system.seeds), "seed")]
     correlation = mean_and_deviation(_values(system, "corr"))[0]
     if math.isfinite(correlation):
-        about.insert(0, f"Corr {format_metric('corr', correlation)}")
+        about.insert(1, f"Corr {format_metric('corr', correlation)}")
     shown = f"{deviation:.3f}" if math.isfinite(deviation) else ""
     return Headline(system.label, format_metric("mae", mean), shown, about)
+
+
+def _metrics_of_one(grid: Grid) -> list[Headline]:
+    """Return the metrics of the one system of a table, each beside the paper's and beside the best constant."""
+    ours, *others = grid.lines
+    named = {"paper" if line.is_published else "median": line.cells for line in others if line.cells[0].text != MEAN}
+    found = []
+    for number, header in enumerate(grid.headers[1:], start=1):
+        about = [f"{name} {cells[number].text}" for name, cells in named.items() if cells[number].text != "-"]
+        found.append(Headline(header, ours.cells[number].text, ours.cells[number].deviation, about))
+    return found
 
 
 def _values(system: System, metric: str) -> list[float]:
