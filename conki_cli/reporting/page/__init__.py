@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conki_cli.reporting.page.choices import PageChoices
+from conki_cli.reporting.page.content import MARK
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import check_writable, write_text
@@ -14,8 +15,6 @@ __all__ = ["NAME", "PageChoices", "check_page", "make_page", "write_page"]
 
 NAME = "report.html"
 """What the file is called in a workspace, where no other name is given."""
-MARK = '<meta name="generator" content="conki">'
-"""Stands near the beginning of every report."""
 
 
 def check_page(path: Path, *, is_default: bool = False) -> None:

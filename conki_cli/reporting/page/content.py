@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from conki_cli.reporting.tables.grid import Grid
 from conki_cli.system.errors import quoted
 
+MARK = '<meta name="generator" content="conki">'
+"""Stands near the beginning of every report."""
+
 
 @dataclass(frozen=True)
 class Sheet:

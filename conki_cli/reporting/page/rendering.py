@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conki_cli import __version__
-from conki_cli.reporting.page import MARK
-from conki_cli.reporting.page.content import Clip, ClipTable, Report
+from conki_cli.reporting.page.content import MARK, Clip, ClipTable, Report
 from conki_cli.reporting.tables.grid import superscript
 from conki_cli.system.untrusted import visible
 

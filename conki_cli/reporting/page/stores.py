@@ -82,12 +82,12 @@ def leaks(target: StoreFacts, external: Sequence[StoreFacts], split: str) -> lis
                 "independent of each other"
             )
     for one in SPLITS[: SPLITS.index(split)]:
-        lines += _same_texts(target, split, target, (one,), f"{one} split")
-    for other in external:
-        name = f"{other.dataset}, on which stage 1 is trained"
-        if shared := target.videos[split] & frozenset().union(*other.videos.values()):
+        lines += _same_texts(target, split, target, (one,), f"the {one} split")
+    for store in external:
+        name = f"{store.dataset}, on which stage 1 is trained"
+        if shared := target.videos[split] & frozenset().union(*store.videos.values()):
             lines.append(f"{counted(len(shared), 'video')} of the {split} split occur in {name}")
-        lines += _same_texts(target, split, other, SPLITS, name)
+        lines += _same_texts(target, split, store, SPLITS, name)
     return lines
 
 
@@ -98,7 +98,7 @@ def _same_texts(target: StoreFacts, split: str, other: StoreFacts, splits: Seque
     if not shared:
         return []
     clips = counted(shared, "clip")
-    return [f"{clips} of the {split} split {'has' if shared == 1 else 'have'} a text that occurs in the {where}"]
+    return [f"{clips} of the {split} split {'has' if shared == 1 else 'have'} a text that occurs in {where}"]
 
 
 def _plain(text: str) -> str:
