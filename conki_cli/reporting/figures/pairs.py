@@ -64,7 +64,9 @@ def _batch(run: Run, choices: Choices) -> tuple[Labels, list[float], list[int]]:
     seed = run.finished_seeds()[0]
     found = stored_predictions(run, choices.split, [seed])[seed]
     rounded = rounded_scores(found.scores)
-    one, other = chosen_intervals(rounded, choices.intervals, f"{run.result['dataset']}, {choices.split}")
+    one, other = chosen_intervals(
+        rounded, choices.intervals, f"{run.result['dataset']}, {choices.split}", num_clips=count
+    )
     first = np.flatnonzero(rounded == one)[: -(-2 * count // 3)]
     second = np.flatnonzero(rounded == other)[: count - len(first)]
     rows = [*first.tolist(), *second.tolist()]
