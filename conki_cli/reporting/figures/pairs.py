@@ -90,10 +90,10 @@ def _cells(masks: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.int64]:
 
 
 def _draw_cells(axes: "Axes", cells: npt.NDArray[np.int64], labels: Labels, width: float) -> None:
-    from matplotlib.colors import ListedColormap
-
     count = len(cells)
-    axes.imshow(cells, cmap=ListedColormap(_COLOURS), vmin=-0.5, vmax=4.5, interpolation="nearest")
+    for number, colour in enumerate(_COLOURS):
+        _fill(axes, cells == number, colour)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal")
     size = min(6.0, 0.62 * 72 / 25.4 * 0.82 * min(width, 120) / count)
     if count <= _BIG:
         for text, has_text in (("1", cells <= max(_ONES)), ("0", (cells > max(_ONES)) & (cells < 4))):
@@ -108,6 +108,22 @@ def _draw_cells(axes: "Axes", cells: npt.NDArray[np.int64], labels: Labels, widt
         axes.axhline(edge - 0.5, **line)
         axes.axvline(edge - 0.5, **line)
     axes.spines[:].set_visible(False)
+
+
+def _fill(axes: "Axes", mask: npt.NDArray[np.bool_], colour: str) -> None:
+    """Fill cells with a colour, as one shape."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    squares = [
+        Path(
+            [(x - 0.5, y - 0.5), (x + 0.5, y - 0.5), (x + 0.5, y + 0.5), (x - 0.5, y + 0.5), (x - 0.5, y - 0.5)],
+            closed=True,
+        )
+        for y, x in np.argwhere(mask).tolist()
+    ]
+    if squares:
+        axes.add_patch(PathPatch(Path.make_compound_path(*squares), facecolor=colour, linewidth=0))
 
 
 def _digit(text: str) -> Any:
