@@ -164,5 +164,5 @@ def signed(value: float, digits: int = 0) -> str:
 
 def light_grid(axes: "Axes", axis: str = "y") -> None:
     """Draw pale lines behind the data."""
-    axes.grid(visible=True, axis=axis)  # type: ignore[arg-type]
+    axes.grid(visible=True, axis=axis)
     axes.set_axisbelow(True)
