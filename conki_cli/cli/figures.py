@@ -45,7 +45,9 @@ def plot(
         str | None,
         typer.Option(metavar="A,B", help="tsne, pairs: two sentiment intervals. Default: -2,1, or the outermost two."),
     ] = None,
-    clips: Annotated[int | None, typer.Option(help="pairs: number of clips, 2 to 8. Default: 3.")] = None,
+    clips: Annotated[
+        int | None, typer.Option(help="pairs: clips, 2 to 8 (3); tsne: clips drawn per interval (50).")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="tsne: the seed to draw. Default: the first finished one.")] = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
@@ -84,7 +86,7 @@ def plot(
     check_writable(place)
     if asked.needs_predictions:
         _predict_missing(found, split, space, screen)
-    choices = Choices(split, chosen, seed, 3 if clips is None else clips, space, screen)
+    choices = Choices(split, chosen, seed, clips, space, screen)
     drawn = draw_figure(kind, found, form=form, width=millimetres, choices=choices)
     write_bytes(place, drawn.content)
     note_kept(str(place))
@@ -135,7 +137,7 @@ def _check_options(kind: "Kind", intervals: str | None, clips: int | None, seed:
     """Refuse options that would change nothing."""
     given = {
         "--intervals": (intervals, "tsne and pairs", kind.takes_intervals),
-        "--clips": (clips, "pairs", kind.name == "pairs"),
+        "--clips": (clips, "pairs and tsne", kind.takes_intervals),
         "--seed": (seed, "tsne", kind.name == "tsne"),
     }
     for option, (value, readers, is_read) in given.items():

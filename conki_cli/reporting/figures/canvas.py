@@ -97,19 +97,20 @@ def file_of(figure: "Figure", form: Form, *, name: str, title: str) -> bytes:
 
 
 def _plain_svg(text: str, name: str, title: str) -> str:
-    """Return an SVG that can stand inside a page: no prologue, no style sheet, a title, ids that no other figure has."""
+    """Return an SVG that can stand inside a page: no prologue, no style sheet, a title, ids of its own; and small."""
     body = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)  # would rule the page
-    body = re.sub(r'(transform="[^"]*")|(\d\.\d\d)\d+', r"\1\2", body)  # a hundredth of a point cannot be seen
-    body = _with_shared_styles(_with_own_ids(body, name))
+    body = re.sub(r'(transform="[^"]*")|(\d\.\d\d)\d+', r"\1\2", body)  # a hundredth of a point is not seen
+    body = re.sub(r' d="[^"]*"', lambda m: " " + re.sub(r"\s*([A-Zz])\s*", r"\1", m[0][1:]), body)
+    body = re.sub(r"\n\s+", "\n", _with_shared_styles(_with_own_ids(body, name)))
     head, rest = body.split(">", 1)
     head += ' role="img" style="stroke-linejoin: round; stroke-linecap: butt"'
     return f"{head}>\n <title>{escape(title)}</title>{rest}"
 
 
 def _with_own_ids(body: str, name: str) -> str:
-    """Keep the ids that are referred to, with short names that begin with the kind and a digest of the figure."""
-    prefix = f"{name}-{hashlib.sha256(body.encode()).hexdigest()[:6]}"
+    """Keep the ids that are referred to, with short names that begin with a digest of the figure."""
+    prefix = f"{name[:2]}{hashlib.sha256((name + body).encode()).hexdigest()[:6]}"
     used = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     short = {identity: f"{prefix}-{number}" for number, identity in enumerate(used)}
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{short[m[1]]}"' if m[1] in short else "", body)
@@ -163,5 +164,5 @@ def signed(value: float, digits: int = 0) -> str:
 
 def light_grid(axes: "Axes", axis: str = "y") -> None:
     """Draw pale lines behind the data."""
-    axes.grid(visible=True, axis=axis)  # type: ignore[arg-type]
+    axes.grid(visible=True, axis=axis)
     axes.set_axisbelow(True)

@@ -61,7 +61,9 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
 def _draw_matrix(axes: "Axes", shares: Floats, clips: npt.NDArray[np.intp], classes: Intervals) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    edges = np.arange(len(shares) + 1) - 0.5
+    axes.pcolormesh(edges, edges, np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1, edgecolors="face", linewidth=0.1)
+    axes.invert_yaxis()
     for row, column in np.ndindex(*shares.shape):
         value = shares[row, column]
         if np.isfinite(value) and value > 0:
@@ -69,7 +71,9 @@ def _draw_matrix(axes: "Axes", shares: Floats, clips: npt.NDArray[np.intp], clas
             axes.text(column, row, text, ha="center", va="center", color="white" if value > _DARK else INK)
     places = range(len(classes.names))
     for place in places:
-        axes.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=GREY, linewidth=0.7))
+        axes.add_patch(
+            Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=GREY, linewidth=0.7, clip_on=False)
+        )
     axes.set_xticks(places, classes.names)
     axes.set_yticks(places, [f"{name}  (n={count:,})" for name, count in zip(classes.names, clips, strict=True)])
     axes.set_xlabel("predicted class (% of each row)")

@@ -141,11 +141,10 @@ def _draw_groups(axes: "Axes", groups: Sequence[dict[str, Any]], what: str, over
 
 
 def _draw_videos(axes: "Axes", videos: Sequence[dict[str, Any]], overall: float) -> None:
-    """Draw the error of every video by rank, sized by its clips; the worst are named."""
+    """Draw the error of every video by rank; the worst are named."""
     ranks = np.arange(1, len(videos) + 1)
-    sizes = [4 + min(36, entry["n"]) for entry in videos]
     axes.axhline(overall, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
-    axes.scatter(ranks, [entry["mae"] for entry in videos], s=sizes, color=SERIES[1], alpha=0.65, linewidths=0)
+    axes.plot(ranks, [entry["mae"] for entry in videos], "o", color=SERIES[1], markersize=2.4, markeredgewidth=0)
     worst = "\n".join(f"{label(entry['group'], 18)} (n={entry['n']:,})" for entry in videos[:_NAMED])
     axes.text(0.99, 0.99, worst, transform=axes.transAxes, ha="right", va="top", fontsize=6, color=INK)
     top = max(entry["mae"] for entry in videos)

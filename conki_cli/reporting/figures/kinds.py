@@ -29,8 +29,8 @@ class Choices:
     """Two sentiment intervals; None: -2 and 1 where both have clips, else the lowest and the highest that have."""
     seed: int | None = None
     """Seed whose weights are used; None: the first finished one."""
-    num_clips: int = 3
-    """Clips in the batch whose pairs are drawn."""
+    num_clips: int | None = None
+    """pairs: clips in the batch, by default 3; tsne: clips of an interval that are drawn at most, by default 50."""
     workspace: Workspace | None = None
     """Where the feature stores lie; None: the folder that holds `runs/`."""
     reporter: Reporter = field(default_factory=Reporter)
@@ -64,7 +64,7 @@ class Kind:
     needs_predictions: bool = True
     """Whether it reads the stored predictions of a split."""
     takes_intervals: bool = False
-    """Whether two intervals can be chosen."""
+    """Whether two intervals and a number of clips can be chosen."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _of_several(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     seeds = "; ".join(f"{row['label']}: {in_words(system.seeds)}" for row, system in zip(rows, systems, strict=True))
     caption = (
         f"{of_clips(systems[0], choices)} ({seeds}): MAE of runs that were trained on different modalities, each seed, "
-        "and the 95 % interval of their mean (t)."
+        "and the 95 % interval of their mean (t, from three seeds on)."
     )
     numbers = [{**row, "run": s.run.name, "seeds": list(s.seeds)} for row, s in zip(rows, systems, strict=True)]
     return Plot(figure, caption, {"runs": numbers})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 2, 8
 """Clips whose pairs can be drawn legibly."""
+_CLIPS = 3
+"""As in Figure 4."""
 _NAMES = ("within a clip", "within an interval", "between knowledge", "other negatives", "left out")
 _COLOURS = ("#d55e00", "#f0b27a", "#9ecae1", "#ffffff", "#c8c8c8")
 _ONES = (0, 1)
@@ -55,20 +57,23 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
 
 def _batch(run: Run, choices: Choices) -> tuple[Labels, list[float], list[int]]:
     """Choose the clips: the first of both intervals, in stored order."""
-    if not FEWEST <= choices.num_clips <= MOST:
-        raise SettingsError(f"pairs are drawn of {FEWEST} to {MOST} clips, found {choices.num_clips}")
+    count = _CLIPS if choices.num_clips is None else choices.num_clips
+    if not FEWEST <= count <= MOST:
+        raise SettingsError(f"pairs are drawn of {FEWEST} to {MOST} clips, found {count}")
     check_predicted(run, choices)
     seed = run.finished_seeds()[0]
     found = stored_predictions(run, choices.split, [seed])[seed]
     rounded = rounded_scores(found.scores)
-    one, other = chosen_intervals(rounded, choices.intervals, f"{run.result['dataset']}, {choices.split}")
-    first = np.flatnonzero(rounded == one)[: -(-2 * choices.num_clips // 3)]
-    second = np.flatnonzero(rounded == other)[: choices.num_clips - len(first)]
+    one, other = chosen_intervals(
+        rounded, choices.intervals, f"{run.result['dataset']}, {choices.split}", num_clips=count
+    )
+    first = np.flatnonzero(rounded == one)[: -(-2 * count // 3)]
+    second = np.flatnonzero(rounded == other)[: count - len(first)]
     rows = [*first.tolist(), *second.tolist()]
-    if len(rows) < choices.num_clips:
+    if len(rows) < count:
         raise RunError(
             f"the intervals {one} and {other} of {choices.split} have {len(first)} and {len(second)} clips to choose "
-            f"from, too few for {choices.num_clips}: give a smaller --clips, or other --intervals"
+            f"from, too few for {count}: give a smaller --clips, or other --intervals"
         )
     labels = Labels.of_run(run, seed, [found.ids[row] for row in rows], rounded[rows])
     return labels, [float(found.scores[row]) for row in rows], [int(rounded[row]) for row in rows]
@@ -85,16 +90,15 @@ def _cells(masks: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.int64]:
 
 
 def _draw_cells(axes: "Axes", cells: npt.NDArray[np.int64], labels: Labels, width: float) -> None:
-    from matplotlib.colors import ListedColormap
-
     count = len(cells)
-    axes.imshow(cells, cmap=ListedColormap(_COLOURS), vmin=-0.5, vmax=4.5, interpolation="nearest")
+    for number, colour in enumerate(_COLOURS):
+        _fill(axes, cells == number, colour)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal")
     size = min(6.0, 0.62 * 72 / 25.4 * 0.82 * min(width, 120) / count)
     if count <= _BIG:
-        for row, column in np.ndindex(*cells.shape):
-            if cells[row, column] != 4:
-                text = "1" if cells[row, column] in _ONES else "0"
-                axes.text(column, row, text, ha="center", va="center_baseline", fontsize=size, color=INK)
+        for text, has_text in (("1", cells <= max(_ONES)), ("0", (cells > max(_ONES)) & (cells < 4))):
+            rows, columns = np.nonzero(has_text)
+            axes.scatter(columns, rows, s=(0.75 * size) ** 2, marker=_digit(text), color=INK, linewidths=0)
         axes.set_xticks(range(count), labels.names, fontsize=size)
         axes.set_yticks(range(count), labels.names, fontsize=size)
         axes.tick_params(length=0, pad=1.5, labeltop=True, labelbottom=False)
@@ -104,6 +108,34 @@ def _draw_cells(axes: "Axes", cells: npt.NDArray[np.int64], labels: Labels, widt
         axes.axhline(edge - 0.5, **line)
         axes.axvline(edge - 0.5, **line)
     axes.spines[:].set_visible(False)
+
+
+def _fill(axes: "Axes", mask: npt.NDArray[np.bool_], colour: str) -> None:
+    """Fill cells with a colour, as one shape."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    squares = [
+        Path(
+            [(x - 0.5, y - 0.5), (x + 0.5, y - 0.5), (x + 0.5, y + 0.5), (x - 0.5, y + 0.5), (x - 0.5, y - 0.5)],
+            closed=True,
+        )
+        for y, x in np.argwhere(mask).tolist()
+    ]
+    if squares:
+        axes.add_patch(PathPatch(Path.make_compound_path(*squares), facecolor=colour, linewidth=0))
+
+
+def _digit(text: str) -> Any:
+    """Return a digit as a mark whose middle lies at its place: one path in a file, however often it is drawn."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.path import Path
+    from matplotlib.textpath import TextPath
+
+    path = TextPath((0, 0), text, size=10, prop=FontProperties(family="DejaVu Sans"))
+    low, high = path.vertices.min(axis=0), path.vertices.max(axis=0)
+    return MarkerStyle(Path(path.vertices - (low + high) / 2, path.codes))
 
 
 def _name_clips(axes: "Axes", labels: Labels, scores: Sequence[float]) -> None:

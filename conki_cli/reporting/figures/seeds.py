@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 _SHOWN = {"mae": "MAE ↓", "corr": "Corr ↑", "acc7": "Acc-7 (%) ↑", "acc3": "Acc-3 (%) ↑", "acc2_nonneg": "Acc-2 (%) ↑"}
 _MOST = 3
 """Metrics that are drawn."""
-_PANEL = 36.0
+_PANEL, _LOW_PANEL = 38.0, 27.0
+"""Millimetres: height of panels beside each other, and on top of each other."""
 
 
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw the metrics of every seed of the runs."""
     systems = read_several(runs, choices)
     metrics = [name for name in _SHOWN if name in systems[0].result["metrics"]][:_MOST]
-    columns = max(1, min(len(metrics), int(width // 25) if len(systems) < 4 else int(width // 37)))
-    rows = math.ceil(len(metrics) / columns)
-    labels = [label(system.label, 22) for system in systems]
-    height = rows * _PANEL + (4 if len(systems) == 1 else min(24, 1.2 * max(map(len, labels))))
+    beside = width / len(metrics) >= 25 + 6 * max(0, len(systems) - 3)
+    columns, rows = (len(metrics), 1) if beside else (1, len(metrics))
+    names = [system.label for system in systems]
+    labels = [label(name if name == names[0] else name.removeprefix(f"{names[0]}, "), 22) for name in names]
+    height = rows * (_PANEL if beside else _LOW_PANEL) + (4 if len(systems) == 1 else 3 + 1.1 * max(map(len, labels)))
     figure = new_figure(width, height)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes, metric in zip(grid.flat, metrics, strict=False):
         _draw_metric(axes, systems, metric)
-        axes.set_title(_SHOWN[metric])
+        axes.set_title(_SHOWN[metric]) if beside else axes.set_ylabel(_SHOWN[metric])
         _name_runs(axes, labels)
-    for axes in grid.flat[len(metrics) :]:
-        axes.remove()
     caption = f"{of_clips(systems[0], choices)}: each dot is a seed, each black bar the mean over seeds ± one deviation"
     if len(systems) > 1:
         caption += "; lines join the same seed of neighbouring runs"

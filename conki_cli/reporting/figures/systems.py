@@ -37,7 +37,8 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     seeds = "; ".join(f"{system.label}: {in_words(system.seeds)}" for system in systems)
     videos = len({video_of(identity) for identity in systems[0].ids})
     caption = (
-        f"{of_clips(systems[0], choices)} ({seeds}). Left: MAE of each seed and 95 % interval of their mean (t). "
+        f"{of_clips(systems[0], choices)} ({seeds}). Left: MAE of each seed and the 95 % "
+        "interval of their mean (t, from three seeds on). "
         f"Right: difference from {systems[0].label} in the MAE of the mean prediction over the seeds, with the middle "
         f"95 % of draws of the {videos} videos: it covers the choice of test videos, not that of seeds."
     )

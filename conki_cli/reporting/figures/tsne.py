@@ -24,13 +24,13 @@ from conki_cli.reporting.figures.vectors import (
     rounded_scores,
 )
 from conki_cli.runs import Run
-from conki_cli.system.errors import RunError
+from conki_cli.system.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_DRAWN = 50
-"""Clips of an interval that are drawn; the cosines are of all."""
+"""Clips of an interval that are drawn, unless another number is chosen; the cosines are of all."""
 _MOST_COMPARED = 400
 """Clips of an interval whose cosines are taken."""
 _FEWEST_VECTORS = 6
@@ -82,12 +82,14 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
 def _panel(run: Run, choices: Choices, wanted: tuple[int, int] | None) -> tuple[_Panel, tuple[int, int]]:
     """Compute one run's picture; the second run is drawn for the intervals of the first."""
     seed = _seed_of(run, choices)
+    if choices.num_clips is not None and not 1 <= choices.num_clips <= _MOST_COMPARED:
+        raise SettingsError(f"tsne draws 1 to {_MOST_COMPARED} clips of an interval, found {choices.num_clips}")
     with training_clips(run, choices) as clips:
         if clips.scores is None:
             raise RunError(f"the clips of {clips.path} have no scores, so they are of no interval")
         rounded = rounded_scores(clips.scores)
         intervals = chosen_intervals(rounded, wanted, f"{run.config.data.dataset}, {choices.split}")
-        rows, drawn = _chosen_rows(rounded, intervals)
+        rows, drawn = _chosen_rows(rounded, intervals, choices.num_clips or _MOST_DRAWN)
         vectors = represent(run, seed, clips, rows, choices)
         labels = Labels.of_run(run, seed, [clips.ids[row] for row in rows], rounded[rows])
     shown = [place for place, row in enumerate(rows) if row in drawn]
@@ -106,7 +108,9 @@ def _seed_of(run: Run, choices: Choices) -> int:
     return finished[0] if choices.seed is None else choices.seed
 
 
-def _chosen_rows(rounded: npt.NDArray[np.int64], intervals: Sequence[int]) -> tuple[list[int], set[int]]:
+def _chosen_rows(
+    rounded: npt.NDArray[np.int64], intervals: Sequence[int], most_drawn: int
+) -> tuple[list[int], set[int]]:
     """Return the clips whose cosines are taken, in stored order, and those of them that are drawn."""
     generator = np.random.default_rng(_SEED)
     compared: list[int] = []
@@ -114,7 +118,7 @@ def _chosen_rows(rounded: npt.NDArray[np.int64], intervals: Sequence[int]) -> tu
     for interval in intervals:
         order = generator.permutation(np.flatnonzero(rounded == interval)).tolist()
         compared += order[:_MOST_COMPARED]
-        drawn |= set(order[:_MOST_DRAWN])
+        drawn |= set(order[:most_drawn])
     return sorted(compared), drawn
 
 

@@ -135,13 +135,16 @@ def rounded_scores(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return rounded
 
 
-def chosen_intervals(rounded: npt.NDArray[np.int64], wanted: tuple[int, int] | None, where: str) -> tuple[int, int]:
+def chosen_intervals(
+    rounded: npt.NDArray[np.int64], wanted: tuple[int, int] | None, where: str, *, num_clips: int = 0
+) -> tuple[int, int]:
     """Return the two intervals that are drawn.
 
     Args:
         rounded: interval of every clip, [B].
         wanted: those asked for; None: -2 and 1 where both have clips, else the lowest and the highest that have.
         where: names the clips, for a message.
+        num_clips: so many are needed from both together; where -2 and 1 have fewer, the two fullest are taken.
 
     Raises:
         SettingsError: twice the same.
@@ -153,7 +156,11 @@ def chosen_intervals(rounded: npt.NDArray[np.int64], wanted: tuple[int, int] | N
         raise SettingsError(f"two different intervals are drawn, found {wanted[0]} twice: choose of {shown}")
     if wanted is None and len(counts) < 2:
         raise RunError(f"clips of two intervals are drawn, and all of {where} are of interval {shown}")
-    chosen = wanted or (_WANTED if all(counts[one] for one in _WANTED) else (min(counts), max(counts)))
+    outermost = _WANTED if all(counts[one] for one in _WANTED) else (min(counts), max(counts))
+    chosen = wanted or outermost
+    if wanted is None and sum(counts[one] for one in chosen) < num_clips:
+        fullest = sorted(counts, key=lambda interval: (-counts[interval], interval))
+        chosen = (fullest[0], fullest[1])
     if empty := [interval for interval in chosen if not counts[interval]]:
         raise RunError(f"interval {empty[0]} has no clips in {where}: choose two of {shown} with --intervals")
     return chosen
