@@ -184,7 +184,8 @@ def test_what_speaks_against_the_numbers_is_said(tmp_path: Path) -> None:
 def test_without_its_store_a_report_has_no_texts_and_says_why(space: Workspace, tmp_path: Path) -> None:
     shutil.copytree(space.runs, tmp_path / "runs")
     text = make_page([Run(tmp_path / "runs" / "full")], Workspace(tmp_path), NO_FIGURES, Reporter())
-    assert "Without texts: there is no feature store" in text
+    assert "Without texts: there is no feature store features/mosi.h5" in text
+    assert str(tmp_path) not in text
     assert "video-0$_$0" in text
 
 

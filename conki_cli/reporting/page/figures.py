@@ -69,7 +69,7 @@ def draw_figures(
                 found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content))
             except ConkiError as error:
                 if choices.figures is not None:  # one that was asked for
-                    found.append(Figure(kind.name, title, "", problem=str(error)))
+                    found.append(Figure(kind.name, title, "", problem=str(error).replace(f"{workspace.root}/", "")))
             advance(1, kind.name)
     return found
 

@@ -68,7 +68,7 @@ def read_stores(workspace: Workspace, contents: Mapping[str, Any]) -> tuple[dict
         try:
             found[dataset] = read_store(workspace, dataset, content_id)
         except ConkiError as error:
-            problems[dataset] = str(error)
+            problems[dataset] = str(error).replace(f"{workspace.root}/", "")  # a report is passed on
     return found, problems
 
 
