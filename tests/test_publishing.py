@@ -49,7 +49,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: zipfile.Path) -> None:
     package = ROOT / "conki_cli"
-    expected = {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.suffix in (".py", ".toml")}
+    files = [path for path in package.rglob("*") if path.suffix in (".py", ".toml") or path.parent.name == "templates"]
+    expected = {path.relative_to(ROOT).as_posix() for path in files}
     names = {name for name in wheel.root.namelist() if ".dist-info/" not in name and not name.endswith("/")}
     assert names == {*expected, "conki_cli/py.typed"}
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.figures import plot
 from conki_cli.cli.loudness import with_loudness
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
+from conki_cli.cli.reports import report
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.sharing import export, pull, push
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
@@ -19,10 +21,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "plot": plot,
     "runs": runs,
     "doctor": doctor,
     "ablate": ablate,
     "compare": compare,
+    "report": report,
     "predict": predict,
     "export": export,
     "push": push,

@@ -199,17 +199,23 @@ def demo(
 ) -> None:
     """See everything once, on two small built-in corpora: prepare, pretrain, fine-tune, evaluate, compare.
 
-    Needs no data, no network and no GPU; takes a few minutes.
+    Needs no data, no network and no GPU; takes a few minutes. Its last step is
+    report.html, one page with everything (see `conki report`).
 
     conki demo
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
     """
+    from conki_cli.cli.reports import write_report
     from conki_cli.config.words import parse_seeds
     from conki_cli.experiments.demo import demo_rows
+    from conki_cli.reporting.page import NAME, PageChoices, check_page
+    from conki_cli.reporting.page.figures import chosen_kinds
     from conki_cli.runs import Runs
 
     screen = screen_for(json)
     place = workspace_at(workspace)
+    page = place.root / NAME
+    check_page(page, is_default=True)
     rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run)
     if not rows:
         return
@@ -218,7 +224,9 @@ def demo(
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:
         screen.say(f"run: {run.path.resolve()}")
-    screen.answer({"rows": shown, "workspace": place.root.resolve()})
+    choices = PageChoices(figures=chosen_kinds("stored"))
+    write_report(page, [run for _, run in rows], workspace, choices, screen)
+    screen.answer({"rows": shown, "workspace": place.root.resolve(), "report": page.resolve()})
     screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")
 
 

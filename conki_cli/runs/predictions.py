@@ -23,6 +23,7 @@ from conki_cli.runs.records import Constant, Evaluation
 from conki_cli.system.errors import Kind, RunError, one_line
 from conki_cli.system.files import atomic_path
 from conki_cli.system.readable import check_read, unreadable
+from conki_cli.system.untrusted import from_spreadsheet_cell, spreadsheet_cell, visible
 
 _COLUMNS = ["id", "score", "prediction"]
 _PREDICT_AGAIN = "delete it: it is predicted again"
@@ -47,7 +48,7 @@ def write_predictions(path: Path, found: Predictions) -> None:
         writer = csv.writer(stream)
         writer.writerow(["id", "score", "prediction"])
         for identity, score, prediction in zip(found.ids, found.scores, found.predictions, strict=True):
-            writer.writerow([identity, str(np.float32(score)), str(np.float32(prediction))])
+            writer.writerow([spreadsheet_cell(identity), str(np.float32(score)), str(np.float32(prediction))])
 
 
 def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
@@ -90,7 +91,7 @@ def _parsed(text: str) -> Predictions:
         for column, name, cell in zip(columns, _COLUMNS[1:], row[1:], strict=True):
             column.append(_finite(cell, f"{where} has the {name} '{one_line(cell[:30])}'"))
     scores, predictions = (np.array(column, dtype=np.float32) for column in columns)
-    return Predictions([row[0] for row in rows], scores, predictions)
+    return Predictions([from_spreadsheet_cell(row[0]) for row in rows], scores, predictions)
 
 
 def _finite(cell: str, fault: str) -> float:
@@ -235,9 +236,13 @@ def _constant(score: float, scores: np.ndarray, rules: Mapping[str, Any]) -> Con
 
 
 def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
-    """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed."""
+    """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed.
+
+    An id or text that a spreadsheet would compute has an apostrophe before it.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", "text", "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
         for clip in scored["clips"]:
-            writer.writerow([clip["id"], clip["text"], clip["prediction"], *clip["by_seed"].values()])
+            names = (spreadsheet_cell(visible(clip[key])) for key in ("id", "text"))
+            writer.writerow([*names, clip["prediction"], *clip["by_seed"].values()])

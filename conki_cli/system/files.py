@@ -142,6 +142,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def to_json(value: Any, *, indent: int | None = 2) -> str:
     """Render `value` as standard JSON: undefined numbers (nan, infinities) become null."""
     return json.dumps(_json_ready(value), indent=indent, ensure_ascii=False, allow_nan=False)

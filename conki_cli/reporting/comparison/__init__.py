@@ -17,7 +17,7 @@ import numpy.typing as npt
 from conki_cli.data.store.records import video_of
 from conki_cli.metrics import rules_of
 from conki_cli.reporting.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
-from conki_cli.reporting.comparison.systems import System, check_predicts, read_systems, system_label
+from conki_cli.reporting.comparison.systems import System, check_predicts, read_system, read_systems, system_label
 from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "holm",
     "marks",
     "paired_t",
+    "read_system",
     "read_systems",
     "system_label",
     "welch_t",

@@ -66,7 +66,7 @@ def read_systems(
     if threshold is None:
         threshold = common_threshold(runs)
     results = [evaluate_run(run, split, protocol, seeds=seeds, threshold=threshold) for run in runs]
-    systems = [_read_system(run, split, result) for run, result in zip(runs, results, strict=True)]
+    systems = [read_system(run, split, result) for run, result in zip(runs, results, strict=True)]
     for system in systems[1:]:
         _check_alike(systems[0], system, split)
     labels = [system.label for system in systems]
@@ -86,7 +86,8 @@ def check_predicts(run: Run) -> None:
         raise RunError(f"{run.name} is a stage-1 run, which predicts no target", advice="name a fine-tuned run")
 
 
-def _read_system(run: Run, split: str, result: Evaluation) -> System:
+def read_system(run: Run, split: str, result: Evaluation) -> System:
+    """Read what one run predicts for a split; `result` has its metrics."""
     stored = stored_predictions(run, split, result.seeds)
     first = next(iter(stored.values()))
     predictions = {seed: found.predictions for seed, found in stored.items()}

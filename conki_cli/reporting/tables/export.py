@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conki_cli.reporting.tables.grid import (
 )
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import check_writable, write_text
+from conki_cli.system.untrusted import spreadsheet_cell, visible
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -34,7 +36,10 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "§": r"\S{}",
     "[": "{[}",  # bare, at the start of a line, it would be an argument of the line break before it; so would a star
     "*": "{*}",
+    "`": r"\textasciigrave{}",  # ?` and !` would be Spanish punctuation
 }
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>[]~$"})
+_ENTITY = re.compile(r"&(?=[#\w])")
 
 
 def export_table(rows: Sequence[Row], info: TableInfo, path: Path) -> None:
@@ -72,9 +77,7 @@ def check_export(path: Path, endings: Collection[str] = ()) -> None:
 
 def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
     def escape(text: str) -> str:
-        for character in "\\|*_`<[":
-            text = text.replace(character, f"\\{character}")
-        return " ".join(text.split())
+        return " ".join(_ENTITY.sub(r"\&", visible(text).translate(_MARKDOWN)).split())
 
     def draw(cell: Cell, italic: bool) -> str:
         text = "".join(f"**{escape(piece)}**" if is_best else escape(piece) for piece, is_best in cell.parts())
@@ -92,7 +95,7 @@ def _markdown(rows: Sequence[Row], info: TableInfo) -> str:
 
 def _latex(rows: Sequence[Row], info: TableInfo) -> str:
     def escape(text: str) -> str:
-        return " ".join("".join(_LATEX.get(character, character) for character in text).split())
+        return " ".join("".join(_LATEX.get(character, character) for character in visible(text, "?")).split())
 
     def draw(cell: Cell, italic: bool) -> str:
         pieces = (rf"\textbf{{{escape(piece)}}}" if is_best else escape(piece) for piece, is_best in cell.parts())
@@ -131,7 +134,13 @@ def _csv(rows: Sequence[Row], info: TableInfo) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*head, *(f"value_{seed}" for seed in seeds)])
-    start = [info.dataset, info.split, info.protocol, info.n, "" if info.n_nonzero is None else info.n_nonzero]
+    start = [
+        spreadsheet_cell(visible(info.dataset)),
+        info.split,
+        info.protocol,
+        info.n,
+        "" if info.n_nonzero is None else info.n_nonzero,
+    ]
     start.append("" if info.threshold is None else info.threshold)
     for row in rows:
         own = _seeds_of(row, info) if row.values else ()
@@ -141,7 +150,8 @@ def _csv(rows: Sequence[Row], info: TableInfo) -> str:
                 mean, std = mean_and_deviation(values) if values else ("", "")
                 by_seed = dict(zip(own, values, strict=False))
                 shown = [mean, std if len(values) > 1 else "", paper, row.signs.get(name, "")]
-                named = [" ".join(map(str, own)), row.run, row.label, name]
+                shown_names = [spreadsheet_cell(visible(one)) for one in (row.run, row.label)]
+                named = [" ".join(map(str, own)), *shown_names, name]
                 writer.writerow([*start, *named, *shown, *(by_seed.get(seed, "") for seed in seeds)])
     return stream.getvalue()
 

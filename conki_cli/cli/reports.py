@@ -1,0 +1,90 @@
+"""The commands that make something to look at and to pass on: the report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from conki_cli.cli.options import JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
+from conki_cli.cli.program import mention_damage, screen_for, workspace_at
+from conki_cli.cli.streams import note_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conki_cli.cli.screen import Screen
+    from conki_cli.reporting.page import PageChoices
+    from conki_cli.runs import Run
+
+_DEMO = ("demo", "demo-external")
+"""Data sets whose texts are our own."""
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fine-tuning runs; the first is the reference. Default: the newest finished one."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The HTML file. Default: report.html in the workspace.")] = None,
+    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to report on.")] = "test",
+    protocol: ProtocolOption = "all",
+    threshold: ThresholdOption = None,
+    texts: Annotated[
+        bool, typer.Option("--texts/--no-texts", help="Show the texts of the clips, or leave them out.")
+    ] = True,
+    figures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            help="all, stored (loads no weights), none, or kinds with commas. Default: all but modalities.",
+        ),
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Write one HTML file about runs: metrics, tests, figures, every clip, settings, versions, warnings.
+
+    The file needs no network and nothing else: it can be mailed, searched, sorted and printed.
+    Licences of data may forbid to pass texts on: --no-texts leaves them out.
+
+    conki report
+    conki report mosi-conki-1a2b3c4d mosi-misa-5e6f7a8b --out conki-misa.html --no-texts
+    """
+    from conki_cli.reporting.page import NAME, PageChoices, check_page
+    from conki_cli.reporting.page.figures import chosen_kinds
+
+    screen = screen_for(json)
+    path = workspace_at(workspace).root / NAME if out is None else out
+    check_page(path, is_default=out is None)
+    choices = PageChoices(split, protocol, threshold, texts, chosen_kinds(figures))
+    found = _runs_to_report(runs or [], split, workspace, screen)
+    write_report(path, found, workspace, choices, screen)
+    screen.answer({"report": path.resolve(), "runs": [run.name for run in found], "texts": texts})
+
+
+def _runs_to_report(names: list[str], split: str, workspace: Path, screen: "Screen") -> "list[Run]":
+    from conki_cli.reporting.comparison import check_predicts
+    from conki_cli.runs import find_run
+
+    place = workspace_at(workspace)
+    if not names:
+        mention_damage(screen, workspace)
+    found = [find_run(place, name) for name in dict.fromkeys(names)] or [find_run(place, None)]
+    for run in found:
+        check_predicts(run)
+    if not all(run.predictions_exist(split) for run in found):
+        from conki_cli.experiments.comparisons import ready_predictions
+
+        ready_predictions(found, split, place, screen)
+    return found
+
+
+def write_report(path: Path, runs: "Sequence[Run]", workspace: Path, choices: "PageChoices", screen: "Screen") -> None:
+    """Write the report of finished runs, and say where it lies."""
+    from conki_cli.reporting.page import write_page
+
+    write_page(path, runs, workspace_at(workspace), choices, screen)
+    note_kept(str(path))
+    screen.say(f"report: {path.resolve()}")
+    if choices.with_texts and not {run.result["dataset"] for run in runs} <= set(_DEMO):
+        screen.say("it shows the texts of the clips: where a licence forbids to pass them on, give --no-texts")

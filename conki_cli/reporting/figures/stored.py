@@ -1,0 +1,174 @@
+"""What figures read of runs: stored predictions, logs, and the sentiment intervals of a range of scores.
+
+Axes: S seeds, N clips.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.metrics.summaries import summarize
+from conki_cli.reporting.comparison import System, read_systems, system_label
+from conki_cli.reporting.figures.kinds import Choices
+from conki_cli.runs import Run, common_threshold, evaluate_run, stored_predictions
+from conki_cli.system.errors import RunError
+from conki_cli.system.files import read_json
+from conki_cli.system.readable import check_read, unreadable
+
+Floats = npt.NDArray[np.float64]
+_MOST_INTERVALS, _FEWEST_INTERVALS = 13, 3
+_BINS = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """Neighbouring intervals of scores: those of Section 3.4, or equal parts of a range that has too few or many."""
+
+    names: tuple[str, ...]
+    centres: Floats
+    edges: Floats
+    """Between neighbours, one less than there are intervals."""
+    rounded: bool
+    """Whether they are the scores rounded to integers, halves to the even one."""
+
+    def index(self, values: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """Return the number of each value's interval; values outside the range count to the first or last, [N]."""
+        found = np.asarray(values, dtype=np.float32)
+        if self.rounded:
+            low = int(self.centres[0])
+            return (np.clip(found.round(), low, self.centres[-1]) - low).astype(np.intp)
+        return np.searchsorted(self.edges, found, side="left").astype(np.intp)
+
+
+def intervals_of(score_range: Sequence[float]) -> Intervals:
+    """Return the intervals of a range: -3..3 has seven, -1..1 three; 0..1 and 0..100 get seven equal parts."""
+    low, high = (float(bound) for bound in score_range)
+    integers = np.arange(np.round(low), np.round(high) + 1)
+    if _FEWEST_INTERVALS <= len(integers) <= _MOST_INTERVALS:
+        names = tuple(f"{value:.0f}".replace("-", "−") for value in integers)
+        return Intervals(names, integers, integers[:-1] + 0.5, rounded=True)
+    edges = np.linspace(low, high, _BINS + 1)
+    names = tuple(f"{a:.3g}–{b:.3g}".replace("-", "−") for a, b in pairwise(edges))
+    return Intervals(names, (edges[:-1] + edges[1:]) / 2, edges[1:-1], rounded=False)
+
+
+def read_system(run: Run, choices: Choices) -> System:
+    """Read what the finished seeds of one run predicted for a split.
+
+    Raises:
+        RunError: the predictions are missing or damaged.
+    """
+    split, config = choices.split, run.config
+    check_predicted(run, choices)
+    result = evaluate_run(run, split, "all")
+    stored = stored_predictions(run, split, result["seeds"])
+    first = next(iter(stored.values()))
+    predictions = {seed: found.predictions for seed, found in stored.items()}
+    return System(system_label(config), run, config, result, tuple(first.ids), first.scores, predictions)
+
+
+def read_several(runs: Sequence[Run], choices: Choices) -> list[System]:
+    """Read what one or more runs predicted for the same clips, measured at one threshold between two classes.
+
+    Raises:
+        RunError: they are of different data, or predictions are missing or damaged.
+    """
+    if len(runs) == 1:
+        return [read_system(runs[0], choices)]
+    for run in runs:
+        check_predicted(run, choices)
+    return read_systems(runs, choices.split, "all", threshold=common_threshold(runs))
+
+
+def check_predicted(run: Run, choices: Choices) -> None:
+    """Refuse a split that was not predicted yet, and tell of seeds that are not finished.
+
+    Raises:
+        RunError: a finished seed has no predictions for it.
+    """
+    finished = run.finished_seeds()
+    if left_out := sorted(set(run.result["seeds"]) - set(finished)):
+        choices.reporter.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    if not all(run.predictions_path(seed, choices.split).is_file() for seed in finished):
+        raise RunError(
+            f"run {run.name} has no stored predictions for {choices.split}: make them with "
+            f"`conki evaluate {run.name} --split {choices.split}`"
+        )
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and sample standard deviation; nan for one value."""
+    found = summarize({"value": list(values)})["value"]
+    return found["mean"], found["std"]
+
+
+def about(system: System, choices: Choices) -> str:
+    """Say what a figure of one run is of: label, data set, split, seeds, clips."""
+    return f"{system.label}, {of_clips(system, choices)}, {in_words(system.seeds)}"
+
+
+def of_clips(system: System, choices: Choices) -> str:
+    """Say which clips were judged."""
+    return f"{system.result['dataset']}, {choices.split}, n = {len(system.scores):,}"
+
+
+def in_words(seeds: Sequence[int]) -> str:
+    """Render seeds: 'seed 1', 'seeds 1, 2, 4', 'seeds 1–10'."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds {seeds[0]}–{seeds[-1]}"
+    return f"seeds {', '.join(map(str, seeds))}"
+
+
+# ---- logs ----
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a seed noted while it trained."""
+
+    seed: int
+    epochs: list[int]
+    losses: dict[str, list[float]]
+    """Loss term -> mean over an epoch's steps; nan where an epoch has no such term."""
+    validation_mae: list[float]
+    best_epoch: int
+
+
+def read_log(run: Run, seed: int) -> Log:
+    """Read the log of a finished seed; of an epoch that was repeated the last line counts.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    path = run.seed_folder(seed) / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        entries = {int(found["epoch"]): found for found in map(json.loads, lines)}
+        epochs = sorted(entries)
+        terms = dict.fromkeys(name for epoch in epochs for name in entries[epoch]["losses"])
+        losses = {str(name): [_number(entries[e]["losses"].get(name)) for e in epochs] for name in terms}
+        maes = [_number(entries[epoch]["validation"]["mae"]) for epoch in epochs]
+        best = int(read_json(run.seed_folder(seed) / "result.json")["best_epoch"])
+        if best not in entries:
+            raise ValueError
+    except OSError as error:
+        check_read(path, error)
+        raise RunError(f"{unreadable(path, error)}; train that seed again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(
+            f"{path} must hold one JSON line per epoch, with losses and validation, up to the best one, but does not: "
+            "restore it, or delete that seed's folder and train it again"
+        ) from error
+    return Log(seed, epochs, losses, maes, best)
+
+
+def _number(found: Any) -> float:
+    return math.nan if found is None else float(found)

@@ -1,0 +1,113 @@
+"""Ablations and comparisons as intervals: the MAE of every seed, and the difference from the first run over videos.
+
+Axes: R runs, S seeds, N clips, V videos.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conki_cli.data.store.records import video_of
+from conki_cli.reporting.comparison import System, bootstrap, rules_of
+from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_grid, new_figure
+from conki_cli.reporting.figures.intervals import draw_rows, half_width
+from conki_cli.reporting.figures.kinds import Choices, Plot
+from conki_cli.reporting.figures.stored import in_words, of_clips, read_several
+from conki_cli.reporting.tables.grid import published_row
+from conki_cli.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ROW, _REST = 6.5, 24.0
+"""Millimetres: height of a row, and of what stands around the rows."""
+
+
+def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
+    """Draw one row per run, the first at the top."""
+    systems = read_several(runs, choices)
+    rows = [_row(system, systems[0], choices) for system in systems]
+    figure = new_figure(width, _ROW * len(rows) + _REST)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
+    _draw_values(left, rows)
+    _draw_differences(right, rows)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3 if width > 110 else 2)
+    seeds = "; ".join(f"{system.label}: {in_words(system.seeds)}" for system in systems)
+    videos = len({video_of(identity) for identity in systems[0].ids})
+    caption = (
+        f"{of_clips(systems[0], choices)} ({seeds}). Left: MAE of each seed and the 95 % "
+        "interval of their mean (t, from three seeds on). "
+        f"Right: difference from {systems[0].label} in the MAE of the mean prediction over the seeds, with the middle "
+        f"95 % of draws of the {videos} videos: it covers the choice of test videos, not that of seeds."
+    )
+    return Plot(figure, caption, {"rows": rows, "num_videos": videos})
+
+
+def _short_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the labels of the rows, without what is the same in all: 'ConKI, w/o C1' -> 'w/o C1' beside 'ConKI'."""
+    names = [str(row["label"]) for row in rows]
+    prefix = f"{names[0]}, "
+    return [label(name.removeprefix(prefix) if name != names[0] else name, 20) for name in names]
+
+
+def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
+    values = system.result["metrics"]["mae"]["values"]
+    published = None
+    if choices.split == "test":
+        transferred = system.config.is_baseline and system.config.needs_pretraining
+        external = system.config.data.external if transferred else None
+        name, drop = system.config.model.name, system.config.model.drop
+        published = (published_row(system.result["dataset"], drop, name, external) or {}).get("mae")
+    return {
+        "label": system.label,
+        "run": system.run.name,
+        "seeds": list(system.seeds),
+        "mae": values,
+        "mean": float(np.mean(values)),
+        "half_width": half_width(values),
+        "paper": published,
+        "difference": None if system is reference else _difference(reference, system),
+    }
+
+
+def _difference(reference: System, system: System) -> dict[str, float] | None:
+    """Draw the videos of both systems' mean predictions, over the seeds that both have, else over all of each."""
+    common = [seed for seed in reference.seeds if seed in system.seeds]
+    one, other = (
+        np.mean([found.predictions[seed] for seed in common or found.seeds], axis=0, dtype=np.float64)
+        for found in (reference, system)
+    )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(map(video_of, system.ids)))}
+    videos = np.array([numbers[video_of(identity)] for identity in system.ids], dtype=np.intp)
+    rules = rules_of(system.run.result["score_range"])
+    drawn = bootstrap(one, other, system.scores, videos, rules=rules, threshold=reference.result["threshold"])["mae"]
+    if drawn is None:
+        return None
+    return {"difference": drawn["difference"], "low": drawn["low"], "high": drawn["high"], "p": drawn["p"]}
+
+
+def _draw_values(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+    draw_rows(axes, rows, _short_labels(rows))
+    known = [(row["paper"], place) for place, row in enumerate(rows) if row["paper"] is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), "D", color=SERIES[1], fillstyle="none", markersize=3.6, label="the paper")
+    axes.locator_params(axis="x", nbins=4)
+
+
+def _draw_differences(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
+    for place, row in enumerate(rows):
+        found = row["difference"]
+        if found is None:
+            text = "reference" if not place else "one video: not drawn"
+            axes.text(0, place, f" {text}", va="center", ha="left", color=GREY, fontsize=6)
+            continue
+        axes.hlines(place, found["low"], found["high"], SERIES[0], linewidth=1.6)
+        axes.plot(found["difference"], place, "o", color=INK, markersize=3.2, zorder=3)
+    axes.set_xlabel("difference in MAE")
+    axes.locator_params(axis="x", nbins=4)
+    axes.margins(x=0.1)
+    axes.tick_params(axis="y", length=0)
+    light_grid(axes, "x")

@@ -1,0 +1,100 @@
+"""What a reader of a report must know before believing its numbers: one line each, and what it is about."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from conki_cli.data.store.records import counted
+from conki_cli.reporting.comparison import System
+from conki_cli.reporting.page.recorded import environments
+from conki_cli.reporting.page.stores import StoreFacts, leaks
+from conki_cli.reporting.tables.grid import seeds_text
+from conki_cli.runs import Run, check_name, learning_warnings
+from conki_cli.system.errors import ConkiError
+
+PAPERS_SEEDS = 5
+"""The paper's numbers are means of five runs (Section 4.3)."""
+Caution = tuple[str, str]
+
+
+def cautions(systems: Sequence[System], stores: Mapping[str, StoreFacts], split: str) -> list[Caution]:
+    """Return everything that speaks against believing the numbers, the same line once."""
+    found: list[Caution] = []
+    for system in systems:
+        found += [(system.label, line) for line in _of_system(system, split)]
+    found += _few_seeds(systems)
+    found += _of_data(systems, stores, split)
+    return list(dict.fromkeys(found))
+
+
+def _of_system(system: System, split: str) -> Iterator[str]:
+    yield from system.result["warnings"]
+    median = (system.result["median"] or {}).get("metrics", {}).get("mae", math.nan)
+    maes = dict(zip(system.seeds, system.result["metrics"]["mae"]["values"], strict=True))
+    if failed := {seed: mae for seed, mae in maes.items() if mae >= median}:
+        shown = ", ".join(f"{mae:.3f}" for mae in failed.values())
+        yield (
+            f"{seeds_text(list(failed))}: the {split} MAE ({shown}) is not below that of predicting the training "
+            f"median ({median:.3f})"
+        )
+    left_out = sorted(set(system.run.result["seeds"]) - set(system.seeds))
+    if left_out:
+        yield f"{seeds_text(left_out)} {'is' if len(left_out) == 1 else 'are'} not finished or left out"
+    yield from _stage_one(system)
+    yield from _truncated(system, split)
+    yield from _mixed_versions(system)
+
+
+def _stage_one(system: System) -> Iterator[str]:
+    """Yield the warnings about the stage 1 that a run starts from, where that still lies beside it."""
+    names = {str((system.run.seed_result(seed) or {}).get("stage_1") or "") for seed in system.seeds} - {""}
+    for name in sorted(names):
+        try:
+            first = Run(system.run.path.parent / check_name(name))
+            if (first.path / "result.json").is_file():
+                yield from (f"stage 1, {line}" for line in learning_warnings(first, first.finished_seeds()))
+        except (ConkiError, KeyError, TypeError):
+            continue  # the doctor examines runs; a report is about the one that was judged
+
+
+def _truncated(system: System, split: str) -> Iterator[str]:
+    cut = (system.run.seed_result(system.seeds[0]) or {}).get("cut")
+    counts = cut.get(split) if isinstance(cut, dict) else None
+    for modality, count in counts.items() if isinstance(counts, dict) else ():
+        if isinstance(count, int) and count:
+            limit = system.config.data.max_frames
+            yield f"{modality} of {counted(count, 'clip')} of the {split} split is truncated to {limit} frames"
+
+
+def _mixed_versions(system: System) -> Iterator[str]:
+    used: dict[str, list[int]] = {}
+    for seed, recorded in environments(system.run, system.seeds).items():
+        packages = recorded.get("packages")
+        torch = packages.get("torch") if isinstance(packages, dict) else None
+        used.setdefault(f"torch {torch}, {recorded.get('device')}, {recorded.get('threads')} threads", []).append(seed)
+    if len(used) > 1:
+        ways = "; ".join(f"{way} ({seeds_text(seeds)})" for way, seeds in used.items())
+        yield f"its seeds were trained in different ways: {ways}"
+
+
+def _few_seeds(systems: Sequence[System]) -> list[Caution]:
+    few = {system.label: len(system.seeds) for system in systems if len(system.seeds) < PAPERS_SEEDS}
+    if not few:
+        return []
+    counts = set(few.values())
+    shown = (
+        counted(counts.pop(), "seed") if len(counts) == 1 else ", ".join(f"{n} of {name}" for name, n in few.items())
+    )
+    return [("few seeds", f"{shown}: the numbers change with the seeds; the paper's are means of five runs")]
+
+
+def _of_data(systems: Sequence[System], stores: Mapping[str, StoreFacts], split: str) -> Iterator[Caution]:
+    dataset = systems[0].result["dataset"]
+    if (target := stores.get(dataset)) is None:
+        return
+    used = {system.config.data.external for system in systems if system.config.needs_pretraining}
+    external = [store for name, store in stores.items() if name in used and name != dataset]
+    yield from (("leak", line) for line in leaks(target, external, split))
+    for store in (target, *external):
+        for note in store.notes:
+            if " share " not in note:  # said above, of the stores as they are
+                yield (store.dataset, note)

@@ -1,0 +1,244 @@
+"""The report as a file: what stands in it, what hostile clips do there (nothing), what it refuses."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from page_support import HOSTILE, SEEDS, make_run, make_space
+from typer.testing import CliRunner, Result
+
+from conki_cli.cli import app
+from conki_cli.reporting.comparison import compare, read_systems
+from conki_cli.reporting.page import PageChoices, make_page
+from conki_cli.runs import Run, read_predictions
+from conki_cli.system.untrusted import visible
+from conki_cli.system.workspace import Reporter, Workspace
+
+NO_FIGURES = PageChoices(figures=())
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "version_1"
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements, and the text of every table row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.parts: dict[str, str] = {"script": "", "style": ""}
+        self._inside = ""
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in self.parts else ""
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.parts[self._inside] += data
+        elif self._in_cell:
+            self.rows[-1][-1] += data
+
+    def rows_of(self, name: str) -> list[list[str]]:
+        return [row for row in self.rows if row and row[0] == name]
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with two runs; tests only read it."""
+    found = make_space(tmp_path_factory.mktemp("page"))
+    make_run(found, "full", 0.5)
+    make_run(found, "without", 1.0, drop="C4")
+    return found
+
+
+@pytest.fixture(scope="module")
+def text(space: Workspace) -> str:
+    return make_page([Run(space.runs / "full"), Run(space.runs / "without")], space, NO_FIGURES, Reporter())
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def conki(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "80"})
+
+
+def test_hostile_texts_are_shown_and_are_nothing_but_text(page: Page) -> None:
+    shown = [row[1] for row in page.rows if row and "$_$" in row[0]]
+    for hostile in HOSTILE[:-1]:
+        assert visible(hostile).strip() in shown
+    assert any(cell.replace(" …", "").count("x") == 10_000 for cell in shown)
+    names = [tag for tag, _ in page.tags]
+    assert (names.count("script"), names.count("style"), names.count("img")) == (1, 1, 0)
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
+
+
+def test_no_control_character_and_no_mark_of_direction_is_in_the_file(text: str) -> None:
+    assert not set(text) & set("\x00\x1b\u202e\u2066")
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Page, text: str) -> None:
+    links = [value or "" for _, found in page.tags for name, value in found.items() if name in ("href", "src")]
+    assert {link.split(":")[0] if ":" in link else link[:1] for link in links} <= {"data", "#"}
+    assert "url(" not in page.parts["style"]
+    assert "://" not in text
+
+
+def test_the_policy_allows_this_script_and_this_style_alone(page: Page) -> None:
+    policy = next(found["content"] for _, found in page.tags if found.get("http-equiv") == "Content-Security-Policy")
+    hashes = [
+        base64.b64encode(hashlib.sha256(page.parts[tag].encode()).digest()).decode() for tag in ("script", "style")
+    ]
+    assert policy is not None
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}';")
+    assert "unsafe" not in policy
+
+
+def test_the_same_runs_give_the_same_bytes(space: Workspace, text: str) -> None:
+    runs = [Run(space.runs / "full"), Run(space.runs / "without")]
+    assert make_page(runs, space, NO_FIGURES, Reporter()) == text
+
+
+def test_clips_stand_with_the_mean_over_the_seeds_and_the_largest_error_first(space: Workspace) -> None:
+    found = Page(make_page([Run(space.runs / "full")], space, NO_FIGURES, Reporter()))
+    stored = [read_predictions(space.runs / "full" / f"seed-{seed}" / "predictions" / "test.csv") for seed in SEEDS]
+    values = np.array([one.predictions for one in stored], dtype=np.float64)
+    errors = np.abs(values.mean(axis=0) - stored[0].scores)
+    rows = [row for row in found.rows if row and "$_$" in row[0]]
+    worst = int(errors.argmax())
+    numbers = [float(cell) for cell in rows[0][2:]]
+    assert rows[0][0] == stored[0].ids[worst]
+    assert numbers == pytest.approx(
+        [stored[0].scores[worst], values[:, worst].mean(), errors[worst], *values[:, worst]], abs=0.0051
+    )
+    assert [float(row[4]) for row in rows] == sorted((float(row[4]) for row in rows), reverse=True)
+
+
+def test_metrics_stand_beside_the_papers_and_beside_constant_predictions(page: Page, space: Workspace) -> None:
+    assert page.rows_of("paper")[0][1] == "0.681"
+    median, mean = page.rows_of("predicting the training median"), page.rows_of("predicting the training mean")
+    scores = read_predictions(space.runs / "full" / "seed-1" / "predictions" / "test.csv").scores
+    assert float(median[0][1]) == pytest.approx(np.abs(scores - 0.5).mean(), abs=5e-4)  # of -1, 0, 1, 2
+    assert mean[0][1:] == median[0][1:]
+
+
+def test_tests_are_those_of_the_comparison(page: Page, space: Workspace) -> None:
+    compared = compare(read_systems([Run(space.runs / "full"), Run(space.runs / "without")], "test", "all"))
+    cell = (compared.verdicts[0].cells or {})["mae"]
+    assert cell["paired_t"] is not None
+    row = next(row for row in page.rows_of("MAE↓") if len(row) == 8)
+    assert row[1:4] == [
+        f"{cell['difference']:+.3f}",
+        f"{cell['paired_t']['p']:.3f}",
+        f"{cell['paired_t']['cohen_d']:+.2f}",
+    ]
+
+
+def test_the_command_leaves_out_what_holds_for_one_machine(text: str) -> None:
+    assert "conki finetune --seeds 1..2 --name full\n" in text
+    assert "/home/me" not in text
+
+
+def test_the_settings_can_be_taken_from_the_page(page: Page, space: Workspace) -> None:
+    link = next(found for tag, found in page.tags if tag == "a" and found.get("download") == "full.toml")
+    content = base64.b64decode((link["href"] or "").partition("base64,")[2]).decode()
+    assert content == (space.runs / "full" / "config.toml").read_text(encoding="utf-8")
+
+
+def test_a_report_can_leave_all_texts_out(space: Workspace) -> None:
+    choices = PageChoices(figures=(), with_texts=False)
+    found = make_page([Run(space.runs / "full")], space, choices, Reporter())
+    assert "said plainly" not in found
+    assert "xxxx" not in found
+    assert "video-0$_$0" in found
+
+
+def test_what_speaks_against_the_numbers_is_said(tmp_path: Path) -> None:
+    space = make_space(tmp_path, ["train clip 1 said THIS"])
+    text = make_page([make_run(space, "bad", 9.0)], space, NO_FIGURES, Reporter())
+    assert "seeds 1, 2: the test MAE" in text
+    assert "is not below that of predicting the training median (1.683)" in text
+    assert "1 clip of the test split has a text that occurs in the train split" in text
+    assert "2 seeds: the numbers change with the seeds" in text
+
+
+def test_without_its_store_a_report_has_no_texts_and_says_why(space: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(space.runs, tmp_path / "runs")
+    text = make_page([Run(tmp_path / "runs" / "full")], Workspace(tmp_path), NO_FIGURES, Reporter())
+    assert "Without texts: there is no feature store features/mosi.h5" in text
+    assert str(tmp_path) not in text
+    assert "video-0$_$0" in text
+
+
+def test_names_of_hostile_folders_are_nothing_but_text(space: Workspace, tmp_path: Path) -> None:
+    names = ["<img src=x onerror=alert(1)>", "};*{color:red}"]
+    for name in names:
+        shutil.copytree(space.runs / "full", tmp_path / "runs" / name)
+    found = Page(make_page([Run(tmp_path / "runs" / name) for name in names], space, NO_FIGURES, Reporter()))
+    assert "img" not in [tag for tag, _ in found.tags]
+    assert "color:red" not in found.parts["style"]
+    assert any(names[0] in cell for row in found.rows for cell in row)
+
+
+def test_a_run_of_version_1_has_a_report() -> None:
+    run = Run(FIXTURE / "runs" / "tiny-conki-35bc4a82")
+    found = Page(make_page([run], Workspace(FIXTURE), NO_FIGURES, Reporter()))
+    assert found.rows_of("predicting the training median")
+    assert found.rows_of("conki")[0][1] == "0.1.0"
+
+
+# ---- the command ----
+
+
+def test_the_command_writes_the_file_and_says_where_it_lies(space: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    done = conki("full", "--workspace", str(space.root), "--out", str(out), "--figures", "none", "--json")
+    assert json.loads(done.stdout) == {"report": str(out), "runs": ["full"], "texts": True}
+    assert f"report: {out}" in done.stderr.replace("\n", "")
+    assert "--no-texts" in done.stderr
+    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["full", "--out", "page.txt"], "ends in .html"),
+        (["full", "--out", "x.html", "--figures", "none,pie"], "--figures takes all, stored, none, or kinds"),
+        (["nothing", "--out", "x.html"], "no run 'nothing'"),
+        ([], "is not a report of conki and is not replaced"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_in_one_line(space: Workspace, arguments: list[str], what: str) -> None:
+    (space.root / "report.html").write_text("mine", encoding="utf-8")
+    done = conki(*arguments, "--workspace", str(space.root))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.fullmatch(r"error: .*\n", done.stderr)
+    assert what in done.stderr
+    assert (space.root / "report.html").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_report_replaces_an_earlier_one(tmp_path: Path) -> None:
+    space = make_space(tmp_path)
+    make_run(space, "full", 0.5)
+    for _ in range(2):
+        assert conki("full", "--workspace", str(tmp_path), "--figures", "none").exit_code == 0
+    assert "full.toml" in (tmp_path / "report.html").read_text(encoding="utf-8")
