@@ -21,7 +21,17 @@ RIGHT = ("experiments", "doctor", "reporting", "cli", "__main__")
 ORDER = (*LEFT, *MAY_IMPORT_TORCH, *RIGHT)
 """A room imports only from the left; a folder counts as one room, but those of data/ have an order of their own."""
 
-SLOW_LIBRARIES = {"torch", "transformers", "sklearn", "pandas", "h5py", "tokenizers", "safetensors", "scipy", "matplotlib"}
+SLOW_LIBRARIES = {
+    "torch",
+    "transformers",
+    "sklearn",
+    "pandas",
+    "h5py",
+    "tokenizers",
+    "safetensors",
+    "scipy",
+    "matplotlib",
+}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
