@@ -7,7 +7,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.sax.saxutils import escape
 
 from conki_cli.reporting.figures.kinds import Form
@@ -162,7 +162,7 @@ def signed(value: float, digits: int = 0) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def light_grid(axes: "Axes", axis: str = "y") -> None:
+def light_grid(axes: "Axes", axis: Literal["x", "y"] = "y") -> None:
     """Draw pale lines behind the data."""
     axes.grid(visible=True, axis=axis)
     axes.set_axisbelow(True)

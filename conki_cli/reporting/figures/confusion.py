@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SIMS_EDGES = np.array([-0.1, 0.1], dtype=np.float32)
-_SIMS = Intervals(("negative", "neutral", "positive"), np.array([-1.0, 0.0, 1.0]), _SIMS_EDGES, rounded=False)
+_SIMS = Intervals(
+    ("negative", "neutral", "positive"), np.array([-1.0, 0.0, 1.0]), _SIMS_EDGES.astype(np.float64), rounded=False
+)
 _MARGIN = 15.0
 """Millimetres that labels take beside and below the matrix."""
 _DARK = 0.62

@@ -6,7 +6,7 @@ Axes: B clips, K kinds of knowledge, M modalities, D width, N = B K M vectors.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,7 @@ def shuffled_errors(
                 batch = batches.take(np.arange(start, min(start + size, count)))
                 if name:
                     strange = batches.take(order[start : start + size])
-                    batch = replace(batch, **{name: strange.modality(name)})
+                    batch = replace(batch, **cast("dict[str, Any]", {name: strange.modality(name)}))
                 found.append(model.represent(batch.to(device)).prediction.cpu().numpy())
             advance(1, name)
             return float(np.abs(np.concatenate(found).astype(np.float64) - scores).mean())

@@ -66,7 +66,8 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     assert intervals is not None
     side = width / len(panels)
     figure = new_figure(width, min(side, 80.0) + 32)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(min(side, 80.0), 32))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(min(side, 80.0), 32))
+    upper, lower = parts
     grid = upper.subplots(1, len(panels), squeeze=False)
     for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
         _draw_panel(axes, panel, intervals, f"({'ab'[place]}) " if len(panels) > 1 else "")
@@ -137,7 +138,8 @@ def _embed(vectors: Floats, run: Run) -> Floats:
         found = TSNE(
             perplexity=perplexity, metric="cosine", init="random", random_state=_SEED, n_jobs=1, learning_rate="auto"
         ).fit_transform(vectors)
-    return np.round(found.astype(np.float64), 3)
+    places: Floats = np.round(found.astype(np.float64), 3)
+    return places
 
 
 def _draw_panel(axes: "Axes", panel: _Panel, intervals: Sequence[int], letter: str) -> None:
