@@ -73,14 +73,15 @@ def plot(
 
     from conki_cli.reporting.figures import Choices, check_runs, draw_figure
     from conki_cli.reporting.figures.kinds import kind_called
-    from conki_cli.runs import find_run
+    from conki_cli.runs import Runs
 
     screen, space = screen_for(json), workspace_at(workspace)
     asked = kind_called(kind)
     millimetres, form = _width(width), _form(out)
     _check_options(asked, intervals, clips, seed)
     chosen = None if intervals is None else _intervals(intervals)
-    found = [find_run(space, name) for name in runs]
+    catalogue = Runs(space)
+    found = [catalogue.find(name) for name in runs]
     check_runs(kind, found)
     place = out or space.root / "figures" / _file_name(kind, found)
     check_writable(place)
@@ -167,6 +168,6 @@ def _predict_missing(runs: "list[Run]", split: str, space: "Workspace", screen: 
     """Predict a split with the runs that have no stored predictions for it, as `conki evaluate` does."""
     for run in runs:
         if not run.predictions_exist(split):
-            from conki_cli.experiments.plans import predict_split
+            from conki_cli.experiments.prediction import predict_split
 
             predict_split(run, split, space, screen)

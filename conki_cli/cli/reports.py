@@ -64,16 +64,17 @@ def report(
 
 def _runs_to_report(names: list[str], split: str, workspace: Path, screen: "Screen") -> "list[Run]":
     from conki_cli.reporting.comparison import check_predicts
-    from conki_cli.runs import find_run
+    from conki_cli.runs import Runs
 
     place = workspace_at(workspace)
+    catalogue = Runs(place)
     if not names:
-        mention_damage(screen, workspace)
-    found = [find_run(place, name) for name in dict.fromkeys(names)] or [find_run(place, None)]
+        mention_damage(screen, catalogue)
+    found = [catalogue.find(name) for name in dict.fromkeys(names)] or [catalogue.find(None)]
     for run in found:
         check_predicts(run)
     if not all(run.predictions_exist(split) for run in found):
-        from conki_cli.experiments.comparisons import ready_predictions
+        from conki_cli.experiments.prediction import ready_predictions
 
         ready_predictions(found, split, place, screen)
     return found
@@ -86,5 +87,5 @@ def write_report(path: Path, runs: "Sequence[Run]", workspace: Path, choices: "P
     write_page(path, runs, workspace_at(workspace), choices, screen)
     note_kept(str(path))
     screen.say(f"report: {path.resolve()}")
-    if choices.with_texts and not {run.result["dataset"] for run in runs} <= set(_DEMO):
+    if choices.with_texts and not {run.record.dataset for run in runs} <= set(_DEMO):
         screen.say("it shows the texts of the clips: where a licence forbids to pass them on, give --no-texts")

@@ -17,8 +17,9 @@ from conki_cli.cli import app
 from conki_cli.reporting.comparison import compare, read_systems
 from conki_cli.reporting.page import PageChoices, make_page
 from conki_cli.runs import Run, read_predictions
+from conki_cli.system.observer import Observer
 from conki_cli.system.untrusted import visible
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.workspace import Workspace
 
 NO_FIGURES = PageChoices(figures=())
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "version_1"
@@ -70,7 +71,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def text(space: Workspace) -> str:
-    return make_page([Run(space.runs / "full"), Run(space.runs / "without")], space, NO_FIGURES, Reporter())
+    return make_page([Run(space.runs / "full"), Run(space.runs / "without")], space, NO_FIGURES, Observer())
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +116,11 @@ def test_the_policy_allows_this_script_and_this_style_alone(page: Page) -> None:
 
 def test_the_same_runs_give_the_same_bytes(space: Workspace, text: str) -> None:
     runs = [Run(space.runs / "full"), Run(space.runs / "without")]
-    assert make_page(runs, space, NO_FIGURES, Reporter()) == text
+    assert make_page(runs, space, NO_FIGURES, Observer()) == text
 
 
 def test_clips_stand_with_the_mean_over_the_seeds_and_the_largest_error_first(space: Workspace) -> None:
-    found = Page(make_page([Run(space.runs / "full")], space, NO_FIGURES, Reporter()))
+    found = Page(make_page([Run(space.runs / "full")], space, NO_FIGURES, Observer()))
     stored = [read_predictions(space.runs / "full" / f"seed-{seed}" / "predictions" / "test.csv") for seed in SEEDS]
     values = np.array([one.predictions for one in stored], dtype=np.float64)
     errors = np.abs(values.mean(axis=0) - stored[0].scores)
@@ -166,7 +167,7 @@ def test_the_settings_can_be_taken_from_the_page(page: Page, space: Workspace) -
 
 def test_a_report_can_leave_all_texts_out(space: Workspace) -> None:
     choices = PageChoices(figures=(), with_texts=False)
-    found = make_page([Run(space.runs / "full")], space, choices, Reporter())
+    found = make_page([Run(space.runs / "full")], space, choices, Observer())
     assert "said plainly" not in found
     assert "xxxx" not in found
     assert "video-0$_$0" in found
@@ -174,7 +175,7 @@ def test_a_report_can_leave_all_texts_out(space: Workspace) -> None:
 
 def test_what_speaks_against_the_numbers_is_said(tmp_path: Path) -> None:
     space = make_space(tmp_path, ["train clip 1 said THIS"])
-    text = make_page([make_run(space, "bad", 9.0)], space, NO_FIGURES, Reporter())
+    text = make_page([make_run(space, "bad", 9.0)], space, NO_FIGURES, Observer())
     assert "seeds 1, 2: the test MAE" in text
     assert "is not below that of predicting the training median (1.683)" in text
     assert "1 clip of the test split has a text that occurs in the train split" in text
@@ -183,7 +184,7 @@ def test_what_speaks_against_the_numbers_is_said(tmp_path: Path) -> None:
 
 def test_without_its_store_a_report_has_no_texts_and_says_why(space: Workspace, tmp_path: Path) -> None:
     shutil.copytree(space.runs, tmp_path / "runs")
-    text = make_page([Run(tmp_path / "runs" / "full")], Workspace(tmp_path), NO_FIGURES, Reporter())
+    text = make_page([Run(tmp_path / "runs" / "full")], Workspace(tmp_path), NO_FIGURES, Observer())
     assert "Without texts: there is no feature store features/mosi.h5" in text
     assert str(tmp_path) not in text
     assert "video-0$_$0" in text
@@ -193,7 +194,7 @@ def test_names_of_hostile_folders_are_nothing_but_text(space: Workspace, tmp_pat
     names = ["<img src=x onerror=alert(1)>", "};*{color:red}"]
     for name in names:
         shutil.copytree(space.runs / "full", tmp_path / "runs" / name)
-    found = Page(make_page([Run(tmp_path / "runs" / name) for name in names], space, NO_FIGURES, Reporter()))
+    found = Page(make_page([Run(tmp_path / "runs" / name) for name in names], space, NO_FIGURES, Observer()))
     assert "img" not in [tag for tag, _ in found.tags]
     assert "color:red" not in found.parts["style"]
     assert any(names[0] in cell for row in found.rows for cell in row)
@@ -201,7 +202,7 @@ def test_names_of_hostile_folders_are_nothing_but_text(space: Workspace, tmp_pat
 
 def test_a_run_of_version_1_has_a_report() -> None:
     run = Run(FIXTURE / "runs" / "tiny-conki-35bc4a82")
-    found = Page(make_page([run], Workspace(FIXTURE), NO_FIGURES, Reporter()))
+    found = Page(make_page([run], Workspace(FIXTURE), NO_FIGURES, Observer()))
     assert found.rows_of("predicting the training median")
     assert found.rows_of("conki")[0][1] == "0.1.0"
 

@@ -11,7 +11,8 @@ from page_support import HOSTILE, make_run, make_space
 
 from conki_cli.reporting.page import PageChoices, write_page
 from conki_cli.runs import Run
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = [
@@ -42,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def written(path: Path, runs: list[Run]) -> Path:
-    write_page(path, runs, Workspace(path.parent), PageChoices(figures=("seeds",)), Reporter())
+    write_page(path, runs, Workspace(path.parent), PageChoices(figures=("seeds",)), Observer())
     return path
 
 

@@ -23,7 +23,7 @@ _HEIGHT = 68.0
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw the calibration of one run: of each clip's mean prediction over the seeds."""
     system = read_system(runs[0], choices)
-    low, high = system.run.result["score_range"]
+    low, high = system.run.record.score_range
     intervals = intervals_of((low, high))
     predictions = np.mean(list(system.predictions.values()), axis=0, dtype=np.float64)  # [N]
     rows = _by_interval(predictions, system.scores.astype(np.float64), intervals)

@@ -35,7 +35,7 @@ def classes_of(score_range: Sequence[float]) -> Intervals:
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw the matrix of one run; the predictions of all its seeds are counted."""
     system = read_system(runs[0], choices)
-    classes = classes_of(system.run.result["score_range"])
+    classes = classes_of(system.run.record.score_range)
     true = classes.index(system.scores)  # [N]
     counts = np.zeros((len(classes.names), len(classes.names)), dtype=np.int64)  # [C, C]
     for predictions in system.predictions.values():

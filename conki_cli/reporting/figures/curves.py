@@ -46,7 +46,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
         last.axhline(median, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), label="predicting the median")
     handles, names = grid.flat[len(panels) - 1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3 if width > 100 else 2)
-    about = f"{run_label(run.config)}, {run.result['dataset']}, {in_words([log.seed for log in logs])}"
+    about = f"{run_label(run.config)}, {run.record.dataset}, {in_words([log.seed for log in logs])}"
     caption = f"{about}: each loss term (mean over the steps of an epoch) and the validation MAE; dots: best epochs."
     return Plot(figure, caption, _numbers(logs, median))
 
@@ -95,9 +95,8 @@ def _mean_over_seeds(values: Sequence[Sequence[float]], logs: Sequence[Log]) -> 
 
 def _median_mae(run: Run) -> float | None:
     """Return the validation MAE of predicting the training median; None where an older version did not note it."""
-    known = run.result.get("median") or {}
-    value = known.get("metrics", {}).get("valid", {}).get("mae") if isinstance(known, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    known = run.record.median
+    return known.metrics.get("valid", {}).get("mae") if known is not None else None
 
 
 def _numbers(logs: Sequence[Log], median: float | None) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _group(name: str, errors: Floats) -> dict[str, Any]:
 
 
 def _by_interval(errors: Floats, system: System) -> list[dict[str, Any]]:
-    intervals = intervals_of(system.run.result["score_range"])
+    intervals = intervals_of(system.run.record.score_range)
     found = intervals.index(system.scores)
     return [_group(name, errors[found == number]) for number, name in enumerate(intervals.names)]
 
@@ -101,13 +101,13 @@ def _lengths(system: System, choices: Choices) -> tuple[npt.NDArray[np.int64] | 
     """Return the length of every clip [N], its unit, and why it is not known; the last is empty where it is."""
     from conki_cli.data.store.reading import FeatureStore
 
-    dataset = system.result["dataset"]
+    dataset = system.result.dataset
     path = choices.workspace_of(system.run).store(dataset)
     if not path.is_file():
         return None, "", f"the feature store of {dataset} is not there"
     try:
         with FeatureStore(path) as store:
-            if system.run.result["data"].get(dataset) != store.content_id:
+            if system.run.record.data.get(dataset) != store.content_id:
                 return None, "", f"the feature store of {dataset} is another version than the run was trained on"
             clips = store.split(choices.split)
             lengths, unit = _lengths_in(clips)

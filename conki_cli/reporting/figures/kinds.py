@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from conki_cli.config.sections import MODEL_NAMES
-from conki_cli.config.words import nearest
+from conki_cli.config.models import label_of
+from conki_cli.config.nearest import nearest
 from conki_cli.runs import Run
 from conki_cli.system.errors import RunError, SettingsError, one_line
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ class Choices:
     """pairs: clips in the batch, by default 3; tsne: clips of an interval that are drawn at most, by default 50."""
     workspace: Workspace | None = None
     """Where the feature stores lie; None: the folder that holds `runs/`."""
-    reporter: Reporter = field(default_factory=Reporter)
+    observer: Observer = field(default_factory=Observer)
     """Is told what is left out, and how long work goes on."""
 
     def workspace_of(self, run: Run) -> Workspace:
@@ -171,7 +172,7 @@ def _check_run(kind: Kind, run: Run) -> None:
         raise RunError(run.problem)
     if not run.finished_seeds():
         raise RunError(f"run {run.name} has no finished seed: give the command that started it again to resume it")
-    if run.result["stage"] != "finetune" and not kind.stage_1:
+    if run.record.stage != "finetune" and not kind.stage_1:
         raise RunError(
             f"{run.name} is a stage-1 run, of which only curves can be drawn: name a fine-tuned run for {kind.name}"
         )
@@ -179,7 +180,7 @@ def _check_run(kind: Kind, run: Run) -> None:
     if config.is_baseline and not kind.baselines:
         raise RunError(
             f"{kind.name} shows the representations O_m and A_m, which only ConKI has; {run.name} is "
-            f"{MODEL_NAMES[config.model.name]}: name a run of conki"
+            f"{label_of(config.model.name)}: name a run of conki"
         )
     if kind.name == "pairs" and config.dropped("C4"):
         raise RunError(f"{run.name} was trained without the contrastive loss (w/o C4), so it has no pairs to draw")

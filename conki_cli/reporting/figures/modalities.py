@@ -65,7 +65,7 @@ def _of_several(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
             "name runs that differ, such as those of `conki ablate --drop T`, or one run alone"
         )
     rows = [
-        _row("+".join(names), system.result["metrics"]["mae"]["values"])
+        _row("+".join(names), system.result.metrics["mae"]["values"])
         for names, system in zip(used, systems, strict=True)
     ]
     figure = new_figure(width, _ROW * len(rows) + _REST)

@@ -47,7 +47,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     )
     counts = {_NAMES[number]: int((cells == number).sum()) for number in present}
     caption = (
-        f"{run.result['label']}, {run.result['dataset']}, {choices.split}: pairs of the vectors O (pan-knowledge) and "
+        f"{run.record.label}, {run.record.dataset}, {choices.split}: pairs of the vectors O (pan-knowledge) and "
         f"A (knowledge-specific) of {len(scores)} clips with scores {', '.join(signed(s, 1) for s in scores)} "
         f"(intervals {', '.join(map(signed, intervals))}); 1: positive, 0: negative."
     )
@@ -64,9 +64,7 @@ def _batch(run: Run, choices: Choices) -> tuple[Labels, list[float], list[int]]:
     seed = run.finished_seeds()[0]
     found = stored_predictions(run, choices.split, [seed])[seed]
     rounded = rounded_scores(found.scores)
-    one, other = chosen_intervals(
-        rounded, choices.intervals, f"{run.result['dataset']}, {choices.split}", num_clips=count
-    )
+    one, other = chosen_intervals(rounded, choices.intervals, f"{run.record.dataset}, {choices.split}", num_clips=count)
     first = np.flatnonzero(rounded == one)[: -(-2 * count // 3)]
     second = np.flatnonzero(rounded == other)[: count - len(first)]
     rows = [*first.tolist(), *second.tolist()]

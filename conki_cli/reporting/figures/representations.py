@@ -40,7 +40,7 @@ def training_clips(run: Run, choices: Choices) -> Iterator["Utterances"]:
             "name the folder that it lies below with --workspace"
         )
     with FeatureStore(path) as store:
-        if run.result["data"].get(dataset) != store.content_id:
+        if run.record.data.get(dataset) != store.content_id:
             raise RunError(f"run {run.name} was trained on another version of {path}: restore that one")
         yield store.split(choices.split)
 
@@ -82,7 +82,7 @@ def represent(run: Run, seed: int, clips: "Utterances", rows: Sequence[int], cho
     parts: list[npt.NDArray[np.float64]] = []
     starts = range(0, len(rows), size)
     label = f"{run.name[:40]}, seed {seed}"
-    with torch.no_grad(), memory_advice(size), choices.reporter.steps(label, len(starts)) as advance:
+    with torch.no_grad(), memory_advice(size), choices.observer.steps(label, len(starts)) as advance:
         for start in starts:
             output = model.represent(batches.take(np.array(rows[start : start + size])).to(device))
             kinds = [part for part in (output.pan, output.specific) if part is not None]
@@ -111,7 +111,7 @@ def shuffled_errors(
     modalities = model.architecture.modalities
     label = f"{run.name[:40]}, seed {seed}"
     steps = 1 + num_draws * len(modalities)
-    with torch.no_grad(), memory_advice(size), choices.reporter.steps(label, steps) as advance:
+    with torch.no_grad(), memory_advice(size), choices.observer.steps(label, steps) as advance:
 
         def error(name: str, order: npt.NDArray[np.int64]) -> float:
             found = []

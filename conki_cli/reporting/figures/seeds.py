@@ -28,7 +28,7 @@ _PANEL, _LOW_PANEL = 38.0, 27.0
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw the metrics of every seed of the runs."""
     systems = read_several(runs, choices)
-    metrics = [name for name in _SHOWN if name in systems[0].result["metrics"]][:_MOST]
+    metrics = [name for name in _SHOWN if name in systems[0].result.metrics][:_MOST]
     beside = width / len(metrics) >= 25 + 6 * max(0, len(systems) - 3)
     columns, rows = (len(metrics), 1) if beside else (1, len(metrics))
     names = [system.label for system in systems]
@@ -53,7 +53,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
 
 def _values(system: System, metric: str) -> list[float]:
     factor = 1.0 if metric in ("mae", "corr") else 100.0
-    return [factor * value for value in system.result["metrics"][metric]["values"]]
+    return [factor * value for value in system.result.metrics[metric]["values"]]
 
 
 def _draw_metric(axes: "Axes", systems: Sequence[System], metric: str) -> None:

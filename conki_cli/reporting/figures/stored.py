@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.metrics.summaries import summarize
-from conki_cli.reporting.comparison import System, read_systems, system_label
+from conki_cli.reporting.comparison import System, read_systems
+from conki_cli.reporting.comparison import read_system as system_of
 from conki_cli.reporting.figures.kinds import Choices
-from conki_cli.runs import Run, common_threshold, evaluate_run, stored_predictions
+from conki_cli.runs import Run, common_threshold, evaluate_run
 from conki_cli.system.errors import RunError
 from conki_cli.system.files import read_json
 from conki_cli.system.readable import check_read, unreadable
@@ -64,13 +65,8 @@ def read_system(run: Run, choices: Choices) -> System:
     Raises:
         RunError: the predictions are missing or damaged.
     """
-    split, config = choices.split, run.config
     check_predicted(run, choices)
-    result = evaluate_run(run, split, "all")
-    stored = stored_predictions(run, split, result["seeds"])
-    first = next(iter(stored.values()))
-    predictions = {seed: found.predictions for seed, found in stored.items()}
-    return System(system_label(config), run, config, result, tuple(first.ids), first.scores, predictions)
+    return system_of(run, choices.split, evaluate_run(run, choices.split, "all"))
 
 
 def read_several(runs: Sequence[Run], choices: Choices) -> list[System]:
@@ -93,8 +89,8 @@ def check_predicted(run: Run, choices: Choices) -> None:
         RunError: a finished seed has no predictions for it.
     """
     finished = run.finished_seeds()
-    if left_out := sorted(set(run.result["seeds"]) - set(finished)):
-        choices.reporter.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    if left_out := sorted(set(run.record.seeds) - set(finished)):
+        choices.observer.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not all(run.predictions_path(seed, choices.split).is_file() for seed in finished):
         raise RunError(
             f"run {run.name} has no stored predictions for {choices.split}: make them with "
@@ -115,7 +111,7 @@ def about(system: System, choices: Choices) -> str:
 
 def of_clips(system: System, choices: Choices) -> str:
     """Say which clips were judged."""
-    return f"{system.result['dataset']}, {choices.split}, n = {len(system.scores):,}"
+    return f"{system.result.dataset}, {choices.split}, n = {len(system.scores):,}"
 
 
 def in_words(seeds: Sequence[int]) -> str:

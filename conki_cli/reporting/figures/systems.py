@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conki_cli.data.store.records import video_of
-from conki_cli.reporting.comparison import System, bootstrap, rules_of
+from conki_cli.metrics import rules_of
+from conki_cli.reporting.comparison import System, bootstrap
 from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_grid, new_figure
 from conki_cli.reporting.figures.intervals import draw_rows, half_width
 from conki_cli.reporting.figures.kinds import Choices, Plot
@@ -53,13 +54,13 @@ def _short_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
-    values = system.result["metrics"]["mae"]["values"]
+    values = system.result.metrics["mae"]["values"]
     published = None
     if choices.split == "test":
         transferred = system.config.is_baseline and system.config.needs_pretraining
         external = system.config.data.external if transferred else None
         name, drop = system.config.model.name, system.config.model.drop
-        published = (published_row(system.result["dataset"], drop, name, external) or {}).get("mae")
+        published = (published_row(system.result.dataset, drop, name, external) or {}).get("mae")
     return {
         "label": system.label,
         "run": system.run.name,
@@ -81,8 +82,8 @@ def _difference(reference: System, system: System) -> dict[str, float] | None:
     )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(map(video_of, system.ids)))}
     videos = np.array([numbers[video_of(identity)] for identity in system.ids], dtype=np.intp)
-    rules = rules_of(system.run.result["score_range"])
-    drawn = bootstrap(one, other, system.scores, videos, rules=rules, threshold=reference.result["threshold"])["mae"]
+    rules = rules_of(system.run.record.score_range)
+    drawn = bootstrap(one, other, system.scores, videos, rules=rules, threshold=reference.result.threshold)["mae"]
     if drawn is None:
         return None
     return {"difference": drawn["difference"], "low": drawn["low"], "high": drawn["high"], "p": drawn["p"]}

@@ -8,8 +8,9 @@ from conki_cli.reporting.page.content import MARK
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import check_writable, write_text
+from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.workspace import Workspace
 
 __all__ = ["NAME", "PageChoices", "check_page", "make_page", "write_page"]
 
@@ -39,7 +40,7 @@ def _beginning(path: Path) -> str:
         return stream.read(4096).decode("utf-8", errors="replace")
 
 
-def make_page(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, reporter: Reporter) -> str:
+def make_page(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, observer: Observer) -> str:
     """Return the report of finished fine-tuning runs of one data set as HTML; the first run is the reference.
 
     The same runs give the same text: there is no time and no path of this machine in it but what the runs hold.
@@ -50,9 +51,9 @@ def make_page(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, r
     from conki_cli.reporting.page.gathering import gather
     from conki_cli.reporting.page.rendering import render
 
-    return render(gather(runs, workspace, choices, reporter))
+    return render(gather(runs, workspace, choices, observer))
 
 
-def write_page(path: Path, runs: Sequence[Run], workspace: Workspace, choices: PageChoices, reporter: Reporter) -> None:
+def write_page(path: Path, runs: Sequence[Run], workspace: Workspace, choices: PageChoices, observer: Observer) -> None:
     """Write the report of finished runs to a file, whole or not at all."""
-    write_text(path, make_page(runs, workspace, choices, reporter))
+    write_text(path, make_page(runs, workspace, choices, observer))

@@ -27,16 +27,16 @@ def cautions(systems: Sequence[System], stores: Mapping[str, StoreFacts], split:
 
 
 def _of_system(system: System, split: str) -> Iterator[str]:
-    yield from system.result["warnings"]
-    median = (system.result["median"] or {}).get("metrics", {}).get("mae", math.nan)
-    maes = dict(zip(system.seeds, system.result["metrics"]["mae"]["values"], strict=True))
+    yield from system.result.warnings
+    median = system.result.median.metrics.get("mae", math.nan) if system.result.median else math.nan
+    maes = dict(zip(system.seeds, system.result.metrics["mae"]["values"], strict=True))
     if failed := {seed: mae for seed, mae in maes.items() if mae >= median}:
         shown = ", ".join(f"{mae:.3f}" for mae in failed.values())
         yield (
             f"{seeds_text(list(failed))}: the {split} MAE ({shown}) is not below that of predicting the training "
             f"median ({median:.3f})"
         )
-    left_out = sorted(set(system.run.result["seeds"]) - set(system.seeds))
+    left_out = sorted(set(system.run.record.seeds) - set(system.seeds))
     if left_out:
         yield f"{seeds_text(left_out)} {'is' if len(left_out) == 1 else 'are'} not finished or left out"
     yield from _stage_one(system)
@@ -46,7 +46,7 @@ def _of_system(system: System, split: str) -> Iterator[str]:
 
 def _stage_one(system: System) -> Iterator[str]:
     """Yield the warnings about the stage 1 that a run starts from, where that still lies beside it."""
-    names = {str((system.run.seed_result(seed) or {}).get("stage_1") or "") for seed in system.seeds} - {""}
+    names = {result.stage_1 for seed, result in system.run.results().items() if seed in system.seeds and result.stage_1}
     for name in sorted(names):
         try:
             first = Run(system.run.path.parent / check_name(name))
@@ -57,10 +57,9 @@ def _stage_one(system: System) -> Iterator[str]:
 
 
 def _truncated(system: System, split: str) -> Iterator[str]:
-    cut = (system.run.seed_result(system.seeds[0]) or {}).get("cut")
-    counts = cut.get(split) if isinstance(cut, dict) else None
-    for modality, count in counts.items() if isinstance(counts, dict) else ():
-        if isinstance(count, int) and count:
+    result = system.run.seed_result(system.seeds[0])
+    for modality, count in (result.cut.get(split, {}) if result is not None else {}).items():
+        if count:
             limit = system.config.data.max_frames
             yield f"{modality} of {counted(count, 'clip')} of the {split} split is truncated to {limit} frames"
 
@@ -88,7 +87,7 @@ def _few_seeds(systems: Sequence[System]) -> list[Caution]:
 
 
 def _of_data(systems: Sequence[System], stores: Mapping[str, StoreFacts], split: str) -> Iterator[Caution]:
-    dataset = systems[0].result["dataset"]
+    dataset = systems[0].result.dataset
     if (target := stores.get(dataset)) is None:
         return
     used = {system.config.data.external for system in systems if system.config.needs_pretraining}

@@ -7,7 +7,8 @@ from conki_cli.reporting.page.choices import PageChoices
 from conki_cli.reporting.page.content import Figure
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, SettingsError
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 if TYPE_CHECKING:
     from conki_cli.reporting.figures import Kind
@@ -46,7 +47,7 @@ def chosen_kinds(words: str | None) -> tuple[str, ...] | None:
 
 
 def draw_figures(
-    runs: Sequence[Run], labels: Sequence[str], workspace: Workspace, choices: PageChoices, reporter: Reporter
+    runs: Sequence[Run], labels: Sequence[str], workspace: Workspace, choices: PageChoices, observer: Observer
 ) -> list[Figure]:
     """Draw every kind of figure that fits: of all runs together where it takes several, else of the first."""
     if choices.figures == ():
@@ -55,7 +56,7 @@ def draw_figures(
 
     found = []
     wanted = [*_fitting(KINDS, runs, choices.figures)]
-    with reporter.steps("figures", len(wanted)) as advance:
+    with observer.steps("figures", len(wanted)) as advance:
         for kind, drawn_runs in wanted:
             title = (
                 kind.title
@@ -64,7 +65,7 @@ def draw_figures(
             )
             try:
                 check_runs(kind.name, drawn_runs)
-                settings = Choices(split=choices.split, workspace=workspace, reporter=reporter)
+                settings = Choices(split=choices.split, workspace=workspace, observer=observer)
                 drawn = draw_figure(kind.name, drawn_runs, form="svg", width=PAGE, choices=settings)
                 found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content))
             except ConkiError as error:

@@ -27,20 +27,21 @@ from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, rec
 from conki_cli.reporting.page.stores import StoreFacts, read_stores
 from conki_cli.reporting.tables.grid import Grid, Row, TableInfo, build_grid, format_metric, mean_and_deviation
 from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, median_rows, run_row, table_info
-from conki_cli.runs import Run, common_threshold, evaluate_run
+from conki_cli.runs import Constant, Run, common_threshold, evaluate_run
 from conki_cli.runs.learning import constant_metrics
-from conki_cli.system.workspace import Reporter, Workspace
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
 
 MEAN = "predicting the training mean"
 
 
-def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, reporter: Reporter) -> Report:
+def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, observer: Observer) -> Report:
     """Read what a report says of runs; see `page.make_page`."""
     systems, compared = _read(runs, choices)
-    reporter.say(f"reading the predictions of {', '.join(system.label for system in systems)}")
-    contents = {name: content for system in systems for name, content in system.run.result["data"].items()}
+    observer.say(f"reading the predictions of {', '.join(system.label for system in systems)}")
+    contents = {name: content for system in systems for name, content in system.run.record.data.items()}
     stores, problems = read_stores(_home(runs[0], workspace), contents)
-    dataset = systems[0].result["dataset"]
+    dataset = systems[0].result.dataset
     systems = [_with_median(system, stores.get(dataset)) for system in systems]
     if compared is not None:
         compared = replace(compared, systems=systems)
@@ -59,7 +60,7 @@ def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, repo
         training=training_sheet(systems, stores),
         tests=tests,
         tests_note=remarks,
-        figures=draw_figures(runs, labels, _home(runs[0], workspace), choices, reporter),
+        figures=draw_figures(runs, labels, _home(runs[0], workspace), choices, observer),
         clips=_clip_table(systems, stores[dataset].texts[choices.split] if with_texts else None),
         differing=differing_sheet(systems),
         versions=versions_sheet(systems),
@@ -102,18 +103,18 @@ def _shortly(systems: list[System]) -> list[System]:
 
 def _with_median(system: System, store: StoreFacts | None) -> System:
     """Return a system that knows the best constant: runs of version 1 did not store it."""
-    if store is None or system.result["median"] is not None:
+    if store is None or system.result.median is not None:
         return system
-    median = {"score": store.median_score, "metrics": _constant(store.median_score, system)}
-    return replace(system, result={**system.result, "median": median})
+    median = Constant(store.median_score, _constant(store.median_score, system))
+    return replace(system, result=replace(system.result, median=median))
 
 
 def _constant(constant: float, system: System) -> dict[str, float]:
     """Measure a constant prediction on the clips of a system, in the metrics that it has."""
-    low, high = system.run.result["score_range"]
-    rules = {"threshold": system.result["threshold"] or None, "protocol": system.result["protocol"]}
-    measured = constant_metrics(constant, system.scores, (low, high), **rules)
-    return {name: value for name, value in measured.items() if name in system.result["metrics"]}
+    low, high = system.run.record.score_range
+    threshold, protocol = system.result.threshold or None, system.result.protocol
+    measured = constant_metrics(constant, system.scores, (low, high), threshold, protocol)
+    return {name: value for name, value in measured.items() if name in system.result.metrics}
 
 
 def _rows(
@@ -157,7 +158,7 @@ def _metrics_of_one(grid: Grid) -> list[Headline]:
 
 
 def _values(system: System, metric: str) -> list[float]:
-    return [math.nan if value is None else value for value in system.result["metrics"][metric]["values"]]
+    return [math.nan if value is None else value for value in system.result.metrics[metric]["values"]]
 
 
 def _summary(systems: Sequence[System]) -> str:
@@ -165,10 +166,10 @@ def _summary(systems: Sequence[System]) -> str:
     means = {system.label: mean_and_deviation(_values(system, "mae"))[0] for system in systems}
     best = min(means, key=lambda label: means[label])
     what = f"Lowest MAE: {best}, {means[best]:.3f}" if len(systems) > 1 else f"The MAE is {means[best]:.3f}"
-    median = systems[0].result["median"]
+    median = systems[0].result.median
     if median is None:
         return f"{what}."
-    constant = median["metrics"]["mae"]
+    constant = median.metrics["mae"]
     share = 100 * (means[best] / constant - 1) if constant else math.nan
     side = "below" if share < 0 else "above"
     return f"{what}, {abs(share):.0f} % {side} {MEDIAN} for every clip ({constant:.3f})."
@@ -180,7 +181,7 @@ def _clip_table(systems: Sequence[System], texts: Mapping[str, str] | None) -> C
     means = [by_seed.mean(axis=0) for by_seed in values]
     errors = [np.abs(mean - first.scores) for mean in means]
     order = np.argsort(-errors[0], kind="stable")
-    low, high = first.run.result["score_range"]
+    low, high = first.run.record.score_range
     clips = [
         Clip(
             id=first.ids[n],

@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from conki_cli import MODALITIES
+from conki_cli.config.models import label_of
 from conki_cli.config.resolving import to_toml
-from conki_cli.config.sections import MODEL_NAMES, RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
 from conki_cli.reporting.comparison import System
 from conki_cli.reporting.page.content import Recipe, Sheet
 from conki_cli.reporting.page.recorded import environments
 from conki_cli.reporting.page.stores import StoreFacts
 from conki_cli.reporting.tables.grid import seeds_text
+from conki_cli.runs import SeedResult
 from conki_cli.runs.differences import learnt_settings
 from conki_cli.system.errors import quoted
 
@@ -35,31 +37,31 @@ def _sheet(labels: Sequence[str], columns: Sequence[Mapping[str, str]], *, merge
 
 def _training(system: System, stores: Mapping[str, StoreFacts]) -> Iterator[tuple[str, str]]:
     config, result = system.config, system.result
-    seeds = [system.run.seed_result(seed) or {} for seed in system.seeds]
-    dataset = result["dataset"]
-    yield "model", MODEL_NAMES[config.model.name]
+    seeds = [result for seed, result in system.run.results().items() if seed in system.seeds]
+    dataset = result.dataset
+    yield "model", label_of(config.model.name)
     yield "left out", "; ".join(f"{switch}: {SWITCHES[switch]}" for switch in config.model.drop)
     yield "stage 1", _first_stage(config, seeds, stores)
     yield "trained on", _clips(dataset, ("train",), stores)
     yield "selected by", f"the lowest MAE on {_clips(dataset, ('valid',), stores)}"
-    yield "judged on", f"{dataset}, {result['split']} split, {result['n']:,} clips"
+    yield "judged on", f"{dataset}, {result.split} split, {result.n:,} clips"
     there = stores[dataset].modalities if dataset in stores else MODALITIES
     used = [modality for modality in there if not config.dropped(MODALITY_SWITCHES[modality])]
     yield "modalities", ", ".join(used)
     yield "text encoder", "" if config.dropped("T") else config.model.text_encoder
     yield "seeds", seeds_text(system.seeds).removeprefix("seeds ").removeprefix("seed ")
-    yield "best epoch", ", ".join(f"{seed.get('best_epoch', '?')} of {seed.get('epochs', '?')}" for seed in seeds)
-    yield "parameters", _parameters(seeds[0].get("parameters"))
-    times = [seed["seconds"] for seed in seeds if isinstance(seed.get("seconds"), int | float)]
+    yield "best epoch", ", ".join(f"{seed.best_epoch or '?'} of {seed.epochs or '?'}" for seed in seeds)
+    yield "parameters", _parameters(seeds[0].parameters)
+    times = [seed.seconds for seed in seeds if seed.seconds]
     yield "training", f"{', '.join(_duration(seconds) for seconds in times)} per seed" if times else ""
     yield "run", system.run.name
 
 
-def _first_stage(config: RunConfig, seeds: Sequence[Mapping[str, Any]], stores: Mapping[str, StoreFacts]) -> str:
+def _first_stage(config: RunConfig, seeds: Sequence[SeedResult], stores: Mapping[str, StoreFacts]) -> str:
     if not config.needs_pretraining:
         return "none: no external data"
     what = "the whole network" if config.transfers_whole or config.is_baseline else "the adapters"
-    run = next((str(seed["stage_1"]) for seed in seeds if seed.get("stage_1")), "")
+    run = next((seed.stage_1 for seed in seeds if seed.stage_1), "")
     epochs = config.pretraining.num_epochs
     return f"{what} on {_clips(config.data.external, ('train',), stores)}, {epochs} epochs{run and f' (run {run})'}"
 
@@ -69,8 +71,8 @@ def _clips(dataset: str, splits: Sequence[str], stores: Mapping[str, StoreFacts]
     return f"{named}, {sum(stores[dataset].sizes[split] for split in splits):,} clips" if dataset in stores else named
 
 
-def _parameters(found: Any) -> str:
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), int) for key in ("all", "trained")):
+def _parameters(found: Mapping[str, int]) -> str:
+    if not {"all", "trained"} <= found.keys():
         return ""
     return f"{found['all']:,}, of which {found['trained']:,} trained in stage 2"
 
@@ -117,7 +119,7 @@ def versions_sheet(systems: Sequence[System]) -> Sheet:
 def data_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> Sheet:
     """Return the stores that the systems saw: sizes, hashes, source."""
     sources = _source_hashes(systems)
-    contents = {name: str(content) for system in systems for name, content in system.run.result["data"].items()}
+    contents = {name: str(content) for system in systems for name, content in system.run.record.data.items()}
     columns = []
     for name, content in contents.items():
         store = stores.get(name)
