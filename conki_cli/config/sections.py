@@ -41,6 +41,7 @@ class DataConfig:
         flag="--threshold",
         of_results=True,
     )
+    limit: int = _added(0, "clips of each split to use, spread evenly, for a quick look; 0: all", low=0, flag="--limit")
     max_unknown: float = _way_added(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
 

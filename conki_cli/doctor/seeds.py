@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
+from conki_cli.data.store.records import evenly
 from conki_cli.doctor.findings import FAULT, REMARK, UNREAD, Finding, Visit, fact_of, fault, is_unread, ordinary, tried
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.weights import Checkpoint, Key, read_checkpoint
@@ -165,7 +166,10 @@ def _read_predictions(record: Record, seed: int, split: str, visit: Visit) -> No
     known = known_store(visit.workspace.store(dataset), visit) if dataset in data else None
     if known is None or known.content_id != data[dataset]:
         return
-    if known.ids.get(split, found.ids) != found.ids:
+    ids, limit = known.ids.get(split, found.ids), record.config.data.limit if record.config is not None else 0
+    if 0 < limit < len(ids):
+        ids = [ids[i] for i in evenly(limit, len(ids))]
+    if ids != found.ids:
         raise RunError(f"{path} must name the clips of the store {dataset} but names others")
 
 

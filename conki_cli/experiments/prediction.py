@@ -44,7 +44,7 @@ def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer
     with open_store(workspace, run.config.data.dataset, observer) as store:
         if run.record.data.get(run.config.data.dataset) != store.content_id:
             raise RunError(f"run {run.name} was trained on another version of {store.path}", advice="restore that one")
-        clips = store.split(split)
+        clips = store.split(split).limited(run.config.data.limit)
         scores = np.asarray(clips.scores, dtype=np.float32)
         found = predict_utterances(run, clips, choose_device("auto"), observer, split_of=(store, split))
         for seed, predictions in found.items():

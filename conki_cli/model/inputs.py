@@ -38,12 +38,18 @@ class Inputs:
     """Whether training batches hold clips of similar length."""
     threshold: float | None = None
     """What separates two classes of scores, as the run says."""
+    limit: int = 0
+    """Most clips of a split; 0: all."""
     _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
     def learnt(self) -> FeatureStore:
         """The store that this stage trains on: the external one in stage 1."""
         return self.external or self.target
+
+    def clips(self, split: str) -> Utterances:
+        """Return the clips of a split of that store: all, or as many as the run's limit allows."""
+        return self.learnt.split(split).limited(self.limit)
 
     @property
     def external_widths(self) -> dict[str, int]:
@@ -60,10 +66,10 @@ class Inputs:
 
     def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
         """Return the batches of a split of the store that this stage trains on; shuffled when a seed is given."""
-        utterances = self.learnt.split(split)
+        utterances = self.clips(split)
         return Batches(
             utterances,
-            self.token_ids(utterances, f"{self.learnt.dataset}/{split}"),
+            self.token_ids(utterances, self._key(split)),
             self.limits,
             batch_size,
             seed=seed,
@@ -73,6 +79,9 @@ class Inputs:
             rescale=_rescale(self.learnt.score_range, self.score_range),
             threshold=self.threshold,
         )
+
+    def _key(self, split: str) -> str:
+        return f"{self.learnt.dataset}/{split}/{self.limit}"
 
     def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
         """Return the token ids of a split, made once; None where the run has no text."""
@@ -86,9 +95,9 @@ class Inputs:
 
     def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
         """Return token ids of splits, and how many of their texts were truncated; {} where the run has no text."""
-        keys = {split: f"{self.learnt.dataset}/{split}" for split in splits if self.tokenizer is not None}
+        keys = {split: self._key(split) for split in splits if self.tokenizer is not None}
         for split, key in keys.items():
-            self.token_ids(self.learnt.split(split), key)
+            self.token_ids(self.clips(split), key)
         return {split: self._tokens[key] for split, key in keys.items()}
 
     def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
@@ -97,7 +106,7 @@ class Inputs:
 
     def cut(self, split: str) -> dict[str, int]:
         """Count the sequences of a split, by modality, that are longer than their limit."""
-        frames = self.learnt.split(split).frames
+        frames = self.clips(split).frames
         return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
 
 
@@ -161,6 +170,7 @@ def open_inputs(
         rescales=crosses,
         bucket=config.compute.bucket,
         threshold=config.data.threshold,
+        limit=config.data.limit,
     )
 
 

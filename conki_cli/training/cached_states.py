@@ -100,7 +100,7 @@ def kept_states(
     store, encoder = inputs.learnt, _encoder_digest(keeping.encoder)
     texts: dict[Path, Texts] = {}
     for split in splits:
-        tokens = inputs.token_ids(store.split(split), f"{store.dataset}/{split}") or []
+        tokens = inputs.tokens([split])[split][0]
         made_from = [store.content_id, split, _tokens_digest(tokens), encoder, *keeping.names, keeping.precision]
         key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
         texts[keeping.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens

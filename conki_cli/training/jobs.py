@@ -93,7 +93,7 @@ def check_network(job: Job) -> NetworkSize:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
     schedule = training.schedule_of(config, config.run.seeds[0])
-    training.check_batches(model, len(job.inputs.learnt.split("train").ids), schedule.batch_size)
+    training.check_batches(model, len(job.inputs.clips("train")), schedule.batch_size)
     text_report(job).check(config.data.max_unknown)
     if config.run.stage == "finetune":
         _look_through(job, "test")
@@ -114,7 +114,7 @@ def text_report(job: Job) -> TextReport:
     """Count tokens, unknown ones and truncated texts of every split that a stage reads; of none without text."""
     store, tokenizer = job.inputs.learnt, job.inputs.tokenizer
     counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in job.inputs.tokens(job.splits).items()}
-    return TextReport(store.dataset, tokenizer, counts, lambda split: store.split(split).texts)
+    return TextReport(store.dataset, tokenizer, counts, lambda split: job.inputs.clips(split).texts)
 
 
 def _look_through(job: Job, split: str) -> None:

@@ -5,7 +5,7 @@ Axes: N clips of a split, L frames of a clip, T frames of all clips, d features 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,11 +97,14 @@ class Ragged:
 
     values: Any  # FileArray, h5py.Dataset or ndarray, [T, d] float32
     offsets: npt.NDArray[np.int64]  # [N + 1]
+    picked: npt.NDArray[np.int64] | None = None
+    """Which of the clips there are, if not all; they keep their places in the file."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Frames of every clip, [N]."""
-        return np.diff(self.offsets)
+        lengths = np.diff(self.offsets)
+        return lengths if self.picked is None else lengths[self.picked]
 
     @property
     def width(self) -> int:
@@ -109,12 +112,14 @@ class Ragged:
         return int(self.values.shape[1])
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.offsets) - 1 if self.picked is None else len(self.picked)
 
     def __getitem__(self, index: int) -> Float32Array:
         """Read one clip, [L, d]."""
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if self.picked is not None:
+            index = int(self.picked[index])
         return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]], dtype=np.float32)
 
     def check_unchanged(self) -> None:
@@ -142,6 +147,25 @@ class Utterances:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def limited(self, count: int) -> "Utterances":
+        """Return at most `count` of the clips, spread evenly over the split, in their order; 0: all of them."""
+        if not 0 < count < len(self):
+            return self
+        picked = evenly(count, len(self))
+        return replace(
+            self,
+            ids=[self.ids[i] for i in picked],
+            texts=[self.texts[i] for i in picked],
+            scores=None if self.scores is None else self.scores[picked],
+            frames={name: replace(rows, picked=picked) for name, rows in self.frames.items()},
+            unimodal={name: values[picked] for name, values in self.unimodal.items()},
+        )
+
+
+def evenly(count: int, total: int) -> npt.NDArray[np.int64]:
+    """Return `count` of the numbers 0..total-1, spread evenly; the first and the last are among them."""
+    return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
 def video_of(clip_id: str) -> str:

@@ -42,7 +42,7 @@ def training_clips(run: Run, choices: Choices) -> Iterator["Utterances"]:
     with FeatureStore(path) as store:
         if run.record.data.get(dataset) != store.content_id:
             raise RunError(f"run {run.name} was trained on another version of {path}: restore that one")
-        yield store.split(choices.split)
+        yield store.split(choices.split).limited(run.config.data.limit)
 
 
 def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["SentimentModel", "Batches"]:

@@ -1,6 +1,6 @@
 """Evaluated runs and compared systems as rows of a table and as the object of `--json`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
@@ -23,7 +23,8 @@ def run_row(label: str, config: RunConfig, result: Evaluation) -> Row:
 def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Evaluation]]) -> tuple[list[Row], TableInfo]:
     """Make the table of runs, each a label, its settings and what `runs.evaluate_run` says of it."""
     results = [result for *_, result in evaluated]
-    notes = [line for label, _, result in evaluated for line in warning_lines(label, result)]
+    notes = limit_notes({label: config for label, config, _ in evaluated})
+    notes += [line for label, _, result in evaluated for line in warning_lines(label, result)]
     return [*(run_row(*one) for one in evaluated), *median_rows(results)], table_info(results, notes)
 
 
@@ -39,6 +40,17 @@ def median_rows(results: Sequence[Evaluation], metrics: Collection[str] | None =
 def warning_lines(label: str, result: Evaluation) -> list[str]:
     """Return the warnings about a run's training, with its label in front."""
     return [f"warning: {label}, {line}" for line in result.warnings]
+
+
+def limit_notes(configs: Mapping[str, RunConfig]) -> list[str]:
+    """Say which runs used a part of the clips alone (`--limit`): such numbers are a quick look."""
+    limits = {label: config.data.limit for label, config in configs.items() if config.data.limit}
+    if not limits:
+        return []
+    if len(limits) == len(configs) and len(set(limits.values())) == 1:
+        return [f"a quick look: at most {next(iter(limits.values()))} clips of each split were used (--limit)"]
+    shown = ", ".join(f"{limit} of {label}" for label, limit in limits.items())
+    return [f"a quick look: of some runs, at most so many clips of each split were used (--limit): {shown}"]
 
 
 def table_info(results: Sequence[Evaluation], notes: Sequence[str] = ()) -> TableInfo:
@@ -63,7 +75,8 @@ def comparison_rows(found: Comparison) -> tuple[list[Row], TableInfo]:
     results = [system.result for system in found.systems]
     warnings = [line for system in found.systems for line in warning_lines(system.label, system.result)]
     rows += median_rows(results, {name for row in rows for name in row.values})
-    return rows, table_info(results, [*explanation(found), *warnings])
+    limits = limit_notes({system.label: system.config for system in found.systems})
+    return rows, table_info(results, [*limits, *explanation(found), *warnings])
 
 
 def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> Row:
