@@ -18,7 +18,7 @@ from conki_cli.cli.options import (
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_kept
-from conki_cli.cli.training import show_plan
+from conki_cli.cli.training import carried_out
 from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
 
 def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, dry_run: bool) -> list["Run"]:
     from conki_cli.experiments.comparisons import plan_rows
-    from conki_cli.experiments.execution import carry_out
     from conki_cli.runs import Runs
     from conki_cli.training.steps import Shelf
 
@@ -147,12 +146,10 @@ def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen",
     mention_damage(screen, catalogue)
     with Shelf() as shelf:
         plan = plan_rows(configs, catalogue, screen, shelf=shelf, dry_run=dry_run)
-        if dry_run:
-            show_plan(screen, plan)
-            return []
-        found = [run for _, run in carry_out(plan, screen)]
-    note_kept(str(catalogue.workspace.runs))
-    return found
+        found = carried_out(screen, plan, dry_run=dry_run)
+    if found:
+        note_kept(str(catalogue.workspace.runs))
+    return [run for _, run in found]
 
 
 def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "Screen") -> None:

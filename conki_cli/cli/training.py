@@ -106,26 +106,27 @@ def trained(
     dry_run: bool,
 ) -> "list[tuple[str, Run]]":
     """Train what is missing of some configurations and return their runs by label; a dry run shows the plan alone."""
-    from conki_cli.experiments.execution import carry_out
     from conki_cli.experiments.planning import make_plan
     from conki_cli.training.steps import Shelf
 
     with Shelf() as shelf:
         plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
-        if not dry_run:
-            return carry_out(plan, screen)
-        show_plan(screen, plan)
-        return []
+        return carried_out(screen, plan, dry_run=dry_run)
 
 
-def show_plan(screen: "Screen", plan: "Plan") -> None:
-    """Show what a plan would do."""
+def carried_out(screen: "Screen", plan: "Plan", *, dry_run: bool) -> "list[tuple[str, Run]]":
+    """Train what a plan has and return the runs by label; or, in a dry run, show the plan alone."""
+    if not dry_run:
+        from conki_cli.experiments.execution import carry_out
+
+        return carry_out(plan, screen)
     from conki_cli.experiments.forecast import describe_plan
     from conki_cli.reporting.tables.plans import plan_table
 
     described = describe_plan(plan)
     screen.show(*plan_table(described, folder=str(plan.runs.workspace.runs)))
     screen.answer(described)
+    return []
 
 
 def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
