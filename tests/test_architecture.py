@@ -1,6 +1,7 @@
 """The house rules: who may import whom, what stays out of `--help`, docstrings, sizes, who prints."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -251,3 +252,22 @@ def test_no_error_is_recognised_by_its_words(path: Path) -> None:
         if isinstance(node, ast.expr) and reads_wording(node)
     ]
     assert found == []
+
+
+doctors_files = pytest.mark.parametrize("path", [path for path in FILES if path.parent == ROOT / "doctor"])
+FILE_NAMES = re.compile(r"\.(jsonl?|toml|csv|h5|safetensors|part)\b|seed-|checkpoints/|predictions/|encoder/")
+
+
+@doctors_files
+def test_the_doctor_reads_no_file_itself(path: Path) -> None:
+    readers = {*SLOW_LIBRARIES, "json", "csv", "tomllib", "numpy", "zlib", "hashlib"}
+    assert not {name.split(".")[0] for name in imported(ast.walk(parsed(path)))} & readers
+    opened = [ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+    assert [name for name in opened if name == "open" or name.endswith((".open", ".read_text", ".read_bytes"))] == []
+
+
+@doctors_files
+def test_the_doctor_names_no_file_inside_a_run_and_judges_no_error(path: Path) -> None:
+    named = [(value, line) for value, line in constants(parsed(path)) if FILE_NAMES.search(str(value))]
+    assert named == []
+    assert [node.lineno for node in ast.walk(parsed(path)) if isinstance(node, ast.ExceptHandler)] == []

@@ -9,10 +9,10 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.planning import Plan, PlannedRun
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.differences import learnt_settings
+from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import read_json
-from conki_cli.training import checkpoint
 from conki_cli.training.loop import schedule_of
 
 _SHAPING = frozenset({"optimizer.batch_size", "optimizer.accumulate", "pretraining.batch_size"})
@@ -84,7 +84,7 @@ def _epochs_done(run: Run, seed: int) -> int:
     """Count the epochs of an unfinished seed that need not be trained again."""
     if not run.checkpoint(seed, "last").is_file():
         return 0
-    return max(checkpoint.whole_lines(run.seed_folder(seed) / "metrics.jsonl", sys.maxsize), default=0)
+    return max(whole_lines(log_path(run, seed), sys.maxsize), default=0)
 
 
 def seconds_per_epoch(runs: Runs, config: RunConfig) -> float | None:

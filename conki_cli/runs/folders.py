@@ -159,6 +159,11 @@ class Run:
         return not missing
 
 
+def is_run_folder(path: Path) -> bool:
+    """Say whether a folder is a run, or what is left of one."""
+    return any((path / name).exists() for name in ("config.toml", "result.json")) or any(path.glob("seed-*"))
+
+
 def _stamp(path: Path) -> object:
     """Return what changes with a file's content; None where there is no file to ask."""
     try:

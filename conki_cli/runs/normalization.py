@@ -6,7 +6,7 @@ column over the training split. Runs of older versions have none.
 Axes: T frames, L frames of a clip, d features per frame.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from conki_cli.data.store.records import Utterances
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.system.errors import RunError
 from conki_cli.system.files import read_json, write_json
+from conki_cli.system.findings import Finding, attempt, fault
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import obstacle_at, status_of
 from conki_cli.system.workspace import Workspace
@@ -96,6 +97,14 @@ def read_scale(run: Run) -> Scale | None:
             "restore it, or delete it and keep the training store at its place",
         ) from error
     return Scale(modalities, columns)
+
+
+def verify_scale(run: Run) -> Iterator[Finding]:
+    """Verify what says how the training frames were normalised, where a run has it."""
+    error = attempt(read_scale, run)[1]
+    if error is not None:
+        advice = "restore it, or delete it and keep the training store at its place: new clips are scored with either"
+        yield fault(run.path / _FILE, error, run.path / _FILE, advice)
 
 
 def _columns(mean: Any, sd: Any, constant: Any) -> tuple[_Columns, _Columns]:

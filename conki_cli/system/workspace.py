@@ -24,9 +24,19 @@ class Workspace:
         """The folder of all runs."""
         return self.root / "runs"
 
+    @property
+    def stores(self) -> Path:
+        """The folder of all feature stores."""
+        return self.root / "features"
+
+    @property
+    def states(self) -> Path:
+        """The folder of all cached states of frozen text encoders."""
+        return self.root / "frozen"
+
     def store(self, dataset: str) -> Path:
         """Return where the feature store of a data set lies."""
-        return self.root / "features" / f"{dataset}.h5"
+        return self.stores / f"{dataset}.h5"
 
     def store_called(self, word: str) -> Path:
         """Return the store that a word means: a path if it is one or ends in .h5, else the data set of that name."""

@@ -4,36 +4,51 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from conki_cli.system.errors import ConkiError
+from conki_cli.system.errors import quoted
 from conki_cli.system.files import read_tensors
-from conki_cli.system.readable import obstacle_at, status_of
+from conki_cli.system.findings import FAULT, OK, Examination, Finding, attempt, fault, guarded, ordinary, size_on_disk
+from conki_cli.system.readable import status_of
 from conki_cli.text.vocabulary import vocabulary_problem
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_WEIGHTS = "model.safetensors"
 _OF_RUNS = "frozen.safetensors"
 """A checkpoint that a run keeps beside its encoder's files."""
 
 
-def verify_encoder(folder: Path, *, weights: bool) -> Iterator[tuple[Path, str | Exception]]:
-    """Yield what is wrong with a folder of a text encoder: the file, and a sentence or the error of reading it.
+def verify_encoder(folder: Path, *, weights: bool, advice: str) -> Iterator[Finding]:
+    """Say what a folder of a text encoder lacks, and which of its files are damaged.
 
     Args:
         folder: where configuration and tokenizer lie.
         weights: whether the weights must be there too.
+        advice: what to do about what is wrong.
     """
-    found: list[tuple[Path, str | Exception]] = [*_missing(folder, weights=weights), *_damaged(folder)]
+    found = [Finding(str(folder), FAULT, problem, advice) for problem in _missing(folder, weights=weights)]
+    found += [fault(folder, error, path, advice) for path, error in _damaged(folder)]
     yield from found
     if not found and (problem := _vocabulary_problem(folder)):
-        yield folder / "tokenizer.json", problem
+        yield Finding(str(folder), FAULT, problem, advice)
 
 
-def _missing(folder: Path, *, weights: bool) -> Iterator[tuple[Path, str]]:
+def verify_built_in_encoder(examination: Examination) -> Iterator[Finding]:
+    """Verify the demo's small BERT, where it was built."""
+    folder = examination.workspace.built_in_encoder
+    if not folder.exists():
+        return
+    examination.advance(size_on_disk(folder / _WEIGHTS), folder.name)
+    advice = f"delete it: rm -r {quoted(folder)}; {examination.command('demo')} builds it again"
+    problems = list(guarded(folder, verify_encoder(folder, weights=True, advice=advice)))
+    yield from problems or [Finding(str(folder), OK, "the built-in text encoder: configuration, tokenizer, weights")]
+
+
+def _missing(folder: Path, *, weights: bool) -> Iterator[str]:
     if not status_of(folder / "config.json"):
-        yield folder / "config.json", "config.json is missing"
+        yield "config.json is missing"
     if not any(path.is_file() for name in _TOKENIZERS for path in folder.glob(name)):
-        yield folder / "tokenizer.json", "a tokenizer is missing (tokenizer.json or vocab.txt)"
-    if weights and not status_of(folder / "model.safetensors"):
-        yield folder / "model.safetensors", "model.safetensors is missing"
+        yield "a tokenizer is missing (tokenizer.json or vocab.txt)"
+    if weights and not status_of(folder / _WEIGHTS):
+        yield f"{_WEIGHTS} is missing"
 
 
 def _damaged(folder: Path) -> Iterator[tuple[Path, Exception]]:
@@ -41,11 +56,8 @@ def _damaged(folder: Path) -> Iterator[tuple[Path, Exception]]:
         check = {".json": _check_json, ".safetensors": _check_tensors}.get(path.suffix)
         if check is None or path.name == _OF_RUNS:
             continue
-        try:
-            if what := obstacle_at(path):
-                raise ConkiError(f"{path} must be a file but is {what}")
-            check(path)
-        except Exception as error:  # damaged files make libraries raise errors of every kind
+        error = attempt(lambda check, path: check(ordinary(path)), check, path)[1]
+        if error is not None:
             yield path, error
 
 

@@ -4,7 +4,6 @@
 is unfinished `last` also holds the optimiser's state, so training continues where the last epoch ended.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run
 from conki_cli.system.errors import CheckpointError, ConkiError, Kind, RunError, one_line, reason_of
 from conki_cli.system.files import atomic_path, disk_error, read_tensors, set_mode
-from conki_cli.system.readable import check_read, check_readable, human_size, status_of, system_error_in, unread
+from conki_cli.system.readable import check_read, check_readable, human_size, status_of, system_error_in
 
 CHECKPOINT_SCHEMA = "1"
 _OPTIMIZER = "optimizer."
@@ -195,22 +194,6 @@ def check_room(folder: Path, size: int) -> None:
             f"checkpoints need {human_size(size)} and {human_size(free)} are free below {folder}",
             "free some space or choose another --workspace",
         )
-
-
-def whole_lines(log: Path, last: int) -> dict[int, str]:
-    """Return the lines of a log that are whole, by epoch, in order, up to an epoch; the rest may be anything."""
-    found: dict[int, str] = {}
-    try:
-        content = log.read_bytes() if status_of(log) is not None else b""
-    except OSError as error:
-        raise unread(log, error) from error
-    for line in content.split(b"\n"):
-        with contextlib.suppress(ValueError, RecursionError):
-            entry = json.loads(text := line.decode("utf-8"))
-            number = entry.get("epoch") if isinstance(entry, dict) else None
-            if type(number) is int and 1 <= number <= last:
-                found[number] = text
-    return dict(sorted(found.items()))
 
 
 def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -33,6 +33,7 @@ from conki_cli.runs import (
     write_predictions,
     write_scale,
 )
+from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
 from conki_cli.system.files import read_json, remove_leftovers_below, write_json, write_text
@@ -153,7 +154,7 @@ def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[s
     train = job.inputs.batches("train", batch_size=schedule.batch_size, seed=seed)
     valid = job.inputs.batches("valid", batch_size=schedule.batch_size)
     named = Training(job.run.name, 1 if job.config.run.stage == "pretrain" else 2, seed, schedule.num_epochs)
-    observer = Observers(MetricsLog(job.run.seed_folder(seed) / "metrics.jsonl"), job.observer)
+    observer = Observers(MetricsLog(log_path(job.run, seed)), job.observer)
 
     def save() -> None:
         nonlocal saved
@@ -300,7 +301,7 @@ def _recorded_stamps(path: Path) -> dict[str, object]:
 
 def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     """Continue where an earlier start of the same run was interrupted; else begin a fresh log."""
-    log = job.run.seed_folder(seed) / "metrics.jsonl"
+    log = log_path(job.run, seed)
     check_is_file(log)
     found = resuming.latest(job.run, seed, job.observer)
     if found is None or (found[1]["best_epoch"] and not resuming.best_is_sound(job.run, seed, job.observer)):
@@ -308,7 +309,7 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
         return
     resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")
     over = progress.epoch - (progress.within is not None)
-    kept = checkpoint.whole_lines(log, over)
+    kept = whole_lines(log, over)
     write_text(log, "".join(line + "\n" for line in kept.values()))
     place = f"after epoch {over}" if progress.within is None else f"in epoch {over + 1}, after step {progress.step}"
     job.observer.say(f"{job.run.path} is unfinished: seed {seed} continues {place}")
@@ -362,7 +363,7 @@ def _median_of(job: Job, splits: Sequence[str]) -> Median:
 
 def _seconds_of(run: Run, seed: int) -> float:
     """Sum the seconds of all epochs, over all starts of the program."""
-    lines = checkpoint.whole_lines(run.seed_folder(seed) / "metrics.jsonl", sys.maxsize).values()
+    lines = whole_lines(log_path(run, seed), sys.maxsize).values()
     return math.fsum(json.loads(line).get("seconds", 0.0) for line in lines)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,32 @@ from conki_cli.data.store.opening import open_hdf5
 from conki_cli.data.store.records import counted
 from conki_cli.data.store.seal import check_seal
 from conki_cli.runs import check_is_file
-from conki_cli.system.errors import Kind, StoreError
+from conki_cli.system.errors import Kind, StoreError, quoted
+from conki_cli.system.findings import OK, REMARK, Examination, Finding, attempt, fault
+from conki_cli.system.locks import holder_of, lock_beside
+from conki_cli.system.workspace import Workspace
 
 _BLOCK = 4 * 2**20  # bytes that are read at once
 
 
-def verify_states(path: Path, advance: Callable[[int, str], None]) -> str:
+def states_in(workspace: Workspace) -> list[Path]:
+    """Return the files of cached states in a workspace, in order."""
+    return sorted(workspace.states.glob("[!.]*.h5"))
+
+
+def verify_states(path: Path, examination: Examination) -> Iterator[Finding]:
+    """Verify a file with the states of a frozen text encoder: every byte against its checksum."""
+    if holder := holder_of(lock_beside(path)):
+        yield Finding(str(path), REMARK, f"{holder} is writing it", "wait for it")
+    found, error = attempt(_read, path, examination.advance)
+    if found is not None:
+        yield Finding(str(path), OK, found)
+    if error is not None:
+        advice = f"delete it: rm {quoted(path)}; the next training that reads it computes it again"
+        yield fault(path, error, path, advice)
+
+
+def _read(path: Path, advance: Callable[[int, str], None]) -> str:
     """Compare the states of all texts with their checksums and say what they are.
 
     Raises:

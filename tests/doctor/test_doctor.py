@@ -19,11 +19,11 @@ from conki_cli.cli import app
 from conki_cli.data.store.seal import SEALED
 from conki_cli.data.store.writing import store_lock
 from conki_cli.doctor import Finding, examine, examine_named
-from conki_cli.doctor.machine import disk_finding, machine_findings, this_machine
 from conki_cli.runs import Run
 from conki_cli.system.errors import CheckpointError, ConkiError
 from conki_cli.system.files import append_line, write_json
 from conki_cli.system.locks import locked
+from conki_cli.system.machine import disk_finding, this_machine, verify_machine
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
@@ -711,7 +711,7 @@ def test_a_run_that_another_process_trains_is_waited_for(unfinished: Path) -> No
 
 def test_the_environment_names_versions_threads_and_devices(tmp_path: Path) -> None:
     here, problem = this_machine()
-    found = list(machine_findings(Workspace(tmp_path), here, problem))
+    found = list(verify_machine(Workspace(tmp_path), here, problem))
     said = " ".join(finding.what for finding in found)
     assert f"torch {torch.__version__}" in said
     assert f"{here['threads']} thread" in said
@@ -722,7 +722,7 @@ def test_the_environment_names_versions_threads_and_devices(tmp_path: Path) -> N
 def test_a_library_that_is_missing_or_broken_is_a_fault(tmp_path: Path) -> None:
     here, _ = this_machine()
     here["packages"]["h5py"] = None
-    found = [one for one in machine_findings(Workspace(tmp_path), here, "libtorch.so: cannot open") if one.advice]
+    found = [one for one in verify_machine(Workspace(tmp_path), here, "libtorch.so: cannot open") if one.advice]
     assert [one.what for one in found if one.severity == "fault"] == [
         "h5py is not installed",
         "torch cannot be imported: libtorch.so: cannot open",
@@ -731,7 +731,7 @@ def test_a_library_that_is_missing_or_broken_is_a_fault(tmp_path: Path) -> None:
 
 def test_more_threads_than_cores_are_a_remark(tmp_path: Path) -> None:
     here, _ = this_machine()
-    found = list(machine_findings(Workspace(tmp_path), {**here, "threads": 999}, ""))
+    found = list(verify_machine(Workspace(tmp_path), {**here, "threads": 999}, ""))
     assert [one.advice.partition(":")[0] for one in found if one.what.startswith("999 threads")] == [
         "threads that share a core wait for each other"
     ]
@@ -741,8 +741,8 @@ def test_a_driver_that_torch_cannot_use_is_a_remark(tmp_path: Path, monkeypatch:
     if torch.cuda.is_available():
         pytest.skip("torch can use the GPU of this machine")
     (tmp_path / "version").write_text("NVRM version")
-    monkeypatch.setattr("conki_cli.doctor.machine.NVIDIA_DRIVER", tmp_path / "version")
-    found = [one for one in machine_findings(Workspace(tmp_path), *this_machine()) if one.severity == "remark"]
+    monkeypatch.setattr("conki_cli.system.machine.NVIDIA_DRIVER", tmp_path / "version")
+    found = [one for one in verify_machine(Workspace(tmp_path), *this_machine()) if one.severity == "remark"]
     assert "this machine has an NVIDIA driver, but torch " in " ".join(one.what for one in found)
 
 

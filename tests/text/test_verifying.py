@@ -16,20 +16,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_sound_folder_has_no_problem(folder: Path) -> None:
-    assert list(verify_encoder(folder, weights=False)) == []
+    assert list(verify_encoder(folder, weights=False, advice="")) == []
 
 
 def test_every_missing_part_is_named(folder: Path) -> None:
     (folder / "vocab.txt").unlink()
-    said = [problem for _, problem in verify_encoder(folder, weights=True)]
+    said = [finding.what for finding in verify_encoder(folder, weights=True, advice="")]
     assert said == ["a tokenizer is missing (tokenizer.json or vocab.txt)", "model.safetensors is missing"]
 
 
-def test_a_damaged_file_comes_with_its_error(folder: Path) -> None:
+def test_a_damaged_file_is_a_fault_with_the_advice(folder: Path) -> None:
     (folder / "config.json").write_text("{", encoding="utf-8")
-    ((path, error),) = verify_encoder(folder, weights=False)
-    assert path.name == "config.json"
-    assert isinstance(error, ValueError)
+    (finding,) = verify_encoder(folder, weights=False, advice="restore it")
+    assert finding.what.startswith("config.json is damaged (Expecting property name")
+    assert (finding.subject, finding.severity, finding.advice) == (str(folder), "fault", "restore it")
 
 
 def test_a_scratch_folder_is_known_with_what_it_was_to_become(folder: Path) -> None:

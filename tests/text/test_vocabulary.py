@@ -12,18 +12,19 @@ from transformers import AutoTokenizer
 from conki_cli import text
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Corpus, Sample, Utterances
+from conki_cli.data.store.verifying import KnownStores
 from conki_cli.data.store.writing import write_store
-from conki_cli.doctor.findings import Visit
-from conki_cli.doctor.kept import encoder_findings
-from conki_cli.doctor.runs import run_findings
 from conki_cli.experiments.planning import make_plan
 from conki_cli.experiments.prediction import predict_new
 from conki_cli.runs import Runs, digest_of
 from conki_cli.system.errors import EncoderError
+from conki_cli.system.findings import Examination
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
+from conki_cli.text.verifying import verify_encoder
 from conki_cli.text.vocabulary import TextReport, check_vocabulary, count_tokens, vocabulary_doubt
 from conki_cli.training.steps import Shelf
+from conki_cli.training.verifying import verify_run
 from tests.run_support import finetune
 
 QUICK = ("optimizer.num_epochs=1", "pretraining.num_epochs=1")
@@ -131,9 +132,9 @@ def test_a_tokenizer_with_as_many_entries_as_rows_fits(encoder: Path) -> None:
 
 
 def test_the_doctor_sees_that_a_runs_tokenizer_has_more_entries_than_its_encoder(copied: Path) -> None:
-    assert list(encoder_findings(copied, weights=True, advice="")) == []
+    assert list(verify_encoder(copied, weights=True, advice="")) == []
     with_vocabulary(copied, added=("movie",))
-    assert "found 20 entries and 19 rows" in next(encoder_findings(copied, weights=True, advice="")).what
+    assert "found 20 entries and 19 rows" in next(verify_encoder(copied, weights=True, advice="")).what
 
 
 # --- texts that are unknown --------------------------------------------------------------------------------------
@@ -180,7 +181,9 @@ def test_a_share_from_20_percent_on_is_a_warning_that_the_run_keeps_and_the_doct
     assert any(line.startswith("warning: unknown to the text encoder's tokenizer are 25.0 %") for line in notes.lines)
     kept = json.loads((run.seed_folder(1) / "result.json").read_text())["texts"]
     assert kept["train"] == {"texts": 8, "truncated": 0, "tokens": 32, "unknown": 8, "unknown_share": 0.25}
-    said = [finding.what for finding in run_findings(run, Visit(space)) if finding.severity == "remark"]
+    said = [
+        finding.what for finding in verify_run(run, Examination(space), KnownStores()) if finding.severity == "remark"
+    ]
     assert any("25.0 % in train, 25.0 % in valid, 25.0 % in test" in what for what in said)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds, and how an error becomes a finding."""
+"""What verifying a file gives: findings; how an error becomes one. Every writer has a `verify...` that yields them."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -37,27 +37,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class KnownStore:
-    """What runs are compared with."""
-
-    content_id: str
-    ids: Mapping[str, list[str]] = field(default_factory=dict)
-    """Of the clips, by split, where the content was found to be what the store says."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A workspace that is being examined."""
+class Examination:
+    """A workspace whose files are verified."""
 
     workspace: Workspace
     advance: Callable[[int, str], None] = lambda count, remark: None
     """Told how many bytes were read, and of what."""
     here: Mapping[str, Any] = field(default_factory=dict)
     """Versions, device and threads of this process, as `environment.environment` gives them."""
-    stores: dict[Path, KnownStore | None] = field(default_factory=dict)
-    """The stores that were opened; None where that failed."""
-    unread: set[Path] = field(default_factory=set)
-    """Those of them that the system could not read."""
 
     def command(self, words: str) -> str:
         """Return a command for this workspace, to be typed."""
@@ -65,7 +52,7 @@ class Visit:
         return f"`conki {words}{'' if root == Path() else f' --workspace {quoted(root)}'}`"
 
 
-def tried(
+def attempt(
     work: Callable[Arguments, Value], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> tuple[Value | None, Exception | None]:
     """Return what `work` returns, or else what it raised: damaged files make libraries raise errors of every kind."""
@@ -95,7 +82,7 @@ def _closed_in(place: Path, *, deep: bool) -> Path | None:
 
 def closed_findings(subject: Path, *, deep: bool = False) -> list[Finding]:
     """Say that a place, or with `deep` something in it, may not or cannot be read; nothing if all can."""
-    closed, error = tried(_closed_in, subject, deep=deep)
+    closed, error = attempt(_closed_in, subject, deep=deep)
     if error is not None:
         return [fault(subject, error, subject, UNREAD)]
     if closed is None:
@@ -106,7 +93,7 @@ def closed_findings(subject: Path, *, deep: bool = False) -> list[Finding]:
 
 def is_unread(error: Exception, path: Path) -> bool:
     """Say whether an error about a file is the system's, so that nothing is known of the file's content."""
-    return isinstance(tried(check_read, path, error)[1], UnreadableError)
+    return isinstance(attempt(check_read, path, error)[1], UnreadableError)
 
 
 def is_newer(error: Exception | None) -> bool:
@@ -151,5 +138,5 @@ def ordinary(path: Path) -> Path:
 
 def size_on_disk(path: Path) -> int:
     """Return the bytes of a file, 0 where it cannot be asked."""
-    found, _ = tried(path.stat)
+    found, _ = attempt(path.stat)
     return found.st_size if found is not None else 0

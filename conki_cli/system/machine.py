@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conki_cli.data.store.records import counted
-from conki_cli.doctor.findings import Finding, tried
 from conki_cli.system.environment import choose_device, environment
 from conki_cli.system.errors import reason_of
 from conki_cli.system.files import check_writable
+from conki_cli.system.findings import FAULT, OK, REMARK, Finding, attempt
 from conki_cli.system.readable import human_size
 from conki_cli.system.workspace import Workspace
 
@@ -24,7 +23,7 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 def this_machine() -> tuple[dict[str, Any], str]:
     """Return the environment as runs record it, and why torch cannot be imported, if it cannot."""
-    torch, error = tried(_torch)
+    torch, error = attempt(_torch)
     if torch is None:
         return environment({}, device="unknown", threads=0), reason_of(error) if error is not None else ""
     return environment({}, device=str(choose_device("auto")), threads=torch.get_num_threads()), ""
@@ -36,7 +35,7 @@ def _torch() -> "types.ModuleType":
     return torch
 
 
-def machine_findings(workspace: Workspace, here: Mapping[str, Any], problem: str) -> Iterator[Finding]:
+def verify_machine(workspace: Workspace, here: Mapping[str, Any], problem: str) -> Iterator[Finding]:
     """Examine what a result depends on beside its settings, and whether there is room for it.
 
     Args:
@@ -47,12 +46,12 @@ def machine_findings(workspace: Workspace, here: Mapping[str, Any], problem: str
     found = {name: version for name, version in here["packages"].items() if version is not None}
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
     commit = f" (commit {here['git_commit'][:8]})" if here["git_commit"] else ""
-    yield Finding("environment", "ok", f"conki {here['conki']}{commit}, Python {here['python']}, {listed}")
+    yield Finding("environment", OK, f"conki {here['conki']}{commit}, Python {here['python']}, {listed}")
     for name in here["packages"].keys() - found.keys():
-        yield Finding("environment", "fault", f"{name} is not installed", f"pip install {name}")
+        yield Finding("environment", FAULT, f"{name} is not installed", f"pip install {name}")
     if problem:
         advice = "install it again, as PyTorch's installation page describes"
-        yield Finding("environment", "fault", f"torch cannot be imported: {problem}", advice)
+        yield Finding("environment", FAULT, f"torch cannot be imported: {problem}", advice)
     else:
         yield from _computing(here["threads"], _num_cores())
     yield from _disk(workspace.root)
@@ -62,23 +61,23 @@ def _computing(threads: int, cores: int) -> Iterator[Finding]:
     """Examine the threads and devices that torch computes with."""
     import torch
 
-    counts = f"{counted(threads, 'thread')}, {counted(cores, 'core')}"
+    counts = f"{threads} thread{'s' * (threads != 1)}, {cores} core{'s' * (cores != 1)}"
     if threads > cores:
         advice = f"threads that share a core wait for each other: set OMP_NUM_THREADS={cores}"
-        yield Finding("environment", "remark", counts, advice)
+        yield Finding("environment", REMARK, counts, advice)
     else:
-        yield Finding("environment", "ok", counts)
+        yield Finding("environment", OK, counts)
     if choose_device("auto").type == "cuda":
         for number in range(torch.cuda.device_count()):
             memory = human_size(torch.cuda.get_device_properties(number).total_memory)
-            yield Finding("environment", "ok", f"GPU {number}: {torch.cuda.get_device_name(number)}, {memory}")
+            yield Finding("environment", OK, f"GPU {number}: {torch.cuda.get_device_name(number)}, {memory}")
     elif NVIDIA_DRIVER.exists():
         what = f"this machine has an NVIDIA driver, but torch {torch.__version__} finds no usable GPU"
         yield Finding(
-            "environment", "remark", what, "install a CUDA build of torch that fits the driver (see nvidia-smi)"
+            "environment", REMARK, what, "install a CUDA build of torch that fits the driver (see nvidia-smi)"
         )
     else:
-        yield Finding("environment", "ok", "computes on the CPU: there is no usable GPU")
+        yield Finding("environment", OK, "computes on the CPU: there is no usable GPU")
 
 
 def _num_cores() -> int:
@@ -89,15 +88,15 @@ def _num_cores() -> int:
 def _disk(root: Path) -> Iterator[Finding]:
     subject = str(root.absolute())
     if not root.is_dir():
-        yield Finding(subject, "fault", "there is no such folder", "check --workspace and CONKI_WORKSPACE, or make it")
+        yield Finding(subject, FAULT, "there is no such folder", "check --workspace and CONKI_WORKSPACE, or make it")
         return
-    _, error = tried(check_writable, root / "runs" / "new")
+    _, error = attempt(check_writable, root / "runs" / "new")
     if error is not None:
         advice = "give yourself the right to write there, or choose another --workspace"
-        yield Finding(subject, "fault", "nothing can be written here: no store, no run", advice)
-    usage, error = tried(shutil.disk_usage, root)
+        yield Finding(subject, FAULT, "nothing can be written here: no store, no run", advice)
+    usage, error = attempt(shutil.disk_usage, root)
     if usage is None:
-        yield Finding(subject, "remark", f"the free space is not known ({reason_of(error) if error else ''})")
+        yield Finding(subject, REMARK, f"the free space is not known ({reason_of(error) if error else ''})")
     else:
         yield disk_finding(subject, usage.free)
 
@@ -106,5 +105,5 @@ def disk_finding(subject: str, free: int) -> Finding:
     """Judge the free bytes of a disk."""
     if free < _LITTLE:
         what = f"{human_size(free)} free, and one seed of BERT-base takes about {human_size(_LITTLE)} while it trains"
-        return Finding(subject, "remark", what, "free some space, or choose another --workspace")
-    return Finding(subject, "ok", f"{human_size(free)} free")
+        return Finding(subject, REMARK, what, "free some space, or choose another --workspace")
+    return Finding(subject, OK, f"{human_size(free)} free")
