@@ -7,7 +7,7 @@ from conki_cli.system.observer import Epoch, Observer, Training
 
 
 class MetricsLog(Observer):
-    """Appends every epoch to a file."""
+    """An observer that appends every epoch to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
