@@ -1,4 +1,4 @@
-"""The commands: each reads its options, calls one function, shows one table. Imports no torch until work begins."""
+"""The commands: each reads its options, calls one function, shows one table. torch is imported when work starts."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The commands about data: make a feature store, look into one."""
+"""The commands about data: write a feature store, inspect one."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +7,7 @@ import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
 
 
@@ -16,12 +16,14 @@ def prepare(
     dataset: Annotated[
         str | None, typer.Option(help="mosi, mosei, sims, simsv2, demo, demo-external, or a name of your own.")
     ] = None,
-    source: Annotated[Path | None, typer.Option(help="File or folder to read. Default: searched below data/.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="File or folder to read. Default: looked for below data/.")
+    ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="Its format. Default: recognised from the content.")
+        str | None, typer.Option("--format", metavar="NAME", help="Its format. Default: detected from the content.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="label.csv with what the source lacks: texts, scores, splits, times.")
+        Path | None, typer.Option(help="label.csv with what is missing from the source: texts, scores, splits, times.")
     ] = None,
     text: Annotated[Path | None, typer.Option(help="File whose texts replace those of the source, by id.")] = None,
     audio: Annotated[
@@ -39,24 +41,26 @@ def prepare(
         Literal["words"] | None, typer.Option(help="Average frames over each word (CMU sequences only).")
     ] = None,
     normalize: Annotated[
-        Literal["none", "zscore"], typer.Option(help="Columns of audio and vision, by the training split.")
+        Literal["none", "zscore"], typer.Option(help="Normalise the columns of audio and vision by the training split.")
     ] = "none",
     score_range: Annotated[
         str | None, typer.Option(metavar="LOW..HIGH", help="Range of the scores, for a data set of your own.")
     ] = None,
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Clips to be scored: read no scores and splits, `predict` takes them.")
+        bool, typer.Option("--unlabelled", help="Prepare clips for `conki predict`: read no scores and no splits.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Store to write. Default: features/<dataset>.h5.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors: nothing is written.")] = False,
-    list_formats: Annotated[bool, typer.Option("--list-formats", help="Explain what is read, and stop.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors and write nothing.")] = False,
+    list_formats: Annotated[
+        bool, typer.Option("--list-formats", help="List and explain the formats, then exit.")
+    ] = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
     """Read a data set as it is distributed, check it, and write one clean feature store (HDF5).
 
-    What a file is, its content tells; nothing in it can run. Without --source it is searched below data/, such as
-    data/MOSI/Processed/unaligned_50.pkl. The report says what was found, repaired and left out.
+    Formats are detected from the content; nothing in a file is ever executed. Without --source, files are looked for
+    below data/, such as data/MOSI/Processed/unaligned_50.pkl. The report says what was found, repaired and left out.
 
     conki prepare --dataset mosi
     conki prepare --dataset mosi --source mosi_data.pkl --labels label.csv
@@ -98,7 +102,7 @@ def prepare(
     before = _identity(task.path)
     try:
         made = work(task, screen_for(json))
-        note_kept(str(made))
+        note_written(str(made))
         _describe(made, json)
     finally:
         if _identity(task.path) != before:
@@ -107,7 +111,7 @@ def prepare(
 
 
 def _identity(path: Path) -> int | None:
-    """Return what tells one file from the next of the same name; None: there is none."""
+    """Return a file's identity, which changes when the file is replaced; None if there is no file."""
     return path.stat().st_ino if path.exists() else None
 
 
@@ -128,7 +132,7 @@ def _check_store_path(path: Path) -> None:
 
     check_writable(path)
     if path.exists() and path.suffix != ".h5":
-        raise SettingsError(f"{path} exists and is no .h5 file: it will not be overwritten, give --out another name")
+        raise SettingsError(f"{path} exists and is not an .h5 file, so it is not overwritten: give --out another name")
 
 
 def _describe(path: Path, json: bool) -> None:
@@ -149,7 +153,7 @@ def inspect_store(
     ],
     features: Annotated[bool, typer.Option("--features", help="Show every column of audio and vision.")] = False,
     clip: Annotated[str | None, typer.Option(metavar="ID", help="Show one clip.")] = None,
-    compare: Annotated[str | None, typer.Option(metavar="STORE", help="Say what differs in another store.")] = None,
+    compare: Annotated[str | None, typer.Option(metavar="STORE", help="Show how another store differs.")] = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:

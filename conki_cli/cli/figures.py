@@ -8,7 +8,7 @@ import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import screen_for, workspace_at
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError, one_line
 from conki_cli.system.files import check_writable, write_bytes
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 150
 
 
-def _kinds(begun: str) -> list[str]:
+def _kinds(incomplete: str) -> list[str]:
     """Complete the name of a kind."""
     from conki_cli.reporting.figures.kinds import KINDS
 
-    return [name for name in KINDS if name.startswith(begun)]
+    return [name for name in KINDS if name.startswith(incomplete)]
 
 
 def plot(
@@ -52,7 +52,7 @@ def plot(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Draw a figure of finished runs, fit for a paper. The same input gives the same file.
+    """Draw a figure of finished runs, ready for a paper. The same input gives the same file.
 
     curves       every loss term and the validation MAE per epoch
     tsne         O_m and A_m of clips of two intervals (Figure 5); one or two runs
@@ -90,7 +90,7 @@ def plot(
     choices = Choices(split, chosen, seed, clips, space, screen)
     drawn = draw_figure(kind, found, form=form, width=millimetres, choices=choices)
     write_bytes(place, drawn.content)
-    note_kept(str(place))
+    note_written(str(place))
     screen.say(f"figure written to {one_line(str(place))}")
     screen.show(Text(one_line(f"{drawn.title}: {drawn.caption}")))
     screen.answer(
@@ -135,7 +135,7 @@ def _form(out: Path | None) -> "Form":
 
 
 def _check_options(kind: "Kind", intervals: str | None, clips: int | None, seed: int | None) -> None:
-    """Refuse options that would change nothing."""
+    """Refuse options that would have no effect."""
     given = {
         "--intervals": (intervals, "tsne and pairs", kind.takes_intervals),
         "--clips": (clips, "pairs and tsne", kind.takes_intervals),
@@ -143,7 +143,7 @@ def _check_options(kind: "Kind", intervals: str | None, clips: int | None, seed:
     }
     for option, (value, readers, is_read) in given.items():
         if value is not None and not is_read:
-            raise SettingsError(f"{option} is for {readers} and changes nothing in {kind.name}: leave it out")
+            raise SettingsError(f"{option} is for {readers} and has no effect on {kind.name}: leave it out")
 
 
 def _intervals(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`--quiet` and `--verbose`, which every command has, and how loud the command in progress is."""
+"""The options `--quiet` and `--verbose`, which every command has."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from conki_cli.system.errors import SettingsError
 
 Loudness = Literal["quiet", "normal", "verbose"]
 LOUDNESS: ContextVar[Loudness] = ContextVar("loudness", default="normal")
-"""Of the command in progress."""
+"""The loudness of the running command."""
 
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print a line for every epoch of training.")]

@@ -17,7 +17,7 @@ from conki_cli.cli.options import (
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
 from conki_cli.cli.results import show_metrics
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 from conki_cli.cli.training import carried_out
 from conki_cli.system.errors import SettingsError
 
@@ -36,9 +36,7 @@ def compare(
     table: Annotated[
         Literal["2", "3", "6"] | None, typer.Option(help="Or: the models of the paper's table, ConKI first.")
     ] = None,
-    models: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Of that table only these models; others can be named too.")
-    ] = None,
+    models: Annotated[str | None, typer.Option(metavar="A,B,C", help="Restrict or extend the table's models.")] = None,
     epochs: EpochsOption = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
     protocol: ProtocolOption = "all",
@@ -49,10 +47,10 @@ def compare(
 ) -> None:
     """Compare systems on the same clips and test whether they differ.
 
-    With --table it trains what is missing of the paper's Table 2 (MOSI, or
+    --table trains the missing rows of the paper's Table 2 (MOSI, or
     --dataset mosei), 3 (SIMS) or 6 (MOSI, every model on MOSEI first).
-    Marks say which test finds a difference from the first row; two seeds in
-    common are needed. --json has p-values, corrected ones and effect sizes.
+    Marks show which test finds a difference from the first row; the runs need
+    two seeds in common. --json has raw and corrected p-values and effect sizes.
 
     conki compare --table 2 --seeds 1..5 --export table2.md
     conki compare --table 6 --models conki,self-mm --seeds 1..5
@@ -63,14 +61,14 @@ def compare(
     from conki_cli.reporting.tables.systems import comparison_answer, comparison_rows
 
     if bool(runs) == (table is not None):
-        raise SettingsError("name two or more finished runs, or give --table 2, 3 or 6 to train what is missing")
+        raise SettingsError("name two or more finished runs, or give --table 2, 3 or 6 to train the missing models")
     screen = screen_for(json)
     check_export_option(export)
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
         if dry_run:
-            raise SettingsError("finished runs are compared without training", advice="leave out --dry-run")
+            raise SettingsError("nothing is trained to compare finished runs", advice="leave out --dry-run")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         configs = _table_configs(int(table), models, {**settings, "epochs": epochs})
@@ -86,12 +84,12 @@ def compare(
 
 
 def _refuse_training_options(settings: dict[str, Any], models: str | None, epochs: int | None) -> None:
-    """Refuse what would be ignored: finished runs have their settings."""
+    """Refuse options that would be ignored: the settings of finished runs are fixed."""
     own = {"--models": models, "--epochs": epochs}
     given = [*training_options(settings), *(option for option, value in own.items() if value is not None)]
     if given:
         raise SettingsError(
-            "finished runs have their settings",
+            "the settings of finished runs cannot be changed",
             advice=(
                 f"leave out {given[0]} (or give --table instead of runs); "
                 "--seeds, --threshold, --split and --protocol can be chosen"
@@ -115,7 +113,7 @@ def _named_runs(
 
 
 def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen") -> None:
-    """Say which seeds a comparison lacks: of those asked for, or of those that the run was to train."""
+    """Say which seeds a comparison lacks, of those asked for or of all seeds of the run."""
     from conki_cli.reporting.tables.grid import seeds_text
 
     wanted, finished = set(run.record.seeds if seeds is None else seeds), set(run.finished_seeds())
@@ -129,7 +127,7 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
     epochs, flags = settings.pop("epochs"), settings["flags"]
     if flags["model.name"] is not None or flags["run.name"] is not None:
         raise SettingsError(
-            "a table has many models, each with a run of its own", advice="give --models, and no --model or --name"
+            "a table has many models, each with its own run", advice="give --models instead of --model or --name"
         )
     names = [name.strip() for name in models.split(",")] if models is not None else None
     return table_configs(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
@@ -141,14 +139,14 @@ def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen",
     from conki_cli.training.steps import Shelf
 
     catalogue = Runs(workspace_at(workspace))
-    for config in configs:  # a damaged run in the way is an error: it need not be warned of as well
+    for config in configs:  # a damaged run that is needed is an error, so no warning about it is due
         catalogue.locate(config)
     mention_damage(screen, catalogue)
     with Shelf() as shelf:
         plan = plan_rows(configs, catalogue, screen, shelf=shelf, dry_run=dry_run)
         found = carried_out(screen, plan, dry_run=dry_run)
     if found:
-        note_kept(str(catalogue.workspace.runs))
+        note_written(str(catalogue.workspace.runs))
     return [run for _, run in found]
 
 
@@ -162,18 +160,18 @@ def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "S
 def models(
     store: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="Feature store to count parameters for: a name, or a file. Default: mosi."),
+        typer.Option(metavar="STORE", help="Feature store whose widths are used: a name or a file. Default: mosi."),
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model. Repeatable.")] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: that of the data set.")
+        str | None, typer.Option(help="Text encoder: Hugging Face name or folder. Default: the data set's.")
     ] = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """List the models: paper, year, parameters, what sources pin, what is our choice.
+    """List the models: paper, year, parameters, what the sources fix, what we chose.
 
-    Parameters are counted without the text encoder, at the widths of a store.
+    Parameters are counted without the text encoder, at the feature widths of a store.
 
     conki models
     conki models --model iccn --model hycon

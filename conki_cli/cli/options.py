@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SWITCH_HELP = ";\n\n".join(f"{name}: {meaning}" for name, meaning in SWITCHES.items())
 
 _AS_WORDS = ("model.name", "run.seeds")
-"""Settings whose option is read as a word, where more can be said of a wrong one than Typer says."""
+"""Settings whose option is read as plain text, because our message about a wrong value says more than Typer's."""
 
 
 def flag_of(path: str) -> Any:
@@ -32,7 +32,7 @@ def flag_of(path: str) -> Any:
 
 
 def _annotation_of(path: str) -> Any:
-    """Return what Typer needs to know of a setting's own option: its type or choices, and the option."""
+    """Return a setting's option as Typer needs it: its type or choices, and the option."""
     limits, kind = flagged()[path].metadata, str if path in _AS_WORDS else setting_type(path)
     if "choices" in limits and path not in _AS_WORDS:
         kind = Literal[limits["choices"]]
@@ -45,7 +45,7 @@ StageOneEpochsOption = Annotated[int | None, flag_of("pretraining.num_epochs")]
 WorkspaceOption = Annotated[
     Path, typer.Option(envvar="CONKI_WORKSPACE", help="Folder with data/, features/ and runs/.", file_okay=False)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 ProtocolOption = Annotated[
     Literal["all", "nonzero"],
     typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
@@ -55,7 +55,7 @@ OverwriteOption = Annotated[
     bool,
     typer.Option(
         "--overwrite/--resume",
-        help="Discard the run and start over (its stage-1 run is kept), or continue it where it stopped.",
+        help="Discard the run and start over (its stage-1 run is kept), or resume it where it stopped.",
     ),
 ]
 DryRunOption = Annotated[
@@ -81,9 +81,9 @@ _MANY = {
         ),
     ],
 }
-"""The options of a run that stand for no single setting."""
+"""The options of a run that do not stand for a single setting."""
 _BY_HAND = ("--drop", "--epochs")
-"""Flags of settings that the commands which have them declare: they take them in their own ways."""
+"""Flags that their commands declare themselves, because they treat them differently."""
 
 
 @functools.cache
@@ -103,7 +103,7 @@ def _parameter_of(field: Field) -> str:
 
 
 def gathered(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the options that decide a run, as they were given, into the arguments of `config.resolving.resolve`."""
+    """Turn the given options of a run into the arguments of `config.resolving.resolve`."""
     from conki_cli.config.words import parse_seeds
 
     seed, seeds, modalities = given["seed"], given["seeds"], given["drop_modality"] or []
@@ -118,7 +118,7 @@ def gathered(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_options(settings: Mapping[str, Any]) -> list[str]:
-    """Name the gathered options that were given and that decide how a run is trained: a finished run has its own."""
+    """Name the given options that decide how a run is trained, which a finished run does not take."""
     fields = flagged()
     paths = [path for path, value in settings["flags"].items() if value is not None]
     names = [fields[path].metadata["flag"] for path in paths if not fields[path].metadata["of_results"]]
@@ -134,13 +134,13 @@ def adapter_flags(folder: Path, flags: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run that starts from a folder of exported adapters, which is verified.
 
     Raises:
-        SettingsError: an external data set is named too.
+        SettingsError: an external data set was given as well.
         RunError: the folder holds no adapters, or was changed.
     """
     from conki_cli.runs.exported import adapters_at
 
     if flags["data.external"] not in (None, "none"):
-        raise SettingsError("--adapters takes the place of --external", advice="give one of the two")
+        raise SettingsError("--adapters replaces --external", advice="give only one of the two")
     given = {"model.adapters": str(folder.resolve()), "model.adapters_checksum": adapters_at(folder).checksum}
     return {"data.external": "none", **given}
 
@@ -179,5 +179,5 @@ def resolved(
         config_file=settings["config_file"], assignments=settings["assignments"], flags=flags, extra_drop=switches
     )
     if "N1" in switches and not config.dropped("N1"):
-        say("without adapters there are no inter-knowledge pairs: N1 changes nothing here")
+        say("without adapters there are no inter-knowledge pairs: N1 has no effect here")
     return config

@@ -1,4 +1,4 @@
-"""The program around the commands: errors as one line, signals, exit codes, and what several commands do alike."""
+"""The program around the commands: errors as one line, signals, exit codes, and code that commands share."""
 
 import contextlib
 import sys
@@ -34,7 +34,7 @@ class OneLineErrors(TyperGroup):
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read the command line."""
-        with _one_line_errors({ON_INTERRUPTION: "nothing was begun"}):
+        with _one_line_errors({ON_INTERRUPTION: "nothing was started"}):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
@@ -45,27 +45,27 @@ class OneLineErrors(TyperGroup):
 
 @contextlib.contextmanager
 def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
-    """Turn errors into one line; `said` may hold under `ON_INTERRUPTION` what Ctrl-C has left."""
+    """Turn errors into one line; `said` may hold, under `ON_INTERRUPTION`, what an interruption leaves behind."""
     try:
         with _shown():
             yield
     except ConkiError as error:
         _end(1, f"error: {error}")
     except ANY_ENDING as error:
-        kept = said.get(ON_INTERRUPTION) or f"what was finished is kept; it continues with: {_this_command()}"
+        kept = said.get(ON_INTERRUPTION) or f"what was finished is kept; resume with: {_this_command()}"
         _end(exit_code(error), f"interrupted: {kept}")
     except MemoryError:
-        _end(1, "error: this machine's memory is used up: lower --set optimizer.batch_size or data.max_frames")
+        _end(1, "error: this machine is out of memory: lower --set optimizer.batch_size or data.max_frames")
     except OSError as error:
-        is_unread = isinstance(error, BrokenPipeError)  # `conki runs | head -1` wants no more, and no complaint
-        rest = ": change what your user may do with it (chmod)" if isinstance(error, PermissionError) else ""
+        is_unread = isinstance(error, BrokenPipeError)  # the reader of `conki runs | head -1` has enough: not an error
+        rest = ": change its permissions for your user (chmod)" if isinstance(error, PermissionError) else ""
         where = f"{error.filename or 'the output'}: " if error.errno else ""
         _end(1, "" if is_unread else f"error: {where}{error.strerror or error}{rest}")
 
 
 @contextlib.contextmanager
 def _shown() -> Iterator[None]:
-    """Notice at the end, also of a help page, that nobody could be shown the result."""
+    """Check at the end, also of a help page, that the result could be shown."""
     try:
         yield
     except typer.Exit as ending:
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _this_command() -> str:
-    """Return the command line that continues this one: the same, but nothing is begun anew."""
+    """Return the command line that resumes this one: the same, without starting over."""
     return " ".join(["conki", *(quoted(word) for word in sys.argv[1:] if word != "--overwrite")])
 
 
@@ -148,12 +148,12 @@ def store_path(store: str, workspace: Path) -> Path:
     """Return the path of a feature store given as a file, or as the name of a prepared data set.
 
     Raises:
-        StoreError: there is none of that name, but a file here is called so.
+        StoreError: there is no such store, but a file of that name in the current folder.
     """
     path = workspace_at(workspace).store_called(store)
     if path != Path(store) and not path.exists() and Path(store).is_file():
         raise StoreError(
-            f"no store {path} is there, which {one_line(store)[:80]!r} names",
+            f"there is no store {path}, which {one_line(store)[:80]!r} names",
             advice=(f"prepare that data set, or write {quoted(f'./{store}')} for the file in the current folder"),
         )
     return path
@@ -162,30 +162,30 @@ def store_path(store: str, workspace: Path) -> Path:
 def clips_path(word: str, workspace: Path) -> Path:
     """Return the path of new clips: that of a store, as `store_path` has it, or of what `conki prepare` reads.
 
-    A word with a file ending is a path, as none of a data set's names has one.
+    A word with a file ending is a path: names of data sets have no ending.
 
     Raises:
-        StoreError: there is no store of that name, but a file or folder here is called so.
+        StoreError: there is no such store, but a file or folder of that name in the current folder.
     """
     if Path(word).suffix:
         return Path(word)
     path = store_path(word, workspace)
     if path != Path(word) and not path.exists() and Path(word).is_dir():
         raise StoreError(
-            f"no store {path} is there, which {one_line(word)[:80]!r} names",
+            f"there is no store {path}, which {one_line(word)[:80]!r} names",
             advice=(f"prepare that data set, or write {quoted(f'./{word}')} for the folder in the current one"),
         )
     return path
 
 
 def mention_damage(screen: "Screen", runs: "Runs", *, besides: str = "") -> None:
-    """Warn of every run folder, besides the one that the command is about, that cannot be read and is left out."""
+    """Warn about every run folder that cannot be read and is left out, except the one that the command is about."""
     for line in runs.damaged(besides=besides):
         screen.say(f"warning: {line}")
 
 
 def check_export_option(export: Path | None, *endings: str) -> None:
-    """Refuse a file for `--export` that cannot be written, before any work begins."""
+    """Refuse an `--export` file that cannot be written, before any work starts."""
     from conki_cli.reporting.tables.export import check_export
 
     if export is not None:

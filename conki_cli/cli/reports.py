@@ -1,4 +1,4 @@
-"""The commands that make something to look at and to pass on: the report."""
+"""The command that writes a report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,7 +7,7 @@ import typer
 
 from conki_cli.cli.options import JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import mention_damage, screen_for, workspace_at
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conki_cli.runs import Run
 
 _DEMO = ("demo", "demo-external")
-"""Data sets whose texts are our own."""
+"""Data sets whose texts we wrote ourselves."""
 
 
 def report(
@@ -44,8 +44,8 @@ def report(
 ) -> None:
     """Write one HTML file about runs: metrics, tests, figures, every clip, settings, versions, warnings.
 
-    The file needs no network and nothing else: it can be mailed, searched, sorted and printed.
-    Licences of data may forbid to pass texts on: --no-texts leaves them out.
+    The file is self-contained: it works without a network and can be mailed, searched, sorted and printed.
+    The licence of a data set may forbid sharing its texts: --no-texts leaves them out.
 
     conki report
     conki report mosi-conki-1a2b3c4d mosi-misa-5e6f7a8b --out conki-misa.html --no-texts
@@ -81,11 +81,11 @@ def _runs_to_report(names: list[str], split: str, workspace: Path, screen: "Scre
 
 
 def write_report(path: Path, runs: "Sequence[Run]", workspace: Path, choices: "PageChoices", screen: "Screen") -> None:
-    """Write the report of finished runs, and say where it lies."""
+    """Write the report of finished runs, and say where it is."""
     from conki_cli.reporting.page import write_page
 
     write_page(path, runs, workspace_at(workspace), choices, screen)
-    note_kept(str(path))
+    note_written(str(path))
     screen.say(f"report: {path.resolve()}")
     if choices.with_texts and not {run.record.dataset for run in runs} <= set(_DEMO):
-        screen.say("it shows the texts of the clips: where a licence forbids to pass them on, give --no-texts")
+        screen.say("it shows the texts of the clips: give --no-texts if their licence forbids sharing them")

@@ -7,7 +7,7 @@ import typer
 
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import check_export_option, clips_path, mention_damage, screen_for, workspace_at
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -47,13 +47,14 @@ def evaluate(
         mention_damage(screen, catalogue)
     found = catalogue.find(run)
     if run is None and catalogue.damaged():
-        screen.say(f"warning: the newest run may be one of these; {found.name} is the newest that can be used")
+        screen.say(f"warning: the newest run may be one of these; {found.name} is the newest usable one")
     if left_out := sorted(set(found.record.seeds) - set(found.finished_seeds())):
         screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not found.predictions_exist(split):
         if (found.record.stage, split) == ("pretrain", "valid"):
             raise RunError(
-                f"a stage-1 run predicts while it trains, and {found.name} lacks valid.csv", advice="train it again"
+                f"a stage-1 run predicts only while it trains, and {found.name} lacks valid.csv",
+                advice="train it again",
             )
         from conki_cli.experiments.prediction import predict_split
 
@@ -70,7 +71,7 @@ def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", exp
 
     if export is not None:
         export_table(rows, info, export)
-        note_kept(str(export))
+        note_written(str(export))
         screen.say(f"table written to {export}")
     screen.show(metric_table(rows, info, width=screen.results.width))
 
@@ -86,7 +87,7 @@ def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
     mention_damage(screen, catalogue)
     if not entries:
         screen.say(f"no runs below {workspace_at(workspace).runs} yet: train one with `conki finetune`")
-    if not json:  # not `show`, which would cut a name that is longer than a line
+    if not json:  # not `show`, which would truncate a name that is longer than a line
         screen.results.print(runs_table(entries, width=screen.results.width), soft_wrap=True)
     screen.answer({"runs": entries})
 
@@ -107,7 +108,7 @@ def predict(
         ),
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A sentence to score. Repeatable.")] = None,
-    source: Annotated[Path | None, typer.Option(help="Table with a column `text`, and `id` if you like.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Table with a column `text` and, optionally, `id`.")] = None,
     split: Annotated[
         Literal["train", "valid", "test"] | None, typer.Option(help="Split of a store with scores. Default: test.")
     ] = None,
@@ -118,8 +119,8 @@ def predict(
 ) -> None:
     """Score new utterances: the mean over a run's seeds, and each seed.
 
-    A run that uses audio or vision needs a feature store, or a raw file or folder
-    with features; a run of texts takes them all. Clips need no labels and no splits.
+    A run that uses audio or vision needs a feature store, or a raw file or folder with
+    features; a run on texts alone takes any input. Clips need no labels and no splits.
 
     conki predict mosi-conki-1a2b3c4d --text "I loved it" --text "Not again"
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
@@ -132,7 +133,7 @@ def predict(
     from conki_cli.runs import write_scores
 
     if sum(given is not None for given in (store, text, source)) != 1:
-        raise SettingsError("say what to score with one of --text, --source FILE.csv or a feature store (or raw file)")
+        raise SettingsError("say what to score: give one of --text, --source FILE.csv or a feature store (or raw file)")
     screen = screen_for(json)
     check_export_option(export, ".csv")
     place = None if store is None else clips_path(store, workspace)
@@ -148,7 +149,7 @@ def predict(
         scored = {**predict_new(found, utterances, device, screen), "run": name}
     if export is not None:
         write_scores(export, scored)
-        note_kept(str(export))
+        note_written(str(export))
         screen.say(f"scores written to {export}")
     screen.show(scores_table(scored, width=screen.results.width))
     screen.answer(scored)

@@ -1,4 +1,4 @@
-"""The terminal: what all commands share of messages, progress bars and tables."""
+"""The terminal: messages, progress bars and tables of all commands."""
 
 import contextlib
 import json
@@ -64,7 +64,7 @@ class Screen(Observer):
 
         def advance(count: int, remark: str) -> None:
             nonlocal last, first, done
-            first = count if first is None else first  # what an earlier start had done says nothing about the speed
+            first = count if first is None else first  # steps done before a resume say nothing about the speed
             done, now = done + count, time.monotonic()
             if now - last >= _SECONDS_BETWEEN_LINES:
                 last = now
@@ -114,6 +114,6 @@ class Screen(Observer):
             text = to_json(value)
             try:
                 text.encode(sys.stdout.encoding or "utf-8")
-            except UnicodeEncodeError:  # a terminal that is not UTF-8, or a file name that is no text
+            except UnicodeEncodeError:  # a terminal that is not UTF-8, or a file name that is not valid text
                 text = json.dumps(json.loads(text), indent=2)
             sys.stdout.write(text + "\n")

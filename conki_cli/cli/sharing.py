@@ -1,4 +1,4 @@
-"""The commands for trained models that travel: export, push, pull."""
+"""The commands that share trained models: export, push, pull."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import ON_INTERRUPTION, screen_for, workspace_at
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
 
 _RepoArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="A model on the Hugging Face hub.")]
@@ -17,10 +17,8 @@ def export(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder to write.")],
-    seed: Annotated[int | None, typer.Option(help="Export one seed alone. Default: every finished one.")] = None,
-    all_seeds: Annotated[
-        bool, typer.Option("--all-seeds", help="Refuse a run of which a seed is not finished.")
-    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Export only this seed. Default: every finished one.")] = None,
+    all_seeds: Annotated[bool, typer.Option("--all-seeds", help="Refuse a run that has an unfinished seed.")] = False,
     adapters_only: Annotated[
         bool, typer.Option("--adapters-only", help="Export the adapters of stage 1, for `finetune --adapters`.")
     ] = False,
@@ -48,14 +46,12 @@ def export(
     screen = screen_for(json)
     place = workspace_at(workspace)
     if out.resolve().is_relative_to(place.runs.resolve()):
-        raise SettingsError(
-            f"--out must not lie below {place.runs}, where runs are looked for", advice="name another folder"
-        )
+        raise SettingsError(f"--out must not be below {place.runs}, which holds runs", advice="name another folder")
     found = Runs(place).find(run)
     seeds = (seed,) if seed is not None else found.record.seeds if all_seeds else None
     work = export_adapters if adapters_only else export_model
     manifest = work(Export(found, seeds, check_license(license_)), out, place, screen)
-    note_kept(str(out))
+    note_written(str(out))
     screen.say(f"exported: {out}")
     screen.say(f"next: conki {'finetune --adapters' if adapters_only else 'predict'} {_as_path(out)}")
     facts = {"kind": manifest.kind, "seeds": manifest.seeds, "size": manifest.size, "checksum": manifest.checksum}
@@ -79,10 +75,10 @@ def push(
     from conki_cli.reporting.export.hub import parse_repo
     from conki_cli.reporting.export.hub import push as work
 
-    context.meta[ON_INTERRUPTION] = f"{name} may have a part of the files: give the command again"
+    context.meta[ON_INTERRUPTION] = f"{name} may have only some of the files: run the command again"
     screen = screen_for(json)
     done = work(folder, parse_repo(name), screen, private=private, message=message)
-    note_kept(done["url"])
+    note_written(done["url"])
     screen.say(f"pushed: {done['url']}")
     screen.say(f"pinned: {done['repository']}@{done['commit']}")
     screen.answer(done)
@@ -110,12 +106,12 @@ def pull(
     repo = parse_repo(name)
     place = out if out is not None else Path(repo.name.rpartition("/")[2])
     done = work(repo, place, screen)
-    note_kept(str(place))
+    note_written(str(place))
     screen.say(f"pulled: {place}")
     screen.answer(done)
 
 
 def _as_path(folder: Path) -> str:
-    """Return a folder in a form that a command reads as a path and not as a name."""
+    """Return a folder in a form that commands read as a path, not as a name."""
     text = str(folder)
     return text if "/" in text else f"./{text}"

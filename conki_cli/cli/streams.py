@@ -1,4 +1,4 @@
-"""The program's two ways out: work that is done counts, whoever may have closed, filled or left them meanwhile."""
+"""stdout and stderr: finished work counts, even if a stream is closed, full or no longer read."""
 
 import contextlib
 import io
@@ -6,24 +6,24 @@ import os
 import sys
 from typing import Any, TextIO
 
-_NARROWEST, _WIDEST = 20, 10_000  # columns of a terminal that somebody can read
+_NARROWEST, _WIDEST = 20, 10_000  # plausible numbers of columns of a terminal
 
 
 class Outlet(io.RawIOBase):
-    """What is written to a stream; a failure is remembered and ends nothing.
+    """A stream that remembers a failed write instead of raising.
 
     Attributes:
         failure: the first failure; None while there is none.
-        kept: what the command has written to the disk, in the words of a message; empty while it has written nothing.
+        written: what the command has written to the disk, as part of a message; empty if nothing yet.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream  # stays open as long as this one
         self.failure: OSError | None = None
-        self.kept = ""
+        self.written = ""
 
     def write(self, data: Any, /) -> int:
-        """Write, or drop what nobody can take."""
+        """Write, or drop what cannot be written."""
         size = memoryview(data).nbytes
         try:
             return os.write(self.fileno(), data)
@@ -32,7 +32,7 @@ class Outlet(io.RawIOBase):
             return size
 
     def fileno(self) -> int:
-        """Return the number that the system knows the stream by."""
+        """Return the stream's file descriptor."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
@@ -45,16 +45,16 @@ class Outlet(io.RawIOBase):
 
 
 def secure_streams() -> None:
-    """Let nothing that becomes of stdout and stderr end the work.
+    """Make sure that a failing stdout or stderr does not end the work.
 
-    Where one was closed by whoever started the program, its words go nowhere: else the next file that is opened would
-    take its number, and get them. A character that a terminal lacks, such as plus-minus, becomes a question mark.
+    A stream that was closed before the program started is replaced by /dev/null: otherwise the next opened file would
+    get its descriptor, and the output. A character that a terminal lacks, such as plus-minus, becomes a question mark.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
     sys.stdout, sys.stderr = _secured(sys.stdout, 1), _secured(sys.stderr, 2)
 
 
@@ -76,35 +76,35 @@ def _outlet() -> Outlet | None:
     return raw if isinstance(raw, Outlet) else None
 
 
-def note_kept(what: str) -> None:
-    """Remember what the command has written to the disk: it counts, also where its table cannot be shown."""
+def note_written(what: str) -> None:
+    """Remember what the command has written to the disk: it counts even if the table cannot be shown."""
     if (outlet := _outlet()) is not None:
-        outlet.kept = what
+        outlet.written = what
 
 
 def check_shown() -> str:
     """Make sure that all of a result was shown.
 
     Returns:
-        A warning where it was not, but what the command was for is on the disk; else nothing.
+        A warning if it was not, but the command's result is on the disk; otherwise an empty string.
 
     Raises:
-        OSError: it could not be shown, and there is nothing else that the command was for.
+        OSError: it could not be shown, and nothing was written to the disk.
     """
     sys.stdout.flush()
     outlet = _outlet()
     if outlet is None or outlet.failure is None:
         return ""
     failure, outlet.failure = outlet.failure, None
-    if not outlet.kept:
+    if not outlet.written:
         raise failure
     if isinstance(failure, BrokenPipeError):
         return ""
-    return f"warning: the result could not be shown ({failure.strerror}), but it is kept: {outlet.kept}"
+    return f"warning: the result could not be shown ({failure.strerror}), but it is kept: {outlet.written}"
 
 
 def forget_odd_width() -> None:
-    """Forget the width of a terminal where it cannot be one: tables of 0 columns would be empty; 80 are usual."""
+    """Forget an implausible terminal width, which falls back to 80 columns: tables of 0 columns would be empty."""
     for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
         value = os.environ.get(name)
         lowest = 1 if name == "LINES" else _NARROWEST

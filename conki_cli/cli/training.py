@@ -1,4 +1,4 @@
-"""The commands that train, and the list of the settings that they take."""
+"""The commands that train, and the list of their settings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +20,7 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
-from conki_cli.cli.streams import note_kept
+from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def pretrain(
 ) -> None:
     """Stage 1: pretrain the adapters on the external data set (Algorithm 1).
 
-    `finetune` does this by itself where it is needed. A finished run is reused;
-    an interrupted one continues with the same command.
+    `finetune` runs this automatically when needed. A finished run is reused;
+    the same command resumes an interrupted one.
 
     conki pretrain --external mosei --dataset mosi
     """
@@ -74,10 +74,10 @@ def finetune(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Stage 2: fine-tune on the target data set, after the stage 1 it needs.
+    """Stage 2: fine-tune on the target data set, after stage 1 if needed.
 
-    Finished work is reused; an interrupted run continues with the same command.
-    A data set without a store is prepared first if its files lie below data/.
+    Finished work is reused; the same command resumes an interrupted run.
+    A data set without a store is prepared first if its files are below data/.
 
     conki finetune --external mosei --seeds 1..5
     conki finetune --dataset mosi --drop C4 --epochs 20
@@ -105,7 +105,7 @@ def trained(
     discard: bool = False,
     dry_run: bool,
 ) -> "list[tuple[str, Run]]":
-    """Train what is missing of some configurations and return their runs by label; a dry run shows the plan alone."""
+    """Train what is missing and return the runs by label; a dry run only shows the plan."""
     from conki_cli.experiments.planning import make_plan
     from conki_cli.training.steps import Shelf
 
@@ -130,7 +130,7 @@ def carried_out(screen: "Screen", plan: "Plan", *, dry_run: bool) -> "list[tuple
 
 
 def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
-    note_kept(str(run.path))
+    note_written(str(run.path))
     from conki_cli.config.words import run_label
     from conki_cli.runs import learning_warnings
 
@@ -155,9 +155,9 @@ def ablate(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Compare the full model with versions that lack a part (Tables 4 and 5); trains what is missing.
+    """Compare the full model with versions that lack a part (Tables 4 and 5); train what is missing.
 
-    Every --drop is a row, the full model is the first. Finished runs are reused.
+    Every --drop adds a row below the full model. Finished runs are reused.
 
     conki ablate --drop C4 --drop N1 --drop C1+C4
     conki ablate --table 5 --seeds 1..5 --export table5.md
@@ -184,13 +184,14 @@ def ablate(
     done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run)
     if not done:
         return
-    note_kept(str(workspace_at(workspace).runs))
+    note_written(str(workspace_at(workspace).runs))
     screen.answer({"rows": screen.compare(done, "test", protocol=protocol, export=export)})
 
 
 def demo(
     encoder: Annotated[
-        str | None, typer.Option(help="A real text encoder: Hugging Face name or folder. Default: a small one, built.")
+        str | None,
+        typer.Option(help="A real text encoder: Hugging Face name or folder. Default: a small built-in one."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
@@ -198,10 +199,10 @@ def demo(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """See everything once, on two small built-in corpora: prepare, pretrain, fine-tune, evaluate, compare.
+    """Run everything once on two small built-in corpora: prepare, pretrain, fine-tune, evaluate, compare.
 
-    Needs no data, no network and no GPU; takes a few minutes. Its last step is
-    report.html, one page with everything (see `conki report`).
+    Needs no data, no network and no GPU; takes a few minutes. The last step
+    writes report.html, one page with all results (see `conki report`).
 
     conki demo
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
@@ -220,7 +221,7 @@ def demo(
     rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run)
     if not rows:
         return
-    note_kept(str(place.runs))
+    note_written(str(place.runs))
     shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")
     for _, run in rows:

@@ -1,4 +1,4 @@
-"""The command that looks after what other commands left: doctor."""
+"""The command that examines what other commands wrote: doctor."""
 
 import dataclasses
 from pathlib import Path
@@ -20,16 +20,16 @@ def doctor(
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Verify stores, runs and the environment, and say what to do about what is wrong.
+    """Verify stores, runs and the environment, and say how to fix what is wrong.
 
-    Every checksum is compared: the frames, texts and scores of stores, checkpoints, predictions, kept states; and the
-    versions here with those a run was trained with. Nothing is changed. The exit code is 1 if there is a fault.
+    Verifies every checksum: frames, texts and scores of stores, checkpoints, predictions, cached states. Compares the
+    installed versions with those that a run was trained with. Changes nothing. The exit code is 1 if there is a fault.
 
     conki doctor
     conki doctor mosi
     conki doctor mosi-conki-1a2b3c4d
     """
-    context.meta[ON_INTERRUPTION] = "nothing was changed, and what was not looked at yet may be damaged"
+    context.meta[ON_INTERRUPTION] = "nothing was changed; what was not examined yet may be damaged"
     from conki_cli.doctor import examine, examine_named
     from conki_cli.reporting.tables.findings import findings_table
 
@@ -41,4 +41,4 @@ def doctor(
     screen.answer({"workspace": space.root.absolute(), **counts, "findings": findings})
     if faults := counts["faults"]:
         fault = "1 fault was" if faults == 1 else f"{faults} faults were"
-        raise ConkiError(f"{fault} found: what to do stands below each")
+        raise ConkiError(f"{fault} found: see the advice under each")

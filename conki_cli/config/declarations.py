@@ -1,4 +1,4 @@
-"""What follows from the declarations of the settings: which have flags, what changes a digest, what a stage reads."""
+"""Facts derived from the declarations of the settings: flags, what changes a digest, what a stage reads."""
 
 import dataclasses
 import types
@@ -26,14 +26,14 @@ def all_sections() -> dict[str, Any]:
 
 
 def setting_type(path: str) -> Any:
-    """Return the annotated type of the setting 'section.key', without the None of one that need not be set."""
+    """Return the annotated type of the setting 'section.key', without the None of an optional one."""
     section, key = path.split(".")
     annotated = get_type_hints(all_sections()[section] if section not in SECTIONS else SECTIONS[section])[key]
     return get_args(annotated)[0] if isinstance(annotated, types.UnionType) else annotated
 
 
 def flagged() -> dict[str, Field]:
-    """Return the settings that have an option of their own; quick, as the help pages need it."""
+    """Return the settings that have their own option; fast, because the help pages need it."""
     return {path: field for path, field in setting_fields(of_baselines=False).items() if field.metadata["flag"]}
 
 
@@ -46,19 +46,19 @@ def added_later() -> Mapping[str, Any]:
 
 @cache
 def never_learnt() -> frozenset[str]:
-    """Return what decides whether and how a run is computed or measured, not what it learns."""
+    """Return the settings that decide whether and how a run is computed or measured, not what it learns."""
     return frozenset(path for path, field in setting_fields().items() if not field.metadata["learnt"])
 
 
 @cache
 def read_by(reader: Reader) -> frozenset[str]:
-    """Return the settings, besides those of the baselines' own sections, that a reader reads."""
+    """Return the settings that a reader reads, apart from those of the baselines' own sections."""
     fields = setting_fields(of_baselines=False).items()
     return frozenset(path for path, field in fields if reader in field.metadata["read_by"])
 
 
 def reset_unread(config: RunConfig, reader: Reader) -> RunConfig:
-    """Set what a reader does not read to its default, so that it does not tell equal experiments apart."""
+    """Reset the settings that a reader does not read, so that equal experiments get equal digests."""
     for path, field in setting_fields(of_baselines=False).items():
         section, key = path.split(".")
         if path not in read_by(reader) and getattr(getattr(config, section), key) != field.default:

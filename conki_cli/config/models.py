@@ -1,7 +1,7 @@
-"""What is known of the ten models: read from their own files as data, so that no list of models imports torch.
+"""Facts about the ten models, read from their own files as data, so that listing models does not import torch.
 
-The file of a model holds `FACTS`, a dictionary of literals, beside the network that it is about. Here it is parsed, not
-run, when it is asked for.
+The file of a model holds `FACTS`, a dictionary of literals, beside the network. This module parses it on demand and
+never runs it.
 """
 
 import ast
@@ -17,19 +17,19 @@ _FOLDER = Path(__file__).parents[1] / "model"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Where a model comes from, and how much of ours follows from a source."""
+    """Where a model comes from, and how much of our version follows a source."""
 
     label: str
-    """What the paper's tables call it."""
+    """Its name in the paper's tables."""
     title: str
     authors: str
     year: int
     venue: str
     idea: str
     pinned: str
-    """What sources fix; docs/baselines.md names them."""
+    """What the sources specify; docs/baselines.md names them."""
     ours: str
-    """What no source fixes, or what we do otherwise."""
+    """What no source specifies, or what we do differently."""
 
 
 def file_of(name: str) -> Path:
@@ -39,10 +39,10 @@ def file_of(name: str) -> Path:
 
 @cache
 def facts(name: str) -> ModelFacts:
-    """Return what is known about a model.
+    """Return the facts about a model.
 
     Raises:
-        SettingsError: no model is called so.
+        SettingsError: there is no model of that name.
     """
     if name not in MODELS:
         raise unknown_model(name, MODELS)
@@ -53,5 +53,5 @@ def facts(name: str) -> ModelFacts:
 
 
 def label_of(name: str) -> str:
-    """Return what the paper's tables call a model."""
+    """Return a model's name in the paper's tables."""
     return facts(name).label

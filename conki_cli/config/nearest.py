@@ -1,4 +1,4 @@
-"""What a mistyped word may have meant."""
+"""Suggestions for mistyped words."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,25 +7,25 @@ from conki_cli.system.errors import SettingsError
 
 
 def unknown_model(name: str, known: Iterable[str]) -> SettingsError:
-    """Say that no model is called so, and which of the known ones was meant: the same words wherever one is named."""
+    """Return the error for an unknown model, with the most similar known one as a suggestion."""
     advice = nearest(name, known) or f"known are {', '.join(known)}"
     return SettingsError(f"unknown model '{name}': {advice}")
 
 
-_MOST_MEANT = 5  # settings that are asked for at once
+_MOST_MEANT = 5  # settings that are suggested at once
 _OTHER_WORDS = {"learning_rate": "lr", "epochs": "num_epochs", "layers": "num_layers", "heads": "num_heads"}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Ask for the known word that resembles a mistyped one most; empty where none does."""
+    """Suggest the known word most similar to a mistyped one; empty if none is similar."""
     found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f"did you mean {found[0]}?" if found else ""
 
 
 def nearest_setting(path: str, known: Iterable[str]) -> str:
-    """Ask for the settings that an unknown one may mean: those that it abbreviates, else the nearest; or say nothing.
+    """Suggest settings for an unknown one: those that it abbreviates, else the most similar one; or nothing.
 
-    Of 'optimizer.lr' it is 'did you mean optimizer.lr_others, optimizer.lr_encoders or optimizer.lr_audio_vision?'.
+    For 'optimizer.lr' it is 'did you mean optimizer.lr_others, optimizer.lr_encoders or optimizer.lr_audio_vision?'.
     """
     paths = list(known)
     section, _, key = path.strip().lower().rpartition(".")

@@ -1,4 +1,4 @@
-"""Settings from everywhere -> `RunConfig`: presets, TOML, `--set`, flags; checked, canonical, and back to TOML."""
+"""Settings from all sources -> `RunConfig`: presets, TOML, `--set`, flags; checked, canonical, and back to TOML."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from conki_cli.system.readable import check_read, unreadable
 
 _BEYOND = 2**1023
 _RETIRED = "model.start_from"
-"""Version 1's word for the switch `handover`: "adapters" is without it, "all" with it."""
+"""Version 1's name for the switch `handover`: "adapters" means that it is dropped, "all" that it is not."""
 
 
 def resolve(
@@ -67,25 +67,25 @@ def resolve(
 def read_by_conki_alone(path: str) -> bool:
     """Say whether no baseline reads the setting 'section.key'."""
     is_shared = path.partition(".")[0] in SECTIONS and path in setting_fields()
-    # Of [pretraining] a whole table is often given some that its baselines take from [optimizer]: reset, not refused.
+    # A table often gets [pretraining] settings that its baselines take from [optimizer]: reset, not refused.
     is_reset = path.startswith("pretraining.") or path in read_by("baselines")
     return path == _RETIRED or (is_shared and not is_reset)
 
 
 def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) -> None:
-    """Refuse a flag and a `--set` that give one setting two values: neither may win without a word."""
+    """Refuse a flag and a `--set` that give one setting two values: neither may win silently."""
     for path in flags.keys() & lines.keys():
         if (wanted := _checked(path, flags[path])) != (other := _checked(path, lines[path])):
             option = setting_fields()[path].metadata["flag"] or "a flag"
             raise SettingsError(
                 f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set",
-                "leave one of them out",
+                "leave out one of them",
             )
 
 
 def _refuse_unread(model: str, paths: Sequence[str]) -> None:
     if idle := next(filter(read_by_conki_alone, paths), None):
-        raise SettingsError(f"setting {idle} is read by conki alone and changes nothing in {model}", "leave it out")
+        raise SettingsError(f"setting {idle} is read by conki alone and has no effect on {model}", "leave it out")
 
 
 def _build(values: Mapping[str, Any]) -> RunConfig:
@@ -102,7 +102,7 @@ def _build(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[str, Any]:
-    """Return what a model's preset sets: for every data set, the recipe, this data set, and these switches on it."""
+    """Return the settings of a model's preset: for all data sets, the recipe, this data set, and these switches."""
     import tomllib
 
     from conki_cli.config.words import switch_label
@@ -123,9 +123,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         check_read(path, error)
         raise SettingsError(unreadable(path, error, "configuration")) from error
-    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and 5,000 brackets
+    except (ValueError, RecursionError) as error:  # also for 5,000 digits or brackets
         reason = " ".join(str(error).split())
-        raise SettingsError(f"{path} must be TOML but is not: {reason}; correct that place") from error
+        raise SettingsError(f"{path} must be TOML but is not: {reason}; correct that line") from error
 
 
 def _flatten(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _flatten(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Say in today's settings what version 1 said with `model.start_from`."""
+    """Translate version 1's `model.start_from` into today's settings."""
     if _RETIRED not in values:
         return values
     start = values.pop(_RETIRED)
@@ -166,7 +166,7 @@ def _assignment(line: str) -> tuple[str, Any]:
 
 
 def _checked(path: str, value: Any) -> Any:
-    """Return `value` in the type of the setting `path`, or say what the setting takes."""
+    """Return `value` in the type of the setting `path`, or raise an error that says what the setting takes."""
     from conki_cli.config.nearest import nearest_setting, unknown_model
 
     fields = setting_fields()
@@ -200,7 +200,7 @@ def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message; Python refuses to write numbers of thousands of digits."""
+    """Return a value for a message; Python refuses to print numbers of thousands of digits."""
     try:
         return repr(value)[:120]
     except ValueError:
@@ -216,7 +216,7 @@ def _converted(wanted: Any, value: Any) -> Any:
             return tuple(value)
         return None
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < _BEYOND else math.inf  # of such a number Python makes no float
+        return float(value) if abs(value) < _BEYOND else math.inf  # Python cannot convert a larger number to float
     return value if type(value) is wanted else None
 
 
@@ -228,8 +228,8 @@ def _type_name(wanted: Any) -> str:
 def canonical(config: RunConfig) -> RunConfig:
     """Bring switches into one order and one spelling, so that equal experiments are equal configurations.
 
-    `w/o C1` and `external = none` are the same experiment, and so is `w/o C2+handover` and `w/o C1+C2`: nothing
-    is handed over, so no external data is read.
+    `w/o C1` and `external = none` are the same experiment. So are `w/o C2+handover` and `w/o C1+C2`: nothing is handed
+    over, so no external data is read.
 
     Raises:
         SettingsError: an unknown switch or a combination that leaves nothing to train.
@@ -260,22 +260,24 @@ def canonical(config: RunConfig) -> RunConfig:
 
 def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
     if config.is_baseline and (parts := sorted(drop - set(MODALITY_SWITCHES.values()))):
-        raise SettingsError(f"{config.model.name} has no {parts[0]} to drop: it is a part of ConKI; T, V and A can be")
+        raise SettingsError(
+            f"{config.model.name} has no {parts[0]} to drop: that is a part of ConKI; only T, V and A can be dropped"
+        )
     if {"C2", "C3"} <= drop or {"plain-transfer", "C3"} <= drop:
-        raise SettingsError("without C2 and C3 no representation is left to fuse", "drop only one of them")
+        raise SettingsError("without C2 and C3 there is no representation to fuse", "drop only one of them")
     if {"T", "V", "A"} <= drop:
-        raise SettingsError("T, V and A dropped together leave no modality", "keep at least one")
+        raise SettingsError("without T, V and A there is no modality", "keep at least one")
     if "plain-transfer" in drop and ("C1" in drop or config.data.external == NO_EXTERNAL):
         raise SettingsError("plain-transfer trains on the external set first", "give --external and do not drop C1")
     if config.data.external == config.data.dataset:
         raise SettingsError(
             f"the external data set must differ from the target, both are '{config.data.dataset}'",
-            "give --external another one, or none",
+            "give another --external, or --external none",
         )
     if config.pretraining.lr_audio_vision and not config.pretraining.lr_encoders:
         raise SettingsError(
-            "pretraining.lr_audio_vision goes with pretraining.lr_encoders, which is 0",
-            "give that too, or leave it out",
+            "pretraining.lr_audio_vision needs pretraining.lr_encoders, which is 0",
+            "set both, or neither",
         )
     if len(set(config.run.seeds)) != len(config.run.seeds) or not config.run.seeds:
         raise SettingsError(f"seeds must be different whole numbers, found {list(config.run.seeds)}")
@@ -285,17 +287,15 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
 
 
 def _refuse_idle_adapters(drop: set[str], config: RunConfig) -> None:
-    """Refuse a folder of adapters that nothing would take, or without the checksum that says what lies in it."""
+    """Refuse a folder of adapters that would not be used, or one without its checksum."""
     if not (config.model.adapters or config.model.adapters_checksum):
         return
     if idle := sorted(drop & {"C1", "C2", "plain-transfer"}):
         raise SettingsError(
-            f"{idle[0]} leaves out what --adapters gives", advice="drop that switch, or do not give --adapters"
+            f"{idle[0]} drops the adapters that --adapters gives", advice="leave out that switch or --adapters"
         )
     if not config.model.adapters_checksum:
-        raise SettingsError(
-            "model.adapters must come with model.adapters_checksum", advice="give --adapters FOLDER instead"
-        )
+        raise SettingsError("model.adapters needs model.adapters_checksum", advice="give --adapters FOLDER instead")
 
 
 def _refuse_epochs_without_scores(config: RunConfig) -> None:
@@ -314,9 +314,9 @@ def _refuse_epochs_without_scores(config: RunConfig) -> None:
 def stage_one(config: RunConfig) -> RunConfig:
     """Return the configuration of the stage 1 that stage 2 of `config` starts from.
 
-    Settings that stage 1 does not read are set to their defaults, so that ConKI, w/o C4, N1 and handover share it.
-    That of the whole network (plain transfer, baselines) trains as `[optimizer]` says, with rates of its own where
-    `[pretraining]` has them.
+    Settings that stage 1 does not read are reset to their defaults, so that ConKI and w/o C4, N1 and handover share it.
+    A stage 1 of the whole network (plain transfer, baselines) trains with `[optimizer]`, except for the rates that
+    `[pretraining]` sets.
     """
     kept = {"C2", "C3", "T", "V", "A", "plain-transfer"}
     model = dataclasses.replace(config.model, drop=tuple(s for s in config.model.drop if s in kept))
@@ -338,7 +338,7 @@ def stage_one(config: RunConfig) -> RunConfig:
 
 def version_1_stage_one(config: RunConfig) -> RunConfig:
     """Return the stage 1 that version 1 would have trained without handover: external scores keep their range."""
-    first = stage_one(config).with_values("data", threshold=None)  # it is one of the target's scores
+    first = stage_one(config).with_values("data", threshold=None)  # a threshold is in the units of the target's scores
     return first.with_values("model", drop=tuple(s for s in SWITCHES if s in (*first.model.drop, "handover")))
 
 
@@ -348,11 +348,11 @@ def to_toml(config: RunConfig) -> str:
 
     tables = as_tables(config)
     given = {name: {k: v for k, v in table.items() if v is not None} for name, table in tables.items()}
-    return tomli_w.dumps(given)  # TOML has no word for a setting that is not set
+    return tomli_w.dumps(given)  # TOML has no null for a setting without a value
 
 
 def as_tables(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Return the sections of a configuration under their names; that of a baseline is called like the model."""
+    """Return the sections of a configuration by name; a baseline's section has the model's name."""
     tables: dict[str, Any] = dataclasses.asdict(config)
     own = tables.pop("own")
     return tables | ({config.model.name: own} if own is not None else {})
@@ -362,7 +362,7 @@ def from_toml(path: Path) -> RunConfig:
     """Read a resolved configuration back, without presets.
 
     Raises:
-        SettingsError: not TOML, or settings that this version does not know.
+        SettingsError: the file is not TOML, or has settings that this version does not know.
     """
     values = _renamed(_flatten(_read_toml(path), str(path)))
     return canonical(_build({key: _checked(key, value) for key, value in values.items()}))
@@ -372,7 +372,7 @@ def parse_switches(text: str) -> tuple[str, ...]:
     """Read 'C4' or 'C1+C4'.
 
     Raises:
-        SettingsError: a switch that does not exist.
+        SettingsError: a switch does not exist.
     """
     switches = tuple(text.split("+"))
     for switch in switches:

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, one per section. A setting is declared once, with everything that is known of it."""
+"""Settings: frozen dataclasses, one per section. A setting is declared once, with everything known about it."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -29,19 +29,21 @@ _epochs = partial(_setting, low=1, high=LONGEST_TRAINING, flag="--epochs")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt from."""
+    """The data."""
 
     dataset: str = _setting("mosi", "target data set: the name of a store in features/", flag="--dataset")
     external: str = _setting("mosei", "external data set, or none (where the target is mosei: mosi)", flag="--external")
-    max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are cut", low=1)
-    cut_external: bool = _setting(False, "cut external sequences to the target's longest (recipe released)")
+    max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are truncated", low=1)
+    cut_external: bool = _setting(False, "truncate external sequences to the target's longest (recipe released)")
     threshold: float | None = _way_added(
         None,
-        "score that separates the two classes of Acc-2 and F1; not set: 0, if it lies inside the range",
+        "score that separates the two classes of Acc-2 and F1; not set: 0, if that is inside the range",
         flag="--threshold",
         of_results=True,
     )
-    limit: int = _added(0, "clips of each split to use, spread evenly, for a quick look; 0: all", low=0, flag="--limit")
+    limit: int = _added(
+        0, "use only this many clips per split, spread evenly, for a quick look; 0: all", low=0, flag="--limit"
+    )
     max_unknown: float = _way_added(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
 
@@ -63,10 +65,10 @@ class ModelConfig:
     num_heads: int = _network(8, "attention heads of the audio and vision encoders", low=1, high=WIDEST)
     dropout: float = _network(0.5, "dropout of the audio and vision encoders", low=0.0, high=0.95)
     adapter_width: int = _network(
-        0, "inner width of an adapter module; 0: that of the text encoder", low=0, high=WIDEST
+        0, "inner width of an adapter module; 0: the text encoder's width", low=0, high=WIDEST
     )
     adapter_dropout: float = _network(0.1, "dropout inside the adapters", low=0.0, high=0.95)
-    gate_dropout: float = _network(0.1, "dropout behind the gate of the fusion network", low=0.0, high=0.95)
+    gate_dropout: float = _network(0.1, "dropout after the gate of the fusion network", low=0.0, high=0.95)
     gate_norm: str = _network("layer", "normalisation in the gate of the fusion network", choices=("layer", "batch"))
     adapters: str = _setting(
         "", "exported folder of adapters that stage 2 starts from", read_by=_STAGE_TWO, learnt=False, since="0.2"
@@ -97,14 +99,14 @@ class PretrainingConfig:
     batch_size: int = _first_pass(32, "clips per step", low=1)
     learning_rate: float = _first_pass(5e-5, "peak learning rate of ConKI's stage 1", above=0.0)
     weight_decay: float = _first_pass(0.0, "AdamW weight decay", low=0.0)
-    warmup: float = _first_pass(0.1, "share of the steps with a growing learning rate", low=0.0, high=1.0)
+    warmup: float = _first_pass(0.1, "share of the steps in which the learning rate grows", low=0.0, high=1.0)
     lr_encoders: float = _added(
         0.0,
         "stage-1 rate of the encoders; 0: frozen (plain transfer, baselines: optimizer.lr_encoders)",
         low=0.0,
     )
     lr_audio_vision: float = _added(
-        0.0, "stage-1 rate of the audio and vision encoders; 0: as pretraining.lr_encoders", low=0.0
+        0.0, "stage-1 rate of the audio and vision encoders; 0: same as pretraining.lr_encoders", low=0.0
     )
     lr_others: float = _added(
         0.0, "plain transfer, baselines: stage-1 rate of everything else; 0: optimizer.lr_others", low=0.0
@@ -115,35 +117,38 @@ class PretrainingConfig:
 class OptimizerConfig:
     """Stage 2: fine-tuning on the target data set."""
 
-    num_epochs: int = _epochs(200, "epochs of stage 2; stage 1 keeps its own", read_by=("stage 2", "baselines"))
+    num_epochs: int = _epochs(200, "epochs of stage 2; stage 1 has its own setting", read_by=("stage 2", "baselines"))
     batch_size: int = _fit(32, "clips per step", low=1)
     lr_encoders: float = _fit(5e-6, "peak learning rate of the text encoder", above=0.0)
     lr_audio_vision: float = _fit(
-        0.0, "that of the audio and vision encoders; 0: as lr_encoders", low=0.0, read_by=("whole", "stage 2")
+        0.0,
+        "peak learning rate of the audio and vision encoders; 0: same as lr_encoders",
+        low=0.0,
+        read_by=("whole", "stage 2"),
     )
-    lr_others: float = _fit(1e-6, "that of everything else", above=0.0)
+    lr_others: float = _fit(1e-6, "peak learning rate of everything else", above=0.0)
     lr_adapters: float = _fit_added(
         0.0,
-        "that of adapters that stage 1 trained; 0: frozen, as in the paper",
+        "peak learning rate of adapters that stage 1 trained; 0: frozen, as in the paper",
         low=0.0,
         read_by=("whole", "stage 2"),
     )
     weight_decay: float = _fit(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
-    warmup: float = _fit(0.05, "share of the steps with a growing learning rate", low=0.0, high=1.0)
-    patience: int = _fit(0, "stop after so many epochs without a better validation MAE; 0: never", low=0)
+    warmup: float = _fit(0.05, "share of the steps in which the learning rate grows", low=0.0, high=1.0)
+    patience: int = _fit(0, "stop after this many epochs without a better validation MAE; 0: never", low=0)
     algorithm: str = _fit_added("adamw", "adamw, or adam with coupled weight decay", choices=("adamw", "adam"))
     schedule: str = _fit_added("linear", "learning rates: linear decay, or constant", choices=("linear", "constant"))
-    accumulate: int = _fit_added(1, "batches whose gradients are summed for one step", low=1)
-    clip_value: float = _fit_added(0.0, "largest absolute value of a gradient's entry; 0: any", low=0.0)
-    clip_norm: float = _fit_added(0.0, "largest norm of all gradients together; 0: any", low=0.0)
+    accumulate: int = _fit_added(1, "batches whose gradients are summed per step", low=1)
+    clip_value: float = _fit_added(0.0, "clip every gradient entry to this absolute value; 0: no clipping", low=0.0)
+    clip_norm: float = _fit_added(0.0, "clip the norm of all gradients together to this value; 0: no clipping", low=0.0)
     plateau_patience: int = _fit_added(
-        0, "epochs without a better validation MAE after which the rates fall to a tenth; 0: never", low=0
+        0, "divide the rates by ten after this many epochs without a better validation MAE; 0: never", low=0
     )
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Ways to compute faster that change what is learnt a little."""
+    """Faster computation that slightly changes what is learnt."""
 
     precision: str = _added(
         "fp32",
@@ -158,7 +163,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class RunSection:
-    """How the run is carried out; none of it but the recipe changes what is learnt per seed beyond rounding."""
+    """How the run is carried out; only the recipe changes what a seed learns beyond rounding."""
 
     recipe: str = _network(
         "paper", "follow the paper, or the authors' released code", choices=("paper", "released"), flag="--recipe"
@@ -166,7 +171,7 @@ class RunSection:
     stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
     seeds: tuple[int, ...] = _way((1,), "random seeds, one each (1..5 or 1,4,9)", flag="--seeds", of_results=True)
     device: str = _way("auto", "where to compute", choices=("auto", "cpu", "cuda"), flag="--device")
-    name: str = _way("", "folder name below runs/; empty: made from the settings", flag="--name")
+    name: str = _way("", "folder name below runs/; empty: derived from the settings", flag="--name")
     cache: str = _way_added(
         "fp32",
         "cache the frozen text encoder's hidden states below frozen/",
@@ -174,7 +179,7 @@ class RunSection:
         flag="--cache",
     )
     compile: bool = _way_added(False, "fuse operations with torch.compile; for GPUs, slow to start", flag="--compile")
-    checkpoint_every: int = _way_added(0, "steps between checkpoints within an epoch; 0: at its end alone", low=0)
+    checkpoint_every: int = _way_added(0, "steps between checkpoints within an epoch; 0: only at its end", low=0)
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     run: RunSection = field(default_factory=RunSection)
     own: BaselineSection | None = None
-    """The section of a baseline, called like the model; None for ConKI."""
+    """The section of a baseline, which has the model's name; None for ConKI."""
 
     def dropped(self, switch: str) -> bool:
         """Say whether a part is switched off."""
@@ -202,7 +207,7 @@ class RunConfig:
 
     @property
     def has_adapters(self) -> bool:
-        """Say whether the network has adapters at all."""
+        """Say whether the network has adapters."""
         return not (self.is_baseline or self.dropped("C2") or self.dropped("plain-transfer"))
 
     @property
@@ -212,7 +217,7 @@ class RunConfig:
 
     @property
     def trains_encoders_first(self) -> bool:
-        """Say whether stage 1 trains the encoders too, which stage 2 then starts from."""
+        """Say whether stage 1 also trains the encoders, which stage 2 then starts from."""
         return self.transfers_whole or self.pretraining.lr_encoders > 0
 
     @property
@@ -224,7 +229,7 @@ class RunConfig:
 
     @property
     def starts_from_adapters(self) -> bool:
-        """Say whether stage 2 starts from adapters that learnt before: in its stage 1, or in an exported folder."""
+        """Say whether stage 2 starts from trained adapters: of its stage 1, or of an exported folder."""
         return self.needs_pretraining or bool(self.model.adapters_checksum)
 
     def with_values(self, section: str, **values: Any) -> "RunConfig":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 WIDEST, DEEPEST, LONGEST_TRAINING = 65_536, 512, 100_000
-"""Bounds of widths, of numbers of layers and of epochs: far above what is of use, low enough to catch a slip."""
+"""Bounds of widths, numbers of layers and epochs: far above useful values, low enough to catch a typo."""
 
 
 Reader = Literal["adapters", "whole", "stage 2", "baselines"]
@@ -25,16 +25,16 @@ def setting(
     since: str = FIRST_VERSION,
     **limits: Any,
 ) -> Any:
-    """Declare a setting; nothing that is said here is said again elsewhere (`config/declarations.py` reads it).
+    """Declare a setting; this is the only place that describes it (`config/declarations.py` reads it).
 
     Args:
-        default: its value where no source gives one.
-        help_text: one line, for `conki settings` and, where there is a flag, for the help pages.
+        default: its value if no source gives one.
+        help_text: one line, for `conki settings` and, if there is a flag, for the help pages.
         flag: its option, such as `--precision`.
-        read_by: who reads it; others neither take it for a difference nor keep it.
+        read_by: who reads it; for all others it is reset and does not count as a difference.
         learnt: whether it changes what a run learns, and so the run's name.
-        of_results: whether it can also be chosen for a run that is finished.
-        since: the version that has it; at its default it does not change the name of an older run.
+        of_results: whether it can also be chosen for a finished run.
+        since: the first version that has it; at its default it does not change the name of an older run.
         limits: `low` or `above`, and `high`, bound numbers; `choices` lists the words allowed.
     """
     facts = {"flag": flag, "read_by": read_by, "learnt": learnt, "of_results": of_results, "since": since}
@@ -43,14 +43,14 @@ def setting(
 
 @dataclass(frozen=True)
 class BaselineSection:
-    """The common type of the baselines' own sections, which have no setting in common."""
+    """The base class of the baselines' own sections, which share no setting."""
 
     @property
     def epochs_without_scores(self) -> int:
-        """First epochs of a stage that learn without scores; a stage must have more."""
+        """Number of first epochs of a stage that learn without scores; a stage must have more epochs."""
         return 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to say of these settings before training, one line each."""
+        """Warnings about these settings before training, one line each."""
         return ()

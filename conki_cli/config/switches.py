@@ -1,11 +1,11 @@
-"""The switches that leave a part of a model out: the help page lists them, so this is quick to import."""
+"""The switches that leave out a part of a model; fast to import, because the help page lists them."""
 
 SWITCHES = {
     "C1": "no external data: the adapters start untrained and train with the rest",
-    "C2": "no adapters: fusion and contrast use the pan-knowledge representations alone",
-    "C3": "no pan-knowledge: fusion and contrast use the knowledge-specific representations alone",
+    "C2": "no adapters: fusion and contrast use only the pan-knowledge representations",
+    "C3": "no pan-knowledge: fusion and contrast use only the knowledge-specific representations",
     "C4": "no hierarchical contrastive loss",
-    "handover": "stage 2 takes the adapters alone from stage 1: fusion layers and head start untrained",
+    "handover": "stage 2 takes only the adapters from stage 1: fusion layers and head start untrained",
     "N1": "no inter-knowledge negative pairs in the contrastive loss",
     "T": "no text",
     "V": "no vision",
@@ -15,4 +15,4 @@ SWITCHES = {
 """The ablations of Tables 4 and 5, and the control of the paper's claim (`plain-transfer`)."""
 
 MODALITY_SWITCHES = {"text": "T", "vision": "V", "audio": "A"}
-"""The switch that leaves a modality out."""
+"""The switch that leaves out a modality."""

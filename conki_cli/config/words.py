@@ -1,4 +1,4 @@
-"""Seeds and names as they are typed, and what a run is called in messages and tables."""
+"""Seeds and names as users type them, and labels of runs in messages and tables."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Read '7', '1,4,9' or '1..5' (both ends included).
 
     Raises:
-        SettingsError: anything else.
+        SettingsError: the text has another form.
     """
     first, dots, last = text.partition("..")
     try:
@@ -25,7 +25,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def run_label(config: RunConfig) -> str:
-    """Name a run in a table: the switches of ConKI, or the model with what it leaves out."""
+    """Name a run in a table: the switches of ConKI, or the model and the parts that it leaves out."""
     if not config.is_baseline:
         return switch_label(config.model.drop) + (", given adapters" if config.model.adapters_checksum else "")
     without = f", w/o {'+'.join(config.model.drop)}" if config.model.drop else ""

@@ -1,4 +1,4 @@
-"""The rows of an ablation: the full model, and what it is without some of its parts (Tables 4 and 5)."""
+"""The rows of an ablation: the full model, and versions without some of its parts (Tables 4 and 5)."""
 
 from collections.abc import Mapping
 
@@ -12,6 +12,6 @@ PAPER_ROWS: Mapping[int, tuple[tuple[str, ...], ...]] = {
 
 
 def ablation_rows(rows: Mapping[str, RunConfig]) -> dict[str, RunConfig]:
-    """Give only the first row, the full model, the configured name; the others are named after their settings."""
+    """Keep the configured name only for the first row, the full model; other rows are named after their settings."""
     first = next(iter(rows.values()))
     return {words: row.with_values("run", name=first.run.name if row == first else "") for words, row in rows.items()}

@@ -1,4 +1,4 @@
-"""All models on one store: the rows of Tables 2, 3 and 6, and how large each model is there."""
+"""All models on one store: the rows of Tables 2, 3 and 6, and the size of each model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,9 +28,9 @@ ROWS = {
     3: tuple(name for name in MODELS if name not in ("iccn", "hycon")),
     6: ("conki", "misa", "self-mm", "mmim"),
 }
-"""The models of each table, ConKI first: it is the reference."""
+"""The models of each table; ConKI is the first and the reference."""
 _BERT_BASE = (768, 12)
-"""Hidden size and layers of bert-base-uncased, the default; known without asking a network for them."""
+"""Hidden size and layers of bert-base-uncased, the default, so that they need not be downloaded."""
 
 
 # ---- Tables 2, 3 and 6 ----
@@ -47,16 +47,16 @@ def table_configs(
 ) -> list[RunConfig]:
     """Resolve one configuration per row of a table of the paper.
 
-    In Tables 2 and 3 only ConKI reads external data, as in the paper; in Table 6 every model does. Table 3 is of SIMS
-    unless the settings name another data set. Settings that belong to one model go to that one only.
+    In Tables 2 and 3 only ConKI reads external data, as in the paper; in Table 6 every model does. Table 3 uses SIMS
+    unless the settings name another data set. Settings of one model go only to that model.
 
     Args:
         table: 2, 3 or 6.
-        models: which rows, None for those of the paper; ConKI comes first where it is among them.
-        config_file: as in `config.resolve`; so are the others.
-        assignments: see there.
-        flags: see there.
-        extra_drop: see there.
+        models: the rows, None for those of the paper; ConKI comes first if it is included.
+        config_file: see `config.resolving.resolve`.
+        assignments: see `resolve`.
+        flags: see `resolve`.
+        extra_drop: see `resolve`.
 
     Raises:
         SettingsError: an unknown model, fewer than two, a setting of another model, Table 6 without external data.
@@ -86,13 +86,13 @@ def table_configs(
     external = first.data.external if table == 6 else NO_EXTERNAL
     if table == 6 and external == NO_EXTERNAL:
         raise SettingsError(
-            "in Table 6 every model learns from external data first", advice="give --external a data set"
+            "in Table 6 every model is trained on external data first", advice="give --external a data set"
         )
     return [first if name == "conki" else resolved(name, external=external) for name in names]
 
 
 def _sets(line: str, changes: Mapping[str, str]) -> bool:
-    """Say whether a `--set` is of a setting of `[data]` that the table decides for a row."""
+    """Say whether a `--set` changes a setting of `[data]` that the table decides for a row."""
     return line.partition("=")[0].strip().removeprefix("data.") in changes
 
 
@@ -110,7 +110,7 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _owner(path: str) -> str:
-    """Return the one model that reads a setting; empty where several do."""
+    """Return the only model that reads a setting; empty if several do."""
     section = path.partition(".")[0]
     return "conki" if read_by_conki_alone(path) else section if section in BASELINES else ""
 
@@ -121,7 +121,7 @@ def plan_rows(
     """Plan the rows of a table of models; see `planning.make_plan`.
 
     Raises:
-        SettingsError: a model cannot do without a modality that the store or the switches lack.
+        SettingsError: a model needs a modality that is not in the store or was dropped.
         RunError: a run is in the way.
     """
     dataset = configs[0].data.dataset
@@ -138,8 +138,8 @@ def _check_modalities(configs: Sequence[RunConfig], store: FeatureStore) -> None
     if unable:
         advice = f"give --models {','.join(able)}" if len(able) > 1 else "prepare a store that has more"
         raise SettingsError(
-            f"{', '.join(unable)} cannot do without a modality that is missing here: {store.path.name} and the "
-            f"switches leave {', '.join(present) or 'nothing'}; {advice}"
+            f"{', '.join(unable)} need a modality that is missing here: {store.path.name} and the switches leave "
+            f"{', '.join(present) or 'nothing'}; {advice}"
         )
 
 
@@ -149,14 +149,14 @@ def _check_modalities(configs: Sequence[RunConfig], store: FeatureStore) -> None
 def describe_models(
     names: Sequence[str], store: FeatureStore | None, encoder: str | None, workspace: Workspace
 ) -> dict[str, Any]:
-    """Say of each model what it is, what is pinned by sources, and how many parameters it has.
+    """Describe each model: what it is, what its sources specify, and its number of parameters.
 
-    They are counted without the text encoder, at the feature widths and lengths of a store (None: the official ones of
-    CMU-MOSI) and at the hidden size of a text encoder (None: that of the data set's preset).
+    Parameters are counted without the text encoder, for the feature widths and lengths of a store (None: the official
+    ones of CMU-MOSI) and the hidden size of a text encoder (None: that of the data set's preset).
 
     Returns:
         {"dataset", "widths", "text_encoder": {"name", "width", "num_layers", "known"}, "models": [...]}; "parameters"
-        is None where the store lacks a modality that the model needs, which "needs" names.
+        is None if the store lacks a modality that the model needs, which "needs" names.
     """
     dataset = store.dataset if store is not None else REFERENCE.name
     flags = {"data.dataset": dataset, "data.external": NO_EXTERNAL, "model.text_encoder": encoder}
@@ -174,10 +174,10 @@ def describe_models(
 
 
 def count_parameters(config: RunConfig, architecture: Architecture) -> int:
-    """Count a model's parameters, those that train and those that are frozen, without the text encoder's."""
+    """Count a model's trainable and frozen parameters, without the text encoder's."""
     import torch
 
-    with torch.device("meta"):  # sizes without values: nothing is drawn, no memory is taken
+    with torch.device("meta"):  # shapes without values: draws no random numbers, allocates no memory
         return sum(parameter.numel() for parameter in zoo.build(config, architecture, None).parameters())
 
 
@@ -194,7 +194,7 @@ def _describe_model(name: str, config: RunConfig, architecture: Architecture) ->
 
 
 def _encoder_sizes(name: str, workspace: Workspace) -> tuple[int, int, bool, str]:
-    """Return hidden size and layers of a text encoder, whether they are its own, and its name."""
+    """Return hidden size and layers of a text encoder, whether they are known and not assumed, and its name."""
     try:
         return *encoder_sizes(workspace.encoder(name)), True, name
     except EncoderError:

@@ -1,11 +1,11 @@
-"""The demo: ConKI and what it is compared with, on two built-in corpora."""
+"""The demo: ConKI and the models that it is compared with, on two built-in corpora."""
 
 from conki_cli.config.resolving import resolve
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import switch_label
 
 DEMO_ROWS: tuple[tuple[str, ...], ...] = (("C1",), ("C2",), ("plain-transfer",))
-"""What the demo compares ConKI with."""
+"""The switches of the models that the demo compares with ConKI."""
 REAL_ENCODER_RATES = {"pretraining.learning_rate": 2e-4, "optimizer.lr_encoders": 5e-5}
 """The demo's own rates suit its small BERT; a large pretrained encoder would forget everything."""
 

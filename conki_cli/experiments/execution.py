@@ -1,4 +1,4 @@
-"""A plan carried out in this process, row after row; whatever is finished is reused."""
+"""Carry out a plan in this process, row by row; finished work is reused."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,20 @@ def train_all(
     stage: Literal["pretrain", "finetune"] = "finetune",
     discard: bool = False,
 ) -> list[tuple[str, Run]]:
-    """Plan some configurations and train whatever of them is missing.
+    """Plan some configurations and train what is missing.
 
     Args:
-        configs: stage-2 configurations, or these by the words in which they were asked for.
-        workspace: where everything lies.
-        observer: hears what happens.
-        stage: train stage 1 alone, or stage 2 after the stage 1 it needs.
-        discard: delete the runs asked for and start over; the stage-1 runs beneath are kept.
+        configs: stage-2 configurations, or a mapping from the user's words to them.
+        workspace: the folder of the stores and runs.
+        observer: is notified of the progress.
+        stage: train only stage 1, or stage 2 after the stage 1 that it needs.
+        discard: delete the requested runs and start over; their stage-1 runs are kept.
 
     Returns:
         Label and run of every row.
 
     Raises:
-        ConkiError: as `planning.make_plan`; another process trains one of the seeds; training failed.
+        ConkiError: see `planning.make_plan`; or another process trains one of the seeds, or training failed.
     """
     with Shelf() as shelf:
         plan = make_plan(configs, Runs(workspace), observer, shelf=shelf, stage=stage, discard=discard)
@@ -64,10 +64,10 @@ def carry_out(plan: Plan, observer: Observer) -> list[tuple[str, Run]]:
 
 
 def _refuse_if_held(plan: Plan) -> None:
-    """Refuse a plan of which another process trains a seed, before hours go into its first steps.
+    """Refuse a plan if another process trains one of its seeds, before hours are spent on the first steps.
 
     Raises:
-        ConkiError: one does; which, and since when.
+        ConkiError: another process does; the message says which, and since when.
     """
     for step in plan.steps:
         lock = Run(step.run).seed_lock(step.seed)
@@ -77,7 +77,7 @@ def _refuse_if_held(plan: Plan) -> None:
 
 
 def _train_run(plan: Plan, planned: PlannedRun, observer: Observer) -> None:
-    """Train the seeds of a run that are left; an earlier row may have trained them meanwhile."""
+    """Train the remaining seeds of a run; an earlier row may have trained some of them meanwhile."""
     run, stage = planned.run, f"stage {planned.stage}"
     if planned.discards and status_of(run.path) is not None:
         observer.say(f"{stage}: {run.path} is discarded and starts over")
@@ -98,7 +98,7 @@ def _train_run(plan: Plan, planned: PlannedRun, observer: Observer) -> None:
 
 
 def _discard(run: Run, observer: Observer) -> None:
-    """Delete a run folder while no process trains a seed of it."""
+    """Delete a run folder while no process trains one of its seeds."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_beside(run.path), what=f"the run {run.name}", wait=True, say=observer.say))
         for folder in run.path.glob("seed-*"):

@@ -1,4 +1,4 @@
-"""What a plan will do, in figures: steps, parameters, disk, and time where earlier runs tell it."""
+"""A forecast of a plan: steps, parameters, disk space, and time if earlier runs allow an estimate."""
 
 import statistics
 import sys
@@ -16,7 +16,7 @@ from conki_cli.system.files import read_json
 from conki_cli.training.loop import schedule_of
 
 _SHAPING = frozenset({"optimizer.batch_size", "optimizer.accumulate", "pretraining.batch_size"})
-"""Of the settings of how a stage trains, those that change how long an epoch takes."""
+"""The settings of training that change the duration of an epoch."""
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 
     Returns:
         {"prepare": stores to be made, "builds_encoder", "steps": one entry per row, stage and seed, "disk": bytes
-        needed at the most, "seconds": of all steps, None where the time of one is not known, "remarks"}.
+        needed at most, "seconds": of all steps, None if the time of one is unknown, "remarks"}.
     """
     steps: list[dict[str, Any]] = []
     labels: dict[Path, str] = {}
@@ -46,7 +46,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _peak(entries: list[dict[str, Any]]) -> int:
-    """Return the most bytes on disk: all finished seeds, and what the one in training takes beyond that."""
+    """Return the largest number of bytes on disk: all finished seeds, plus the extra space of one in training."""
     afterwards = [int(entry["disk_afterwards"]) for entry in entries]
     return sum(afterwards) + max((int(entry["disk"]) - entry["disk_afterwards"] for entry in entries), default=0)
 
@@ -81,14 +81,14 @@ def _entries(runs: Runs, planned: PlannedRun, label: str) -> list[dict[str, Any]
 
 
 def _epochs_done(run: Run, seed: int) -> int:
-    """Count the epochs of an unfinished seed that need not be trained again."""
+    """Count the finished epochs of an unfinished seed."""
     if not run.checkpoint(seed, "last").is_file():
         return 0
     return max(whole_lines(log_path(run, seed), sys.maxsize), default=0)
 
 
 def seconds_per_epoch(runs: Runs, config: RunConfig) -> float | None:
-    """Return the median time of an epoch in finished runs of the same shape on the same device; None: there is none."""
+    """Return the median time of an epoch in finished runs of the same shape on the same device; None without any."""
     device, shape, found = str(choose_device(config.run.device)), _shape(config), []
     for run in runs.usable():
         if _shape(run.config) != shape:
@@ -100,7 +100,7 @@ def seconds_per_epoch(runs: Runs, config: RunConfig) -> float | None:
 
 
 def _shape(config: RunConfig) -> dict[str, Any]:
-    """Return what decides how long an epoch takes: data, network, batches, kind of numbers."""
+    """Return the settings that decide the duration of an epoch: data, network, batches, number format."""
     schedules = ("optimizer", "pretraining", "loss")
     return {
         path: value

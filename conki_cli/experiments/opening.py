@@ -1,4 +1,4 @@
-"""What a run reads, made where it is missing: feature stores, the demo's text encoder."""
+"""The inputs of a run, made if they are missing: feature stores, the demo's text encoder."""
 
 import contextlib
 from pathlib import Path
@@ -17,10 +17,10 @@ from conki_cli.text.demo_encoder import build_demo_encoder
 
 
 def ready_store(workspace: Workspace, dataset: str, observer: Observer) -> Path:
-    """Return the feature store of a data set; where it is missing but its raw files are there, prepare it first.
+    """Return the feature store of a data set; prepare it first if only its raw files exist.
 
     Raises:
-        StoreError: there is no store and nothing to make it from.
+        StoreError: there is neither a store nor a source for it.
     """
     check_dataset_name(dataset)
     path = workspace.store(dataset)
@@ -35,10 +35,10 @@ def ready_store(workspace: Workspace, dataset: str, observer: Observer) -> Path:
 
 
 def source_of_missing(workspace: Workspace, dataset: str) -> Path | None:
-    """Return what a missing store would be prepared from (a generated data set: None), without reading it.
+    """Return the source of a missing store (None for a generated data set), without reading it.
 
     Raises:
-        StoreError: there is nothing to make it from.
+        StoreError: there is no source.
     """
     check_dataset_name(dataset)
     if is_generated(dataset):
@@ -57,20 +57,20 @@ def check_labelled(store: FeatureStore) -> None:
     """Refuse a store whose clips have no scores.
 
     Raises:
-        StoreError: they have none.
+        StoreError: they have no scores.
     """
     if store.is_unlabelled:
         raise StoreError(
-            f"{store.path} must have clips with scores, to train on or to measure by, and holds clips to be scored",
+            f"{store.path} must have clips with scores, for training or evaluation, but its clips have none",
             advice=f"score them with `conki predict RUN {store.dataset}`, or prepare it from a source with labels",
         )
 
 
 def open_store(workspace: Workspace, dataset: str, observer: Observer) -> FeatureStore:
-    """Open the feature store of a data set, made if it can be; its clips have scores.
+    """Open the feature store of a data set, whose clips have scores; make it if needed and possible.
 
     Raises:
-        StoreError: there is no store and nothing to make it from, or its clips have no scores.
+        StoreError: there is neither a store nor a source for it, or its clips have no scores.
     """
     store = FeatureStore(ready_store(workspace, dataset, observer))
     with contextlib.ExitStack() as stack:
@@ -81,16 +81,16 @@ def open_store(workspace: Workspace, dataset: str, observer: Observer) -> Featur
 
 
 def lacks_encoder(workspace: Workspace, name: str) -> bool:
-    """Say whether a text encoder is the demo's, and is still to be built."""
+    """Say whether a text encoder is the demo's and is not built yet."""
     return name == BUILT_IN_ENCODER and not (workspace.built_in_encoder / "config.json").exists()
 
 
 def ready_encoder(workspace: Workspace, name: str, observer: Observer) -> str:
-    """Return the name or folder of a text encoder; the demo's own is built when it is first needed."""
+    """Return the name or folder of a text encoder; the demo's encoder is built when it is first needed."""
     folder = workspace.built_in_encoder
     if lacks_encoder(workspace, name):
         with locked(lock_beside(folder), what=str(folder), wait=True, say=observer.say):
-            if lacks_encoder(workspace, name):  # or another process built it while this one waited
+            if lacks_encoder(workspace, name):  # else another process built it while this one waited
                 _build_encoder(folder, observer)
     return workspace.encoder(name)
 

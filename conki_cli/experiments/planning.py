@@ -1,4 +1,4 @@
-"""The plan of a command that trains: what is opened, refused, merged, ordered and reused, before it starts."""
+"""The plan of a command that trains: open inputs, refuse what cannot work, merge, order and reuse runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from conki_cli.training.steps import Shelf, Step, open_step
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One stage of one configuration: its run folder, and a step for every seed that is left to train."""
+    """One stage of one configuration: its run folder, and a step for every seed that is not trained yet."""
 
     config: RunConfig
     run: Run
@@ -36,11 +36,11 @@ class PlannedRun:
     """The stage-1 run that it starts from."""
     steps: tuple[Step, ...]
     discards: bool
-    """Whether what stands in the folder is deleted before training starts."""
+    """Whether the existing folder is deleted before training starts."""
     data: Mapping[str, str]
-    """Content id of every store that the run reads, by data set; empty while one is still to be prepared."""
+    """Content id of every store that the run reads, by data set; empty if a store is not prepared yet."""
     size: NetworkSize | None
-    """Of the network; None where nothing is left to train, or a store is still to be prepared."""
+    """Size of the network; None if nothing is left to train, or a store is not prepared yet."""
 
     @property
     def stage(self) -> int:
@@ -50,31 +50,31 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration that was asked for, and the runs that it takes: stage 1, if it needs one, before stage 2."""
+    """One requested configuration and its runs: stage 1, if it needs one, before stage 2."""
 
     label: str
     runs: tuple[PlannedRun, ...]
 
     @property
     def run(self) -> Run:
-        """The run that was asked for."""
+        """The requested run."""
         return self.runs[-1].run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command trains, in this order; close `shelf` when it is done."""
+    """The runs that a command trains, in order; close `shelf` afterwards."""
 
     rows: tuple[Row, ...]
-    """Equal configurations are one row."""
+    """The rows; equal configurations share a row."""
     remarks: tuple[str, ...]
-    """What to say about rows that were merged."""
+    """Messages about merged rows."""
     runs: Runs
     shelf: Shelf
     missing: Mapping[Path, Path | None] = field(default_factory=dict)
-    """Stores that are still to be prepared and their sources; only in a plan that is not carried out."""
+    """Stores that are not prepared yet and their sources; only in a dry run."""
     lacks_encoder: bool = False
-    """Whether the demo's text encoder is still to be built."""
+    """Whether the demo's text encoder is not built yet."""
 
     @property
     def planned(self) -> list[PlannedRun]:
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def steps(self) -> list[Step]:
-        """Every seed that is left to train, in an order in which each step's stage 1 comes before it."""
+        """Every seed that is not trained yet; stage 1 comes before the steps that start from it."""
         return [step for planned in self.planned for step in planned.steps]
 
 
@@ -100,25 +100,25 @@ def make_plan(
 ) -> Plan:
     """Open what some configurations read, refuse what cannot work, and order what is left to train.
 
-    Missing stores are prepared from raw files where those lie in the workspace; nothing else is written.
+    Missing stores are prepared if their raw files are in the workspace; nothing else is written.
 
     Args:
-        configs: stage-2 configurations, or these by the words in which they were asked for.
+        configs: stage-2 configurations, or a mapping from the user's words to them.
         runs: the runs of the workspace.
-        observer: hears what is prepared.
-        shelf: keeps the stores and tokenizers open.
-        stage: plan stage 1 alone, or stage 2 with the stage 1 it needs.
-        discard: delete the runs asked for and start over; the stage-1 runs beneath are kept.
-        dry_run: prepare nothing: what reads a missing store is planned unchecked.
+        observer: is notified of prepared stores.
+        shelf: holds the opened stores and tokenizers.
+        stage: plan only stage 1, or stage 2 with the stage 1 that it needs.
+        discard: delete the requested runs and start over; their stage-1 runs are kept.
+        dry_run: prepare nothing; runs on missing stores are planned without checks.
 
     Raises:
-        ConkiError: a store or an encoder is missing, settings do not fit each other or the inputs, or a run is in
-            the way.
+        ConkiError: a store or an encoder is missing, settings do not fit each other or the inputs, or an existing run
+            conflicts.
     """
     maker = _PlanMaker(observer, runs, shelf, discard, dry_run)
     named = configs if isinstance(configs, Mapping) else {run_label(config): config for config in configs}
     stages = {words: maker.stages(config, stage) for words, config in named.items()}
-    for found in stages.values():  # a name that cannot be used is refused before stores are opened
+    for found in stages.values():  # refuse unusable names before opening stores
         maker.runs.locate(found[-1], discard=discard)
     rows: dict[Path, Row] = {}
     remarks = []
@@ -126,7 +126,7 @@ def make_plan(
         row = Row(run_label(found[-1]), maker.planned_row(found))
         if row.run.path in rows:
             remarks.append(f"{words} equals an earlier row, {row.label}: it is shown once")
-        rows[row.run.path] = row  # of two equal ones the later plans the seeds of both
+        rows[row.run.path] = row  # of two equal rows the later one has the seeds of both
     return Plan(
         tuple(rows.values()), tuple(remarks), maker.runs, shelf, maker.missing, lacks_encoder=maker.lacks_encoder
     )
@@ -134,7 +134,7 @@ def make_plan(
 
 @dataclass
 class _PlanMaker:
-    """What the rows of a plan share while it is made."""
+    """The state that the rows of a plan share while it is made."""
 
     observer: Observer
     runs: Runs
@@ -146,10 +146,10 @@ class _PlanMaker:
     _planned: dict[tuple[str, str], PlannedRun] = field(default_factory=dict)
 
     def stages(self, config: RunConfig, stage: str) -> list[RunConfig]:
-        """Return the configurations of the stages that a configuration takes.
+        """Return the configurations of the stages of a configuration.
 
         Raises:
-            SettingsError: it is that of a stage 1, or has no stage 1 where that is asked for.
+            SettingsError: it is the configuration of a stage 1, or it has no stage 1 although one was requested.
         """
         if config.run.stage != "finetune":
             raise SettingsError(
@@ -168,7 +168,7 @@ class _PlanMaker:
         return [first.with_values("data", threshold=config.data.threshold)]
 
     def _stage_one(self, config: RunConfig) -> RunConfig:
-        """Return the stage 1 that a configuration starts from: that of a version-1 run is kept, if it is there."""
+        """Return the stage 1 that a configuration starts from; an existing version-1 run is reused."""
         if config.dropped("handover"):
             older = version_1_stage_one(config).with_values("run", name="")
             if self.runs.locate(older).path.exists():
@@ -176,7 +176,7 @@ class _PlanMaker:
         return stage_one(config).with_values("run", name="")
 
     def planned_row(self, stages: Sequence[RunConfig]) -> tuple[PlannedRun, ...]:
-        """Plan the stages of one row; a run that another row has already is the same object."""
+        """Plan the stages of one row; rows with the same run share the object."""
         planned: list[PlannedRun] = []
         for config in stages:
             is_last = config is stages[-1]

@@ -32,14 +32,14 @@ def ready_predictions(runs: Sequence[Run], split: str, workspace: Workspace, obs
 
 
 def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer) -> None:
-    """Predict a split that a finished run has no stored predictions for, such as the training split.
+    """Predict a split for which a finished run has no stored predictions, such as the training split.
 
     Raises:
-        RunError: a stage-1 run, which predicts its validation split only, or the store is not that of the run.
+        RunError: it is a stage-1 run, which predicts only its validation split, or the store differs from the run's.
     """
     if run.record.stage != "finetune":
         raise RunError(
-            f"{run.name} is a stage-1 run, which predicts validation clips only", advice="give --split valid"
+            f"{run.name} is a stage-1 run, which predicts only validation clips", advice="give --split valid"
         )
     with open_store(workspace, run.config.data.dataset, observer) as store:
         if run.record.data.get(run.config.data.dataset) != store.content_id:
@@ -63,14 +63,14 @@ def read_new(
 ) -> Iterator[Utterances]:
     """Open utterances to score: sentences, a table with texts, or a split of a feature store, `scaled`.
 
-    Without a split it is the test split, or all clips of a store without scores. Texts of sentences and tables are
-    repaired as `conki prepare` does; the observer is told.
+    The default is the test split, or all clips of a store without scores. Texts of sentences and tables are repaired
+    as by `conki prepare`; the observer is notified.
     """
     if store is not None:
         with FeatureStore(store) as opened:
             if opened.is_unlabelled and split is not None:
                 raise SettingsError(
-                    f"{store} holds clips to be scored, in no split", advice=f"leave --split {split} out"
+                    f"{store} holds clips without scores and splits", advice=f"leave out --split {split}"
                 )
             yield scaled(opened, opened.split(split or SCORED))
     elif source is not None:
@@ -78,7 +78,7 @@ def read_new(
     else:
         lines = list(texts or [])
         if any("\ud800" <= character <= "\udfff" for line in lines for character in line):
-            raise SettingsError("--text must be UTF-8 and is not", advice="check the terminal's encoding")
+            raise SettingsError("--text must be UTF-8 but is not", advice="check the terminal's encoding")
         numbers = [str(number) for number in range(1, len(lines) + 1)]
         yield _with_repaired_texts(Utterances(numbers, lines, None, {}, {}), observer)
 
@@ -95,17 +95,17 @@ def _with_repaired_texts(utterances: Utterances, observer: Observer | None) -> U
 def open_clips(
     run: Run, path: Path, split: str | None, workspace: Workspace, observer: Observer
 ) -> Iterator[Utterances]:
-    """Open new clips in the scale that a run was trained on.
+    """Open new clips in a run's training scale.
 
     Args:
-        run: scores them.
-        path: a feature store; or a raw file or folder, whose clips are prepared aside, without scores and splits.
-        split: of a store with scores; None: its test split.
-        workspace: where the run's training store lies, which older runs need.
-        observer: is told what is worth a warning.
+        run: the run that scores them.
+        path: a feature store, or a raw file or folder, which is prepared into a temporary store without scores.
+        split: split of a store with scores; None: its test split.
+        workspace: the folder of the training store, which runs of older versions need.
+        observer: receives warnings.
 
     Raises:
-        ConkiError: the file cannot be read, or its frames cannot be brought to that scale.
+        ConkiError: the file cannot be read, or its frames cannot be converted to that scale.
     """
 
     def scaled(store: FeatureStore, clips: Utterances) -> Utterances:
@@ -116,7 +116,7 @@ def open_clips(
         if is_raw(path):
             if split is not None:
                 raise SettingsError(
-                    f"{path} is read as clips to be scored, in no split", advice=f"leave --split {split} out"
+                    f"{path} is read as clips without scores and splits", advice=f"leave out --split {split}"
                 )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conki-")))
             place = folder / "clips.h5"

@@ -81,10 +81,10 @@ def compile_positions(model: nn.Module, backend: str = "inductor") -> None:
 
     Attention stays as it is: its groups change with every batch. Weights keep their names.
     """
-    settle = torch.compile(EncoderLayer.settle, dynamic=True, backend=backend)
+    compiled = torch.compile(EncoderLayer.after_attention, dynamic=True, backend=backend)
     for part in model.modules():
         if isinstance(part, EncoderLayer):
-            part.settled = settle
+            part.run_after_attention = compiled
         elif type(part).__name__.endswith(("Intermediate", "SelfOutput", "Output")):
             part.compile(dynamic=True, backend=backend)
 
@@ -105,14 +105,14 @@ class EncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
-        self.settled: Callable[[EncoderLayer, Tensor, Tensor], Tensor] = EncoderLayer.settle
+        self.run_after_attention: Callable[[EncoderLayer, Tensor, Tensor], Tensor] = EncoderLayer.after_attention
         """Is told its layer at every call, so that a copy of the layer computes with weights of its own."""
 
     def forward(self, states: Tensor, packing: Packing) -> Tensor:
         """Transform packed states [T, D] into [T, D]."""
         query, key, value = self.qkv(states).view(len(states), 3, self.num_heads, -1).unbind(1)  # each [T, H, D/H]
         share = self.dropout.p if self.training else 0.0
-        return self.settled(self, states, attend(query, key, value, packing, dropout=share))
+        return self.run_after_attention(self, states, attend(query, key, value, packing, dropout=share))
 
     def first(self, states: Tensor, packing: Packing) -> Tensor:
         """Transform packed states [T, D], and return the first position of every sequence alone, [B, D].
@@ -127,9 +127,9 @@ class EncoderLayer(nn.Module):
         both = F.linear(states, weight[width:], bias[width:]).view(len(states), 2, self.num_heads, -1)
         key, value = both.unbind(1)  # [T, H, D/H] each
         share = self.dropout.p if self.training else 0.0
-        return self.settled(self, own, attend_first(query, key, value, packing, dropout=share))
+        return self.run_after_attention(self, own, attend_first(query, key, value, packing, dropout=share))
 
-    def settle(self, states: Tensor, attended: Tensor) -> Tensor:
+    def after_attention(self, states: Tensor, attended: Tensor) -> Tensor:
         """Do what happens at every position by itself once its sequence was attended to; [T, D] each."""
         states = self.norm_attention(states + self.dropout(self.out(attended)))
         inner = self.dropout(F.gelu(self.ffn_in(states)))  # [T, ffn_width]

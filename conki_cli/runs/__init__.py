@@ -1,8 +1,8 @@
 """Run folders: names, states, results, stored predictions. No tensors here.
 
-`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), encoder/
-(tokenizer and configuration of the text encoder) and one
-`seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
+`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), encoder/ (the text
+encoder's tokenizer and configuration) and one `seed-N/` per seed with environment.json, metrics.jsonl, result.json,
+predictions/<split>.csv and checkpoints/.
 """
 
 from conki_cli.runs.catalogue import Runs, check_settings

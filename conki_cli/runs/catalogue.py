@@ -18,29 +18,29 @@ from conki_cli.system.workspace import Workspace, is_path
 
 
 class Runs:
-    """The runs of a workspace; each folder is one `Run`, so what a command reads of it is read once."""
+    """The runs of a workspace; each folder is one `Run` object, so a command reads its files once."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._runs: dict[Path, Run] = {}
 
     def at(self, path: Path) -> Run:
-        """Return the run in a folder, whether it is there or not."""
+        """Return the run in a folder, which may not exist."""
         return self._runs.setdefault(path, Run(path))
 
     def usable(self) -> list[Run]:
-        """Return every run that can be used, oldest first."""
+        """Return every usable run, oldest first."""
         return [run for run in self._folders() if not run.problem]
 
     def damaged(self, *, besides: str = "") -> list[str]:
-        """Return one line per run folder, but for one, that cannot be used: which it is, and why."""
+        """Return one line per unusable run folder, except `besides`: which it is, and why."""
         return [run.problem for run in self._folders() if run.name != besides and run.problem]
 
     def _folders(self) -> list[Run]:
         runs = self.workspace.runs
         check_readable(runs)
         folders = [path for path in runs.glob("[!.]*") if path.is_dir()]
-        closed = [path for path in folders if not os.access(path, os.R_OK | os.X_OK)]  # mentioned, not passed over
+        closed = [path for path in folders if not os.access(path, os.R_OK | os.X_OK)]  # reported, not skipped
         found = [path for path in folders if path not in closed and (path / "result.json").exists()]
         began = {path: config.stat().st_mtime if (config := path / "config.toml").exists() else 0.0 for path in found}
         return [self.at(path) for path in [*closed, *sorted(found, key=lambda path: (began[path], path))]]
@@ -56,7 +56,7 @@ class Runs:
             finished = [run for run in self.usable() if run.record.stage == "finetune" and run.is_finished]
             if not finished:
                 raise RunError(
-                    f"no finished fine-tuning run lies below {runs}", advice="train one with `conki finetune`"
+                    f"there is no finished fine-tuning run below {runs}", advice="train one with `conki finetune`"
                 )
             return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
         place = Path(name) if is_path(name) else runs / name
@@ -69,17 +69,17 @@ class Runs:
             return self.at(place)
         if is_path(name):
             raise RunError(
-                f"no run '{name}' is there: a run's folder has a result.json; `conki runs` lists the workspace's"
+                f"there is no run '{name}': a run's folder has a result.json; `conki runs` lists the workspace's runs"
             )
         here = f"; ./{name} means the one in the current folder" if (Path(name) / "result.json").is_file() else ""
         raise RunError(
-            f"no run '{name}' lies below {runs}", f"`conki runs` lists those that exist{here}", kind=Kind.MISSING
+            f"there is no run '{name}' below {runs}", f"`conki runs` lists those that exist{here}", kind=Kind.MISSING
         )
 
     def locate(self, config: RunConfig, *, discard: bool = False) -> Run:
-        """Return the run of a configuration: one of the same stage and digest, else where it will lie.
+        """Return the run of a configuration: one with the same stage and digest, else a new folder's run.
 
-        With `discard`, the folder may hold anything, because it is going to be deleted.
+        With `discard`, the folder may hold anything, because it will be deleted.
 
         Raises:
             RunError: the name is unusable, or the run of that name is damaged or has other settings.
@@ -95,15 +95,15 @@ class Runs:
         return run
 
     def described(self) -> list[dict[str, Any]]:
-        """Return an entry per run: name, stage, state, seeds, test metrics, bytes on disk, when it changed, problem."""
+        """Return an entry per run: name, stage, state, seeds, test metrics, bytes on disk, time of change, problem."""
         return [_describe_run(run) for run in self._folders()]
 
 
 def check_settings(run: Run, config: RunConfig) -> None:
-    """Refuse a folder that is damaged, or holds a run with other settings; one that is not there yet is all right.
+    """Refuse a folder that is damaged or holds a run with other settings; accept one that does not exist yet.
 
     Raises:
-        RunError: it is one.
+        RunError: the folder is damaged or holds other settings.
     """
     if status_of(run.path) is None:
         return
@@ -121,10 +121,10 @@ def check_settings(run: Run, config: RunConfig) -> None:
 
 
 def _check_without_result(run: Run, config: RunConfig) -> None:
-    """Refuse to continue a run whose result.json is gone, or was never written, with other settings.
+    """Refuse to resume a run without a result.json with other settings.
 
     Raises:
-        RunError: they are others, or nothing tells what they were.
+        RunError: the settings differ, or are unknown.
     """
     path = run.path / "config.toml"
     if status_of(path) is None and not any(run.path.glob("seed-*")):
@@ -145,7 +145,7 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
 
 
 def _shown_metrics(run: Run) -> Mapping[str, Any]:
-    """Return the test metrics of a run, without two classes that older versions made of scores on one side of 0."""
+    """Return the test metrics of a run, without the two classes that older versions formed from one-sided scores."""
     metrics = run.record.metrics.get("test", {})
     if not metrics or neutral_score(run.record.score_range, run.config.data.threshold) is not None:
         return metrics

@@ -1,4 +1,4 @@
-"""In which settings two runs differ, in words: digests alone tell nobody what to change."""
+"""Describe the settings in which two runs differ, because a digest does not say what to change."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from conki_cli.config.sections import RunConfig
 
 
 def differences(known: RunConfig, config: RunConfig) -> str:
-    """Name the settings in which a run differs from those wanted, in one line; empty: none, as of another encoder."""
+    """Name the settings in which a run differs from the wanted ones, on one line; empty if none does."""
     return in_words(differing_settings(known, config))
 
 
 def learnt_settings(config: RunConfig) -> dict[str, Any]:
-    """Return what changes what is learnt, as 'section.key' -> value; the text encoder by its name."""
+    """Return the settings that change what is learnt, as 'section.key' -> value; the text encoder by its name."""
     plain = as_tables(config)
     if config.run.stage == "finetune" and not config.needs_pretraining:
         del plain["pretraining"]
@@ -24,9 +24,9 @@ def learnt_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def nearest_finished(finished: Mapping[str, RunConfig], config: RunConfig) -> str:
-    """Say in which settings a new run differs from the finished one, by name, that is most like it; empty: none is.
+    """Say in which settings a new run differs from the most similar finished run; empty if there is none.
 
-    Only runs of the same data, model, encoder, switches and stage count: others are meant to differ in these.
+    Only runs with the same data, model, encoder, switches and stage count: others differ on purpose.
     """
     same = {"data.dataset", "data.external", "model.name", "model.drop", "model.text_encoder", "run.stage"}
     alike = []
@@ -41,7 +41,7 @@ def nearest_finished(finished: Mapping[str, RunConfig], config: RunConfig) -> st
 
 
 def differing_settings(known: RunConfig, config: RunConfig) -> dict[str, str]:
-    """Return the settings that make two configurations learn something else, each in words."""
+    """Return the settings that make two configurations learn differently, each as a phrase."""
     one, other = learnt_settings(known), learnt_settings(config)
     found = {}
     for path in sorted({*one, *other}):

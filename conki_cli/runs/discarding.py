@@ -20,7 +20,7 @@ def discard_run(run: Run) -> None:
     """
     hidden = run.path.with_name(f".{run.name[:100]}{_DISCARDED}")
     for folder in (run.path.parent, run.path, *(path for path in run.path.rglob("*") if path.is_dir())):
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # before a part of it is gone
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):  # before a part of it is deleted
             raise disk_error(folder, OSError(errno.EACCES, ""))
     try:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -33,7 +33,7 @@ def discard_run(run: Run) -> None:
 
 
 def discarded_folders(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:
-    """Yield what is left of runs whose deletion was cut short, each with the run that it was."""
+    """Yield the remains of runs whose deletion was interrupted, each with the run that it was."""
     for path in sorted(folder.rglob(f".*{_DISCARDED}") if deep else folder.glob(f".*{_DISCARDED}")):
         if path.is_dir():
             yield path, folder / path.name[1:].removesuffix(_DISCARDED)

@@ -1,8 +1,8 @@
-"""Exported folders: what lies in one, with sizes and checksums, and whether it still does. No tensors here.
+"""Exported folders: their list of files with sizes and checksums, and its verification. No tensors here.
 
-An exported model is laid out as a run folder, so a run is what it is read as. `conki.json` lists every other file but
-`README.md`, which people may edit. Whatever a folder or the hub says is hostile until it is checked: only names of a
-fixed form exist here, so none can leave the folder.
+An exported model has the layout of a run folder, so it is read as a run. `conki.json` lists every file except itself
+and `README.md`, which people may edit. Everything from a folder or the hub is untrusted until it is checked: only file
+names of a fixed form are allowed, so none can point outside the folder.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ from conki_cli.system.readable import check_readable, human_size, status_of
 EXPORT_SCHEMA = 1
 MANIFEST, CARD = "conki.json", "README.md"
 LARGEST_MANIFEST = 1 << 20
-"""Bytes; a list of a thousand seeds takes half of it."""
+"""Bytes; a list of a thousand seeds takes half of this."""
 KINDS = ("model", "adapters")
 EXPORTED = "exported"
-"""The word in result.json that tells an exported model from a run folder."""
+"""The key in result.json that distinguishes an exported model from a run folder."""
 
 _NAMES = re.compile(
     r"config\.toml|result\.json|normalization\.json"
@@ -38,7 +38,7 @@ _NAMES = re.compile(
     r"|seed-\d{1,10}/(?:result\.json|adapters\.safetensors|checkpoints/(?:best|frozen)\.safetensors)"
 )
 _READ = frozenset({".json", ".toml", ".safetensors"})
-"""Endings of files at the top of a folder that a reader could take for ours."""
+"""Endings of top-level files that a reader could mistake for parts of the export."""
 _AGAIN = "export it again, or fetch it again with `conki pull`"
 
 
@@ -52,7 +52,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `conki.json` says: the kind of the folder, its seeds, its files, and where all of it comes from."""
+    """The content of `conki.json`: the kind of the folder, its seeds, its files, and their origin."""
 
     kind: str
     seeds: tuple[int, ...]
@@ -77,7 +77,7 @@ def is_exportable(name: str) -> bool:
 
 
 def write_manifest(folder: Path, kind: str, seeds: Sequence[int], about: Mapping[str, Any]) -> Manifest:
-    """List every file of a folder that is complete but for its card; return the list."""
+    """Write the list of files of a folder that is complete except for its card; return the list."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = {name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
     manifest = Manifest(kind, tuple(seeds), files, about)
@@ -91,11 +91,11 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """Read the bytes of a `conki.json`; `where` names it in messages.
 
     Raises:
-        RunError: it is not one, is of a newer schema, or names files that no exported folder has.
+        RunError: it is not a list, has a newer schema, or names files that no exported folder has.
     """
     try:
         if len(content) > LARGEST_MANIFEST:
-            raise ValueError(f"it takes {human_size(len(content))}, at most {human_size(LARGEST_MANIFEST)} are read")
+            raise ValueError(f"it has {human_size(len(content))}, and the limit is {human_size(LARGEST_MANIFEST)}")
         found = json.loads(content.decode("utf-8"))
         schema = found["schema"]
         if type(schema) is int and schema > EXPORT_SCHEMA:
@@ -114,10 +114,10 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 
 def _manifest_of(found: Mapping[str, Any]) -> Manifest:
-    """Check every part of a list; whatever is wrong raises a ValueError, TypeError or KeyError."""
+    """Check every part of a list; a problem raises a ValueError, TypeError or KeyError."""
     seeds, about = found["seeds"], found["about"]
     if found["schema"] != EXPORT_SCHEMA or found["kind"] not in KINDS or not isinstance(about, dict):
-        raise ValueError("schema, kind or about makes no sense")
+        raise ValueError("schema, kind or about is invalid")
     if not seeds or any(type(seed) is not int or not 0 <= seed < 2**31 for seed in seeds):
         raise ValueError("seeds must be whole numbers")
     files = {}
@@ -126,10 +126,10 @@ def _manifest_of(found: Mapping[str, Any]) -> Manifest:
             raise ValueError(f"{one_line(name)[:60]!r} is not a file of an exported folder")
         size, digest = entry["size"], entry["sha256"]
         if type(size) is not int or not 0 <= size < 2**50 or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ValueError(f"size or checksum of {name} makes no sense")
+            raise ValueError(f"size or checksum of {name} is invalid")
         files[name] = FileEntry(size, digest)
     if len({name.casefold() for name in files}) != len(files):
-        raise ValueError("two names differ in upper and lower case alone")
+        raise ValueError("two names differ only in upper and lower case")
     return Manifest(found["kind"], tuple(seeds), files, about)
 
 
@@ -141,17 +141,17 @@ def _needed(manifest: Manifest) -> list[str]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the list of an exported folder; nothing in it is compared with the files.
+    """Read the list of an exported folder without comparing it with the files.
 
     Raises:
-        RunError: there is none, or it is not one.
+        RunError: there is no list, or it is invalid.
         UnreadableError: the system cannot read it.
     """
     path = folder / MANIFEST
     check_readable(folder)
     check_readable(path)
     if not path.is_file() or path.stat().st_size > LARGEST_MANIFEST:
-        raise RunError(f"{folder} must be an exported folder with a {MANIFEST}, and has no such file: {_AGAIN}")
+        raise RunError(f"{folder} must be an exported folder with a {MANIFEST}, but has no such file: {_AGAIN}")
     return parse_manifest(path.read_bytes(), str(path))
 
 
@@ -159,12 +159,12 @@ def verify_export(folder: Path, *, linked: Path | None = None) -> Manifest:
     """Compare every file of an exported folder with its list.
 
     Args:
-        folder: what `conki export` or `conki pull` made.
-        linked: the folder that links may lead into, as those of the hub's cache do; None: links are refused.
+        folder: a folder that `conki export` or `conki pull` wrote.
+        linked: the folder that links may point into, as in the hub's cache; None: links are refused.
 
     Raises:
         RunError: a file is missing, truncated, changed, a link, or not in the list.
-        UnreadableError: the system cannot read one.
+        UnreadableError: the system cannot read a file.
     """
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
@@ -172,11 +172,11 @@ def verify_export(folder: Path, *, linked: Path | None = None) -> Manifest:
         _refuse_links(path, folder, linked)
         found = status_of(path)
         if found is None or not path.is_file():
-            raise RunError(f"{path} must be there and is not: {_AGAIN}")
+            raise RunError(f"{path} must exist but does not: {_AGAIN}")
         check_readable(path)
         if found.st_size != entry.size:
             raise RunError(
-                f"{path} must take {human_size(entry.size)} and takes {human_size(found.st_size)} "
+                f"{path} must have {human_size(entry.size)} but has {human_size(found.st_size)} "
                 f"({found.st_size - entry.size:+} bytes): {_AGAIN}"
             )
         if sha256_of(path) != entry.sha256:
@@ -188,15 +188,15 @@ def verify_export(folder: Path, *, linked: Path | None = None) -> Manifest:
 
 
 def _refuse_links(path: Path, folder: Path, linked: Path | None) -> None:
-    """Refuse a file that is a link, or lies below one."""
+    """Refuse a file that is a link, or is below one."""
     parts = [path, *(parent for parent in path.parents if parent.is_relative_to(folder) and parent != folder)]
     for part in parts:
         if part.is_symlink() and (linked is None or not part.resolve().is_relative_to(linked.resolve())):
-            raise RunError(f"{part} must be a file of this folder and is a link: {_AGAIN}")
+            raise RunError(f"{part} must be a file of this folder but is a link: {_AGAIN}")
 
 
 def _present(folder: Path) -> Iterator[str]:
-    """Yield the files that a reader could take for parts of the folder; hidden folders are of other programs."""
+    """Yield the files that a reader could take for parts of the folder; hidden folders belong to other programs."""
     for place, folders, names in os.walk(folder):
         top = Path(place) == folder
         folders[:] = [name for name in folders if not (top and name.startswith("."))]
@@ -207,25 +207,25 @@ def _present(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def new_folder(out: Path, size: int) -> Iterator[Path]:
-    """Give a scratch folder beside `out` that becomes `out` when the block succeeds, and leaves nothing when not.
+    """Yield a scratch folder beside `out` that becomes `out` if the block succeeds, and is deleted otherwise.
 
     Args:
-        out: where nothing, or an empty folder, lies.
+        out: a path that does not exist, or an empty folder.
         size: bytes that will be written.
 
     Raises:
-        SettingsError: something lies there.
-        ConkiError: the disk has no room for it, or it cannot be written.
+        SettingsError: `out` is not empty.
+        ConkiError: the disk lacks room, or the folder cannot be written.
     """
     parent, scratch = out.absolute().parent, None
     if (status_of(out) is not None or out.is_symlink()) and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(f"--out must be a new or empty folder, and {out} is not", advice="name another one")
+        raise SettingsError(f"--out must be a new or empty folder, but {out} is not", advice="name another one")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         check_room(parent, size)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.absolute().name[:100]}.", suffix=".part", dir=parent))
         yield scratch
-        scratch.chmod(parent.stat().st_mode & 0o777)  # it is made for its owner alone
+        scratch.chmod(parent.stat().st_mode & 0o777)  # mkdtemp gives only the owner access
         os.replace(scratch, out)
     except OSError as error:
         raise disk_error(out, error) from error
@@ -235,10 +235,10 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Refuse to begin where the disk has less room than files take, in bytes; the folder may not exist yet.
+    """Refuse to start if the disk has less room than the files take, in bytes; the folder may not exist yet.
 
     Raises:
-        ConkiError: it has.
+        ConkiError: there is too little room.
     """
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if size > (free := shutil.disk_usage(place).free):
@@ -249,7 +249,7 @@ def check_room(folder: Path, size: int) -> None:
 
 
 def is_exported(folder: Path) -> bool:
-    """Say whether a folder is an exported one, be it complete or not."""
+    """Say whether a folder is an exported one, complete or not."""
     if status_of(folder / MANIFEST) is not None:
         return True
     try:
@@ -261,15 +261,15 @@ def is_exported(folder: Path) -> bool:
 
 
 def open_exported(folder: Path, *, linked: Path | None = None) -> Run:
-    """Return an exported model as the run that it is laid out as, once every file is verified.
+    """Verify every file of an exported model and return it as a run.
 
     Raises:
-        RunError: see `verify_export`; or it holds adapters alone, or does not describe a trained model.
+        RunError: see `verify_export`; or it holds only adapters, or does not describe a trained model.
     """
     manifest = verify_export(folder, linked=linked)
     if manifest.kind != "model":
         raise RunError(
-            f"{folder} holds adapters, which predict nothing by themselves",
+            f"{folder} holds adapters, which cannot predict without a trained model",
             advice=(f"train with `conki finetune --adapters {folder}`, or name an exported model"),
         )
     run = Run(folder)
@@ -283,7 +283,7 @@ def open_exported(folder: Path, *, linked: Path | None = None) -> Run:
 
 
 def adapters_at(folder: Path) -> Manifest:
-    """Return the list of a folder of exported adapters, once every file is verified.
+    """Verify every file of a folder of exported adapters and return its list.
 
     Raises:
         RunError: see `verify_export`; or it holds a whole model.
@@ -291,6 +291,6 @@ def adapters_at(folder: Path) -> Manifest:
     manifest = verify_export(folder)
     if manifest.kind != "adapters":
         raise RunError(
-            f"{folder} must hold adapters and holds a trained model: export its run again with --adapters-only"
+            f"{folder} must hold adapters but holds a trained model: export its run again with --adapters-only"
         )
     return manifest

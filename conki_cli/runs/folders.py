@@ -1,4 +1,4 @@
-"""A run folder: where its files lie, and what they say."""
+"""A run folder: the paths and contents of its files."""
 
 import json
 from collections.abc import Callable
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder; a file of it is read again only after it was changed."""
+    """A run folder; its files are read again only after a change."""
 
     path: Path
     _known: dict[Path, tuple[object, Any]] = field(default_factory=dict, compare=False, repr=False)
-    """What was read, by file, with the file's stamp at that time."""
+    """Contents read so far, by file, with the file's stamp at that time."""
 
     @property
     def name(self) -> str:
@@ -32,7 +32,7 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """The resolved configuration the run was made with."""
+        """The resolved configuration of the run."""
         check_is_file(self.path / "config.toml")
         try:
             return self._once(self.path / "config.toml", from_toml)
@@ -43,10 +43,10 @@ class Run:
 
     @property
     def record(self) -> RunRecord:
-        """What result.json says.
+        """The content of result.json.
 
         Raises:
-            RunError: it is of a newer schema, or does not describe a run.
+            RunError: it has a newer schema, or does not describe a run.
             ConkiError: it is missing or is not JSON.
         """
         return self._once(self.path / "result.json", lambda path: RunRecord.from_json(read_json(path), path))
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def problem(self) -> str:
-        """Why the folder cannot be used, in one line; empty where nothing is wrong with it."""
+        """Why the folder cannot be used, in one line; empty if it can."""
         error = self._error()
         return f"the run folder {self.path} cannot be used: {error}" if error is not None else ""
 
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """What the list of runs says: finished, unfinished, damaged, or unreadable where the system did not read it."""
+        """The state in the list of runs: finished, unfinished, damaged, or unreadable by the system."""
         error = self._error()
         if error is not None:
             return "unreadable" if isinstance(error, UnreadableError) else "damaged"
@@ -87,7 +87,7 @@ class Run:
         return self.path / f"seed-{seed}"
 
     def seed_lock(self, seed: int) -> Path:
-        """Return the lock that whoever trains a seed holds; it lies beside the folder, which may not exist yet."""
+        """Return the lock that a process holds while it trains a seed; it is beside the folder, which may not exist."""
         return lock_beside(self.path.with_name(f"{self.name}.seed-{seed}"))
 
     def checkpoint(self, seed: int, name: str) -> Path:
@@ -96,16 +96,16 @@ class Run:
 
     @property
     def frozen_encoder(self) -> Path:
-        """The checkpoint of a frozen text encoder, kept once for all seeds."""
+        """The checkpoint of a frozen text encoder, stored once for all seeds."""
         return self.path / "encoder" / "frozen.safetensors"
 
     @property
     def states_folder(self) -> Path:
-        """Where the cached states of frozen text encoders lie, for all runs beside this one."""
+        """The folder of the cached states of frozen text encoders, shared by all runs of the workspace."""
         return self.path.parent.parent / "frozen"
 
     def seed_result(self, seed: int) -> SeedResult | None:
-        """Return the result of a finished seed, None while it is unfinished.
+        """Return the result of a finished seed; None while it is unfinished.
 
         Raises:
             RunError: the file does not describe a trained seed.
@@ -116,11 +116,11 @@ class Run:
         return self._once(path, lambda path: SeedResult.from_json(read_json(path), path))
 
     def write_seed_result(self, seed: int, result: SeedResult) -> None:
-        """Write a seed's result.json; from then on the seed counts as finished."""
+        """Write a seed's result.json, which marks the seed as finished."""
         self._write(self.seed_folder(seed) / "result.json", result)
 
     def finished_seeds(self) -> list[int]:
-        """Return the seeds that have been trained to the end."""
+        """Return the finished seeds."""
         return [seed for seed in self.record.seeds if self.seed_result(seed) is not None]
 
     def results(self) -> dict[int, SeedResult]:
@@ -141,14 +141,14 @@ class Run:
         self._known[path] = _stamp(path), type(value).from_json(read_back, path)
 
     def predictions_path(self, seed: int, split: str) -> Path:
-        """Return where the predictions for a split lie."""
+        """Return the path of the predictions for a split."""
         return self.seed_folder(seed) / "predictions" / f"{split}.csv"
 
     def predictions_exist(self, split: str) -> bool:
         """Say whether every finished seed has stored predictions for a split.
 
         Raises:
-            ConkiError: one must be made and could not be written; better now than after all clips are predicted.
+            ConkiError: a missing file could not be written; better now than after all clips are predicted.
         """
         paths = [self.predictions_path(seed, split) for seed in self.finished_seeds()]
         for path in paths:
@@ -165,7 +165,7 @@ def is_run_folder(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> object:
-    """Return what changes with a file's content; None where there is no file to ask."""
+    """Return a value that changes with a file's content; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -174,11 +174,11 @@ def _stamp(path: Path) -> object:
 
 
 def check_is_file(path: Path) -> None:
-    """Refuse a folder, or a pipe that would be waited for, where a file of a run lies.
+    """Refuse a folder, or a pipe that would block, in the place of a file of a run.
 
     Raises:
-        RunError: there is one.
-        ConkiError: the file may not be read.
+        RunError: the path is not a file.
+        ConkiError: the file cannot be read.
     """
     check_readable(path)
     if what := obstacle_at(path):

@@ -1,4 +1,4 @@
-"""Did a run learn? Its validation MAE against that of the best constant, and where its best epoch lies."""
+"""Did a run learn? Compares its validation MAE with the best constant's, and looks at its best epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from conki_cli.runs.folders import Run
 from conki_cli.runs.records import Median, SeedResult
 
 LEAST_GAIN = 0.05
-"""Share by which a seed's validation MAE must lie below that of the training median, else it counts as not learnt."""
+"""A seed counts as not learnt unless its validation MAE is below the training median's by at least this share."""
 
 
 def median_of(
@@ -24,9 +24,9 @@ def median_of(
 
     Args:
         train: scores of the training split, [N].
-        splits: scores of the splits to measure it on, each [N].
-        score_range: of the scores.
-        threshold: what separates two classes, if it is named.
+        splits: scores of the splits to measure on, [N] each.
+        score_range: the range of the scores.
+        threshold: the score that separates two classes, if one is set.
     """
     return constant_on(float(np.median(train)), splits, score_range, threshold)
 
@@ -52,14 +52,14 @@ def constant_metrics(
 
 
 def learning_warnings(run: Run, seeds: Sequence[int]) -> list[str]:
-    """Say in a line each which seeds of a run did not learn, or may not have finished learning."""
+    """Return warnings about seeds of a run that did not learn, or may not have finished learning."""
     return [f"{fact}; {advice}" for fact, advice in doubts_about_learning(run, seeds)]
 
 
 def doubts_about_learning(run: Run, seeds: Sequence[int]) -> list[tuple[str, str]]:
-    """Say which seeds of a run did not learn, or may not have finished learning, and what to do about it.
+    """Return (fact, advice) for seeds of a run that did not learn, or may not have finished learning.
 
-    Runs of version 1 did not store the training median: of those only the latter is known.
+    Runs of version 1 did not store the training median, so for them only the latter is known.
     """
     results = {seed: result for seed in seeds if (result := run.seed_result(seed)) is not None}
     config, doubts = run.config, []
@@ -71,7 +71,7 @@ def doubts_about_learning(run: Run, seeds: Sequence[int]) -> list[tuple[str, str
             (
                 f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_GAIN:.0%} below "
                 f"that of predicting the training median ({median:.3f})",
-                f"look at {_rates(config)}, or train for more epochs",
+                f"check {_rates(config)}, or train for more epochs",
             )
         )
     at_end = {s: found for s, found in results.items() if _ends_at_best(found) and s not in failed}
@@ -103,11 +103,11 @@ def _named(seeds: Mapping[int, Any]) -> str:
 
 
 def _rates(config: RunConfig) -> str:
-    """Name the learning rates that a stage trained with, by the settings that change them."""
+    """Name the learning rates of a stage by their settings."""
     first, rates = config.pretraining, config.optimizer
     if config.run.stage == "pretrain" and not config.transfers_whole:
         encoders = f" and pretraining.lr_encoders ({first.lr_encoders:g})" if first.lr_encoders else ""
         return f"pretraining.learning_rate ({first.learning_rate:g}){encoders}"
-    # In a first pass, stage_one has put the rates of [pretraining] into [optimizer].
+    # For a stage 1, `stage_one` has copied the rates of [pretraining] into [optimizer].
     section = "pretraining" if config.run.stage == "pretrain" else "optimizer"
     return f"{section}.lr_encoders ({rates.lr_encoders:g}) and {section}.lr_others ({rates.lr_others:g})"

@@ -18,7 +18,7 @@ def log_path(run: Run, seed: int) -> Path:
 
 
 class MetricsLog(Observer):
-    """Appends every epoch to a file."""
+    """An observer that appends every epoch to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -14,9 +14,8 @@ from conki_cli.text import encoder_identity
 def digest_of(config: RunConfig) -> str:
     """Return 8 hex digits of everything in the configuration that changes what is learnt.
 
-    Seeds, device, name, what only decides whether a run is refused, the threshold between two classes and the
-    encoder's path are left out (the encoder's content counts), and so are the `[pretraining]` settings of a run without
-    stage 1.
+    It leaves out seeds, device, name, settings that only decide whether a run is refused, the threshold between two
+    classes, the encoder's path (the encoder's content counts), and `[pretraining]` for a run without stage 1.
     """
     name = config.model.text_encoder
     identity = name if name == BUILT_IN_ENCODER else encoder_identity(name, reads_text=not config.dropped("T"))
@@ -26,13 +25,13 @@ def digest_of(config: RunConfig) -> str:
 
 
 def _handover_of_version_1(config: RunConfig) -> dict[str, Any]:
-    """Return the switches, and `start_from` in place of the switch `handover`, so that version 1's digests stay."""
+    """Return the switches, with `start_from` instead of the switch `handover`, so that version 1's digests stay."""
     drop = tuple(switch for switch in config.model.drop if switch != "handover")
     is_conki = not (config.is_baseline or config.dropped("plain-transfer"))
     hands_over = is_conki and config.data.external != NO_EXTERNAL and not config.dropped("handover")
     if hands_over or (config.run.recipe == "released" and not config.is_baseline and not config.dropped("handover")):
         return {"drop": drop, "start_from": "all"}
-    if "C2" in drop:  # without external data, version 1 did not name C1 beside it
+    if "C2" in drop:  # without external data, version 1 named only C2, not C1
         drop = tuple(switch for switch in drop if switch != "C1")
     return {"drop": drop, "start_from": "adapters"}
 
@@ -53,8 +52,10 @@ def check_name(name: str) -> str:
     """Return a run name that is safe as a folder name.
 
     Raises:
-        RunError: it could leave the folder of runs, or is too long.
+        RunError: it could point outside the folder of runs, or is too long.
     """
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name):
-        raise RunError(f"a run name holds letters, digits, '.', '_', '+' and '-' (100 at most), found '{name[:120]}'")
+        raise RunError(
+            f"a run name must consist of letters, digits, '.', '_', '+' and '-' (100 at most), found '{name[:120]}'"
+        )
     return name

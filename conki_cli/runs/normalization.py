@@ -1,7 +1,7 @@
-"""The scale of the frames that a run was trained on, and how frames of new clips are brought to it.
+"""The scale of a run's training frames, and the conversion of new clips to it.
 
-`normalization.json` in the run folder holds the method (none or zscore) and, of z-scores, mean and deviation of every
-column over the training split. Runs of older versions have none.
+`normalization.json` in the run folder holds the method (none or zscore) and, for z-scores, mean and deviation of every
+column over the training split. Runs of older versions do not have this file.
 
 Axes: T frames, L frames of a clip, d features per frame.
 """
@@ -32,7 +32,7 @@ _FILE = "normalization.json"
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Of the training store: its modalities with frames, and of z-scores mean and divisor of every column, [d] each."""
+    """The modalities with frames of a training store and, for z-scores, mean and divisor of every column, [d] each."""
 
     modalities: tuple[str, ...]
     columns: Mapping[str, tuple[_Columns, _Columns]]
@@ -40,7 +40,7 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class _Standardized:
-    """Frames [T, d] that become z-scores when they are read."""
+    """Frames [T, d] that are converted to z-scores when they are read."""
 
     values: Any
     mean: _Columns
@@ -52,18 +52,18 @@ class _Standardized:
         return shape
 
     def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
-        """Read neighbouring rows, [rows, d], as `conki prepare --normalize zscore` would have written them."""
+        """Read contiguous rows, [rows, d], as `conki prepare --normalize zscore` would have written them."""
         frames = np.array(self.values[rows], dtype=np.float32)
         if isinstance(self.values, FileArray):
             self.values.file.check_unchanged()
-        if np.isfinite(frames).all():  # else whoever reads them says which clip it is
+        if np.isfinite(frames).all():  # otherwise the caller raises an error that names the clip
             standardize(frames, self.mean, self.divisor)
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return frames
 
 
 def write_scale(run: Run, store: FeatureStore) -> None:
-    """Note the scale of a training store in its run, unless it is noted already."""
+    """Write the scale of a training store into its run, unless it is already there."""
     if status_of(run.path / _FILE) is not None:
         return
     method, constant = store.normalization["method"], store.normalization.get("constant_columns", {})
@@ -75,10 +75,10 @@ def write_scale(run: Run, store: FeatureStore) -> None:
 
 
 def read_scale(run: Run) -> Scale | None:
-    """Return the scale that is noted in a run; None: it was trained by an older version.
+    """Return the scale that is stored in a run; None if an older version trained the run.
 
     Raises:
-        RunError: the file does not say it.
+        RunError: the file does not describe a scale.
         ConkiError: the file cannot be read.
     """
     path = run.path / _FILE
@@ -94,7 +94,7 @@ def read_scale(run: Run) -> Scale | None:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunError(
             f"{path} must say how the training frames were normalised but does not",
-            "restore it, or delete it and keep the training store at its place",
+            "restore it, or delete it and leave the training store where it is",
         ) from error
     return Scale(modalities, columns)
 
@@ -127,12 +127,12 @@ def _scale_of(store: FeatureStore) -> Scale:
 def in_training_scale(
     run: Run, store: FeatureStore, clips: Utterances, workspace: Workspace, observer: Observer
 ) -> Utterances:
-    """Return clips of a store with their frames in the scale that a run was trained on.
+    """Return clips of a store with their frames in a run's training scale.
 
-    Frames as their source has them get the z-scores of training; the training store itself stays as it is.
+    Raw frames become z-scores by the training statistics; frames of the training store itself are not changed.
 
     Raises:
-        RunError: the store has z-scores of its own, which cannot be brought to another scale.
+        RunError: the store has z-scores by its own statistics, which cannot be converted to another scale.
     """
     dataset = run.config.data.dataset
     used = [name for name in clips.frames if MODALITY_SWITCHES[name] not in run.config.model.drop]
@@ -147,7 +147,7 @@ def in_training_scale(
         own = _scale_of(store)
         if not all(_are_equal(scale.columns.get(name), own.columns[name]) for name in used):
             how = "raw frames" if not scale.columns else f"frames in the z-scores of {dataset}"
-            then = "; the run brings them to its own scale" if scale.columns else ""
+            then = "; the run converts them to its own scale" if scale.columns else ""
             raise RunError(
                 f"{store.path} has z-scores by its own statistics and run {run.name} was trained on {how}",
                 f"prepare the new clips without --normalize{then}",
@@ -157,7 +157,7 @@ def in_training_scale(
         return clips
     frames = {name: ragged for name, ragged in clips.frames.items() if name not in used}
     for name in used:
-        observer.say(f"{name} of {store.source['name']}: z-scores by the moments of {dataset}, as in training")
+        observer.say(f"{name} of {store.source['name']}: z-scores by the statistics of {dataset}, as in training")
         ragged = clips.frames[name]
         frames[name] = replace(ragged, values=_Standardized(ragged.values, *scale.columns[name]))
     return replace(clips, frames=frames)
@@ -168,7 +168,7 @@ def _are_equal(one: tuple[_Columns, _Columns] | None, other: tuple[_Columns, _Co
 
 
 def _scale_of_training_store(run: Run, workspace: Workspace) -> Scale | None:
-    """Return the scale of the store that an older run was trained on, if it is still there."""
+    """Return the scale of the store that an older run was trained on, if the store still exists."""
     dataset = run.config.data.dataset
     path = workspace.store(dataset)
     if status_of(path) is None or obstacle_at(path):
@@ -179,8 +179,7 @@ def _scale_of_training_store(run: Run, workspace: Workspace) -> Scale | None:
 
 def _warn(run: Run, store: FeatureStore, observer: Observer) -> None:
     observer.say(
-        f"warning: run {run.name} does not say how its training frames were normalised, as runs of older versions, and "
-        f"the store that it was trained on is not there; the frames of {store.path} (normalisation: "
-        f"{store.normalization['method']}) are read as they are: put that store back, or train the run again, if "
-        "training used --normalize zscore"
+        f"warning: run {run.name}, of an older version, does not say how its training frames were normalised, and its "
+        f"training store is missing; the frames of {store.path} (normalisation: {store.normalization['method']}) are "
+        "used unchanged: if training used --normalize zscore, restore that store or train the run again"
     )

@@ -1,4 +1,4 @@
-"""Stored predictions: written, read back, checked against what was measured when they were made, evaluated.
+"""Stored predictions: write them, read them back, check them against the stored metrics, evaluate them.
 
 Axes: N clips of a split.
 """
@@ -26,24 +26,24 @@ from conki_cli.system.readable import check_read, unreadable
 from conki_cli.system.untrusted import from_spreadsheet_cell, spreadsheet_cell, visible
 
 _COLUMNS = ["id", "score", "prediction"]
-_PREDICT_AGAIN = "delete it: it is predicted again"
-_PREDICT_BOTH = "delete both: they are predicted again"
-_TRAIN_AGAIN = "delete that seed's folder and train it again"  # stage 1 predicts its clips only while it trains
+_PREDICT_AGAIN = "delete it: it will be predicted again"
+_PREDICT_BOTH = "delete both: they will be predicted again"
+_TRAIN_AGAIN = "delete that seed's folder and train it again"  # stage 1 predicts only while it trains
 _TRAIN_BOTH = "delete the folders of both seeds and train them again"
-_TOLERANCE = 1e-6  # of a metric; the stored predictions are those it was taken from, to the last bit
+_TOLERANCE = 1e-6  # of a metric; stored predictions have the very bits that it was computed from
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run says of every clip of a split."""
+    """The predictions of a seed for every clip of a split."""
 
     ids: Sequence[str]
-    scores: np.ndarray  # the true ones, [N] float32
+    scores: np.ndarray  # true scores, [N] float32
     predictions: np.ndarray  # [N] float32
 
 
 def write_predictions(path: Path, found: Predictions) -> None:
-    """Write id, score and prediction as CSV; the shortest decimals that give the same float32 back."""
+    """Write id, score and prediction as CSV, with the shortest decimals that give the same float32."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", "score", "prediction"])
@@ -55,7 +55,7 @@ def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
     """Read stored predictions; `advice` says what to do about a damaged file.
 
     Raises:
-        RunError: the file is missing, truncated or not of this form, an id occurs twice, or a number is not finite.
+        RunError: the file is missing, truncated or has another form, an id occurs twice, or a number is not finite.
     """
     check_is_file(path)
     try:
@@ -64,7 +64,7 @@ def read_predictions(path: Path, advice: str = _PREDICT_AGAIN) -> Predictions:
         check_read(path, error)
         raise RunError(unreadable(path, error), "train the run again", kind=Kind.MISSING) from error
     except UnicodeDecodeError as error:
-        raise RunError(f"{_rows_in(path)} but is no UTF-8 text", advice, kind=Kind.DAMAGED) from error
+        raise RunError(f"{_rows_in(path)} but is not UTF-8 text", advice, kind=Kind.DAMAGED) from error
     except (ValueError, csv.Error) as error:
         raise RunError(f"{_rows_in(path)}, but {error}", advice, kind=Kind.DAMAGED) from error
 
@@ -74,10 +74,10 @@ def _rows_in(path: Path) -> str:
 
 
 def _parsed(text: str) -> Predictions:
-    """Turn the text of a file of predictions into numbers; a ValueError says in words what is wrong with it."""
+    """Parse the text of a file of predictions; a ValueError says what is wrong with it."""
     header, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [[]]
     if header != _COLUMNS or not rows or not text.endswith("\n"):
-        missing = "its first line is another" if header != _COLUMNS else "its end is missing"
+        missing = "its first line is different" if header != _COLUMNS else "its end is missing"
         raise ValueError(missing)
     seen: set[str] = set()
     columns: tuple[list[float], list[float]] = ([], [])
@@ -98,7 +98,7 @@ def _finite(cell: str, fault: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        raise ValueError(f"{fault}, which is no number") from None
+        raise ValueError(f"{fault}, which is not a number") from None
     with np.errstate(over="ignore"):
         if not np.isfinite(np.float32(value)):
             raise ValueError(f"{fault}, which is not finite (a run that was just trained has diverged)")
@@ -106,10 +106,10 @@ def _finite(cell: str, fault: str) -> float:
 
 
 def stored_predictions(run: Run, split: str, seeds: Sequence[int]) -> dict[int, Predictions]:
-    """Read what some seeds predicted for a split, and check it against the metrics they had when they were trained.
+    """Read the predictions of some seeds for a split, and check them against the metrics measured after training.
 
     Raises:
-        RunError: a file is missing or damaged, gives other metrics, or names other clips than the other seeds' files.
+        RunError: a file is missing or damaged, gives other metrics, or names other clips than the files of other seeds.
     """
     is_tuned = run.record.stage == "finetune"
     advice, both = (_PREDICT_AGAIN, _PREDICT_BOTH) if is_tuned else (_TRAIN_AGAIN, _TRAIN_BOTH)
@@ -128,7 +128,7 @@ def stored_predictions(run: Run, split: str, seeds: Sequence[int]) -> dict[int, 
 
 
 def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice: str) -> None:
-    """Refuse predictions that are not those a seed's metrics were taken from."""
+    """Refuse predictions that do not give a seed's stored metrics."""
     path, result = run.predictions_path(seed, split), run.seed_result(seed)
     if result is None:
         return
@@ -139,7 +139,7 @@ def _check_measured(run: Run, seed: int, split: str, found: Predictions, advice:
     metrics = _measured(run, found, result.threshold)
     for name in (name for name in known if name in metrics):
         if name in TWO_CLASSES and math.isnan(metrics[name]) and not result.has_threshold:
-            continue  # older versions took 0 as neutral, whatever the range of the scores
+            continue  # older versions took 0 as neutral for any range of scores
         value, expected = metrics[name], math.nan if known[name] is None else known[name]
         if not (abs(value - expected) <= _TOLERANCE or (math.isnan(value) and math.isnan(expected))):
             raise RunError(
@@ -155,7 +155,7 @@ def _measured(run: Run, found: Predictions, threshold: float | None) -> dict[str
 
 
 def measure_again(run: Run) -> None:
-    """Take the metrics of finished seeds from their predictions where the run's threshold is another than theirs."""
+    """Compute the metrics of finished seeds from their predictions again if the run's threshold has changed."""
     threshold, score_range = run.config.data.threshold, run.record.score_range
     has_classes = neutral_score(score_range, threshold) is not None
     for seed, result in run.results().items():
@@ -171,41 +171,43 @@ def measure_again(run: Run) -> None:
 
 
 def common_threshold(runs: Sequence[Run]) -> float | None:
-    """Return the threshold between two classes that runs in one table are measured at; None: no run names one.
+    """Return the common threshold between two classes of the runs in a table; None if no run sets one.
 
     Raises:
-        RunError: they name different ones.
+        RunError: they set different ones.
     """
     named = {run.name: threshold for run in runs if (threshold := run.config.data.threshold) is not None}
     if len(set(named.values())) > 1:
         shown = ", ".join(f"{threshold:g} in {name}" for name, threshold in named.items())
-        raise RunError(f"runs in one table must have one threshold of two classes, found {shown}", "give --threshold")
+        raise RunError(
+            f"runs in one table must have the same threshold between two classes, found {shown}", "give --threshold"
+        )
     return next(iter(named.values()), None)
 
 
 def evaluate_run(
     run: Run, split: str, protocol: str, *, seeds: Sequence[int] | None = None, threshold: float | None = None
 ) -> Evaluation:
-    """Compute the metrics of a run from its stored predictions, over its finished seeds; `seeds` leaves out all others.
+    """Compute the metrics of a run from its stored predictions, over its finished seeds or only some of them.
 
     Args:
         run: a finished run.
         split: a split with stored predictions.
         protocol: see `metrics.sentiment_metrics`.
-        seeds: of the finished ones.
-        threshold: what separates two classes, instead of what the run says.
+        seeds: the finished seeds to use; None: all.
+        threshold: the score that separates two classes, instead of the run's.
 
     Raises:
-        SettingsError: the threshold does not lie inside the range of the scores.
-        RunError: no seed is finished, none of those asked for, or predictions are missing or damaged.
+        SettingsError: the threshold is not inside the range of the scores.
+        RunError: no seed, or none of the requested ones, is finished, or predictions are missing or damaged.
     """
     finished = run.finished_seeds()
     if not finished:
-        raise RunError(f"run {run.name} has no finished seed", "give the command that began it again to continue it")
+        raise RunError(f"run {run.name} has no finished seed", "run the command that started it again to resume it")
     chosen = [seed for seed in finished if seeds is None or seed in seeds]
     if not chosen:
         known = ", ".join(map(str, finished))
-        raise RunError(f"run {run.name} must have finished one of the seeds asked for, but has {known}")
+        raise RunError(f"run {run.name} must have finished one of the requested seeds, but has {known}")
     score_range = run.record.score_range
     stored = stored_predictions(run, split, chosen).values()
     threshold = run.config.data.threshold if threshold is None else threshold
@@ -238,7 +240,7 @@ def _constant(score: float, scores: np.ndarray, rules: Mapping[str, Any]) -> Con
 def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
     """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed.
 
-    An id or text that a spreadsheet would compute has an apostrophe before it.
+    An id or text that a spreadsheet would compute gets an apostrophe in front.
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)

@@ -1,4 +1,4 @@
-"""What a run says of itself, typed: its result.json, that of each of its seeds, and its metrics on a split."""
+"""Typed results: the result.json of a run and of each seed, and the metrics of a run on a split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -23,55 +23,55 @@ class Constant:
     metrics: Metrics
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the object that `--json` prints."""
         return {"score": self.score, "metrics": dict(self.metrics)}
 
 
 @dataclass(frozen=True)
 class Median:
-    """The best constant prediction, the median of the training scores, and what it reaches."""
+    """The best constant prediction, which is the median of the training scores, and its metrics."""
 
     score: float
     metrics: Mapping[str, Metrics]
-    """By split."""
+    """Metrics by split."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a result.json says of it."""
+        """Return its entry in a result.json."""
         return {"score": self.score, "metrics": dict(self.metrics)}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the result.json of a run folder says."""
+    """The content of the result.json of a run folder."""
 
     stage: str
     """pretrain or finetune."""
     digest: str
-    """Of everything in the configuration that changes what is learnt."""
+    """Digest of everything in the configuration that changes what is learnt."""
     dataset: str
-    """Whose scores the run learns: the external data set in stage 1."""
+    """The data set whose scores the run learns: in stage 1 the external one."""
     label: str
     data: Mapping[str, str]
     """Content id of every store that the run reads, by data set."""
     score_range: tuple[float, float]
     seeds: tuple[int, ...]
-    """All that were asked for."""
+    """All requested seeds."""
     state: str
     """finished or unfinished."""
     metrics: Mapping[str, Mapping[str, Summary]] = field(default_factory=dict)
-    """Over the finished seeds, by split and name."""
+    """Metrics over the finished seeds, by split and name."""
     median: Median | None = None
-    """Of the training scores; runs of version 1 did not store it."""
+    """Median of the training scores; runs of version 1 did not store it."""
     conki: str = __version__
     rest: Mapping[str, Any] = field(default_factory=dict)
-    """What this version does not know; kept when the file is written again."""
+    """Keys that this version does not know; preserved when the file is written again."""
 
     @classmethod
     def from_json(cls, found: object, path: Path) -> Self:
         """Check and convert the content of a result.json.
 
         Raises:
-            RunError: it is of a newer schema, or does not describe a run.
+            RunError: it has a newer schema, or does not describe a run.
         """
         known: dict[str, Any] = dict(found) if isinstance(found, dict) else {}
         schema = known.pop("schema", None)
@@ -115,24 +115,24 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What the result.json of a trained seed says."""
+    """The content of the result.json of a trained seed."""
 
     seed: int
     best_epoch: int
     epochs: int
-    """That it trained for."""
+    """Number of epochs trained."""
     seconds: float
-    """Over all starts of the program."""
+    """Seconds of training over all starts of the program."""
     metrics: Mapping[str, Metrics]
-    """By split; null in the file is None here."""
+    """Metrics by split; null in the file is None here."""
     cache: str = "off"
-    """How a frozen text encoder's states were kept: fp32, fp16 or off."""
+    """How a frozen text encoder's states were cached: fp32, fp16 or off."""
     stage_1: str | None = None
-    """Name of the run that it started from."""
+    """Name of the stage-1 run that it started from."""
     threshold: float | None = None
-    """Between the two classes."""
+    """Threshold between the two classes."""
     has_threshold: bool = True
-    """False in results of older versions, which took 0 whatever the range of the scores."""
+    """False in results of older versions, which used 0 for any range of scores."""
     cut: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Sequences that were longer than the limit, by split and modality."""
     texts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class SeedResult:
     """all, trained."""
     median: Median | None = None
     rest: Mapping[str, Any] = field(default_factory=dict)
-    """What this version does not know."""
+    """Keys that this version does not know."""
 
     @classmethod
     def from_json(cls, found: object, path: Path) -> Self:
@@ -207,12 +207,12 @@ class Evaluation:
     split: str
     protocol: str
     threshold: float | None
-    """What separates two classes; None: the scores have no two classes."""
+    """The score that separates two classes; None if the scores do not have two classes."""
     n: int
     """Clips."""
     seeds: Sequence[int]
     metrics: Mapping[str, Summary]
-    """Undefined values are nan."""
+    """Metrics by name; undefined values are nan."""
     undefined: Mapping[str, str]
     """Why a metric is undefined, by its name."""
     median: Constant | None
@@ -224,7 +224,7 @@ class Evaluation:
     """Clips whose score is not neutral, where the protocol counts them."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the object that `--json` prints."""
         counts = {"n": self.n} | ({} if self.n_nonzero is None else {"n_nonzero": self.n_nonzero})
         listed = {key: getattr(self, key) for key in ("run", "dataset", "split", "protocol", "threshold")}
         rest = {key: getattr(self, key) for key in ("seeds", "metrics", "undefined", "warnings", "predictions")}

@@ -1,4 +1,4 @@
-"""A run folder's life: it is begun, its seeds are added up, it is discarded."""
+"""Write a run folder: start it, add seeds, summarise its seeds."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ from conki_cli.system.readable import status_of
 
 
 def open_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
-    """Make the run folder of a configuration, or add its seeds to the one that is there.
+    """Make the run folder of a configuration, or add its seeds to the existing one.
 
     Args:
-        run: where it lies or will lie.
+        run: the run, whose folder may not exist yet.
         config: the resolved configuration; its seeds are added to the run's, and its threshold, if it has one,
             replaces the run's.
-        data: content id of every store the run reads, by data set.
-        score_range: of the scores the run learns; it decides which metrics apply.
+        data: content id of every store that the run reads, by data set.
+        score_range: range of the scores that the run learns; it decides which metrics apply.
 
     Raises:
-        RunError: the run saw other data.
-        SettingsError: the threshold lies outside the range of the scores.
+        RunError: the run was trained on other data.
+        SettingsError: the threshold is outside the range of the scores.
     """
     neutral_score(score_range, config.data.threshold)
     if status_of(run.path / "result.json") is None:
@@ -48,10 +48,10 @@ def open_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: 
 
 
 def check_data(run: Run, data: Mapping[str, str]) -> None:
-    """Refuse stores, given by data set and content id, that are not those a run was begun with.
+    """Refuse stores, given by data set and content id, that are not those that a run was started with.
 
     Raises:
-        RunError: one of them is another version.
+        RunError: a store is another version.
     """
     if status_of(run.path / "result.json") is None:
         return
@@ -85,9 +85,9 @@ def finish_run(run: Run) -> None:
     by_split = {}
     for split in ("valid", "test"):
         per_seed = [result.metrics.get(split, {}) for result in results.values()]
-        if per_seed and all(per_seed):  # null in JSON is nan
+        if per_seed and all(per_seed):  # nan is written as null
             by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
     medians = [result.median for result in results.values() if result.median is not None]
     state = "finished" if tuple(results) == record.seeds else "unfinished"
-    median = medians[0] if medians else record.median  # that of the training split, so the same for every seed
+    median = medians[0] if medians else record.median  # of the training split, so the same for every seed
     run.write_record(dataclasses.replace(record, metrics=by_split, state=state, median=median))

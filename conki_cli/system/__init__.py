@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, locks, signals, the environment, the workspace."""
+"""The foundation: errors, files, locks, signals, the environment, the workspace."""

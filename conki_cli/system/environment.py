@@ -1,4 +1,4 @@
-"""What a result depends on beside its configuration: device, versions, command, commit, data, machine."""
+"""The environment that a result depends on: device, versions, command, commit, data, machine."""
 
 import contextlib
 import os
@@ -27,17 +27,17 @@ def choose_device(name: str) -> "torch.device":
     """Return the device of `--device auto|cpu|cuda`.
 
     Raises:
-        SettingsError: a GPU was asked for and none is usable.
+        SettingsError: a GPU was requested and none is usable.
     """
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda needs a usable NVIDIA GPU and none was found", "give --device cpu")
+        raise SettingsError("--device cuda needs a usable NVIDIA GPU, but none was found", "give --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def environment(data: Mapping[str, Mapping[str, object]], *, device: str, threads: int) -> dict[str, Any]:
-    """Return what a result depends on beside the configuration: versions, command, commit, data, machine."""
+    """Return the environment that a result depends on: versions, command, commit, data, machine."""
     packages = ("torch", "transformers", "tokenizers", "numpy", "h5py", "safetensors", "scikit-learn")
     return {
         "conki": __version__,
@@ -61,7 +61,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the source tree the program runs from, None for an installed package."""
+    """Return the commit of the source tree that the program runs from; None for an installed package."""
     if not ((root := Path(__file__).parents[2]) / ".git").exists():
         return None
     command = ["git", "-C", os.fspath(root), "rev-parse", "HEAD"]

@@ -1,4 +1,4 @@
-"""The errors a user can mend: one line that says what must hold, what was found and what to do."""
+"""Errors that a user can fix: one line that says what must hold, what was found and what to do."""
 
 import shlex
 from collections.abc import Iterable
@@ -8,23 +8,23 @@ from typing import Any
 
 
 class Kind(Enum):
-    """What is wrong, whatever it is wrong with."""
+    """The kind of problem, independent of the thing that has it."""
 
-    REFUSED = "it cannot be used so"
-    MISSING = "it is not there"
+    REFUSED = "it cannot be used in this form"
+    MISSING = "it is missing"
     DAMAGED = "it is not what was written"
-    CONTRADICTED = "another file says otherwise"
+    CONTRADICTED = "another file contradicts it"
     NEWER = "a later version wrote it"
-    UNREADABLE = "the system could not read it, so nothing is known of its content"
+    UNREADABLE = "the system could not read it, so its content is unknown"
 
 
 class ConkiError(Exception):
-    """Anything a user can mend; the program prints its one line and exits with code 1."""
+    """An error that a user can fix; the program prints its one line and exits with code 1."""
 
     kind = Kind.REFUSED
 
     def __init__(self, found: str, advice: str = "", *, must: str = "", kind: Kind | None = None) -> None:
-        """Make the line of its parts; without `must`, `found` is a sentence that says what must hold too."""
+        """Build the line from its parts; without `must`, `found` is a sentence that also says what must hold."""
         self.must, self.found, self.advice = must, found, advice
         self.kind = self.kind if kind is None else kind
         super().__init__(f"{self.fact}: {advice}" if advice else self.fact)
@@ -56,27 +56,27 @@ class RunError(ConkiError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is missing or damaged, so that another one may take its place."""
+    """A checkpoint that is missing or damaged, so that another one may replace it."""
 
     kind = Kind.DAMAGED
 
 
 class UnreadableError(StoreError, RunError, EncoderError, SourceError):
-    """Something that is there, and that the system could not read: it may be sound, so nothing may be done to it.
+    """Something that exists but that the system could not read: it may be intact, so it must not be replaced.
 
-    It is of every kind of thing that is read from the disk. It is no CheckpointError, so nothing takes its place.
+    It belongs to every kind of thing that is read from the disk. It is not a CheckpointError, so nothing replaces it.
     """
 
     kind = Kind.UNREADABLE
 
 
 def one_line(text: str) -> str:
-    """Return `text` on one line, with a question mark for every character that could steer a terminal."""
+    """Return `text` on one line, with a question mark for every character that could control a terminal."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def quoted(word: object) -> str:
-    """Return a word as a shell reads it; with the escapes of bash where it would not stay on one line."""
+    """Quote a word for a shell; with the escapes of bash if it would not stay on one line."""
     text = str(word)
     return shlex.quote(text) if text.isprintable() else "$'" + "".join(map(_escaped, text)) + "'"
 
@@ -85,7 +85,7 @@ def _escaped(character: str) -> str:
     if character in "\\'":
         return f"\\{character}"
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # a byte of a path that is no UTF-8
+    if 0xDC80 <= number <= 0xDCFF:  # a byte of a path that is not UTF-8
         return f"\\x{number - 0xDC00:02x}"
     if character.isprintable():
         return character
@@ -93,12 +93,12 @@ def _escaped(character: str) -> str:
 
 
 def reason_of(error: BaseException, longest: int = 160) -> str:
-    """Return what a library's error says, on one line and not too long; its type where it says nothing."""
+    """Return the message of a library's error, on one line and truncated; its type if it has no message."""
     return one_line(str(error)[:1000]).strip("'\" ")[:longest] or type(error).__name__
 
 
 def names_of(keys: Iterable[Any]) -> str:
-    """Render keys for a message; what a file calls its keys must not break the line or steer the terminal."""
+    """Render a file's keys for a message, so that they cannot break the line or control the terminal."""
     shown = [key.decode("ascii", "replace") if isinstance(key, bytes) else key for key in islice(keys, 20)]
     words = [key[:40] if isinstance(key, str) and key.isprintable() else "?" for key in shown]
     return ", ".join(words) or "nothing"

@@ -1,4 +1,4 @@
-"""The only place that puts bytes on disk: atomic writes and checksums."""
+"""Atomic writes and checksums: everything that is written to the disk goes through here."""
 
 import contextlib
 import errno
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BLOCK = 4 * 2**20  # bytes that are read at once
-_PERMIT = "let your user write there (chmod u+w), or choose another place with --workspace"
+_PERMIT = "give your user write permission (chmod u+w), or choose another place with --workspace"
 _DISK_ERRORS = {
     errno.ENOSPC: ("the disk is full", "free some space and run the command again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space and run the command again"),
-    errno.EFBIG: ("a file may not grow that large here", "raise the file size limit (ulimit -f)"),
-    errno.EACCES: ("writing is not permitted there", f"{_PERMIT}"),
-    errno.EPERM: ("writing is not permitted there", f"{_PERMIT}"),
-    errno.ENOENT: ("its folder is gone", "put it back and run the command again"),
-    errno.EROFS: ("that file system is read-only", "choose another place with --workspace"),
-    errno.ENOTDIR: ("a part of that path is a file, not a folder", "choose another place"),
-    errno.EEXIST: ("a file stands where a folder must be", "move it away"),
-    errno.ENAMETOOLONG: ("that path is too long for this file system", "choose a shorter name"),
+    errno.EFBIG: ("the file would exceed the allowed size", "raise the file size limit (ulimit -f)"),
+    errno.EACCES: ("writing is not permitted", f"{_PERMIT}"),
+    errno.EPERM: ("writing is not permitted", f"{_PERMIT}"),
+    errno.ENOENT: ("its folder no longer exists", "restore it and run the command again"),
+    errno.EROFS: ("the file system is read-only", "choose another place with --workspace"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another place"),
+    errno.EEXIST: ("there is a file where a folder must be", "move it away"),
+    errno.ENAMETOOLONG: ("the path is too long for this file system", "choose a shorter name"),
 }
 
 
 def disk_error(path: Path, error: OSError, otherwise: str = "check the disk and run the command again") -> ConkiError:
-    """Say in one line why `path` could not be written, and what to do; `otherwise` where that is not known."""
+    """Say in one line why `path` could not be written, and what to do (`otherwise` if the cause is unknown)."""
     fact, advice = _DISK_ERRORS.get(error.errno or 0, (error.strerror or str(error), otherwise))
     return ConkiError(f"cannot write {path}: {fact}", advice)
 
@@ -47,11 +47,11 @@ _SUFFIX = ".part"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
 
-    The bytes are flushed to the disk before the rename, so a reader sees the old file or the whole new one,
-    never a part. When the block fails nothing is left behind.
+    The bytes are flushed to the disk before the rename, so a reader sees either the old file or the complete new one.
+    If the block fails, nothing is left behind.
 
     Raises:
-        ConkiError: the folder cannot be made or written to, the disk is full, or the disk fails once the file is there.
+        ConkiError: the folder cannot be made or written to, the disk is full, or the disk fails after the rename.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -68,7 +68,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise disk_error(path, error, "nothing was written") from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(OSError):  # already renamed; or the disk fails for this too
+            with contextlib.suppress(OSError):  # already renamed, or the disk fails here as well
                 temporary.unlink()
     _flush_name(path)
 
@@ -78,7 +78,7 @@ def _prefix_of(path: Path) -> str:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that a killed process left while it wrote `path`; its lock must be held."""
+    """Remove the temporary files of a process that was killed while it wrote `path`; its lock must be held."""
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():
             if entry.name.startswith(_prefix_of(path)) and entry.name.endswith(_SUFFIX):
@@ -86,21 +86,21 @@ def remove_leftovers(path: Path) -> None:
 
 
 def temporary_files(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:
-    """Yield the temporary files in a folder, or (`deep`) below it, each with the file that it was to be."""
+    """Yield the temporary files in a folder, or (`deep`) below it, each with the file that it should have become."""
     for path in sorted(folder.rglob(".*") if deep else folder.glob(".*")):
         if path.name.endswith(_SUFFIX) and path.is_file():
             yield path, folder / path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0]
 
 
 def remove_leftovers_below(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder and those below it; its lock must be held."""
+    """Remove temporary files of killed processes in a folder and below it; its lock must be held."""
     for entry in list(folder.rglob(f".*{_SUFFIX}")):
         with contextlib.suppress(OSError):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def set_mode(path: Path, mode: int) -> None:
-    """Set who may read a file, where the file system knows of that: shares of other systems do not."""
+    """Set the permissions of a file, if the file system has them: some network shares do not."""
     with contextlib.suppress(OSError):
         path.chmod(mode)
 
@@ -112,7 +112,7 @@ def _umask() -> int:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk, where the file system offers that."""
+    """Flush a file, or the names in a folder, to the disk, if the file system supports that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,14 +124,14 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _flush_name(path: Path) -> None:
-    """Flush the name of a file that is complete; a folder that one may write to but not read is left to the system."""
+    """Flush the name of a complete file; skip a folder that is writable but not readable."""
     try:
         _flush_to_disk(path.parent)
     except PermissionError:
         return
     except OSError as error:
         raise ConkiError(
-            f"{path} is written, but a power failure may still undo that ({error.strerror or error})",
+            f"{path} was written, but a power failure could still undo that ({error.strerror or error})",
             "check the disk and run the command again",
         ) from error
 
@@ -171,7 +171,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of our own.
+    """Read one of our own JSON files.
 
     Raises:
         UnreadableError: the system cannot read it.
@@ -191,10 +191,10 @@ def read_json(path: Path) -> Any:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place that certainly cannot be written, before long work whose result goes there.
+    """Refuse a path that certainly cannot be written, before long work whose result goes there.
 
     Raises:
-        ConkiError: it is a folder, lies below a file, or writing is not permitted.
+        ConkiError: it is a folder, is below a file, or writing is not permitted.
     """
     if path.is_dir():
         raise ConkiError(f"cannot write {path}: it is a folder", "name a file in it")
@@ -206,7 +206,7 @@ def check_writable(path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line to a log; a log that grows needs no rename."""
+    """Append one line to a log, without a rename."""
     try:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
@@ -215,14 +215,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_tensors(path: Path, *, only_header: bool = False) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """Read the tensors of a safetensors file (none with `only_header`), and the words in its header.
+    """Read the tensors of a safetensors file (none with `only_header`), and the metadata in its header.
 
-    The library maps the file into memory, where a disk that fails would end the process by a signal. So every byte is
-    read plainly first; and the library gets the bytes where the file system offers no maps.
+    The library maps the file into memory, and a failing disk would then kill the process with a signal. So every byte
+    is read normally first; if the file system does not support memory maps, the library gets the bytes.
 
     Raises:
         OSError: the file cannot be read.
-        SafetensorError: it is damaged; a failure of the system is told in words, as `system_error_in` reads them.
+        SafetensorError: it is damaged, or the system failed (which `system_error_in` recognises).
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load
@@ -230,12 +230,12 @@ def read_tensors(path: Path, *, only_header: bool = False) -> tuple[dict[str, "T
     block = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as stream:
         while stream.readinto(block):
-            """Only whether it can be read counts."""
+            """Only to check that every byte can be read."""
     try:
         with safe_open(path, framework="pt") as stored:
             names = () if only_header else stored.keys()
             return {name: stored.get_tensor(name) for name in names}, dict(stored.metadata() or {})
-    except MemoryError:  # what maps may take can be limited by itself
+    except MemoryError:  # the address space may be limited
         pass
     except (SafetensorError, OSError, RuntimeError) as error:
         found = system_error_in(error)
@@ -254,7 +254,7 @@ def sha256_of(path: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes that a file, or a folder with everything in it, takes on disk."""
+    """Return the bytes that a file, or a folder with its content, takes on disk."""
     if path.is_file():
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

@@ -1,4 +1,4 @@
-"""Locks between processes: who has one is known by name, and the lock of a process that was killed is free."""
+"""Locks between processes: the holder is known by name, and a killed process loses its locks."""
 
 import contextlib
 import errno
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _BEAT = 20.0  # seconds between two signs of life of a process that holds a lock
-_SILENT = 3  # so many beats without one, and it is taken for dead
+_SILENT = 3  # after this many missed beats a process counts as dead
 _UNGUARDED = (
-    "warning: this file system has no locks ({reason}): conki keeps its processes apart by files that name them, and "
-    "opens stores without HDF5's locks. Not guarded any more: other programs that write into a store while it is read, "
-    "and a conki on another machine that gives no sign of life for 60 seconds"
+    "warning: this file system has no locks ({reason}): conki uses files that name its processes instead, and opens "
+    "stores without HDF5's locks. This does not protect from other programs that write into a store while it is read, "
+    "nor from a conki on another machine that gives no sign of life for 60 seconds"
 )
 _LONGEST_NOTE, _LONGEST_FACT = 4096, 200  # bytes of a note, characters of one fact in it
 
@@ -36,7 +36,7 @@ PROC_LOCKS = Path("/proc/locks")
 
 
 def lock_beside(path: Path) -> Path:
-    """Return the lock file that whoever writes `path` holds."""
+    """Return the lock file that a writer of `path` holds."""
     return path.with_name(f".{path.name}.lock")
 
 
@@ -46,18 +46,18 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock file `path` during the block; with `wait`, as soon as no other process holds it.
 
-    The kernel frees the lock when its process ends, however it ends. Beside it `<path>.owner` says who holds it; that
-    note is for people, and for network file systems where one machine does not see the locks of another. Where the file
-    system offers no locks the note alone is the lock: only one process can make it.
+    The kernel frees the lock when its process ends, for whatever reason. The note `<path>.owner` beside it says who
+    holds it: for people, and for network file systems where one machine does not see the locks of another. If the file
+    system does not support locks, the note itself is the lock: only one process can create it.
 
     Args:
-        path: the lock file; it stays behind, as it does no harm.
+        path: the lock file; it is not deleted afterwards.
         what: names the thing in messages.
         wait: wait for the other process instead of failing.
-        say: told whom it waits for, and what is not guarded where there are no locks.
+        say: is called with the process that it waits for, and with a warning if there are no locks.
 
     Raises:
-        ConkiError: another process holds it; who, on which machine, since when and with which command.
+        ConkiError: another process holds it (the message names process, machine, time and command).
     """
     import filelock
 
@@ -83,14 +83,14 @@ def locked(
 
 
 def _lacking(path: Path) -> str:
-    """Say why the file system of a lock file offers no locks; empty where it does, or where that shows later."""
+    """Say why the file system of a lock file has no locks; empty if it has, or if that is not known yet."""
     try:
         import fcntl
-    except ImportError:  # only Unix has it
+    except ImportError:  # exists only on Unix
         return ""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # changes nothing
+        fcntl.flock(handle, fcntl.LOCK_UN)  # has no effect
     except OSError as error:
         return os.strerror(error.errno) if error.errno in NOT_OFFERED else ""
     finally:
@@ -99,10 +99,10 @@ def _lacking(path: Path) -> str:
 
 
 def offers_record_locks(folder: Path) -> bool:
-    """Say whether the file system of a folder offers the locks of `fcntl`, which SQLite needs."""
+    """Say whether the file system of a folder supports the locks of `fcntl`, which SQLite needs."""
     try:
         import fcntl
-    except ImportError:  # only Unix has it; other systems have others
+    except ImportError:  # exists only on Unix; other systems have other locks
         return True
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -113,7 +113,7 @@ def offers_record_locks(folder: Path) -> bool:
 
 
 def _acquired(lock: "BaseFileLock", note: Path, what: str, *, wait: bool, say: Callable[[str], None]) -> str:
-    """Acquire the kernel's lock; return why there is none where the file system offers none."""
+    """Acquire the kernel's lock; return the reason if the file system does not support locks."""
     import filelock
 
     try:
@@ -136,7 +136,7 @@ def _acquired(lock: "BaseFileLock", note: Path, what: str, *, wait: bool, say: C
 
 @contextlib.contextmanager
 def _exclusive(note: Path, path: Path, what: str, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock by its note alone, which only one process can make; that of a process that is gone is removed."""
+    """Hold a lock by its note alone, which only one process can create; remove the note of a dead process."""
     facts = {**_signature(), "lock": "file", "place": _place(), "born": _born(os.getpid())}
     try:
         is_told = False
@@ -177,7 +177,7 @@ def _is_written(note: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _remove_stale(note: Path, path: Path) -> None:
-    """Remove the note of a process that is gone; a second file lets only one process at a time look and remove."""
+    """Remove the note of a dead process; a second file makes sure that only one process does this at a time."""
     marker = note.with_name(f"{note.name}.stale")
     if not _is_written(marker, {}):
         if not _beats(marker, path):
@@ -198,7 +198,7 @@ def is_held_by_file(path: Path) -> bool:
 
 
 def _is_held(note: Path, path: Path) -> bool:
-    """Say whether the process of a note is still there: on this machine it is asked for, on others it must beat."""
+    """Say whether the process of a note is alive: by its id on this machine, by its heartbeat on others."""
     facts = _facts(note)
     if not _is_here(facts):
         return _beats(note, path)
@@ -206,21 +206,21 @@ def _is_held(note: Path, path: Path) -> bool:
     if type(pid) is not int or pid < 1:
         return _beats(note, path)
     try:
-        os.kill(pid, 0)  # only asks
+        os.kill(pid, 0)  # only checks that the process exists
     except ProcessLookupError:
         return False
-    except OSError:  # it belongs to another user
+    except OSError:  # the process belongs to another user
         pass
     return born is None or born == _born(pid)
 
 
 def _is_here(facts: Mapping[str, Any]) -> bool:
-    """Say whether a note is of this machine, since it was started, and of a process that this one would see."""
+    """Say whether a note was written on this machine since it booted, by a process that this one can see."""
     return facts.get("host") == _host() and facts.get("place", _place()) == _place()
 
 
 def _place() -> str:
-    """Name this start of the machine, and the processes that this one sees: containers may share a machine's name."""
+    """Identify this boot of the machine and its process namespace: containers may share a host name."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -229,7 +229,7 @@ def _place() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """Return when a process began, which tells it from a later one of its number; None where that is not known."""
+    """Return the start time of a process, which distinguishes it from a later one with the same id; None if unknown."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     return None
@@ -239,10 +239,10 @@ def _born(pid: int) -> str | None:
 
 
 def forget_killed(path: Path) -> None:
-    """Remove the note that a killed process left beside a lock file which nobody needs any more."""
+    """Remove the note that a killed process left beside a lock file that is no longer needed."""
     if path.with_name(f"{path.name}.owner").exists():
         with contextlib.suppress(ConkiError), locked(path, what=path.name):
-            """Whoever gets the lock and gives it back takes the note away."""
+            """Acquiring and releasing the lock removes the note."""
 
 
 def _wait_or_refuse(path: Path, what: str, owner: str, *, wait: bool, say: Callable[[str], None]) -> None:
@@ -261,9 +261,9 @@ def _wait_for_silence(
     wait: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Wait until a process of another machine gives no sign of life; without `wait`, refuse if it still does then.
+    """Wait until a process on another machine gives no sign of life; without `wait`, refuse if it is still alive.
 
-    Where locks are seen across machines, as they mostly are, it was killed a moment ago and only its note is left.
+    Usually locks are visible across machines: then the process was killed a moment ago and only its note is left.
     """
     _wait_or_refuse(path, what, _owner(note), wait=True, say=say)
     end = time.monotonic() + (_SILENT + 1) * _BEAT
@@ -274,7 +274,7 @@ def _wait_for_silence(
 
 
 def _signature() -> dict[str, Any]:
-    """Return what a note says of this process."""
+    """Return the content of a note about this process."""
     return {
         "pid": os.getpid(),
         "host": _host(),
@@ -285,9 +285,9 @@ def _signature() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _signed(note: Path) -> Iterator[None]:
-    """Say in a small file who holds a lock, and touch it while that lasts; where it cannot be written, do without."""
+    """Write a note that says who holds a lock, and touch it meanwhile; continue without if it cannot be written."""
     with contextlib.suppress(OSError):
-        note.unlink(missing_ok=True)  # of a process that was killed, or a link that somebody laid there
+        note.unlink(missing_ok=True)  # left by a killed process, or a link
         _is_written(note, _signature())
     with _beating(note):
         try:
@@ -299,7 +299,7 @@ def _signed(note: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _beating(note: Path) -> Iterator[None]:
-    """Touch a note during the block, as a sign of life; where no thread can be started, do without."""
+    """Touch a note during the block, as a sign of life; continue without if no thread can be started."""
     ended = threading.Event()
     with contextlib.suppress(RuntimeError):
         threading.Thread(target=_touch, args=(note, ended), daemon=True).start()
@@ -316,7 +316,7 @@ def _touch(note: Path, ended: threading.Event) -> None:
 
 
 def _owner(note: Path) -> str:
-    """Return who holds a lock, for people; empty where that is not known."""
+    """Return who holds a lock, for a message; empty if unknown."""
     facts = _facts(note)
     pid, known = facts.get("pid"), {key: facts.get(key) for key in ("host", "started", "command")}
     if type(pid) is not int or not all(isinstance(value, str) and value for value in known.values()):
@@ -326,7 +326,7 @@ def _owner(note: Path) -> str:
 
 
 def _facts(note: Path) -> dict[str, Any]:
-    """Read what a lock's note says; nothing of a file that is missing, no file, no JSON or too long."""
+    """Read a lock's note; empty if it is missing, not a file, not JSON or too long."""
     try:
         handle = os.open(note, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
@@ -340,15 +340,15 @@ def _facts(note: Path) -> dict[str, Any]:
 
 
 def _is_elsewhere(note: Path, lock: Path) -> bool:
-    """Say whether a process of another machine, whose lock this one does not see, has given a sign of life lately."""
+    """Say whether a process on another machine, whose lock is not visible here, recently gave a sign of life."""
     host = _facts(note).get("host")
     return isinstance(host, str) and host != _host() and _beats(note, lock)
 
 
 def _beats(note: Path, lock: Path) -> bool:
-    """Say whether a note was touched lately.
+    """Say whether a note was touched recently.
 
-    Times are the file system's alone: machines' clocks differ.
+    Only the file system's times are compared, because the clocks of machines differ.
     """
     try:
         os.utime(lock)
@@ -362,9 +362,9 @@ def _host() -> str:
 
 
 def holder_of(lock: Path) -> str:
-    """Say which process holds a lock; empty where none does. The lock itself is not touched."""
+    """Say which process holds a lock; empty if none does. The lock itself is not touched."""
     held = note = None
-    with contextlib.suppress(Exception):  # whatever lies there
+    with contextlib.suppress(Exception):  # the file may be anything
         held = _pid_of(lock)
     with contextlib.suppress(Exception):
         note = _note_of(lock)
@@ -384,7 +384,7 @@ def holder_of(lock: Path) -> str:
 
 
 def _pid_of(lock: Path) -> int | None:
-    """Return the process that holds a lock as the kernel lists it; None where no process of this machine does."""
+    """Return the id of the process that holds a lock, from the kernel's list; None if no local process does."""
     if not lock.is_file() or not PROC_LOCKS.is_file():
         return None
     found = lock.stat()
@@ -397,7 +397,7 @@ def _pid_of(lock: Path) -> int | None:
 
 
 def _note_of(lock: Path) -> dict[str, Any]:
-    """Read the note beside a lock, which says who wrote it, and when it was touched."""
+    """Read the note beside a lock: who wrote it, and when it was last touched."""
     note = lock.with_name(f"{lock.name}.owner")
     if not note.is_file() or note.stat().st_size > _LONGEST_NOTE:
         return {}
@@ -406,7 +406,7 @@ def _note_of(lock: Path) -> dict[str, Any]:
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # 0: only asks
+        os.kill(pid, 0)  # 0: only checks that the process exists
     except Exception:
         return False
     return True

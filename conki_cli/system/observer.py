@@ -1,4 +1,4 @@
-"""Who hears what long work does: the screen, a log, a tracker, a sweep that prunes. Quick to import."""
+"""Observers of long work, for example the screen, a log, a tracker or a pruning sweep. Fast to import."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Training:
-    """Which training it is that an observer hears of."""
+    """Identifies a training for an observer."""
 
     run: str
     """Name of the run."""
@@ -19,11 +19,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training gave."""
+    """The results of one epoch of training."""
 
     number: int
     losses: Mapping[str, float]
-    """Mean over the batches of every weighted term, and of what the model reports beside them."""
+    """Mean over the batches of every weighted term and of every other number that the model reports."""
     metrics: Mapping[str, float]
     """Metrics of the validation split."""
     seconds: float
@@ -31,18 +31,18 @@ class Epoch:
 
 
 class Observer:
-    """Hears what long work does; this one is silent. An exception that it raises ends the work."""
+    """Is notified of the progress of long work; this base class is silent. An exception in it ends the work."""
 
     def say(self, line: str) -> None:
-        """Hear one line for the user."""
+        """Receive one line for the user."""
 
     @contextlib.contextmanager
     def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Follow `total` steps: the yielded function takes how many were done and a remark."""
+        """Follow `total` steps: the yielded function takes the number of finished steps and a short text."""
         yield lambda count, remark: None
 
     def step(self, training: Training, number: int, terms: Mapping[str, float]) -> None:
-        """Hear of a training step: its number, counted from 1 over all epochs, and the value of every loss term."""
+        """Receive a training step: its number, counted from 1 over all epochs, and the value of every loss term."""
 
     def epoch(self, training: Training, epoch: Epoch) -> None:
-        """Hear of a finished epoch, before it is saved."""
+        """Receive a finished epoch, before it is saved."""

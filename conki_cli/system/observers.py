@@ -7,13 +7,13 @@ from conki_cli.system.observer import Epoch, Observer, Training
 
 
 class Observers(Observer):
-    """Several observers that hear the same, in this order."""
+    """Several observers that receive the same calls, in this order."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
     def say(self, line: str) -> None:
-        """Hear one line for the user."""
+        """Pass on one line for the user."""
         for observer in self.observers:
             observer.say(line)
 
@@ -30,11 +30,11 @@ class Observers(Observer):
             yield advance
 
     def step(self, training: Training, number: int, terms: Mapping[str, float]) -> None:
-        """Hear of a training step."""
+        """Pass on a training step."""
         for observer in self.observers:
             observer.step(training, number, terms)
 
     def epoch(self, training: Training, epoch: Epoch) -> None:
-        """Hear of a finished epoch."""
+        """Pass on a finished epoch."""
         for observer in self.observers:
             observer.epoch(training, epoch)

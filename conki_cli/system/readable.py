@@ -1,4 +1,4 @@
-"""What lies on the disk: whether it is there, whether it can be read, and what the system said where it cannot."""
+"""Files on the disk: whether they exist, whether they can be read, and the system's error if not."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 from conki_cli.system.errors import UnreadableError
 
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENODEV, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, 524})
-"""What a file system answers that does not offer something: locks, memory maps, a flush of a folder; 524 is the
-ENOTSUPP of Linux's kernel, which has no name outside of it."""
-_CLOSED = ("it is not permitted", "let your user read it (chmod u+r, folders u+rx)")
+"""Errors of a file system that does not support an operation: locks, memory maps, flushing a folder. 524 is ENOTSUPP
+of the Linux kernel, which Python does not name."""
+_CLOSED = ("permission denied", "give your user read permission (chmod u+r, folders u+rx)")
 _READ_ERRORS = {errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""What the system answers where there is nothing, or can be nothing."""
+"""Errors of the system if a path does not exist, or cannot exist."""
 _MISLED = (0, errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
-"""What it answers to HDF5 where a damaged file names impossible places."""
+"""Errors of the system for impossible offsets, which a damaged file makes HDF5 read."""
 
 
 def unreadable(path: Path, error: OSError, what: str = "") -> str:
@@ -26,8 +26,8 @@ def unreadable(path: Path, error: OSError, what: str = "") -> str:
 
 
 def _failure(path: Path, error: OSError, what: str) -> tuple[str, str]:
-    """Say what the system answered about a path, and what to do."""
-    advice = "check the disk or the network that it lies on, and run the command again"
+    """Say why the system could not read a path, and what to do."""
+    advice = "check its disk or network, and run the command again"
     if error.errno in (None, errno.EISDIR, *_MISSING):
         advice = ""
     said, advice = _READ_ERRORS.get(error.errno or 0, (error.strerror or str(error), advice))
@@ -35,15 +35,15 @@ def _failure(path: Path, error: OSError, what: str) -> tuple[str, str]:
 
 
 def unread(path: Path, error: OSError, what: str = "") -> UnreadableError:
-    """Return the error of a file or folder that is there and that the system could not read."""
+    """Return the error for a file or folder that exists but that the system could not read."""
     return UnreadableError(*_failure(path, error, what))
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """Return what the system knows of a file or folder; None where there is none.
+    """Return the status of a file or folder; None if it does not exist.
 
     Raises:
-        UnreadableError: the system cannot tell, as a network may fail for a moment.
+        UnreadableError: the system failed, for example because of a network problem.
     """
     try:
         return path.stat()
@@ -54,10 +54,10 @@ def status_of(path: Path) -> os.stat_result | None:
 
 
 def check_readable(path: Path) -> None:
-    """Refuse what is there but may not be read, before a library takes it for missing or damaged.
+    """Refuse a file that exists but cannot be read, before a library takes it for missing or damaged.
 
     Raises:
-        UnreadableError: it may not be read, or the folder that it lies in may not, or the system fails to.
+        UnreadableError: reading it, or its folder, is not permitted, or the system failed.
     """
     found = status_of(path)
     if found is not None and not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(found.st_mode) else 0)):
@@ -66,7 +66,7 @@ def check_readable(path: Path) -> None:
 
 
 def system_error_in(error: Exception) -> OSError | None:
-    """Return the system's error behind one that a library tells, be it in words alone; None where there is none.
+    """Return the system's error behind a library's error, even if only its message has it; None if there is none.
 
     Libraries written in Rust say "(os error 5)", torch "unable to mmap ... (19)", HDF5 "errno = 5".
     """
@@ -80,10 +80,10 @@ def system_error_in(error: Exception) -> OSError | None:
 
 
 def check_read(path: Path, error: Exception) -> None:
-    """Raise the system's failure behind an error about a file; what is left is the fault of its content.
+    """Raise the system's error behind an error about a file; if this returns, the file's content is at fault.
 
     Raises:
-        UnreadableError: the system could not read the file, so nothing is known of its content.
+        UnreadableError: the system could not read the file, so its content is unknown.
     """
     if isinstance(error, UnreadableError):
         raise error
@@ -92,11 +92,11 @@ def check_read(path: Path, error: Exception) -> None:
 
 
 def obstacle_at(path: Path) -> str:
-    """Say what lies where a file should: a folder, or a pipe or device that would be waited for; mostly nothing."""
+    """Say what is in the place of a file: a folder, or a pipe or device that would block; usually nothing."""
     found = status_of(path)
     if found is None or stat.S_ISREG(found.st_mode):
         return ""
-    return "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary one"
+    return "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
 
 
 def human_size(count: float) -> str:

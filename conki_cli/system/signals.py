@@ -1,7 +1,7 @@
-"""What ends a program from outside: Ctrl-C, a request to end (SIGTERM), the warning before a time limit (SIGUSR1).
+"""Signals that end the program: Ctrl-C, a request to end (SIGTERM), the warning before a time limit (SIGUSR1).
 
-Each unwinds the program, so that nothing stays half-written. While a model trains the first of them waits until the
-step in progress is over and saved; a second one does not wait.
+Each unwinds the program, so that nothing stays half-written. While a model trains, the first signal takes effect when
+the current step is finished and saved; a second one takes effect immediately.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 
 class Interrupted(BaseException):
-    """Ctrl-C; no KeyboardInterrupt, which Python may turn into another exit code when it comes during an import."""
+    """Ctrl-C; not a KeyboardInterrupt, which Python may turn into another exit code during an import."""
 
 
 class Terminated(BaseException):
@@ -26,14 +26,14 @@ class TimeUp(BaseException):
 
 
 ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
-"""What each signal raises."""
+"""The exception that each signal raises."""
 if hasattr(signal, "SIGUSR1"):
     ENDINGS[signal.SIGUSR1] = TimeUp
 ANY_ENDING: tuple[type[BaseException], ...] = (KeyboardInterrupt, *ENDINGS.values())
 
 
 def exit_code(ending: BaseException) -> int:
-    """Return the exit code after an ending: as shells count signals, and 0 before a time limit."""
+    """Return the exit code of an ending: 128 plus the signal as in shells, and 0 before a time limit."""
     if isinstance(ending, KeyboardInterrupt):  # from before `install`
         return 128 + signal.SIGINT
     number = next(number for number, kind in ENDINGS.items() if isinstance(ending, kind))
@@ -41,7 +41,7 @@ def exit_code(ending: BaseException) -> int:
 
 
 def leave_early() -> None:
-    """Until `install`, let a signal end the program where it stands: nothing is begun while it is being imported."""
+    """Until `install`, let a signal end the program immediately: no work has started while modules are imported."""
     for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
@@ -53,7 +53,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def install() -> None:
-    """Let every signal of `ENDINGS` unwind the program, but those that the caller of the program has it ignore."""
+    """Let every signal of `ENDINGS` unwind the program, except those that the caller of the program ignores."""
     for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -65,9 +65,9 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Callable[[], BaseException | None]]:
-    """Keep the first signal that comes during the block; a second one ends the block where it stands.
+    """Postpone the first signal that arrives during the block; a second one ends the block immediately.
 
-    Yields a function that tells the ending that waits, or None. What still waits when the block is over ends it then.
+    Yields a function that returns the postponed ending, or None. An ending that is still pending is raised at the end.
     """
     waiting: list[BaseException] = []
 
@@ -78,7 +78,7 @@ def postponed() -> Iterator[Callable[[], BaseException | None]]:
         waiting.append(ENDINGS[number]())
 
     before = {}
-    if threading.current_thread() is threading.main_thread():  # nobody else may
+    if threading.current_thread() is threading.main_thread():  # other threads cannot
         now = {number: signal.getsignal(number) for number in ENDINGS}
         before = {number: handler for number, handler in now.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:

@@ -1,21 +1,21 @@
-"""The folder that a user works in; quick to import."""
+"""The folder that a user works in; fast to import."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 BUILT_IN_ENCODER = "demo"
-"""Name of the small BERT that is built on the spot for the demo corpora."""
+"""Name of the small BERT that is built for the demo corpora."""
 
 
 def is_path(word: str) -> bool:
-    """Tell whether a word is a path: it has a separator (`./mosi`). Else it names something, whatever lies here."""
+    """Say whether a word is a path, which has a separator (`./mosi`); otherwise it is a name."""
     return word in (os.curdir, os.pardir) or os.sep in word or (os.altsep is not None and os.altsep in word)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder under which everything lies."""
+    """The folder that holds everything."""
 
     root: Path
 
@@ -35,11 +35,11 @@ class Workspace:
         return self.root / "frozen"
 
     def store(self, dataset: str) -> Path:
-        """Return where the feature store of a data set lies."""
+        """Return the path of the feature store of a data set."""
         return self.stores / f"{dataset}.h5"
 
     def store_called(self, word: str) -> Path:
-        """Return the store that a word means: a path if it is one or ends in .h5, else the data set of that name."""
+        """Return the path of the store that a word means: the path itself (or *.h5), else the data set's store."""
         return Path(word) if is_path(word) or word.endswith(".h5") else self.store(word)
 
     @property

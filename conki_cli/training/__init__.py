@@ -1,1 +1,1 @@
-"""The one training loop, and what a run needs around it."""
+"""The training loop, and what a run needs around it."""

@@ -1,7 +1,7 @@
-"""Adapters from an exported folder, in place of a stage 1: whether they fit a target, and into its network.
+"""Adapters from an exported folder, which replace a stage 1: check that they fit a target, load them into its network.
 
-What belongs to the frames of another data set stays fresh: the input projection of an encoder whose frames have another
-width (stage 1's bridge layers do not travel either), and positions beyond those that were learnt.
+Weights that depend on the frames of another data set start untrained: the input projection of an encoder whose frames
+have another width (stage 1's bridge layers are not exported either), and positions beyond those that were learnt.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class GivenAdapters:
         """Open the folder that a configuration names.
 
         Raises:
-            RunError: it names none, the folder was changed, or it is not the one that the run began with.
+            RunError: it names none, the folder was changed, or it is not the one that the run started with.
         """
         wanted = config.model.adapters_checksum
         if not config.model.adapters:
@@ -51,9 +51,9 @@ class GivenAdapters:
         manifest = adapters_at(folder)
         if manifest.checksum != wanted:
             raise RunError(
-                f"{folder} must hold the adapters with the checksum {wanted[:12]} that the run began with, found "
+                f"{folder} must hold the adapters with the checksum {wanted[:12]} that the run started with, found "
                 f"{manifest.checksum[:12]}",
-                advice="restore that folder, or give --adapters to begin another run",
+                advice="restore that folder, or give --adapters to start another run",
             )
         return cls(folder, manifest, from_toml(folder / "config.toml"))
 
@@ -76,7 +76,7 @@ class GivenAdapters:
         sizes = _sizes(facts, self.folder)
         if missing := [name for name in inputs.modalities if name not in sizes["modalities"]]:
             raise RunError(
-                f"the adapters in {self.folder} are for {', '.join(sizes['modalities'])} and the target has "
+                f"the adapters in {self.folder} are for {', '.join(sizes['modalities'])} and the target also has "
                 f"{missing[0]}",
                 advice=f"give --drop-modality {missing[0]}",
             )
@@ -96,12 +96,13 @@ class GivenAdapters:
         kinds = {str(name).startswith("folder-") for name in (there, found)}
         if there and len(kinds) == 1 and there != found:  # a hub name and a folder cannot be compared
             raise RunError(
-                f"the adapters in {self.folder} learnt on the text encoder {str(there)[:60]} and this run has {found}",
-                advice="give --encoder that one",
+                f"the adapters in {self.folder} were trained with the text encoder {str(there)[:60]} and this run has "
+                f"{found}",
+                advice="give that one as --encoder",
             )
 
     def give(self, model: SentimentModel, seed: int, observer: Observer) -> None:
-        """Copy the adapters, and the encoders that they learnt on, into the network of a seed.
+        """Copy the adapters, and the encoders that they were trained with, into the network of a seed.
 
         Raises:
             RunError: they do not fit the network.
@@ -145,9 +146,9 @@ class GivenAdapters:
 
 
 def _sizes(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Return what the file of a seed says of the sizes of its network."""
+    """Return the sizes of a seed's network as its file states them."""
     sizes = facts.get("architecture")
     wanted = {"modalities": list, "width": int, "text_layers": int}
     if not isinstance(sizes, dict) or not all(isinstance(sizes.get(key), kind) for key, kind in wanted.items()):
-        raise RunError(f"the adapters in {folder} must say the sizes of their network but do not: export them again")
+        raise RunError(f"the adapters in {folder} must state the sizes of their network but do not: export them again")
     return sizes

@@ -1,11 +1,11 @@
-"""The states of a frozen text encoder, computed once per store and kept in HDF5: shared by epochs, seeds and ablations.
+"""Cached states of a frozen text encoder: computed once per store, shared by epochs, seeds and ablations (HDF5).
 
-Stage 1 of ConKI, TFN, LMF and MulT read states of an encoder that never changes. Of one split a file holds, for each
-hidden state H_t that is read, `layer_<i>` [T, D], all texts behind each other, `offsets` [N + 1] int64, and `first`
-[N, D], the last state of the first token, which the pooler reads. Nothing is compressed: every text is one read. The
-file's name says what it was made from (store, tokens, the encoder's weights and settings, layers, type of number); a
-part of one is never seen, and what was changed later is found by its checksum. The embedding layer's output (H_t[0])
-is a table look-up and is not kept.
+Stage 1 of ConKI, TFN, LMF and MulT read states of an encoder that never changes. A file covers one split. It holds
+`layer_<i>` [T, D] for each hidden state H_t that is read, with all texts back to back, `offsets` [N + 1] int64, and
+`first` [N, D], the last state of the first token, which the pooler reads. Nothing is compressed: every text is one
+read. The file name is a digest of everything the states depend on (store, tokens, the encoder's weights and settings,
+layers, number format). Files are written atomically, and a checksum detects later changes. The embedding layer's
+output (H_t[0]) is a table look-up and is not cached.
 
 Axes: N texts of a split, T tokens of all of them, L tokens of a text, D hidden size.
 """
@@ -39,10 +39,10 @@ from conki_cli.system.readable import check_read, check_readable, human_size, st
 if TYPE_CHECKING:
     from conki_cli.system.observer import Observer
 
-_CLIPS = 64  # are encoded together
-_SPARE = 64 * 2**20  # bytes that stay free on the disk beside what the run asks for
-_BLOCK = 4 * 2**20  # bytes that are read at once to be checked
-_NOT_ITS_OWN = ("transformers_version", "architectures", "dtype", "torch_dtype")  # settings that move no state
+_CLIPS = 64  # clips that are encoded together
+_SPARE = 64 * 2**20  # bytes that stay free on the disk in addition to what the run needs
+_BLOCK = 4 * 2**20  # bytes that are read at once for the checksum
+_NOT_ITS_OWN = ("transformers_version", "architectures", "dtype", "torch_dtype")  # no effect on the states
 _TYPES = {"fp32": "<f4", "fp16": "<f2"}
 
 
@@ -51,18 +51,18 @@ Texts = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """What to keep of a frozen encoder, and where."""
+class StateCache:
+    """Which states of a frozen encoder are cached, and where."""
 
     encoder: TextEncoder
     layers: tuple[int, ...]
-    """Indices of the hidden states that are read, 0 being the input of layer 1."""
+    """Indices of the hidden states that are read; 0 is the input of layer 1."""
     precision: str
     """fp32 or fp16."""
     folder: Path
     device: torch.device
     spare: int = 0
-    """Bytes on the disk that the run needs for itself, for its checkpoints."""
+    """Bytes on the disk that the run needs for its checkpoints."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,44 +76,44 @@ class Keeping:
 
     @property
     def kind(self) -> np.dtype[np.floating]:
-        """The numbers in the file."""
+        """The type of the numbers in the file."""
         return np.dtype(_TYPES[self.precision])
 
     def shapes(self, tokens: Texts) -> dict[str, tuple[int, int]]:
-        """Return the shape of every data set for some texts, [T, D], and [N, D] of `first`."""
+        """Return the shape of every data set for some texts: [T, D], and [N, D] for `first`."""
         rows = {name: sum(map(len, tokens)) for name in self.names} | {"first": len(tokens)}
         return {name: (count, self.width) for name, count in rows.items()}
 
 
-def kept_states(
-    keeping: Keeping, inputs: Inputs, splits: Sequence[str], observer: "Observer"
+def cached_states(
+    cache: StateCache, inputs: Inputs, splits: Sequence[str], observer: "Observer"
 ) -> dict[str, dict[str, Ragged]] | None:
-    """Return the states of the splits of the store that a stage trains on, computing those that are not kept yet.
+    """Return the states of some splits of the store that a stage trains on; compute those that are not cached yet.
 
     Returns:
-        split -> name -> [L, D] per text (`first`: [1, D]); they stay on disk. None where they cannot be kept.
+        split -> name -> [L, D] per text (`first`: [1, D]); they stay on disk. None if they cannot be cached.
 
     Raises:
-        StoreError: a kept file is damaged.
-        UnreadableError: the system cannot read one.
+        StoreError: a cached file is damaged.
+        UnreadableError: the system cannot read a file.
     """
-    store, encoder = inputs.learnt, _encoder_digest(keeping.encoder)
+    store, encoder = inputs.learnt, _encoder_digest(cache.encoder)
     texts: dict[Path, Texts] = {}
     for split in splits:
         tokens = inputs.tokens([split])[split][0]
-        made_from = [store.content_id, split, _tokens_digest(tokens), encoder, *keeping.names, keeping.precision]
+        made_from = [store.content_id, split, _tokens_digest(tokens), encoder, *cache.names, cache.precision]
         key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
-        texts[keeping.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens
+        texts[cache.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens
     missing = {path: tokens for path, tokens in texts.items() if status_of(path) is None}
     for path in texts.keys() - missing.keys():
         forget_killed(lock_beside(path))
-    if missing and not _made(missing, keeping, store.dataset, observer):
+    if missing and not _made(missing, cache, store.dataset, observer):
         return None
-    return {split: _read(path, keeping, texts[path]) for split, path in zip(splits, texts, strict=True)}
+    return {split: _read(path, cache, texts[path]) for split, path in zip(splits, texts, strict=True)}
 
 
 def _encoder_digest(encoder: TextEncoder) -> str:
-    """Return the SHA-256 of all of an encoder that the kept states depend on: the pooler runs after them."""
+    """Return the SHA-256 of the parts of an encoder that the cached states depend on: all but the pooler."""
     settings = {k: v for k, v in encoder.backbone.config.to_dict().items() if k[0] != "_" and k not in _NOT_ITS_OWN}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.backbone.state_dict().items()):
@@ -124,79 +124,79 @@ def _encoder_digest(encoder: TextEncoder) -> str:
 
 
 def _tokens_digest(tokens: Texts) -> str:
-    """Return the SHA-256 of the texts as the encoder gets them: another tokenizer or limit gives other ones."""
+    """Return the SHA-256 of the token ids, which depend on the texts, the tokenizer and the length limit."""
     digest = hashlib.sha256()
     for ids in tokens:
         digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
-def _made(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, observer: "Observer") -> bool:
-    """Write the files that are missing; tell whether the disk had room for them. If not, none of them stays."""
+def _made(missing: Mapping[Path, Texts], cache: StateCache, dataset: str, observer: "Observer") -> bool:
+    """Write the missing files; return whether the disk had room for them. If not, none of them stays."""
     made: list[Path] = []
     try:
-        _announce(missing, keeping, dataset, observer)
+        _announce(missing, cache, dataset, observer)
         with observer.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
             for path, tokens in missing.items():
                 with locked(lock_beside(path), what=str(path), wait=True, say=observer.say):
-                    if status_of(path) is not None:  # by another process, meanwhile
+                    if status_of(path) is not None:  # another process wrote it meanwhile
                         advance(len(tokens), "")
                         continue
                     remove_leftovers(path)
-                    _write(path, keeping, tokens, advance)
+                    _write(path, cache, tokens, advance)
                     made.append(path)
     except ConkiError as error:
-        observer.say(f"{error}; the states of the frozen text encoder are computed anew in every epoch instead")
+        observer.say(f"{error}; the states of the frozen text encoder are computed again in every epoch instead")
         for path in made:
             path.unlink(missing_ok=True)
         return False
     return True
 
 
-def _announce(missing: Mapping[Path, Texts], keeping: Keeping, dataset: str, observer: "Observer") -> None:
-    """Say what will be written, before it is; a disk without room for it is a ConkiError."""
-    rows = [count for tokens in missing.values() for count, _ in keeping.shapes(tokens).values()]
-    size = sum(rows) * keeping.width * keeping.kind.itemsize
+def _announce(missing: Mapping[Path, Texts], cache: StateCache, dataset: str, observer: "Observer") -> None:
+    """Say how much will be written, before it is; raise a ConkiError if the disk lacks room for it."""
+    rows = [count for tokens in missing.values() for count, _ in cache.shapes(tokens).values()]
+    size = sum(rows) * cache.width * cache.kind.itemsize
     try:
-        keeping.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(keeping.folder).free
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache.folder).free
     except OSError as error:
-        raise disk_error(keeping.folder, error) from error
-    if size + keeping.spare + _SPARE > free:
-        rest = f" and the run's own files {human_size(keeping.spare)}" if keeping.spare else ""
+        raise disk_error(cache.folder, error) from error
+    if size + cache.spare + _SPARE > free:
+        rest = f" and the run's own files {human_size(cache.spare)}" if cache.spare else ""
         raise ConkiError(
-            f"{keeping.folder} has {human_size(free)} free, and what the frozen text encoder makes of {dataset} takes "
+            f"{cache.folder} has {human_size(free)} free, and the states of the frozen text encoder for {dataset} take "
             f"{human_size(size)}{rest}"
         )
     observer.say(
-        f"the frozen text encoder reads {dataset} once; its states take {human_size(size)} below {keeping.folder}"
+        f"the frozen text encoder reads {dataset} once; its states take {human_size(size)} below {cache.folder}"
     )
 
 
-def _write(path: Path, keeping: Keeping, tokens: Texts, advance: Callable[[int, str], None]) -> None:
+def _write(path: Path, cache: StateCache, tokens: Texts, advance: Callable[[int, str], None]) -> None:
     import h5py
 
     from conki_cli.data.store.sink import Sink
 
     with atomic_path(path) as temporary:
         with Sink(temporary) as sink, h5py.File(sink, "w", userblock_size=BLOCK) as file:
-            for count in _fill(file, keeping, tokens):
+            for count in _fill(file, cache, tokens):
                 advance(count, "")
                 file.flush()
                 if sink.failure is not None:
-                    break  # a full disk: what is not written would be held in memory
+                    break  # full disk: HDF5 would hold the unwritten data in memory
         seal(temporary)
 
 
-def _fill(file: Any, keeping: Keeping, tokens: Texts) -> Iterator[int]:
-    """Write the states of all texts into an open HDF5 file; yield how many texts each part of them has."""
+def _fill(file: Any, cache: StateCache, tokens: Texts) -> Iterator[int]:
+    """Write the states of all texts into an open HDF5 file; yield the number of texts after each part."""
     offsets = _offsets(tokens)
-    shapes = keeping.shapes(tokens)
-    made = {name: file.create_dataset(name, shape=shape, dtype=keeping.kind) for name, shape in shapes.items()}
+    shapes = cache.shapes(tokens)
+    made = {name: file.create_dataset(name, shape=shape, dtype=cache.kind) for name, shape in shapes.items()}
     sums = dict.fromkeys(made, 0)
     for start in range(0, len(tokens), _CLIPS):
         clips = tokens[start : start + _CLIPS]
-        for name, rows in _encoded(keeping, clips).items():
+        for name, rows in _encoded(cache, clips).items():
             begin = start if name == "first" else int(offsets[start])
             made[name][begin : begin + len(rows)] = rows
             sums[name] = zlib.crc32(rows.data, sums[name])
@@ -207,30 +207,30 @@ def _fill(file: Any, keeping: Keeping, tokens: Texts) -> Iterator[int]:
 
 
 def _offsets(tokens: Texts) -> np.ndarray:
-    """Return where every text begins and the last one ends, [N + 1]."""
+    """Return where every text starts and the last one ends, [N + 1]."""
     return np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype("<i8")
 
 
 @torch.no_grad()
-def _encoded(keeping: Keeping, clips: Texts) -> dict[str, np.ndarray]:
-    """Return the states of some texts behind each other, [T, D] each, and `first`, [N, D]."""
-    part = pad_tokens(clips).to(keeping.device)
+def _encoded(cache: StateCache, clips: Texts) -> dict[str, np.ndarray]:
+    """Return the states of some texts back to back, [T, D] each, and `first`, [N, D]."""
+    part = pad_tokens(clips).to(cache.device)
     packing = Packing.of(part.mask)
-    keeping.encoder.eval()
+    cache.encoder.eval()
     with _full_products():
-        hidden = keeping.encoder(packing.pack(part.values), packing)[1]
-    found = {name: packing.unpack(hidden[int(name.removeprefix("layer_"))])[part.mask] for name in keeping.names}
+        hidden = cache.encoder(packing.pack(part.values), packing)[1]
+    found = {name: packing.unpack(hidden[int(name.removeprefix("layer_"))])[part.mask] for name in cache.names}
     found["first"] = hidden[-1][packing.first]
     with np.errstate(over="ignore"):
-        rows = {name: states.float().cpu().numpy().astype(keeping.kind) for name, states in found.items()}
+        rows = {name: states.float().cpu().numpy().astype(cache.kind) for name, states in found.items()}
     if not all(np.isfinite(values).all() for values in rows.values()):
-        raise ConkiError(f"some states of the frozen text encoder are no finite numbers as {keeping.precision}")
+        raise ConkiError(f"some states of the frozen text encoder are not finite in {cache.precision}")
     return rows
 
 
 @contextlib.contextmanager
 def _full_products() -> Iterator[None]:
-    """Multiply in full float32 also where the run takes tf32: runs of either share the files."""
+    """Multiply in full float32 even if the run uses tf32, because both kinds of run share the files."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -239,7 +239,7 @@ def _full_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
+def _read(path: Path, cache: StateCache, tokens: Texts) -> dict[str, Ragged]:
     """Open a file and compare every byte of its states with the checksum, once."""
     offsets, made = _offsets(tokens), {}
     check_readable(path)
@@ -248,28 +248,28 @@ def _read(path: Path, keeping: Keeping, tokens: Texts) -> dict[str, Ragged]:
         check_seal(path)
         with open_hdf5(path) as file:
             if not np.array_equal(file["offsets"][:], offsets):
-                raise ValueError("its texts are not those of the store")
-            for name, shape in keeping.shapes(tokens).items():
+                raise ValueError("its texts differ from those of the store")
+            for name, shape in cache.shapes(tokens).items():
                 states, start = file[name], file[name].id.get_offset()
-                if states.shape != shape or states.dtype != keeping.kind or start is None:
-                    raise ValueError(f"{name} is not what the store has")
-                values = FileArray(opened, start, keeping.kind, shape)
+                if states.shape != shape or states.dtype != cache.kind or start is None:
+                    raise ValueError(f"{name} does not match the store")
+                values = FileArray(opened, start, cache.kind, shape)
                 found, finite = _checksum(values)
                 if found != int(states.attrs["crc32"]):
                     raise ValueError(f"{name} was changed after it was written")
                 if not finite:
-                    raise ValueError(f"{name} holds what is no finite number")
+                    raise ValueError(f"{name} has values that are not finite")
                 made[name] = Ragged(values, np.arange(len(tokens) + 1) if name == "first" else offsets)
     except StoreError:
         raise
-    except Exception as error:  # h5py raises of every kind on damaged files
+    except Exception as error:  # h5py raises exceptions of any kind on damaged files
         check_read(path, error)
         raise StoreError(f"{path} is damaged ({reason_of(error)})", advice="delete it and run again") from error
     return made
 
 
 def _checksum(values: FileArray) -> tuple[int, bool]:
-    """Return the CRC-32 of some states, and whether all of them are finite numbers."""
+    """Return the CRC-32 of some states, and whether all of them are finite."""
     step, found, finite = max(1, _BLOCK // values.row_bytes), 0, True
     for start in range(0, len(values), step):
         block = values[start : start + step]

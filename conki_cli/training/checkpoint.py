@@ -1,7 +1,7 @@
 """Weights on disk: safetensors with the run's configuration in the header; nothing pickled.
 
-`best` and `last` hold what a stage trains, `frozen` what it keeps but does not train, once per seed. While a run
-is unfinished `last` also holds the optimiser's state, so training continues where the last epoch ended.
+`best` and `last` hold the weights that a stage trains; `frozen` holds those that it uses but does not train, once per
+seed. While a run is unfinished, `last` also holds the optimiser's state, so that training can resume.
 """
 
 import json
@@ -32,7 +32,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     """Write tensors and JSON-ready facts to a safetensors file, atomically.
 
     Raises:
-        ConkiError: the disk is full or the place is not writable.
+        ConkiError: the disk is full or the folder is not writable.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -45,19 +45,19 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         try:
             save_file(plain, temporary, metadata=header)
             _put_header_in_order(temporary)
-            set_mode(temporary, mode)  # the library puts a file of its own there, which nobody else may read
-        except SafetensorError as error:  # it reports a full disk as its own kind of error
+            set_mode(temporary, mode)  # the library creates a file there that only its owner can read
+        except SafetensorError as error:  # the library reports a full disk with its own error type
             raise disk_error(path, system_error_in(error) or OSError(0, str(error))) from error
 
 
 def _put_header_in_order(path: Path) -> None:
-    """Sort the header's own words, which the library writes in any order: equal training gives equal files."""
+    """Sort the metadata in the header, which the library writes in any order: equal training gives equal files."""
     with path.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= size:  # or the library escapes letters in another way: the file is right as it is
+        if len(text) <= size:  # else the library escapes characters differently: leave the file as it is
             stream.seek(8)
             stream.write(text.ljust(size))
 
@@ -76,8 +76,8 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
 
     Raises:
         CheckpointError: the file is missing, or was read and is damaged.
-        RunError: it is of another schema.
-        UnreadableError: the system cannot read it, so nothing is known of its content.
+        RunError: it has another schema.
+        UnreadableError: the system cannot read it, so its content is unknown.
     """
     from safetensors import SafetensorError
 
@@ -89,7 +89,7 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
         tensors, header = read_tensors(path, only_header=facts_only)
     except (SafetensorError, OSError, RuntimeError) as error:
         check_read(path, error)
-        if not isinstance(error, SafetensorError | OSError):  # torch's, such as of memory that is used up
+        if not isinstance(error, SafetensorError | OSError):  # torch's own, for example out of memory
             raise
         raise CheckpointError(f"checkpoint {path} is damaged ({reason_of(error)})", advice) from error
     if header.get("schema") != CHECKPOINT_SCHEMA:
@@ -98,7 +98,7 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
             "install the version that wrote it, or a newer one",
             kind=Kind.NEWER,
         )
-    # Checkpoints of earlier versions have no checksum, and without the tensors there is nothing to compare.
+    # Checkpoints of earlier versions have no checksum; without the tensors there is nothing to compare.
     if not facts_only and header.get("crc32", "") not in ("", _checksum(tensors, header.get("facts", ""))):
         raise CheckpointError(f"checkpoint {path} is damaged (its content does not fit its checksum)", advice)
     try:
@@ -114,10 +114,10 @@ def select(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy named weights into a model; every name and shape must fit, but for what it remembers of the training clips.
+    """Copy named weights into a model; every name and shape must fit, except for memories of the training clips.
 
     Raises:
-        RunError: a weight the model does not have, or of another shape.
+        RunError: the model lacks a weight, or has it in another shape.
     """
     if isinstance(model, SentimentModel):
         model.resize_memory(tensors)
@@ -142,7 +142,7 @@ def optimizers_tensors(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[
 
 
 def restore_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Give the optimisers the state that `optimizers_tensors` returned."""
+    """Restore the state that `optimizers_tensors` returned."""
     for phase, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -153,12 +153,12 @@ def restore_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], tensors:
 
 
 def without_optimizer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights alone."""
+    """Return only the weights."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_OPTIMIZER)}
 
 
 def slim_last(last: Path, best: Path, *, best_is_last: bool) -> None:
-    """Drop the optimiser's state from a finished run's `last`; when it equals `best`, share the bytes."""
+    """Drop the optimiser's state from a finished run's `last`; if it equals `best`, link it to the same file."""
     if best_is_last:
         with atomic_path(last) as temporary:
             temporary.unlink()
@@ -172,7 +172,7 @@ def slim_last(last: Path, best: Path, *, best_is_last: bool) -> None:
 
 
 def size_while_training(model: nn.Module, trained: Sequence[str], frozen: Sequence[str]) -> tuple[int, int]:
-    """Return the bytes of one seed's checkpoints while it trains, and once it is finished."""
+    """Return the bytes of one seed's checkpoints while it trains, and when it is finished."""
     state = model.state_dict()
     weights = _ITEMSIZE * sum(state[name].numel() for name in trained)
     kept = _ITEMSIZE * sum(state[name].numel() for name in frozen)
@@ -182,7 +182,7 @@ def size_while_training(model: nn.Module, trained: Sequence[str], frozen: Sequen
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Refuse to begin where the disk has less room than the checkpoints take, in bytes; the folder may not exist yet.
+    """Refuse to start if the disk has less room than the checkpoints take, in bytes; the folder may not exist yet.
 
     Raises:
         ConkiError: it has.
@@ -197,10 +197,10 @@ def check_room(folder: Path, size: int) -> None:
 
 
 def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the best weights of a finished seed together with those its stage left frozen, and the facts.
+    """Return the best weights of a finished seed together with its frozen ones, and the facts.
 
     Raises:
-        CheckpointError: they are missing, damaged, or those of another seed or epoch.
+        CheckpointError: they are missing, damaged, or belong to another seed or epoch.
     """
     path, frozen = run.checkpoint(seed, "best"), run.checkpoint(seed, "frozen")
     weights, facts = load(path)
@@ -210,7 +210,7 @@ def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def of_another(run: Run, seed: int, facts: Mapping[str, Any]) -> str:
-    """Say whose weights a file has that should have the best of a seed; nothing if they are these."""
+    """Say which weights a file has instead of a seed's best ones; empty if it has those."""
     result = run.seed_result(seed)
     wanted = {"seed": seed, **({"epoch": result.best_epoch} if result is not None and result.best_epoch else {})}
     if all(facts.get(name, value) == value for name, value in wanted.items()):

@@ -18,22 +18,22 @@ _NO_MEMORY = (
     "Storage size calculation overflow",
     "multiplication overflow",
 )
-"""How torch says that a tensor finds no room in a CPU's memory, or could in none; it has no error of its own for it."""
+"""Torch's messages about a CPU out of memory, or about an impossible size; it has no error type for them."""
 
 _SMALLER = "lower its widths and numbers of layers (`conki settings` lists them), or choose a smaller --encoder"
 
 
 def check_memory(size: int) -> None:
-    """Refuse a network whose weights and what training keeps beside them, in bytes, cannot fit into this machine.
+    """Refuse a network whose weights and training state, in bytes, exceed the memory of this machine.
 
     Raises:
-        ConkiError: the machine has less memory altogether.
+        ConkiError: the machine has less memory in total.
     """
     from conki_cli.system.readable import human_size
 
     try:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # a system that does not tell
+    except (AttributeError, OSError, ValueError):  # this system does not report it
         return
     if size > whole:
         raise ConkiError(
@@ -46,14 +46,14 @@ def memory_advice(batch_size: int | None) -> Iterator[None]:
     """Turn an out-of-memory error into one line that names the settings to change.
 
     Args:
-        batch_size: clips that are computed together; None while a network is built.
+        batch_size: clips per batch; None while a network is built.
 
     Raises:
-        ConkiError: the memory of the GPU or of the machine is used up.
+        ConkiError: the GPU or the machine is out of memory.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # a GPU's is a RuntimeError too
+    except (MemoryError, RuntimeError) as error:  # a GPU's is also a RuntimeError
         on_gpu = isinstance(error, torch.OutOfMemoryError)
         if not (on_gpu or isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)):
             raise
@@ -63,7 +63,7 @@ def memory_advice(batch_size: int | None) -> Iterator[None]:
         raise ConkiError(
             f"{where} memory is used up at a batch size of {batch_size}",
             advice=(
-                "lower it with --set optimizer.batch_size=N and --set pretraining.batch_size=N, or cut sequences "
+                "lower it with --set optimizer.batch_size=N and --set pretraining.batch_size=N, or truncate sequences "
                 "with --set data.max_frames=N"
             ),
         ) from error

@@ -1,4 +1,4 @@
-"""A trained run at work: load what its seeds learnt, score utterances with it."""
+"""Inference with a trained run: load its seeds' weights, score utterances."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from conki_cli.text import (
     tokenize,
 )
 from conki_cli.training import checkpoint
-from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import predict
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def stored_architecture(facts: Mapping[str, Any]) -> Architecture:
-    """Return the sizes that a checkpoint's facts name; of damaged facts a KeyError or TypeError."""
+    """Return the sizes that a checkpoint's facts state; damaged facts raise a KeyError or TypeError."""
     return Architecture(**{**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])})
 
 
@@ -59,11 +59,11 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
     """
     if run.record.stage != "finetune":
         raise RunError(
-            f"{run.name} is a stage-1 run: it hands over adapters and predicts nothing; name a fine-tuned run"
+            f"{run.name} is a stage-1 run, which hands over adapters and cannot predict: name a fine-tuned run"
         )
     if run.seed_result(seed) is None:
         raise RunError(
-            f"seed {seed} of run {run.name} is not finished", advice="run `conki finetune` again to continue it"
+            f"seed {seed} of run {run.name} is not finished", advice="run `conki finetune` again to resume it"
         )
     weights, facts = checkpoint.load_best(run, seed)
     try:
@@ -88,9 +88,9 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
 def _check_shapes(
     run: Run, architecture: Architecture, facts: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
-    """Compare the network that a run describes with its weights, before memory is taken for it.
+    """Compare the network that a run describes with its weights, before memory is allocated for it.
 
-    A folder from elsewhere may describe one of any size; its weights are as large as their files.
+    An untrusted folder may describe a network of any size; its weights are only as large as their files.
 
     Raises:
         RunError: they do not fit.
@@ -106,7 +106,7 @@ def _check_shapes(
         planned.resize_memory(weights)
     except (ConkiError, MemoryError):
         raise
-    except Exception as error:  # sizes of any kind surface as any kind of error
+    except Exception as error:  # wrong sizes can raise any kind of error
         raise RunError(
             f"the network of {run.name} cannot be built ({reason_of(error)})", advice=f"restore {run.path}"
         ) from error
@@ -135,9 +135,9 @@ def predict_utterances(
         run: a fine-tuned run.
         utterances: what to score.
         device: where to compute.
-        observer: is told the progress.
-        split_of: the store and the split that they are, where they are one of the run's target: what a frozen text
-            encoder says of it is then read as while training, so the same bits come out.
+        observer: receives the progress.
+        split_of: the store and split of the utterances, if they are a split of the run's target: cached states of a
+            frozen text encoder are then used as in training, so that the predictions have the same bits.
 
     Returns:
         Seed -> predicted scores, [N] float32.
@@ -162,14 +162,14 @@ def predict_utterances(
         with observer.steps(f"seed {seed}", len(batches)) as advance:
             predicted[seed] = predict(model, batches, device, advance)
     if not predicted:
-        raise RunError(f"run {run.name} has no finished seed", advice="run `conki finetune` again to continue it")
+        raise RunError(f"run {run.name} has no finished seed", advice="run `conki finetune` again to resume it")
     return predicted
 
 
 def _mention_texts(
     tokenizer: "PreTrainedTokenizerBase", utterances: Utterances, counts: TokenCounts, observer: Observer
 ) -> None:
-    """Warn of texts that the run's encoder does not know, and of texts that it does not read to their end."""
+    """Warn about texts with words that the run's encoder does not know, and about texts that it truncates."""
     report = TextReport("these clips", tokenizer, {utterances.split: counts}, lambda split: utterances.texts)
     if warning := report.warning():
         observer.say(warning)
@@ -180,9 +180,9 @@ def _mention_texts(
 def _states_of(
     run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], observer: Observer
 ) -> Mapping[str, Ragged]:
-    """Return what the frozen text encoder of a seed says of a split, as kept while it trained; nothing if it was not.
+    """Return the cached states of a seed's frozen text encoder for a split; empty if the seed trained without a cache.
 
-    What is kept no longer is computed again, and kept.
+    Cached files that were deleted are computed and written again.
     """
     result = run.seed_result(seed)
     how = result.cache if result is not None else "off"
@@ -191,8 +191,8 @@ def _states_of(
     store, split = split_of
     inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
     device = next(model.parameters()).device
-    keeping = Keeping(model.text_encoder, model.layers_read, how, run.states_folder, device)
-    found = kept_states(keeping, inputs, (split,), observer)
+    cache = StateCache(model.text_encoder, model.layers_read, how, run.states_folder, device)
+    found = cached_states(cache, inputs, (split,), observer)
     return {} if found is None else found[split]
 
 
@@ -200,16 +200,16 @@ def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture)
     if name == "text":
         if not any(text.strip() for text in utterances.texts):
             raise RunError(
-                f"run {run.name} reads texts and no clip has a text",
+                f"run {run.name} reads texts, but none of these clips has a text",
                 advice=(
-                    "add them, such as by a label.csv with video_id, "
+                    "add them, for example with a label.csv that has video_id, "
                     "clip_id and text, or train a run without them (--drop-modality text)"
                 ),
             )
         return
     if name not in utterances.frames:
         raise RunError(
-            f"run {run.name} was trained on {', '.join(sizes.modalities)} and these clips have no {name}",
+            f"run {run.name} was trained on {', '.join(sizes.modalities)} but these clips have no {name}",
             advice=(f"give a feature store, or train a run without it (--drop-modality {name})"),
         )
     if utterances.frames[name].width != sizes.widths[name]:

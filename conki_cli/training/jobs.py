@@ -1,4 +1,4 @@
-"""One stage of one configuration, opened: what it reads, its network, and what is known not to work."""
+"""One stage of one configuration with opened inputs: its network, and checks of what cannot work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 READ_AT_ONCE = 64
-"""Clips of a split that is looked through without a network."""
+"""Clips per block when a split is checked without a network."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Job:
     data: Mapping[str, str] = field(default_factory=dict)
     """Content id of every store that the run reads, by data set."""
     unused_tokenizer: "PreTrainedTokenizerBase | None" = None
-    """The text encoder's tokenizer as it was loaded, to be saved with the run; None: it is loaded again."""
+    """The text encoder's tokenizer as it was loaded, to be saved with the run; None: load it again."""
 
     @property
     def stores(self) -> list[FeatureStore]:
@@ -59,33 +59,33 @@ class Job:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """How large a network is, and what one seed of it takes on disk."""
+    """The size of a network, and the disk space of one seed."""
 
     num_parameters: int
     num_trained: int
     while_training: int
-    """Bytes of a seed's checkpoints."""
+    """Bytes of a seed's checkpoints while it trains."""
     afterwards: int
-    """Bytes of them once the seed is finished."""
+    """Bytes of a finished seed's checkpoints."""
 
 
 def check_network(job: Job) -> NetworkSize:
-    """Refuse what can be known not to train from the inputs alone, before anything is written.
+    """Refuse what cannot train, as far as the inputs show it, before anything is written.
 
-    The network is built without values: nothing is drawn, nothing is loaded, no memory is taken.
+    The network is built without values: this draws no random numbers, loads nothing and allocates no memory.
 
     Returns:
         Its size.
 
     Raises:
-        ConkiError: settings that do not fit each other, the inputs or the device, or a network too large.
+        ConkiError: the settings do not fit each other, the inputs or the device, or the network is too large.
     """
     config, on_cpu = job.config, job.device.type == "cpu"
     if config.model.adapters_checksum:
         GivenAdapters.of(config).check(job.inputs, job.encoder, config)
     neutral_score(job.inputs.score_range, config.data.threshold)
     if config.compute.precision == "tf32" and on_cpu:
-        raise SettingsError("--precision tf32 is a kind of number that GPUs have, and this run computes on the CPU")
+        raise SettingsError("--precision tf32 needs a GPU, and this run computes on the CPU")
     with memory_advice(None), torch.device("meta"):
         backbone = backbone_from_config(job.encoder) if "text" in job.inputs.modalities else None
         model = _network(job, backbone, frozenset())
@@ -104,27 +104,27 @@ def check_network(job: Job) -> NetworkSize:
 
 
 def frozen_text(model: SentimentModel) -> list[str]:
-    """Name the weights of a text encoder that no stage trains: they are stored once for all seeds of a run."""
+    """Name the weights of a text encoder that no stage trains, which a run stores once for all seeds."""
     if not model.text_is_frozen:
         return []
     return [name for name in model.state_dict() if name.startswith(model.text_prefix)]
 
 
 def text_report(job: Job) -> TextReport:
-    """Count tokens, unknown ones and truncated texts of every split that a stage reads; of none without text."""
+    """Count tokens, unknown tokens and truncated texts of every split that a stage reads; empty without text."""
     store, tokenizer = job.inputs.learnt, job.inputs.tokenizer
     counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in job.inputs.tokens(job.splits).items()}
     return TextReport(store.dataset, tokenizer, counts, lambda split: job.inputs.clips(split).texts)
 
 
 def _look_through(job: Job, split: str) -> None:
-    """Read a split once: numbers that no model may see are refused now, not when it is first read, after all epochs."""
+    """Read a split once, so that invalid numbers are refused now and not after all epochs."""
     for _ in job.inputs.batches(split, batch_size=READ_AT_ONCE).epoch():
         pass
 
 
 def build_model(job: Job, seed: int, first: Run | None) -> SentimentModel:
-    """Build the network of a run, random under its seed, with what the stage-1 run `first` hands over."""
+    """Build the network of a run, initialised by its seed, with the weights that the stage-1 run `first` hands over."""
     torch.manual_seed(seed)
     config, has_text = job.config, "text" in job.inputs.modalities
     backbone, fresh = load_backbone(job.encoder) if has_text else (None, frozenset())

@@ -1,4 +1,4 @@
-"""The one training loop: stages 1 and 2 of Algorithm 1 are two calls of `fit`."""
+"""The training loop: stages 1 and 2 of Algorithm 1 are two calls of `fit`."""
 
 import itertools
 import math
@@ -19,12 +19,12 @@ from conki_cli.training.evaluation import memory_advice, predict
 
 _NAMED = 5  # clips that a message names
 LEAST_GAIN = 1e-6
-"""A validation MAE is better than another if it is lower by this much: less is rounding."""
+"""A validation MAE counts as better if it is lower by at least this much: smaller differences are rounding."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and in which steps a stage trains."""
+    """How long a stage trains, and how its steps are taken."""
 
     num_epochs: int
     batch_size: int
@@ -35,7 +35,7 @@ class Schedule:
     schedule: str = "linear"
     """Linear warm-up and decay, or constant rates."""
     accumulate: int = 1
-    """Batches whose gradients are summed for one step."""
+    """Batches whose gradients are summed per step."""
     clip_value: float = 0.0
     """Bound of every gradient entry, after every batch; 0: none."""
     clip_norm: float = 0.0
@@ -46,21 +46,21 @@ class Schedule:
 
 @dataclass
 class Position:
-    """How far an epoch that has begun has come."""
+    """The position within an unfinished epoch."""
 
     passes: int = 0
-    """Passes that are over."""
+    """Finished passes."""
     batches: int = 0
-    """Batches of the pass in progress that are over."""
+    """Finished batches of the current pass."""
     sums: dict[str, list[float]] = field(default_factory=dict)
     """Every term of every batch so far."""
     seconds: float = 0.0
-    """Spent before the program was started again."""
+    """Seconds spent before the program was started again."""
 
 
 @dataclass
 class Progress:
-    """What changes while a model trains; a checkpoint of it continues the run."""
+    """The state that changes while a model trains; a checkpoint of it resumes the run."""
 
     model: SentimentModel
     optimizers: Mapping[str, torch.optim.Optimizer]
@@ -72,14 +72,14 @@ class Progress:
     rate_scale: float = 1.0
     """Learning-rate multiplier after plateaus."""
     reduced_epoch: int = 0
-    """The epoch after which they were last reduced."""
+    """The epoch after which the learning rates were last reduced."""
     within: Position | None = None
-    """Where epoch `epoch` stands; None between two epochs."""
+    """The position within the current epoch; None between two epochs."""
     peak_rates: dict[str, list[float]] = field(default_factory=dict)
 
 
 def schedule_of(config: RunConfig, seed: int) -> Schedule:
-    """Return the schedule of a stage; a stage 1 of the whole network takes stage 2's settings, but its own epochs."""
+    """Return the schedule of a stage; a stage 1 of the whole network uses stage 2's settings except for the epochs."""
     first, second = config.pretraining, config.optimizer
     if config.run.stage == "pretrain" and not config.transfers_whole:
         return Schedule(first.num_epochs, first.batch_size, first.warmup, 0, seed)
@@ -131,23 +131,23 @@ def fit(
     training: Training | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Epoch]:
-    """Train from where `progress` stands, yielding after every epoch; the caller saves, prints, stops.
+    """Train from the state `progress`, yielding after every epoch; the caller saves, prints, stops.
 
-    The test split has no way in. Randomness is a function of (seed, epoch); who continues within an epoch puts the
-    generators back first. So a run continued after any step equals one that never stopped.
+    The test split is not an input. Randomness is a function of (seed, epoch); a caller that resumes within an epoch
+    restores the generators first. So a run resumed after any step equals one that never stopped.
 
     Args:
-        progress: the model and how far it has come; changes.
+        progress: the model and its training state; modified in place.
         train: shuffled batches of the training split.
         valid: batches of the validation split.
-        schedule: how long and in which steps.
+        schedule: how long to train, and how steps are taken.
         device: where to compute.
-        observer: hears of every step.
-        training: says which training it is, for the observer.
-        on_step: called between steps, also of the validation; may save `progress`, or stop by raising.
+        observer: is notified of every step.
+        training: identifies the training for the observer.
+        on_step: called between steps, also during validation; may save `progress`, or stop by raising.
 
     Raises:
-        ConkiError: a loss or a gradient is not finite, or the device's memory is used up.
+        ConkiError: a loss or a gradient is not finite, or the device is out of memory.
     """
     named = training or Training("", 2, schedule.seed, schedule.num_epochs)
     return _Fit(progress, train, valid, schedule, device, observer, named, on_step).epochs()
@@ -155,7 +155,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A training: what its epochs, passes and steps share."""
+    """A running training: the state that its epochs, passes and steps share."""
 
     progress: Progress
     train: Batches
@@ -167,12 +167,12 @@ class _Fit:
     on_step: Callable[[], None]
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         progress, schedule, model = self.progress, self.schedule, self.progress.model
         scores = self.train.scores()
         check_batches(model, len(scores), self.train.batch_size)
         self._mention_small_batches(len(scores))
-        if not progress.epoch:  # what a model remembers of its clips continues with it
+        if not progress.epoch:  # a resumed model keeps its memory of the clips
             model.start(torch.from_numpy(scores).to(self.device))
         with self.observer.steps(f"seed {schedule.seed}", self._num_steps()) as advance:
             advance(progress.step, "")
@@ -202,13 +202,13 @@ class _Fit:
         return progress.within
 
     def _train_epoch(self, within: Position) -> Iterator[dict[str, float]]:
-        """Take the passes of an epoch that are not over yet; yield the terms of every step."""
+        """Run the remaining passes of an epoch; yield the terms of every step."""
         model, epoch = self.progress.model, self.progress.epoch
         for phase in model.passes(epoch)[within.passes :]:
             remembered = {name: buffer.clone() for name, buffer in model.named_buffers()} if within.batches else {}
             model.train()
             model.start_phase(epoch, phase)
-            if remembered:  # starting the pass again has emptied what its first part left
+            if remembered:  # `start_phase` emptied what the first part of the pass had collected
                 model.load_state_dict(remembered, strict=False)
             for terms in self._pass(phase, skip=within.batches):
                 for name, value in terms.items():
@@ -218,7 +218,7 @@ class _Fit:
             within.passes, within.batches = within.passes + 1, 0
 
     def _pass(self, phase: str, *, skip: int) -> Iterator[dict[str, float]]:
-        """Go once over the training split, but for the batches to `skip`; yield no terms for a batch too small."""
+        """Iterate once over the training split after the batches to `skip`; too small a batch yields no terms."""
         progress, model, accumulate = self.progress, self.progress.model, self.schedule.accumulate
         train = self._batches(phase)
         count = math.ceil(len(train) * model.share(phase))
@@ -257,10 +257,10 @@ class _Fit:
         return values
 
     def _check_gradients(self, where: "_Place", terms: Mapping[str, float]) -> None:
-        """Bound the gradients of a step, where the schedule does, and refuse one that is not finite.
+        """Clip the gradients of a step if the schedule does, and refuse one that is not finite.
 
         Raises:
-            ConkiError: it is not.
+            ConkiError: a gradient is not finite.
         """
         model = self.progress.model
         named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
@@ -294,7 +294,7 @@ class _Fit:
         )
 
     def _is_best(self, mae: float) -> bool:
-        """Compare the validation MAE of an epoch with the best, and lower the rates on a plateau."""
+        """Compare the validation MAE of an epoch with the best one, and lower the rates on a plateau."""
         progress, patience = self.progress, self.schedule.plateau_patience
         if not progress.model.counts_for_selection(progress.epoch):  # patience counts from the first epoch that counts
             progress.best_epoch = progress.reduced_epoch = progress.epoch
@@ -316,7 +316,7 @@ class _Fit:
         return self.train if size is None else replace(self.train, batch_size=size)
 
     def _num_steps(self) -> int:
-        """Count the batches of all epochs, over their passes."""
+        """Count the batches of all passes of all epochs."""
         model = self.progress.model
         counts = {phase: math.ceil(len(self._batches(phase)) * model.share(phase)) for phase in model.phases}
         return sum(counts[phase] for epoch in range(self.schedule.num_epochs) for phase in model.passes(epoch + 1))
@@ -329,7 +329,7 @@ class _Fit:
             if 0 < count % size < smallest:
                 self.observer.say(
                     f"the last batch of every epoch has {count % size} of {count} training clips and is "
-                    f"skipped: this model needs {smallest} to learn from"
+                    f"skipped: this model needs at least {smallest}"
                 )
 
 
@@ -337,7 +337,7 @@ def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
     """Refuse batches of `count` training clips that are all too small for a pass of the model.
 
     Raises:
-        ConkiError: they are.
+        ConkiError: all batches are too small.
     """
     for phase in model.phases:
         smallest, size = model.smallest_batch(phase), model.batch_size(phase) or batch_size
@@ -351,7 +351,7 @@ def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """Which batch it is, for messages."""
+    """Identifies a batch in messages."""
 
     epoch: int
     number: int
@@ -359,7 +359,7 @@ class _Place:
     ids: Sequence[str]
 
     def words(self, suspects: Sequence[bool] = ()) -> str:
-        """Name epoch, batch and clips: the suspects among them, if there are any."""
+        """Name epoch, batch and clips: only the suspect clips, if there are any."""
         ids = list(self.ids)
         if any(suspects):
             ids = [name for name, is_suspect in zip(ids, suspects, strict=True) if is_suspect]
@@ -368,6 +368,6 @@ class _Place:
 
 
 _STOPPED = (
-    "training stopped before it could damage the weights, and the last checkpoint is kept; lower the learning rates or "
-    "look at these clips with `conki inspect`"
+    "training stopped before the weights were affected, and the last checkpoint is kept; lower the learning rates or "
+    "examine these clips with `conki inspect`"
 )

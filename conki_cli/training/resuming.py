@@ -1,8 +1,8 @@
-"""What a seed's training is when it stops, as a checkpoint, and back: the next step has the bits it would have had.
+"""Save the training state of a seed as a checkpoint and restore it, so that the next step is bit-identical.
 
-`last` holds the weights that train, the optimisers' moments and how far training has come; within an epoch also the
-states of the random generators and the gradients of a step that some batches are still missing from. The checkpoint
-before it stays as `previous` until the seed is finished, so a damaged `last` costs no more than what lies between.
+`last` holds the trainable weights, the optimisers' moments and the training position; within an epoch also the states
+of the random generators and the gradients of an incomplete step. The checkpoint before it stays as `previous` until
+the seed is finished, so a damaged `last` costs only the work since then.
 """
 
 import os
@@ -26,15 +26,15 @@ _RANDOM, _GRADIENT = "random.", "gradient."
 def save_last(
     run: Run, seed: int, progress: Progress, schedule: Schedule, *, trained: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
-    """Write where training stands, beside the checkpoint before it.
+    """Write the current training state and keep the checkpoint before it.
 
     Args:
         run: the run folder.
-        seed: whose training it is.
-        progress: what changes.
-        schedule: what does not.
-        trained: names of the weights that change.
-        facts: what else the checkpoint says.
+        seed: the seed in training.
+        progress: the training state.
+        schedule: the schedule of the stage.
+        trained: names of the trainable weights.
+        facts: further facts for the checkpoint.
     """
     last = run.checkpoint(seed, "last")
     if status_of(last) is not None:
@@ -42,7 +42,7 @@ def save_last(
             temporary.unlink()
             try:
                 os.link(last, temporary)
-            except OSError:  # a file system without hard links: for a moment only `previous` is there
+            except OSError:  # a file system without hard links: for a moment only `previous` exists
                 os.replace(last, temporary)
     tensors = {**checkpoint.select(progress.model, trained), **checkpoint.optimizers_tensors(progress.optimizers)}
     if progress.within is not None:
@@ -51,7 +51,7 @@ def save_last(
 
 
 def _within_step(progress: Progress, within: Position, schedule: Schedule) -> dict[str, Tensor]:
-    """Return the random states, and the gradients where the next batch adds to them."""
+    """Return the random states, and the gradients if the next batch adds to them."""
     tensors = {f"{_RANDOM}cpu": torch.get_rng_state()}
     device = next(progress.model.parameters()).device
     if device.type == "cuda":
@@ -63,7 +63,7 @@ def _within_step(progress: Progress, within: Position, schedule: Schedule) -> di
 
 
 def facts_of(progress: Progress) -> dict[str, Any]:
-    """Return how far training has come, ready for JSON."""
+    """Return the training position, ready for JSON."""
     within = progress.within
     place = within and {name: getattr(within, name) for name in ("passes", "batches", "sums", "seconds")}
     return {
@@ -80,13 +80,13 @@ def facts_of(progress: Progress) -> dict[str, Any]:
 def latest(
     run: Run, seed: int, observer: Observer, *, facts_only: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest sound checkpoint of an unfinished seed, saying which were not; None: it begins at the start.
+    """Read the newest intact checkpoint of an unfinished seed and report damaged ones; None: train from the start.
 
-    A `last` that was read and is damaged is removed, or it would soon take the place of the sound `previous`.
+    A damaged `last` is removed, because otherwise it would soon replace the intact `previous`.
 
     Raises:
-        UnreadableError: the system cannot read one: it stays, and nothing takes its place.
-        RunError: it is from another version of the program, or no file.
+        UnreadableError: the system cannot read a checkpoint; the file is left as it is.
+        RunError: it is from another version of the program, or is not a file.
     """
     for name in ("last", "previous"):
         path = run.checkpoint(seed, name)
@@ -96,26 +96,26 @@ def latest(
         try:
             return checkpoint.load(path, facts_only=facts_only)
         except CheckpointError as error:
-            if not facts_only:  # whoever asks for the facts alone comes back for all
-                rest = "the one before it" if name == "last" else "none: the seed begins again"
+            if not facts_only:  # a caller that asks only for the facts will ask for everything later
+                rest = "the one before it" if name == "last" else "none: the seed starts over"
                 observer.say(f"{error.found}; used instead is {rest}")
                 path.unlink(missing_ok=True)
     return None
 
 
 def best_is_sound(run: Run, seed: int, observer: Observer) -> bool:
-    """Say whether the best weights so far can be read at the end; if not, all that lies before it would be in vain."""
+    """Say whether the best weights so far can be read; if not, the seed could never finish and starts over."""
     check_is_file(run.checkpoint(seed, "best"))
     try:
         checkpoint.load(run.checkpoint(seed, "best"))
     except CheckpointError as error:
-        observer.say(f"{error.found}; seed {seed} begins again")
+        observer.say(f"{error.found}; seed {seed} starts over")
         return False
     return True
 
 
 def restore(progress: Progress, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: str) -> None:
-    """Put everything back as it was; the last word before the next step, as nothing may be drawn in between."""
+    """Restore everything; call it right before the next step, because no random number may be drawn in between."""
     model = progress.model
     loose = (_RANDOM, _GRADIENT)
     weights = checkpoint.without_optimizer({name: t for name, t in tensors.items() if not name.startswith(loose)})

@@ -1,4 +1,4 @@
-"""One seed of one stage: build the network, train it, keep what it learnt."""
+"""One seed of one stage: build the network, train it, store the results."""
 
 import contextlib
 import dataclasses
@@ -48,25 +48,25 @@ from conki_cli.text import (
 )
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
-from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import memory_advice, predict
 from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, frozen_text, text_report
 from conki_cli.training.steps import Shelf, Step, open_step
 
 
 def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Run | None = None) -> None:
-    """Train a seed to its end, from what its stage-1 run hands over; nothing is done if it is finished already.
+    """Train a seed to its end, starting from its stage-1 run if it has one; do nothing if it is finished.
 
-    The folder of a run is made once its first network is ready to train: what is refused leaves none behind.
+    The folder of a run is made when its first network is ready to train, so that refused runs leave no folder.
 
     Args:
         step: which seed.
-        observer: hears of it.
-        shelf: has the stores and tokenizers that are open; None: they are opened.
+        observer: is notified of the progress.
+        shelf: the opened stores and tokenizers; None: open them.
         run: the opened run folder, if the caller has it.
 
     Raises:
-        ConkiError: another process trains this seed, or it cannot be trained.
+        ConkiError: another process trains this seed, or the seed cannot be trained.
     """
     what = f"seed {step.seed} of the run {step.run.name}"
     with (
@@ -75,7 +75,7 @@ def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Ru
     ):
         job = open_step(step, opened, observer, run)
         if status_of(step.run / "result.json") is not None and job.run.seed_result(step.seed) is not None:
-            return  # another process has finished it since this step was planned
+            return  # another process finished it after this step was planned
         remove_leftovers_below(job.run.seed_folder(step.seed))
         first = Run(step.first) if step.first is not None else None
         _train_seed(job, step.seed, first)
@@ -85,7 +85,7 @@ def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Ru
 
 
 def take_over(run: Run, config: RunConfig, data: Mapping[str, str], target: FeatureStore, observer: Observer) -> None:
-    """Bring a run whose seeds are all trained up to date: seeds asked for, the threshold between two classes."""
+    """Update the record of a run whose seeds are all trained: requested seeds, the threshold between two classes."""
     with _alone(run, observer):
         before = run.config.data.threshold
         _begin(run, config, data, run.record.score_range, target)
@@ -97,7 +97,7 @@ def take_over(run: Run, config: RunConfig, data: Mapping[str, str], target: Feat
 
 @contextlib.contextmanager
 def _alone(run: Run, observer: Observer) -> Iterator[None]:
-    """Write what the seeds of a run share: for a moment, while no other process does."""
+    """Hold the run's lock for a moment to write what its seeds share."""
     with locked(lock_beside(run.path), what=f"the run {run.name}", wait=True, say=observer.say):
         yield
 
@@ -105,10 +105,10 @@ def _alone(run: Run, observer: Observer) -> Iterator[None]:
 def _begin(
     run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float], target: FeatureStore
 ) -> None:
-    """Make the run folder, or add the seeds to the one that is there.
+    """Make the run folder, or add the seeds to the existing one.
 
     Raises:
-        RunError: a run of that name has other settings or saw other data.
+        RunError: a run of that name has other settings or was trained on other data.
     """
     check_settings(run, config)
     open_run(run, config, data, score_range)
@@ -149,7 +149,7 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
 
 
 def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[str], facts: Mapping[str, Any]) -> None:
-    """Run the epochs that are left, saving after each, every so many steps, and when the program is to end."""
+    """Run the remaining epochs; save after each, every `checkpoint_every` steps, and before the program ends."""
     schedule, every, saved = training.schedule_of(job.config, seed), job.config.run.checkpoint_every, progress.step
     train = job.inputs.batches("train", batch_size=schedule.batch_size, seed=seed)
     valid = job.inputs.batches("valid", batch_size=schedule.batch_size)
@@ -186,13 +186,13 @@ def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[s
                 best = checkpoint.select(progress.model, trained)
                 checkpoint.save(job.run.checkpoint(seed, "best"), best, {**facts, **resuming.facts_of(progress)})
             observer.epoch(named, epoch)
-            save()  # last: training continues from there
+            save()  # last: training resumes from there
 
 
 def _rewrite_damaged_weights(
     job: Job, frozen: Mapping[Path, list[str]], model: SentimentModel, facts: Mapping[str, Any]
 ) -> None:
-    """Write frozen weights again that were damaged on the disk since: without them the seed would be worth nothing."""
+    """Rewrite frozen weights that were damaged on the disk: the seed cannot be used without them."""
     for path, names in frozen.items():
         try:
             checkpoint.load(path)
@@ -202,29 +202,29 @@ def _rewrite_damaged_weights(
 
 
 def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> tuple[Job, str]:
-    """Let a frozen text encoder read the texts of the store once, for all epochs and seeds; `spare` bytes stay free.
+    """Add cached states of a frozen text encoder to the inputs of a job; `spare` bytes stay free on the disk.
 
     Returns:
-        The job, and how the states are kept: fp32, fp16 or off. A seed that was interrupted stays with what it began.
+        The job, and how the states are cached: fp32, fp16 or off. An interrupted seed keeps the cache it started with.
     """
     found = resuming.latest(job.run, seed, job.observer, facts_only=True)
-    begun = found[1].get("cache") if found is not None else None
-    how = begun or job.config.run.cache
+    earlier = found[1].get("cache") if found is not None else None
+    how = earlier or job.config.run.cache
     if model.layers_read is None:
         return job, "off"
     if how != job.config.run.cache:
-        job.observer.say(f"seed {seed} began with --cache {begun} and continues so")
+        job.observer.say(f"seed {seed} started with --cache {earlier} and keeps it")
     if how == "off":
         return job, "off"
-    keeping = Keeping(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
-    states = kept_states(keeping, job.inputs, job.splits, job.observer)
+    cache = StateCache(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
+    states = cached_states(cache, job.inputs, job.splits, job.observer)
     if states is None:
         return job, "off"
     return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
 
 
 def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
-    """Say what is trained and the bytes it takes on disk, while training and afterwards, before any is written."""
+    """Say what will be trained, and how many bytes it takes on disk during training and afterwards."""
     during, after = sizes
     count = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -238,12 +238,13 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
     checkpoint.check_room(job.run.path, during)
     known = _median_of(job, ("valid",))
     mae = known.metrics["valid"]["mae"]
-    job.observer.say(f"predicting the training median ({known.score:.2f}) has validation MAE {mae:.3f}")
+    job.observer.say(f"predicting the training median ({known.score:.2f}) gives a validation MAE of {mae:.3f}")
     for warning in config.own.warnings if config.own is not None else ():
         job.observer.say(warning)
     for name, count in job.inputs.cut("train").items():
         if count:
-            job.observer.say(f"{count} training clips have more than {job.inputs.limits[name]} {name} frames: cut")
+            longest = job.inputs.limits[name]
+            job.observer.say(f"{count} training clips have more than {longest} {name} frames: truncated")
     if job.inputs.tokenizer is not None:
         for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
             job.observer.say(line)
@@ -264,10 +265,10 @@ def _write_setting(job: Job, seed: int) -> None:
 
 
 def _check_stores(job: Job, seed: int) -> None:
-    """Read a store whose file was touched since a seed began, and refuse it if its clips are others.
+    """Compare the content of a store whose file changed after a seed started, and refuse it if the clips differ.
 
     Raises:
-        StoreError: they are, though the store says that they are not.
+        StoreError: the clips differ although the store claims the same content.
     """
     from conki_cli.data.store.content import content_of
 
@@ -275,21 +276,21 @@ def _check_stores(job: Job, seed: int) -> None:
     for store in job.stores:
         if known.get(store.dataset, store.stamp) == store.stamp:
             continue
-        job.observer.say(f"{store.path} was written or copied since seed {seed} began: its clips are compared")
+        job.observer.say(f"{store.path} was written or copied after seed {seed} started: its clips are compared")
         with job.observer.steps(f"comparing {store.dataset}", 0) as advance:
             digest, _ = content_of(store, lambda count, remark: advance(1, remark))
         if digest != store.content_id:
             raise StoreError(
-                f"{store.path} must hold the clips that it was written with, and they were changed since",
+                f"{store.path} must hold the clips that it was written with, but they were changed",
                 advice=f"restore it, or run `conki prepare` again; seed {seed} of {job.run.name} stays as it is",
             )
 
 
 def _recorded_stamps(path: Path) -> dict[str, object]:
-    """Return size and time of each store when a seed began; nothing where the file is missing, old or damaged.
+    """Return size and time of each store when a seed started; empty if the file is missing, old or damaged.
 
     Raises:
-        UnreadableError: the system cannot read it: it stays, with what it says.
+        UnreadableError: the system cannot read it; the file is left as it is.
     """
     try:
         return {name: part["stamp"] for name, part in read_json(path)["data"].items()}
@@ -300,7 +301,7 @@ def _recorded_stamps(path: Path) -> dict[str, object]:
 
 
 def _continue(job: Job, seed: int, progress: training.Progress) -> None:
-    """Continue where an earlier start of the same run was interrupted; else begin a fresh log."""
+    """Resume where an earlier start of the same run was interrupted; otherwise start a new log."""
     log = log_path(job.run, seed)
     check_is_file(log)
     found = resuming.latest(job.run, seed, job.observer)
@@ -312,13 +313,13 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     kept = whole_lines(log, over)
     write_text(log, "".join(line + "\n" for line in kept.values()))
     place = f"after epoch {over}" if progress.within is None else f"in epoch {over + 1}, after step {progress.step}"
-    job.observer.say(f"{job.run.path} is unfinished: seed {seed} continues {place}")
+    job.observer.say(f"{job.run.path} is unfinished: seed {seed} resumes {place}")
     if lost := [str(number) for number in range(1, over + 1) if number not in kept]:
-        job.observer.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; what they learnt is not affected")
+        job.observer.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; the weights are not affected")
 
 
 def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, first: Run | None) -> None:
-    """Read the test split, once; store predictions and metrics of the best epoch; slim the checkpoints."""
+    """Read the test split once; store predictions and metrics of the best epoch; shrink the checkpoints."""
     run, model = job.run, progress.model
     checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
     splits = ("valid",) if job.config.run.stage == "pretrain" else ("valid", "test")
@@ -355,14 +356,14 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, f
 
 
 def _median_of(job: Job, splits: Sequence[str]) -> Median:
-    """Measure the median of the training scores, the best constant, on some splits."""
+    """Measure the best constant prediction, the median of the training scores, on some splits."""
     scores = {name: job.inputs.batches(name, batch_size=READ_AT_ONCE).scores() for name in ("train", *splits)}
     measured = {name: scores[name] for name in splits}
     return median_of(scores["train"], measured, job.inputs.score_range, job.config.data.threshold)
 
 
 def _seconds_of(run: Run, seed: int) -> float:
-    """Sum the seconds of all epochs, over all starts of the program."""
+    """Sum the seconds of all epochs over all starts of the program."""
     lines = whole_lines(log_path(run, seed), sys.maxsize).values()
     return math.fsum(json.loads(line).get("seconds", 0.0) for line in lines)
 

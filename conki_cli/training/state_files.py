@@ -1,4 +1,4 @@
-"""What a file with the states of a frozen text encoder must hold; `cached_states` writes them. No torch is needed."""
+"""Verify files of cached states, which `cached_states` writes, without torch."""
 
 import math
 import zlib
@@ -37,11 +37,11 @@ def verify_states(path: Path, examination: Examination) -> Iterator[Finding]:
 
 
 def _read(path: Path, advance: Callable[[int, str], None]) -> str:
-    """Compare the states of all texts with their checksums and say what they are.
+    """Compare the states of all texts with their checksums and describe them.
 
     Raises:
-        StoreError: they are others.
-        Exception: of any kind, from a damaged file.
+        StoreError: they differ.
+        Exception: any kind, for a damaged file.
     """
     check_is_file(path)
     size, read = path.stat().st_size, 0
@@ -54,7 +54,7 @@ def _read(path: Path, advance: Callable[[int, str], None]) -> str:
             start = states.id.get_offset()
             inside = start is not None and start + math.prod(states.shape) * states.dtype.itemsize <= size
             if len(states.shape) != 2 or states.shape[0] != rows or states.dtype.kind != "f" or not inside:
-                raise StoreError(f"{path} is damaged ({name} is not what its texts have)", kind=Kind.DAMAGED)
+                raise StoreError(f"{path} is damaged ({name} does not match its texts)", kind=Kind.DAMAGED)
             step, checksum, is_finite = max(1, _BLOCK // max(1, states.shape[1] * states.dtype.itemsize)), 0, True
             for first in range(0, rows, step):
                 block = states[first : first + step]
@@ -65,6 +65,6 @@ def _read(path: Path, advance: Callable[[int, str], None]) -> str:
             if checksum != int(states.attrs["crc32"]):
                 raise StoreError(f"{path} is damaged ({name} was changed after it was written)", kind=Kind.DAMAGED)
             if not is_finite:
-                raise StoreError(f"{path} is damaged ({name} holds what is no finite number)", kind=Kind.DAMAGED)
+                raise StoreError(f"{path} is damaged ({name} has values that are not finite)", kind=Kind.DAMAGED)
         advance(max(0, size - read), path.name)
         return f"states of {counted(len(offsets) - 1, 'text')}: {', '.join(names)}; as written"

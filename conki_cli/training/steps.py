@@ -1,4 +1,4 @@
-"""What one process trains: a `Step` is one seed of one stage, as plain data; a `Shelf` holds what it reads."""
+"""Units of training: a `Step` is one seed of one stage as plain data; a `Shelf` holds its opened inputs."""
 
 import copy
 from collections.abc import Mapping
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 class Step:
     """One seed of one stage of one configuration.
 
-    It can be pickled, sent to another process or machine that sees the same files, and trained there to the same bits.
+    It can be pickled, sent to another process or machine with access to the same files, and trained there to the same
+    bits.
     """
 
     config: RunConfig
-    """Of this stage; its seeds are all that the command asks this run for."""
+    """The configuration of this stage; its seeds are all seeds that the command requests."""
     seed: int
     run: Path
     """The run's folder, which may not exist yet."""
     first: Path | None
-    """Folder of the stage-1 run that it starts from."""
+    """Folder of the stage-1 run that the seed starts from."""
     encoder: str
     """Name or folder of the text encoder."""
     stores: Mapping[str, Path]
@@ -69,10 +70,10 @@ class Shelf:
         return self._stores[path]
 
     def inputs(self, config: RunConfig, stores: Mapping[str, Path], encoder: str) -> Inputs:
-        """Return the inputs of a stage; texts that were tokenised before are not tokenised again.
+        """Return the inputs of a stage; texts are tokenised only once.
 
         Raises:
-            ConkiError: as `open_inputs`.
+            ConkiError: see `open_inputs`.
         """
         target = self.store(stores[config.data.dataset])
         external = self.store(stores[config.data.external]) if config.needs_pretraining else None
@@ -87,23 +88,23 @@ class Shelf:
         return found.sharing(self._readers[encoder].tokens) if encoder in self._readers else found
 
     def unused_tokenizer(self, encoder: str) -> "PreTrainedTokenizerBase | None":
-        """Return the tokenizer of a text encoder as it was loaded; None where nothing reads texts with it."""
+        """Return the tokenizer of a text encoder as it was loaded; None if no step reads texts with it."""
         return self._readers[encoder].unused if encoder in self._readers else None
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """A tokenizer, its limit, and the token ids of the splits that it has read."""
+    """A tokenizer, its length limit, and the token ids of the splits tokenised so far."""
 
     tokenizer: "PreTrainedTokenizerBase"
     max_tokens: int
     unused: "PreTrainedTokenizerBase"
-    """A copy that reads no text: reading changes what a tokenizer saves."""
+    """A copy that never tokenises: tokenising changes what a tokenizer saves."""
     tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
 
 def open_step(step: Step, shelf: Shelf, observer: Observer, run: Run | None = None) -> Job:
-    """Open what a step reads; `run` is the opened folder, if the caller has it."""
+    """Open the inputs of a step; `run` is the opened folder, if the caller has it."""
     inputs = shelf.inputs(step.config, step.stores, step.encoder)
     device = choose_device(step.config.run.device)
     run, tokenizer = run or Run(step.run), shelf.unused_tokenizer(step.encoder)

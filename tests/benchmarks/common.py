@@ -22,7 +22,7 @@ from conki_cli.model.inputs import open_inputs
 from conki_cli.runs import Run
 from conki_cli.system.observer import Observer
 from conki_cli.training import loop as training
-from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.jobs import Job, build_model
 
 FILE_LENGTHS = {
@@ -95,9 +95,9 @@ class Steps:
 def keep_states(job: Job, model: SentimentModel, folder: Path) -> tuple[Job, float]:
     """Keep the states of the frozen encoder for the training clips; return the seconds per clip, too."""
     assert model.layers_read is not None
-    keeping = Keeping(model.text_encoder, model.layers_read, "fp32", folder, job.device)
+    cache = StateCache(model.text_encoder, model.layers_read, "fp32", folder, job.device)
     began = time.perf_counter()
-    states = kept_states(keeping, job.inputs, ("train",), job.observer)
+    states = cached_states(cache, job.inputs, ("train",), job.observer)
     seconds = time.perf_counter() - began
     assert states is not None
     count = len(job.inputs.learnt.split("train"))

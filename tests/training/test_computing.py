@@ -23,7 +23,7 @@ from conki_cli.runs import Run
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from conki_cli.training.cached_states import Keeping, kept_states
+from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.jobs import build_model
 from tests.run_support import finetune, pretrain
 
@@ -152,8 +152,8 @@ def test_a_place_where_nothing_can_be_kept_stops_no_training(space: Space, tiny_
 def test_kept_states_change_no_batch(tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path) -> None:
     job = open_job(tiny_config(stage="pretrain"))
     model = build_model(job, 1, None)
-    keeping = Keeping(model.text_encoder, model.layers_read or (), "fp32", tmp_path / "kept", CPU)
-    states = kept_states(keeping, job.inputs, ("train",), Observer())
+    cache = StateCache(model.text_encoder, model.layers_read or (), "fp32", tmp_path / "kept", CPU)
+    states = cached_states(cache, job.inputs, ("train",), Observer())
     plain, kept = (replace(job.inputs, states=found or {}) for found in (None, states))
     for epoch in (1, 2):
         batches = (inputs.batches("train", batch_size=4, seed=1).epoch(epoch) for inputs in (plain, kept))

@@ -1,4 +1,4 @@
-"""Which weights a finished seed must have kept: compared with what its checkpoints hold."""
+"""Which weights a finished seed must have, to compare with its checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from conki_cli.training.inference import stored_architecture, stored_network
 
 
 def needed_weights(run: Run, config: RunConfig, facts: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Name the weights that a finished seed must have kept, by the file that has them: best, frozen, encoder.
+    """Name the weights that a finished seed must have, by file: best, frozen, encoder.
 
-    The network is built without values, as before training. Of stage 1 only what it hands over is needed.
+    The network is built without values, as before training. Stage 1 needs only the weights that it hands over.
 
     Raises:
-        Exception: of any kind, where the checkpoint's facts or the folder `encoder` are damaged.
+        Exception: any kind, if the checkpoint's facts or the folder `encoder` are damaged.
     """
     with torch.device("meta"):
         model = stored_network(run, config, stored_architecture(facts), facts)
