@@ -14,6 +14,7 @@ from conki_cli.cli.options import (
     OverwriteOption,
     ProtocolOption,
     StageOneEpochsOption,
+    TrackOption,
     WorkspaceOption,
     adapter_flags,
     resolved,
@@ -39,6 +40,7 @@ def pretrain(
     epochs: StageOneEpochsOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -55,7 +57,7 @@ def pretrain(
     config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)
-    done = trained(screen, [config], catalogue, stage="pretrain", discard=overwrite, dry_run=dry_run)
+    done = trained(screen, [config], catalogue, stage="pretrain", discard=overwrite, dry_run=dry_run, track=track)
     if done:
         _show_finished(screen, done[0][1], split="valid")
 
@@ -71,6 +73,7 @@ def finetune(
     epochs: EpochsOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -91,7 +94,7 @@ def finetune(
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)
-    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run)
+    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run, track=track)
     if done:
         _show_finished(screen, done[0][1], split="test")
 
@@ -104,16 +107,20 @@ def trained(
     stage: Literal["pretrain", "finetune"] = "finetune",
     discard: bool = False,
     dry_run: bool,
+    track: "Sequence[str] | None",
 ) -> "list[tuple[str, Run]]":
     """Train what is missing of some configurations and return their runs by label; a dry run shows the plan alone."""
     from conki_cli.experiments.execution import carry_out
     from conki_cli.experiments.planning import make_plan
+    from conki_cli.reporting.tracking import load_trackers, tracked
     from conki_cli.training.steps import Shelf
 
+    libraries = load_trackers(track or [])
     with Shelf() as shelf:
         plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
         if not dry_run:
-            return carry_out(plan, screen)
+            with tracked(libraries, catalogue.workspace, screen) as observer:
+                return carry_out(plan, observer)
         show_plan(screen, plan)
         return []
 
@@ -151,6 +158,7 @@ def ablate(
     export: ExportOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -180,7 +188,7 @@ def ablate(
     check_export_option(export)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=rows["ConKI"].run.name)
-    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run)
+    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run, track=track)
     if not done:
         return
     note_kept(str(workspace_at(workspace).runs))
@@ -194,6 +202,7 @@ def demo(
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -216,7 +225,7 @@ def demo(
     place = workspace_at(workspace)
     page = place.root / NAME
     check_page(page, is_default=True)
-    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run)
+    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run, track=track)
     if not rows:
         return
     note_kept(str(place.runs))
