@@ -11,6 +11,7 @@ from conki_cli.cli.options import (
     ExportOption,
     JsonOption,
     ProtocolOption,
+    TrackOption,
     WorkspaceOption,
     run_options,
     training_options,
@@ -42,6 +43,7 @@ def compare(
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -67,12 +69,13 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        if dry_run:
-            raise SettingsError("nothing is trained to compare finished runs", advice="leave out --dry-run")
+        if dry_run or track:
+            unread = "--dry-run" if dry_run else "--track"
+            raise SettingsError("nothing is trained to compare finished runs", advice=f"leave out {unread}")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         configs = _table_configs(int(table), models, {**settings, "epochs": epochs})
-        found = _trained_rows(configs, workspace, screen, dry_run=dry_run)
+        found = _trained_rows(configs, workspace, screen, dry_run=dry_run, track=track)
         if not found:
             return
         _make_predictions(found, split, workspace, screen)
@@ -133,18 +136,23 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
     return table_configs(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
 
 
-def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, dry_run: bool) -> list["Run"]:
+def _trained_rows(
+    configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, dry_run: bool, track: list[str] | None
+) -> list["Run"]:
     from conki_cli.experiments.comparisons import plan_rows
+    from conki_cli.reporting.tracking import load_trackers, tracked
     from conki_cli.runs import Runs
     from conki_cli.training.steps import Shelf
 
+    libraries = load_trackers(track or [])
     catalogue = Runs(workspace_at(workspace))
     for config in configs:  # a damaged run that is needed is an error, so no warning about it is due
         catalogue.locate(config)
     mention_damage(screen, catalogue)
     with Shelf() as shelf:
         plan = plan_rows(configs, catalogue, screen, shelf=shelf, dry_run=dry_run)
-        found = carried_out(screen, plan, dry_run=dry_run)
+        with tracked(libraries, catalogue.workspace, screen) as observer:
+            found = carried_out(screen, plan, observer, dry_run=dry_run)
     if found:
         note_written(str(catalogue.workspace.runs))
     return [run for _, run in found]

@@ -62,6 +62,12 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Show the steps, their parameters, epochs, disk and time; change nothing."),
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER", help="Follow the training in tensorboard, trackio, wandb or mlflow. Repeatable, or A,B."
+    ),
+]
 DropOption = Annotated[
     list[str] | None,
     typer.Option(help=f"Leave parts out, combined as C1+C4. Repeatable.\n\n{_SWITCH_HELP}.", metavar="SWITCHES"),

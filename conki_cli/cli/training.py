@@ -14,6 +14,7 @@ from conki_cli.cli.options import (
     OverwriteOption,
     ProtocolOption,
     StageOneEpochsOption,
+    TrackOption,
     WorkspaceOption,
     adapter_flags,
     resolved,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from conki_cli.config.sections import RunConfig
     from conki_cli.experiments.planning import Plan
     from conki_cli.runs import Run, Runs
+    from conki_cli.system.observer import Observer
 
 
 @run_options
@@ -39,6 +41,7 @@ def pretrain(
     epochs: StageOneEpochsOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -55,7 +58,7 @@ def pretrain(
     config = resolved(settings, screen.say, epochs=("pretraining.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)
-    done = trained(screen, [config], catalogue, stage="pretrain", discard=overwrite, dry_run=dry_run)
+    done = trained(screen, [config], catalogue, stage="pretrain", discard=overwrite, dry_run=dry_run, track=track)
     if done:
         _show_finished(screen, done[0][1], split="valid")
 
@@ -71,6 +74,7 @@ def finetune(
     epochs: EpochsOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -91,7 +95,7 @@ def finetune(
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)
-    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run)
+    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run, track=track)
     if done:
         _show_finished(screen, done[0][1], split="test")
 
@@ -104,22 +108,26 @@ def trained(
     stage: Literal["pretrain", "finetune"] = "finetune",
     discard: bool = False,
     dry_run: bool,
+    track: "Sequence[str] | None",
 ) -> "list[tuple[str, Run]]":
     """Train what is missing and return the runs by label; a dry run only shows the plan."""
     from conki_cli.experiments.planning import make_plan
+    from conki_cli.reporting.tracking import load_trackers, tracked
     from conki_cli.training.steps import Shelf
 
+    libraries = load_trackers(track or [])
     with Shelf() as shelf:
         plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
-        return carried_out(screen, plan, dry_run=dry_run)
+        with tracked(libraries, catalogue.workspace, screen) as observer:
+            return carried_out(screen, plan, observer, dry_run=dry_run)
 
 
-def carried_out(screen: "Screen", plan: "Plan", *, dry_run: bool) -> "list[tuple[str, Run]]":
+def carried_out(screen: "Screen", plan: "Plan", observer: "Observer", *, dry_run: bool) -> "list[tuple[str, Run]]":
     """Train what a plan has and return the runs by label; or, in a dry run, show the plan alone."""
     if not dry_run:
         from conki_cli.experiments.execution import carry_out
 
-        return carry_out(plan, screen)
+        return carry_out(plan, observer)
     from conki_cli.experiments.forecast import describe_plan
     from conki_cli.reporting.tables.plans import plan_table
 
@@ -152,6 +160,7 @@ def ablate(
     export: ExportOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -181,7 +190,7 @@ def ablate(
     check_export_option(export)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=rows["ConKI"].run.name)
-    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run)
+    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run, track=track)
     if not done:
         return
     note_written(str(workspace_at(workspace).runs))
@@ -196,6 +205,7 @@ def demo(
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     dry_run: DryRunOption = False,
+    track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -218,7 +228,7 @@ def demo(
     place = workspace_at(workspace)
     page = place.root / NAME
     check_page(page, is_default=True)
-    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run)
+    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run, track=track)
     if not rows:
         return
     note_written(str(place.runs))

@@ -10,7 +10,7 @@ from conki_cli.runs.differences import nearest_finished
 from conki_cli.runs.discarding import discard_run
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import learning_warnings, median_of
-from conki_cli.runs.log import MetricsLog
+from conki_cli.runs.log import MetricsLog, logged_epochs
 from conki_cli.runs.naming import check_name, default_name, digest_of
 from conki_cli.runs.normalization import in_training_scale, read_scale, write_scale
 from conki_cli.runs.predictions import (
@@ -49,6 +49,7 @@ __all__ = [
     "finish_run",
     "in_training_scale",
     "learning_warnings",
+    "logged_epochs",
     "measure_again",
     "median_of",
     "nearest_finished",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +73,22 @@ def verify_log(run: Run, seed: int, epochs: object, *, is_over: bool) -> Iterato
             problems.append(f"{log.name} has lines that are no epochs of this seed")
     for problem in problems:
         yield Finding(str(log.parent), REMARK, problem, "nothing: what was learnt and measured is not affected")
+
+
+def logged_epochs(path: Path) -> list[Epoch]:
+    """Return the epochs of a log whose lines are complete; none where there is no log.
+
+    Raises:
+        UnreadableError: the system cannot read the file.
+    """
+    return [epoch for epoch in map(_parsed, whole_lines(path, sys.maxsize).values()) if epoch is not None]
+
+
+def _parsed(line: str) -> Epoch | None:
+    """Return what a line says; None where it is damaged."""
+    try:
+        found = json.loads(line)
+        losses, metrics = dict(found["losses"]), dict(found["validation"])
+        return Epoch(int(found["epoch"]), losses, metrics, float(found.get("seconds", 0.0)), bool(found.get("best")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -18,8 +18,8 @@ from conki_cli.runs.differences import learnt_settings
 from conki_cli.system.errors import quoted
 
 _NOT_RECORDED = "not recorded"
-_PLACES = ("--workspace", "--out", "--export")
-"""Options that say where things lie on somebody's machine."""
+_PLACES = ("--workspace", "--out", "--export", "--track")
+"""Options that say where things go on somebody's machine."""
 _LOOKS = ("--json", "--overwrite", "--resume")
 
 
