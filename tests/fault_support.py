@@ -93,7 +93,7 @@ class Commands:
 def _serve() -> None:
     import torch
 
-    for name in ("conki_cli.experiments.plans", "conki_cli.cli", *HEAVY):
+    for name in ("conki_cli.experiments.execution", "conki_cli.cli", *HEAVY):
         importlib.import_module(name)
     from conki_cli.text import load_backbone, load_tokenizer
 

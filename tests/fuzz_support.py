@@ -166,7 +166,7 @@ def outcome(folder: Path, kind: str, seed: int) -> str:
 
 
 def _serve(folder: Path) -> None:
-    import conki_cli.experiments.plans  # noqa: F401
+    import conki_cli.experiments.execution  # noqa: F401
     import torch
 
     torch.set_num_threads(1)

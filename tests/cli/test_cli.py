@@ -248,7 +248,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing_behind(
         "ablate --table 3",
         "finetune --seed x",
         "predict",
-        "runs --verbose",
+        "runs --loud",
     ],
 )
 def test_a_mistyped_command_line_has_exit_code_2_and_points_to_the_help(line: str, space: Path) -> None:
@@ -438,14 +438,27 @@ def test_the_full_model_of_an_ablation_takes_the_name(own: Path, encoder: Path) 
     assert rows[1]["run"].startswith("tiny-conki-wo-C1+C4+V+A-")
 
 
-@pytest.mark.parametrize("odd", ["\x1b[2J", "=1+1", "a/../b", "\u202e", "<b>", "[red]", "x" * 200])
-def test_odd_ids_and_texts_reach_the_file_but_do_not_steer_the_terminal(odd: str, space: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("odd", "written"),
+    [
+        ("\x1b[2J", "\ufffd[2J"),
+        ("=1+1", "'=1+1"),  # what a spreadsheet would compute
+        ("a/../b", "a/../b"),
+        ("\u202e", "\ufffd"),
+        ("<b>", "<b>"),
+        ("[red]", "[red]"),
+        ("x" * 200, "x" * 200),
+    ],
+)
+def test_odd_ids_and_texts_steer_neither_the_terminal_nor_a_spreadsheet(
+    odd: str, written: str, space: Path, tmp_path: Path
+) -> None:
     source, scores = tmp_path / "new.csv", tmp_path / "scores.csv"
     source.write_text(f'id,text\n"{odd}","{odd}"\n,\n', encoding="utf-8")
     result = conki(space, "predict", "words", "--source", str(source), "--export", str(scores))
     assert result.exit_code == 0, result.stderr
     assert not re.search(r"[\x1b\u202e]", result.output)
-    assert scores.read_text(encoding="utf-8").splitlines()[1].startswith(f"{odd},{odd},")
+    assert scores.read_text(encoding="utf-8").splitlines()[1].startswith(f"{written},{written},")
 
 
 def test_an_empty_text_gets_a_score(space: Path) -> None:

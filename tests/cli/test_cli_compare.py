@@ -373,7 +373,7 @@ def test_parameters_are_those_at_the_widths_of_the_store_and_the_encoder(space: 
     run = next(run for run in Runs(Workspace(space)).usable() if run.config.model.name == "misa")
     stored = run.seed_result(1)
     assert stored is not None
-    with_text = stored["parameters"]["all"]
+    with_text = stored.parameters["all"]
     assert [entry["name"] for entry in found["models"]] == ["misa"]
     assert 0 < found["models"][0]["parameters"] < with_text
 

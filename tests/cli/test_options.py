@@ -29,7 +29,7 @@ def words_for(option: str, annotation: Any) -> list[str]:
     if kind is bool:
         return [option]
     choices = get_args(kind)
-    values = {"--drop-modality": "text", "--set": "loss.temperature=1", "--epochs": "3"}
+    values = {"--drop-modality": "text", "--set": "loss.temperature=1", "--epochs": "3", "--limit": "3"}
     return [option, values.get(option, str(choices[-1]) if choices and choices[0] is not str else "x")]
 
 
