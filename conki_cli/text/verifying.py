@@ -1,4 +1,4 @@
-"""What a folder of a text encoder must hold: configuration, tokenizer and, where it has them, whole weights."""
+"""Verify a folder of a text encoder: configuration, tokenizer and, if present, complete weights."""
 
 import json
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from conki_cli.text.vocabulary import vocabulary_problem
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _OF_RUNS = "frozen.safetensors"
-"""A checkpoint that a run keeps beside its encoder's files."""
+"""A checkpoint that a run stores beside its encoder's files."""
 
 
 def verify_encoder(folder: Path, *, weights: bool) -> Iterator[tuple[Path, str | Exception]]:
-    """Yield what is wrong with a folder of a text encoder: the file, and a sentence or the error of reading it.
+    """Yield the problems of a folder of a text encoder: the file, and a sentence or the error of reading it.
 
     Args:
-        folder: where configuration and tokenizer lie.
-        weights: whether the weights must be there too.
+        folder: the folder of configuration and tokenizer.
+        weights: whether the weights must be there as well.
     """
     found: list[tuple[Path, str | Exception]] = [*_missing(folder, weights=weights), *_damaged(folder)]
     yield from found
@@ -45,7 +45,7 @@ def _damaged(folder: Path) -> Iterator[tuple[Path, Exception]]:
             if what := obstacle_at(path):
                 raise ConkiError(f"{path} must be a file but is {what}")
             check(path)
-        except Exception as error:  # damaged files make libraries raise errors of every kind
+        except Exception as error:  # on damaged files the libraries raise errors of any kind
             yield path, error
 
 
@@ -56,11 +56,11 @@ def _check_json(path: Path) -> None:
 def _check_tensors(path: Path) -> None:
     for name, values in read_tensors(path)[0].items():
         if not values.isfinite().all():
-            raise ValueError(f"{name} holds what is no finite number")
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def _vocabulary_problem(folder: Path) -> str:
-    """Compare the entries of a tokenizer with the rows of the embedding that config.json names."""
+    """Compare the entries of a tokenizer with the rows of the embedding in config.json."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return ""

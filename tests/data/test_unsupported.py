@@ -165,7 +165,7 @@ def test_a_damaged_hdf5_file_is_one_line_wherever_the_damage_shows(tmp_path: Pat
     with h5py.File(path, "w") as file:
         file["COVAREP/data/v/features"] = np.zeros((2, 74))
     path.write_bytes(path.read_bytes().replace(b"TREE", b"XREE"))
-    with pytest.raises(SourceError, match=r"x.csd is damaged .*: get the file again, whole"):
+    with pytest.raises(SourceError, match=r"x.csd is damaged .*: get the complete file again"):
         read_raw(open_raw(path), Request("mosi", (-3, 3)))
 
 
