@@ -243,7 +243,7 @@ def _looked_through(path: Path, layout: TableLayout, head: _Head, stream: IO[str
             _count(path, number, line, layout, marks, rows)
     if rows.count * layout.num_columns * 8 > MOST_BYTES:
         raise SourceError(
-            f"{path} has {rows.count} rows of {layout.num_columns} cells, more than the limit of {human_size(MOST_BYTES)} of "
+            f"{path} has {rows.count} rows of {layout.num_columns} cells, and the limit is {human_size(MOST_BYTES)} of "
             "numbers: split it into shorter clips"
         )
     return replace(

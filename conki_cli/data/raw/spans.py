@@ -50,7 +50,7 @@ class Budget:
         self.objects -= count
         if self.objects < 0:
             raise Refused(
-                f"its lists, texts and instructions would take more than {OBJECT_BYTES // 2**20} MiB in addition to its "
+                f"its lists, texts and instructions would take more than {OBJECT_BYTES // 2**20} MiB besides its "
                 "arrays: save long lists as numpy arrays"
             )
 
@@ -174,7 +174,7 @@ class Span:
         return value
 
     def latin1(self) -> bytes:
-        """Read bytes that protocols 0 to 2 wrote as text, in pieces, so that one odd character does not widen them all."""
+        """Read bytes that protocols 0 to 2 wrote as text, in pieces: one odd character must not widen them all."""
         decoder = codecs.getincrementaldecoder(_CODECS[self.decode])()
         self.source.budget.take_copies(self.length)
         made = bytearray()

@@ -376,8 +376,8 @@ def _joined_rows(
     scores = None if request.unlabelled else _scores_in(where, arrays, len(ids))
     if scores is None and are_positions(written) and not request.unlabelled:
         raise SourceError(
-            f"{where} names clips by position from 0, 'video[3]', and {path} may count differently: scores are needed to "
-            "tell; add them as 'label', or name the clips as in the label file"
+            f"{where} names clips by position from 0, 'video[3]', and {path} may count differently: scores are needed; "
+            "add them as 'label', or name the clips as in the label file"
         )
     needed = ("video_id", "clip_id", "text", "mode", *(("label",) if scores is None else ()))
     labels = read_label_rows(
