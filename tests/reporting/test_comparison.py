@@ -471,7 +471,7 @@ def test_one_run_twice_is_no_comparison(make_run: MakeRun) -> None:
 
 def test_a_run_without_the_seeds_asked_for_says_which_it_has(make_run: MakeRun) -> None:
     runs = [make_run("a", {1: 0.3, 2: 0.3}), make_run("b", {1: 0.3, 2: 0.3})]
-    with pytest.raises(RunError, match="run a must have finished one of the seeds asked for, but has 1, 2"):
+    with pytest.raises(RunError, match="run a must have finished one of the requested seeds, but has 1, 2"):
         read_systems(runs, "test", "all", seeds=(3,))
 
 

@@ -5,7 +5,7 @@ scores, to correlate ("text-based audio" with "text-based vision"); then they fr
 
 Pinned by sources: the outer products, the deep CCA loss between the two networks, and the head over text-based audio,
 text and text-based vision (abstract, and the appendix of the ConKI paper).
-Our choice: everything else, because no code is public: all sizes, a Linear that narrows the text before the products, the
+Our choice: everything else (no code is public): all sizes, a Linear that narrows the text before the products, the
 regression head, epochs and batch size of the correlation, L1.
 Departures: none known. Public code of deep CCA takes the root of every entry of T'T for its trace, which is not the
 sum of the singular values; here the singular values are summed.
