@@ -607,7 +607,7 @@ def test_a_push_verifies_first_and_clears_what_an_earlier_one_left(hub: Hub, mod
 
 def test_nothing_private_goes_to_a_public_repository_or_without_a_login(hub: Hub, exported: Path) -> None:
     before = hub.commit("me/tiny", {".gitattributes": b""})
-    assert "is there and public" in complaint("push", exported, "me/tiny", "--private")
+    assert "exists and is public" in complaint("push", exported, "me/tiny", "--private")
     hub.token = "hf_of_another"
     assert "log in with `hf auth login`" in complaint("push", exported, "me/tiny")
     assert hub.branches["me/tiny"]["main"] == before
@@ -617,5 +617,5 @@ def test_nothing_private_goes_to_a_public_repository_or_without_a_login(hub: Hub
     "word", ["tiny", "me/tiny/x", "../tiny", "me/..", "me/tiny@", "me/tiny@../x", "-me/tiny", "a/b c"]
 )
 def test_what_is_no_model_of_the_hub_is_said_to_be_none(word: str) -> None:
-    with pytest.raises(SettingsError, match="is written OWNER/NAME or OWNER/NAME@REVISION"):
+    with pytest.raises(SettingsError, match="must have the form OWNER/NAME or OWNER/NAME@REVISION"):
         exchange.parse_repo(word)
