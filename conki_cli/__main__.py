@@ -4,7 +4,7 @@ from conki_cli.system.signals import leave_early
 
 
 def main() -> None:
-    """Run it; from the first moment on a signal ends it without a traceback."""
+    """Run it; a signal ends it without a traceback, even during the imports."""
     leave_early()
     from conki_cli.cli import main as program
 

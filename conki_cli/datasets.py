@@ -1,7 +1,7 @@
-"""What is known about the data sets that conki knows by name: one row each. No other module knows such a fact.
+"""Facts about the data sets that conki knows by name: one row each. No other module has such facts.
 
-What a data set changes in the settings (external data, rates, epochs) stands in `config/presets/`, which users can read
-and override. `DataSet.metrics` names the rules of `metrics/`, which follow from the range of the scores.
+Settings that depend on the data set (external data, rates, epochs) are in `config/presets/`, where users can read and
+override them. `DataSet.metrics` names the rules of `metrics/`, which follow from the range of the scores.
 """
 
 from collections.abc import Mapping
@@ -19,34 +19,34 @@ class DataSet:
     """One data set."""
 
     name: str
-    """As typed after `--dataset`."""
+    """Its name for `--dataset`."""
     title: str
     paper: str
     language: str
     score_range: tuple[float, float]
     """Lowest and highest score."""
     origin: str
-    """Where it is published, raw."""
+    """Where the raw data is published."""
     terms: str = _THEIRS
     folder: str = ""
     """Its folder below data/, as in the layout of MMSA."""
     sizes: tuple[int, int, int] | None = None
     """Clips in train, valid and test as published."""
     lost_texts: int = 0
-    """Texts that were published with U+FFFD."""
+    """Number of texts that were published with U+FFFD."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Feature files of MMSA, by the first hex digits of the SHA-256 that its README publishes."""
+    """MMSA's feature files, by the first hex digits of the SHA-256 in its README."""
     widths: Mapping[str, int] = field(default_factory=dict)
     """Features per frame in these files."""
     lengths: Mapping[str, int] = field(default_factory=dict)
-    """Frames that unaligned clips are padded to there."""
+    """Number of frames that unaligned clips are padded to in these files."""
     table: int | None = None
-    """The paper's table of all models on it."""
+    """Number of the paper's table with all models on this data set."""
     is_generated: bool = False
 
     @property
     def has_english(self) -> bool:
-        """Say whether its texts are of another language and published with an English translation."""
+        """Say whether its texts are not English but were published with an English translation."""
         return self.language != "English"
 
 
@@ -121,7 +121,7 @@ _ROWS = (
     ),
 )
 DATASETS: Mapping[str, DataSet] = {row.name: row for row in _ROWS}
-"""Every data set under its name."""
+"""Every data set by its name."""
 OFFICIAL: Mapping[str, tuple[DataSet, str]] = {
     digits: (row, name) for row in _ROWS for digits, name in row.files.items()
 }
@@ -130,39 +130,39 @@ WHERE = (
     f"MMSA's feature files are linked from {_MMSA} (section Datasets), raw MOSI and MOSEI from {_SDK}; put them there "
     "or name a file with --source"
 )
-"""Where the files of data sets that are not generated come from."""
+"""Where to get the files of data sets that are not generated."""
 REFERENCE = DATASETS["mosi"]
-"""The data set whose sizes stand for those of a store where there is none: most published results are on it."""
+"""The data set whose sizes are used if there is no store: most published results are on it."""
 
 
 def folder_of(dataset: str) -> str:
-    """Return the name of a data set's folder below data/; a data set of one's own has its own name there."""
+    """Return the name of a data set's folder below data/; for a user's own data set, that is its name."""
     row = DATASETS.get(dataset)
     return row.folder if row is not None and row.folder else dataset
 
 
 def sizes_of(dataset: str) -> tuple[int, int, int] | None:
-    """Return the clips in train, valid and test as published; None where nothing is."""
+    """Return the published numbers of clips in train, valid and test; None if there are none."""
     return DATASETS[dataset].sizes if dataset in DATASETS else None
 
 
 def is_chinese(dataset: str) -> bool:
-    """Tell whether texts are Chinese, with an English translation beside them: CH-SIMS, CH-SIMS v2, names like them."""
+    """Say whether texts are Chinese with an English translation: CH-SIMS, CH-SIMS v2, and similar names."""
     return any(row.has_english and dataset.startswith(row.name) for row in _ROWS)
 
 
 def is_generated(dataset: str) -> bool:
-    """Tell whether conki makes a data set itself, of no file."""
+    """Say whether conki generates a data set itself, without a file."""
     return dataset in DATASETS and DATASETS[dataset].is_generated
 
 
 def of_table(table: int) -> str:
-    """Return the data set of one of the paper's tables of all models, the first where there are two."""
+    """Return the data set of one of the paper's tables with all models; the first if there are two."""
     return next((row.name for row in _ROWS if row.table == table), REFERENCE.name)
 
 
 def about(dataset: str) -> dict[str, Any] | None:
-    """Return what is known of a data set in words, for JSON and descriptions; None for one of one's own."""
+    """Return the facts about a data set for JSON and descriptions; None for a user's own data set."""
     row = DATASETS.get(dataset)
     if row is None:
         return None

@@ -166,8 +166,9 @@ def outcome(folder: Path, kind: str, seed: int) -> str:
 
 
 def _serve(folder: Path) -> None:
-    import conki_cli.experiments.execution  # noqa: F401
     import torch
+
+    import conki_cli.experiments.execution  # noqa: F401
 
     torch.set_num_threads(1)
     for kind in READERS:

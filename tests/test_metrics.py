@@ -358,7 +358,7 @@ def test_a_threshold_counts_for_the_classes_of_sims_too() -> None:
 
 @pytest.mark.parametrize("threshold", [1, 5, 0, math.nan])
 def test_a_threshold_outside_the_range_is_refused(threshold: float) -> None:
-    with pytest.raises(SettingsError, match="must lie inside the range of the scores, 1 to 5"):
+    with pytest.raises(SettingsError, match="must be inside the range of the scores, 1 to 5"):
         sentiment_metrics([2.0], [3.0], score_range=(1, 5), threshold=threshold)
 
 

@@ -1,4 +1,4 @@
-"""`conki prepare`: raw data set -> feature store, with everything between: translation, checks, normalisation."""
+"""`conki prepare`: raw data set -> feature store, including translation, checks and normalisation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,18 +23,18 @@ from conki_cli.system.workspace import Workspace
 
 @dataclass(frozen=True)
 class Preparation:
-    """A store to be made.
+    """The task of making a store.
 
     Attributes:
         dataset: name of the data set.
-        workspace: where everything lies.
-        source: file or folder to read; None: searched below data/.
+        workspace: the user's workspace.
+        source: file or folder to read; None: look below data/.
         out: the store; None: features/<dataset>.h5.
         score_range: lowest and highest possible score; needed for a user's own data, if it has scores.
-        options: how the source is read.
-        translate: name or folder of the MarianMT model that translates the texts; None: they stay as they are.
-        normalize: what is done to the frames' columns.
-        strict: warnings are errors.
+        options: how to read the source.
+        translate: name or folder of the MarianMT model that translates the texts; None: no translation.
+        normalize: normalisation of the frames' columns.
+        strict: treat warnings as errors.
     """
 
     dataset: str
@@ -49,12 +49,12 @@ class Preparation:
 
     @property
     def path(self) -> Path:
-        """Where the store goes."""
+        """The path of the store."""
         return self.out if self.out is not None else self.workspace.store(self.dataset)
 
 
 def prepare(task: Preparation, observer: Observer) -> Path:
-    """Read a raw data set and write its feature store, which appears complete or not at all.
+    """Read a raw data set and write its feature store atomically.
 
     Returns:
         The store.
@@ -68,7 +68,7 @@ def prepare(task: Preparation, observer: Observer) -> Path:
     if task.options.unlabelled:
         _keep_labelled(task.path)
     with locked(store_lock(task.path), what=str(task.path), say=observer.say):
-        remove_leftovers(task.path)  # of a process that was killed: the lock is ours
+        remove_leftovers(task.path)  # of a killed process: we hold the lock
         with observer.steps(f"reading {task.dataset}", 0) as advance:
             corpus = read_corpus(
                 task.dataset,
@@ -86,23 +86,23 @@ def prepare(task: Preparation, observer: Observer) -> Path:
 
 
 def _keep_labelled(path: Path) -> None:
-    """Refuse to replace a store with scores by clips to be scored: that is a slip."""
+    """Refuse to replace a store with scores by clips without scores, which is probably a mistake."""
     try:
         with FeatureStore(path) as store:
             is_labelled = not store.is_unlabelled
     except UnreadableError:  # it may have scores
         raise
-    except ConkiError:  # there is none, or none that can be used
+    except ConkiError:  # there is no store, or it is unusable
         return
     if is_labelled:
         raise SettingsError(
-            f"{path} holds clips with scores, and --unlabelled would replace them by clips without",
+            f"{path} holds clips with scores, and --unlabelled would replace them by clips without scores",
             "give another --dataset or --out",
         )
 
 
 def is_raw(path: Path) -> bool:
-    """Say whether a path is a raw file or folder, not a feature store; what is missing or damaged is none."""
+    """Say whether a path is a raw file or folder and not a feature store; False if it is missing or damaged."""
     if path.is_dir():
         return True
     try:
@@ -114,19 +114,19 @@ def is_raw(path: Path) -> bool:
         return False
     if head.startswith(b"\x89HDF"):
         return not _has_our_format(path)
-    return path.suffix != ".h5"  # what is called a store and is none is told so
+    return path.suffix != ".h5"  # opening an .h5 file that is not a store gives a clear error
 
 
 def _has_our_format(path: Path) -> bool:
     try:
         with open_hdf5(path) as file:
             return bool(file.attrs.get("format") == FORMAT)
-    except Exception:  # damaged: whoever opens it as a store says so
+    except Exception:  # damaged: opening it as a store gives a clear error
         return path.suffix == ".h5"
 
 
 def prepare_to_score(source: Path, dataset: str, out: Path, observer: Observer) -> None:
-    """Write a store of the clips in a raw file or folder, to be scored; remarks and warnings are said.
+    """Write a store of the clips in a raw file or folder for scoring; pass remarks and warnings to the observer.
 
     Raises:
         SourceError: the file cannot be read, or contradicts itself.
@@ -140,7 +140,7 @@ def prepare_to_score(source: Path, dataset: str, out: Path, observer: Observer) 
 
 
 def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]:
-    """Show how much was read, for work whose end is not known."""
+    """Show how much was read, for work of unknown length."""
     read = 0
 
     def told(count: int, remark: str) -> None:
@@ -163,5 +163,5 @@ def _translated(corpus: Corpus, model: str, workspace: Workspace, observer: Obse
     remarks = (*corpus.remarks, f"texts translated by {done.model}")
     notes = tuple(note for note in corpus.notes if note != CHINESE_TEXT_NOTE)
     if done.truncated:
-        notes = (*notes, f"{counted(done.truncated, 'text')} cut to what the translation model can read")
+        notes = (*notes, f"{counted(done.truncated, 'text')} truncated to what the translation model can read")
     return replace(corpus, splits=splits, remarks=remarks, notes=notes)

@@ -1,7 +1,7 @@
 """The numbers of the paper's tables: MAE, Corr, Acc-2 and F1 in both conventions, Acc-3, Acc-5, Acc-7.
 
 Which rules apply follows the range of the scores: -3..3 (MOSI, MOSEI), -1..1 (SIMS), or any other. The two classes of
-Acc-2 and F1 lie on both sides of a neutral score: 0 where it lies inside the range, else a threshold that is named.
+Acc-2 and F1 are on both sides of a neutral score: 0 if it is inside the range, else a given threshold.
 Accuracies and F1 are fractions; an undefined metric is nan. Axis letters: N samples.
 """
 
@@ -23,7 +23,7 @@ COUNTS = ("n", "n_nonzero")
 """Entries that count samples and measure nothing."""
 
 ALL_ZERO = "every score is 0"
-NO_NEUTRAL = "0 does not lie inside the range of the scores: name what separates two classes with --threshold"
+NO_NEUTRAL = "0 is not inside the range of the scores: give the score that separates two classes with --threshold"
 TWO_CLASSES = ("acc2", "acc2_nonneg", "acc2_pos", "f1", "f1_nonneg", "f1_pos")
 """The metrics that need a neutral score."""
 # Upper edges of the SIMS classes; float32, because 0.1 as stored is float32(0.1) and belongs below the edge.
@@ -38,21 +38,21 @@ class _Samples(NamedTuple):
     """t, [N]."""
     rules: Rules
     neutral: np.float32 | None
-    """What lies between the two classes; None: nothing does."""
+    """The neutral score between the two classes; None if there is none."""
 
 
 def neutral_score(score_range: tuple[float, float], threshold: float | None = None) -> float | None:
-    """Return what separates negative from positive scores: the threshold, else 0 where it lies inside the range.
+    """Return the score that separates negative from positive ones: the threshold, else 0 if it is inside the range.
 
     Raises:
-        SettingsError: the threshold does not lie inside the range.
+        SettingsError: the threshold is not inside the range.
     """
     low, high = score_range
     if threshold is None:
         return 0.0 if low < 0 < high else None
     if not low < threshold < high:
         raise SettingsError(
-            f"the threshold between two classes must lie inside the range of the scores, {low:g} to {high:g}, "
+            f"the threshold between two classes must be inside the range of the scores, {low:g} to {high:g}, "
             f"found {threshold:g}",
             advice="choose another --threshold",
         )
@@ -110,7 +110,7 @@ def sentiment_metrics(
 
 
 def all_neutral(neutral: np.float32 | None) -> str:
-    """Say that every score lies between the classes."""
+    """Say that every score is neutral."""
     return f"every score is {neutral:g}" if neutral else ALL_ZERO
 
 
@@ -141,10 +141,10 @@ def checked(
     ids: Sequence[str] | None,
     threshold: float | None,
 ) -> _Samples:
-    """Turn the input into flat float32 arrays, or say what is wrong with it."""
+    """Turn the input into flat float32 arrays, or raise an error about it."""
     neutral = neutral_score(bounds, threshold)
     try:
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
+        with np.errstate(over="ignore"):  # overflowing values become infinite and are refused below
             p, t = (np.asarray(values, dtype=np.float32) for values in (predictions, scores))
     except (TypeError, ValueError) as error:
         raise ConkiError(f"predictions and scores must be numbers: {error}") from error
@@ -156,20 +156,20 @@ def checked(
         raise ConkiError("metrics need at least one sample, found none", advice="check that the split is not empty")
     for name, values, advice in (
         ("predictions", p, "the model has diverged; lower its learning rate"),
-        ("scores", t, "mend the labels"),
+        ("scores", t, "correct the labels"),
     ):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             first = f"'{ids[bad[0]]}'" if ids is not None else f"sample {bad[0] + 1}"
             raise ConkiError(
-                f"{name} must be finite numbers, {len(bad)} of {len(values)} are not (the first: {first}): {advice}"
+                f"{name} must be finite numbers, but {len(bad)} of {len(values)} are not (the first: {first}): {advice}"
             )
     # float32, as the scores are: a score of 0.1 is the threshold 0.1
     return _Samples(p, t, rules_of(bounds), None if neutral is None else np.float32(neutral))
 
 
 def regression_part(samples: _Samples, protocol: str) -> tuple[Floats, Floats]:
-    """Return the predictions and scores that MAE and Corr are taken on."""
+    """Return the predictions and scores for MAE and Corr."""
     p, t, rules, neutral = samples
     if protocol not in PROTOCOLS:
         raise SettingsError(f"unknown protocol '{protocol}'", advice=f"choose {' or '.join(PROTOCOLS)}")
@@ -189,7 +189,7 @@ def _mean(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> float:
 
 
 def why_no_correlation(p: Floats, t: Floats, neutral: np.float32 | None = None) -> str:
-    """Say why Pearson's r is undefined; empty: it is not."""
+    """Say why Pearson's r is undefined; empty if it is defined."""
     if len(t) < 2:
         return "a single sample" if len(t) else all_neutral(neutral)
     if p.min() == p.max():
@@ -198,7 +198,7 @@ def why_no_correlation(p: Floats, t: Floats, neutral: np.float32 | None = None) 
 
 
 def _correlation(p: Floats, t: Floats) -> float:
-    """Return Pearson's r in float64; nan where it is not defined."""
+    """Return Pearson's r in float64; nan if it is undefined."""
     if why_no_correlation(p, t):
         return math.nan
     centred = [values - values.mean(dtype=np.float64) for values in (p, t)]

@@ -10,7 +10,7 @@ UNDEFINED = {
     "acc2_pos": ALL_ZERO,
     "f1_pos": ALL_ZERO,
 }
-"""Why a metric is undefined, as far as can be said without its samples."""
+"""Why a metric is undefined, as far as is known without its samples."""
 
 
 def undefined_reasons(
@@ -22,7 +22,7 @@ def undefined_reasons(
     score_range: tuple[float, float] | None = None,
     threshold: float | None = None,
 ) -> dict[str, str]:
-    """Say for each metric that `sentiment_metrics` leaves undefined why, for example {"corr": "constant predictions"}.
+    """Return the reason for each metric that `sentiment_metrics` leaves undefined: {"corr": "constant predictions"}.
 
     Args:
         predictions: p, [N].

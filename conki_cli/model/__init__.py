@@ -1,1 +1,1 @@
-"""From batches to losses: ConKI and the systems it is compared with."""
+"""From batches to losses: ConKI and the systems that it is compared with."""

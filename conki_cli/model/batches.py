@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     pass
 
 
-_POOL = 50  # at most so many batches of shuffled clips are sorted by length together
-_POOLS = 4  # in an epoch at least: sorted as a whole, the same clips would share a batch in every epoch
+_POOL = 50  # most batches of shuffled clips that are sorted by length together
+_POOLS = 4  # fewest pools of an epoch: with one pool, the same clips would share a batch in every epoch
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Padded:
         return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True))
 
     def take(self, indices: Tensor) -> "Padded":
-        """Return some of the sequences [G], padded to the longest of them alone."""
+        """Return some of the sequences [G], padded only to their longest."""
         mask = self.mask[indices]
         longest = int(mask.sum(dim=1).max())
         return Padded(self.values[indices, :longest], mask[:, :longest])
@@ -52,17 +52,17 @@ class Padded:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model sees of B utterances; a modality that the run leaves out is None."""
+    """The inputs of a model for B utterances; a modality that the run leaves out is None."""
 
     indices: Tensor
     """Positions in the split, [B] int64."""
     scores: Tensor
-    """[B] float32; nan where the score is unknown (prediction)."""
+    """[B] float32; nan if the score is unknown (prediction)."""
     text: Padded | None = None
     vision: Padded | None = None
     audio: Padded | None = None
     states: Mapping[str, Tensor] = field(default_factory=dict)
-    """What a frozen text encoder made of the text, by name (frozen.py): [B, L, D], and `first` [B, D]."""
+    """Cached states of a frozen text encoder, by name (training/cached_states.py): [B, L, D], and `first` [B, D]."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -105,10 +105,10 @@ def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one split, in order or shuffled as a function of (seed, epoch) alone.
+    """The batches of one split, in order or shuffled as a function of only (seed, epoch).
 
-    `token_ids` is None where the run has no text. `limits` maps each audio/vision modality of the run to
-    its longest sequence in frames; longer ones lose their end.
+    `token_ids` is None if the run has no text. `limits` maps each audio/vision modality of the run to its longest
+    sequence in frames; longer ones are truncated.
     """
 
     utterances: Utterances
@@ -117,15 +117,15 @@ class Batches:
     batch_size: int
     seed: int | None = None
     states: Mapping[str, Ragged] = field(default_factory=dict)
-    """States of a frozen text encoder, by name; given out beside the token ids."""
+    """Cached states of a frozen text encoder, by name; batches hold them in addition to the token ids."""
     bucket: bool = False
     """Whether clips of similar length share a batch."""
     score_range: tuple[float, float] = (-3.0, 3.0)
-    """Range of the scores as given out."""
+    """Range of the scores in the batches."""
     rescale: tuple[float, float] = (1.0, 0.0)
-    """Scores are given out as factor * score + shift: where a score head crosses data sets of different range."""
+    """Scores in the batches are factor * score + shift, for a score head that moves between ranges of data sets."""
     threshold: float | None = None
-    """What separates two classes of scores; None: 0, where it lies inside the range."""
+    """The score that separates two classes; None: 0, if that is inside the range."""
 
     def __len__(self) -> int:
         return -(-len(self.utterances.ids) // self.batch_size)
@@ -159,7 +159,7 @@ class Batches:
         """Collate the utterances at `indices` [B].
 
         Raises:
-            StoreError: a file was changed since it was opened, or holds frames that are no finite numbers.
+            StoreError: a file was changed after it was opened, or holds frames that are not finite.
         """
         parts: dict[str, Padded] = {}
         if self.token_ids is not None:
@@ -171,7 +171,7 @@ class Batches:
         if states:
             states["first"] = states["first"].squeeze(1)  # [B, D]
         for rows in (*(self.utterances.frames[name] for name in self.limits), *self.states.values()):
-            rows.check_unchanged()  # of the states each number was looked at when they were opened
+            rows.check_unchanged()  # states were checked completely when they were opened
         for name in self.limits:
             self._check_finite(name, parts[name].values.numpy(), indices)
         return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), states=states, **parts)
@@ -184,14 +184,14 @@ class Batches:
         utterances = self.utterances
         path = utterances.path or "the store"
         raise StoreError(
-            f"{path} must hold finite numbers alone, found {values[clip, frame, column]} in {modality} of the clip "
+            f"{path} must hold only finite numbers, found {values[clip, frame, column]} in {modality} of the clip "
             f"{utterances.ids[int(indices[clip])][:80]!r}, split {utterances.split or 'unknown'} (frame {frame + 1}, "
             f"feature {column + 1})",
             advice=f"`conki doctor {path}` says more; make it again with `conki prepare`",
         )
 
     def scores(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return the scores of the split, or of some of its clips, as given out, float32; nan where unknown."""
+        """Return the scores of the split, or of some of its clips, as in the batches, float32; nan if unknown."""
         if self.utterances.scores is None:
             return np.full(len(self.utterances.ids), np.nan, dtype=np.float32)[indices]
         known: np.ndarray = self.utterances.scores[indices]

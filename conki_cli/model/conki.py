@@ -3,8 +3,8 @@
 Axis letters: B batch, M modalities of the run (t, v, a), T real positions of the batch, D common width (hidden size of
 the text encoder), s inner width of an adapter module.
 
-Departures from the paper, and what it leaves open, are listed in docs/fidelity.md; the main ones: LayerNorm instead of
-BatchNorm in the gate of the fusion network, and masks honoured everywhere, so that padding never changes an output.
+docs/fidelity.md lists departures from the paper and choices that it leaves open. The main ones: LayerNorm instead of
+BatchNorm in the gate of the fusion network, and masks applied everywhere, so that padding never changes an output.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ FACTS = {
     "venue": "ACL Findings",
     "idea": "adapters learn from an external data set; a contrast keeps their knowledge apart from the encoders'",
     "pinned": "the paper's equations, figures, Algorithm 1 and Appendix B; sizes from the authors' released code",
-    "ours": "LayerNorm in the gate, masks honoured everywhere (docs/fidelity.md)",
+    "ours": "LayerNorm in the gate, masks applied everywhere (docs/fidelity.md)",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 ADAPTER_INIT_STD = 0.0002
 TEXT_ADAPTER_LAYERS = (0, 5, 10)
@@ -69,7 +69,7 @@ class AdapterModule(nn.Module):
         return out
 
     def first(self, states: Tensor, packing: Packing) -> Tensor:
-        """Transform packed states [T, D], and return the first position of every sequence alone, [B, D]."""
+        """Transform packed states [T, D], and return only the first position of every sequence, [B, D]."""
         lower, upper = self.layers
         inner = cast(EncoderLayer, upper).first(lower(self.down(states), packing), packing)  # [B, s]
         out: Tensor = states[packing.first] + self.up(inner)
@@ -94,12 +94,14 @@ class Adapter(nn.Module):
         for module, index in zip(lower, self.indices[1:], strict=True):
             states = hidden[index] + module(states, packing)
         if self.pool == "first":
-            return torch.tanh(self.pooler(upper.first(states, packing)))  # the others' last states are not read
+            return torch.tanh(
+                self.pooler(upper.first(states, packing))
+            )  # the last states of other positions are not read
         return packing.mean(self.pooler(upper(states, packing)))
 
 
 class FusionNetwork(nn.Module):
-    """Figure 2: concatenation, a gate that weighs every feature, dropout."""
+    """Figure 2: concatenation, a gate that weights every feature, dropout."""
 
     def __init__(self, width: int, *, norm: str, dropout: float) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ class FusionNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, fused: Tensor) -> Tensor:
-        """Weigh the concatenated [F_t; F_v; F_a], [B, MD] -> [B, MD]."""
+        """Weight the concatenated [F_t; F_v; F_a], [B, MD] -> [B, MD]."""
         gate = torch.sigmoid(self.expand(F.relu(self.norm(self.squeeze(fused)))))
         weighted: Tensor = self.dropout(gate * fused)
         return weighted
@@ -173,7 +175,7 @@ class ConKI(SentimentModel):
         return Adapter(indices, width, inner, dropout=config.model.adapter_dropout, pool="first" if text else "mean")
 
     def _frozen(self, config: RunConfig) -> list[nn.Module]:
-        """Return what this stage leaves as it is (Algorithm 1, lines 6 and 4)."""
+        """Return the modules that this stage freezes (Algorithm 1, lines 6 and 4)."""
         if self.transfer:
             return []
         if self.pretraining:
@@ -184,7 +186,7 @@ class ConKI(SentimentModel):
         """Predict the scores of a batch (Algorithm 1, steps 2-5)."""
         pan, specific, fused = [], [], []
         for name in self.architecture.modalities:
-            known = self._represent(name, batch)  # O_m, A_m, as far as they exist, each [B, D]
+            known = self._represent(name, batch)  # O_m and A_m, if they exist, each [B, D]
             pan.append(known[0])
             specific += known[1:]
             used = known if self.uses_pan else known[1:]
@@ -197,7 +199,7 @@ class ConKI(SentimentModel):
         )
 
     def _represent(self, name: str, batch: Batch) -> list[Tensor]:
-        """Return O_m and, where there are adapters, A_m of a modality, each [B, D]."""
+        """Return O_m and, with adapters, A_m of a modality, each [B, D]."""
         part = batch.modality(name)
         if name == "text":
             packing = Packing.of(part.mask)
@@ -212,7 +214,7 @@ class ConKI(SentimentModel):
     def _encode_text(
         self, token_ids: Tensor, packing: Packing, states: Mapping[str, Tensor]
     ) -> tuple[Tensor, Mapping[int, Tensor] | list[Tensor]]:
-        """Return O_t [B, D] and the H_t that are read, each [T, D]; they may have been kept from an earlier epoch."""
+        """Return O_t [B, D] and the H_t that are read, each [T, D]; they may be cached states."""
         encoder = self.text_encoder
         if not states:
             found: tuple[Tensor, list[Tensor]] = encoder(token_ids, packing)
@@ -243,7 +245,7 @@ class ConKI(SentimentModel):
         terms = {"task": task_loss(output.prediction, batch.scores)}
         if self.contrast_weight:
             pan, specific = output.pan, output.specific
-            if pan is None:  # w/o C3: the contrast runs over the A_m alone
+            if pan is None:  # w/o C3: the contrast is only over the A_m
                 pan, specific = specific, None
             assert pan is not None
             contrast = hierarchical_contrastive_loss(
@@ -287,7 +289,7 @@ class ConKI(SentimentModel):
     def _rated_groups(
         self, *, text: float, frames: float, others: float, weight_decay: float, adapters: float = 0.0
     ) -> list[ParameterGroup]:
-        """Group what trains by its rate and by weight decay; adapters have that of the others where theirs is 0."""
+        """Group the trainable parameters by rate and weight decay; adapters with rate 0 have the rate of the others."""
         encoders = {name: list(module.parameters()) for name, module in self.encoders.items()}
         of_text = {id(p) for p in encoders.get("text", [])}
         of_frames = {id(p) for name, group in encoders.items() if name != "text" for p in group}
@@ -302,8 +304,8 @@ class ConKI(SentimentModel):
     def handed_over(self) -> list[str]:
         """Name the weights of this stage 1 that stage 2 starts from.
 
-        Adapters, the random audio and vision encoders that they learnt on, fusion layers and head; `w/o handover`
-        leaves fusion layers and head out. Encoders that trained are handed over as well. The bridge layers stay.
+        Adapters, the random audio and vision encoders that they were trained with, fusion layers and head; `w/o
+        handover` leaves out fusion layers and head. Trained encoders are handed over as well; bridge layers are not.
         """
         names = self.state_dict().keys()
         prefixes = ["adapters.", "encoders.vision.", "encoders.audio."]

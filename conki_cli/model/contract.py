@@ -1,4 +1,4 @@
-"""The contract that every model keeps, so that one loop trains them all: ConKI and the systems it is compared with.
+"""The contract of every model, so that one loop trains them all: ConKI and the systems that it is compared with.
 
 Axis letters: B batch, M modalities of the run (t, v, a), L positions, D hidden size of the text encoder, d features.
 """
@@ -20,7 +20,7 @@ from conki_cli.model.text_encoder import TextEncoder
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says about a batch."""
+    """The output of a model for a batch."""
 
     prediction: Tensor
     """Predicted scores, [B]."""
@@ -29,10 +29,10 @@ class Output:
     specific: Tensor | None = None
     """Knowledge-specific representations A_m, [B, M, D]."""
     parts: Mapping[str, Tensor] = field(default_factory=dict)
-    """What a baseline's loss needs beside the prediction, and its representations t, v, a and f, by name."""
+    """Further values that a baseline's loss needs, and its representations t, v, a and f, by name."""
 
     def full_precision(self) -> Self:
-        """Return the same in float32 at least: losses are never computed in less."""
+        """Return the output in float32 or better: losses are never computed with less precision."""
         parts = {name: full_precision(part) for name, part in self.parts.items()}
         pan, specific = (None if part is None else full_precision(part) for part in (self.pan, self.specific))
         return replace(self, prediction=full_precision(self.prediction), pan=pan, specific=specific, parts=parts)
@@ -60,20 +60,20 @@ class Architecture:
     positions: Mapping[str, int] = field(default_factory=dict)
     """Longest sequence in frames that the audio and vision encoders have positions for."""
     external_widths: Mapping[str, int] = field(default_factory=dict)
-    """Stage 1 only: feature widths of the external data set where they differ from the target's."""
+    """Stage 1 only: feature widths of the external data set that differ from the target's."""
 
 
 class SentimentModel(nn.Module):
     """The contract: one loop trains every model through these members."""
 
     phases: tuple[str, ...] = ("main",)
-    """Names of the passes of an epoch; each has an optimiser of its own."""
+    """Names of the passes of an epoch; each has its own optimiser."""
     required_modalities: frozenset[str] = frozenset()
-    """Modalities the model cannot do without."""
+    """Modalities that the model needs."""
     memory: tuple[str, ...] = ()
     """Names of buffers with one row per training clip; their size follows the data."""
     precision = "fp32"
-    """Numbers of the forward pass: fp32, tf32 or bf16."""
+    """Number format of the forward pass: fp32, tf32 or bf16."""
 
     def __init__(
         self, architecture: Architecture, text_encoder: TextEncoder | None, *, has_bridges: bool = True
@@ -90,7 +90,7 @@ class SentimentModel(nn.Module):
             self.add_bridges()
 
     def add_bridges(self) -> None:
-        """Add a Linear for each modality whose frames have another width in the external data than in the target's."""
+        """Add a Linear for each modality whose width in the external data differs from the target's."""
         sizes = self.architecture
         self.bridges = nn.ModuleDict(
             {name: nn.Linear(d, sizes.widths[name]) for name, d in sizes.external_widths.items()}
@@ -101,12 +101,12 @@ class SentimentModel(nn.Module):
         raise TypeError(f"{type(self).__name__} must define loss()")
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return what the optimiser of a phase trains, and how fast: by default the text encoder, and the rest."""
+        """Return the parameters of a phase's optimiser with their rates: by default the text encoder, and the rest."""
         rates = config.optimizer
         return self.groups_by_prefix({self.text_prefix: rates.lr_encoders, "": rates.lr_others}, rates.weight_decay)
 
     def groups_by_prefix(self, rates: Mapping[str, float], weight_decay: float) -> list[ParameterGroup]:
-        """Return the parameters that train, each with the rate of the first prefix that its name begins with."""
+        """Return the trainable parameters, each with the rate of the first matching prefix of its name."""
         members: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in rates}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -118,7 +118,7 @@ class SentimentModel(nn.Module):
         return self.phases
 
     def share(self, phase: str) -> float:
-        """Return the share of the shuffled batches that a pass sees."""
+        """Return the share of the shuffled batches in a pass."""
         return 1.0
 
     def batch_size(self, phase: str) -> int | None:
@@ -130,24 +130,24 @@ class SentimentModel(nn.Module):
         return 1
 
     def counts_for_selection(self, epoch: int) -> bool:
-        """Tell whether the validation MAE after this epoch may become the best and counts for patience."""
+        """Say whether the validation MAE after this epoch may become the best one and counts for patience."""
         return True
 
     def start(self, scores: Tensor) -> None:
         """Prepare for training; `scores` [N] are those of the training split."""
 
     def start_phase(self, epoch: int, phase: str) -> None:
-        """Prepare for a pass over the training split; draws nothing at random. A pass that continues begins so, too."""
+        """Prepare for a pass over the training split, also for a resumed one; draw no random numbers."""
 
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
-        """Look at a batch once its gradients exist, before the optimiser steps."""
+        """Process a batch after its backward pass, before the optimiser steps."""
 
     def report(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return further numbers for the log, by name; they are not minimised."""
         return {}
 
     def represent(self, batch: Batch) -> Output:
-        """Run forward in the model's precision; what comes out is float32 again."""
+        """Run forward in the model's precision; the output is float32 again."""
         kind = batch.scores.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             output: Output = self(batch)
@@ -156,7 +156,7 @@ class SentimentModel(nn.Module):
     # ---- what models share ----
 
     def freeze(self, *modules: nn.Module) -> None:
-        """Keep modules as they are: they do not train and stay in evaluation mode."""
+        """Freeze modules: they do not train and stay in evaluation mode."""
         self.frozen.extend(modules)
         freeze(modules)
 
@@ -168,7 +168,7 @@ class SentimentModel(nn.Module):
         return self
 
     def frames(self, batch: Batch, name: str) -> Padded:
-        """Return the frames of a modality at the target's width, [B, L, d], zero behind the mask."""
+        """Return the frames of a modality at the target's width, [B, L, d], zero after the mask."""
         part = batch.modality(name)
         values = self.bridges[name](part.values) if name in self.bridges else part.values
         return Padded(values * part.mask.unsqueeze(-1), part.mask)
@@ -190,12 +190,12 @@ class SentimentModel(nn.Module):
 
     @property
     def text_is_frozen(self) -> bool:
-        """Whether the text encoder is the pretrained one and stays it."""
+        """Whether the text encoder is the pretrained one and never trains."""
         return self.text is not None and any(module is self.text for module in self.frozen)
 
     @property
     def layers_read(self) -> tuple[int, ...] | None:
-        """Which hidden states H_t of a frozen text encoder are read, so that they can be kept; None: it trains."""
+        """Which hidden states H_t of a frozen text encoder are read and can be cached; None if it trains."""
         return (self.architecture.text_layers,) if self.text_is_frozen else None
 
     def handed_over(self) -> list[str]:
@@ -204,9 +204,9 @@ class SentimentModel(nn.Module):
         return [name for name in (*trained, *kept) if not name.startswith("bridges.") and name not in self.memory]
 
     def stored_names(self) -> tuple[list[str], list[str]]:
-        """Name the weights that change while this stage trains, and the frozen ones that must be kept with it.
+        """Name the weights that this stage trains, and the frozen ones that must be stored as well.
 
-        A frozen text encoder is the pretrained one: it is loaded by name again, never stored.
+        A frozen text encoder is the pretrained one: it is loaded again by name and never stored.
         """
         modules = {id(m) for part in self.frozen for m in part.modules()}
         frozen_prefixes = tuple(f"{name}." for name, module in self.named_modules() if id(module) in modules)
@@ -219,10 +219,10 @@ class SentimentModel(nn.Module):
         return trained, kept
 
     text_prefix = "text."
-    """How the names of the text encoder's weights begin."""
+    """Prefixes of the names of the text encoder's weights."""
 
     def resize_memory(self, stored: Mapping[str, Tensor]) -> None:
-        """Make room for what was remembered of the training clips: as many rows as were stored."""
+        """Resize the memory of the training clips to the stored number of rows."""
         for name in self.memory:
             if name in stored:
                 setattr(self, name, torch.empty_like(stored[name], device=getattr(self, name).device))

@@ -1,4 +1,4 @@
-"""What a run reads: its opened stores and tokenizer, and the batches that follow from them."""
+"""The inputs of a run: its opened stores and tokenizer, and the batches from them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The opened stores of a run and what follows from them; the stage decides which of the two is learnt from."""
+    """The opened stores of a run and derived facts; the stage decides which of the two stores is trained on."""
 
     target: FeatureStore
     external: FeatureStore | None
-    """None in stage 2, and where no stage 1 is needed."""
+    """None in stage 2, and if no stage 1 is needed."""
     modalities: tuple[str, ...]
     limits: Mapping[str, int]
     """Longest audio and vision sequences, in frames, that the encoders have positions for."""
     tokenizer: "PreTrainedTokenizerBase | None"
     max_tokens: int
     rescales: bool
-    """Whether external scores are brought to the target's range."""
+    """Whether external scores are converted to the target's range."""
     states: Mapping[str, Mapping[str, Ragged]] = field(default_factory=dict)
-    """States of a frozen text encoder, by split of the store that this stage trains on, and name."""
+    """Cached states of a frozen text encoder, by split of the store that this stage trains on, and name."""
     bucket: bool = False
     """Whether training batches hold clips of similar length."""
     threshold: float | None = None
-    """What separates two classes of scores, as the run says."""
+    """The run's score that separates two classes."""
     limit: int = 0
-    """Most clips of a split; 0: all."""
+    """Largest number of clips per split; 0: all."""
     _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
@@ -48,12 +48,12 @@ class Inputs:
         return self.external or self.target
 
     def clips(self, split: str) -> Utterances:
-        """Return the clips of a split of that store: all, or as many as the run's limit allows."""
+        """Return the clips of a split of that store, up to the run's limit."""
         return self.learnt.split(split).limited(self.limit)
 
     @property
     def external_widths(self) -> dict[str, int]:
-        """Feature widths of the external set where they differ from the target's; a bridge layer stands there."""
+        """Feature widths of the external set that differ from the target's and so need a bridge layer."""
         if self.external is None:
             return {}
         widths = {name: self.external.widths[name] for name in self.limits}
@@ -65,7 +65,7 @@ class Inputs:
         return self.target.score_range if self.rescales else self.learnt.score_range
 
     def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
-        """Return the batches of a split of the store that this stage trains on; shuffled when a seed is given."""
+        """Return the batches of a split of the store that this stage trains on; shuffled if a seed is given."""
         utterances = self.clips(split)
         return Batches(
             utterances,
@@ -84,7 +84,7 @@ class Inputs:
         return f"{self.learnt.dataset}/{split}/{self.limit}"
 
     def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
-        """Return the token ids of a split, made once; None where the run has no text."""
+        """Return the token ids of a split, computed once; None if the run has no text."""
         if self.tokenizer is None:
             return None
         from conki_cli.text import tokenize
@@ -94,24 +94,24 @@ class Inputs:
         return self._tokens[key][0]
 
     def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
-        """Return token ids of splits, and how many of their texts were truncated; {} where the run has no text."""
+        """Return token ids of splits, and the number of truncated texts; {} if the run has no text."""
         keys = {split: self._key(split) for split in splits if self.tokenizer is not None}
         for split, key in keys.items():
             self.token_ids(self.clips(split), key)
         return {split: self._tokens[key] for split, key in keys.items()}
 
     def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
-        """Return these inputs with token ids that others, of the same tokenizer, made or will make."""
+        """Return these inputs with a store of token ids that is shared with other inputs of the same tokenizer."""
         return replace(self, _tokens=tokens)
 
     def cut(self, split: str) -> dict[str, int]:
-        """Count the sequences of a split, by modality, that are longer than their limit."""
+        """Count the sequences of a split that exceed their limit, by modality."""
         frames = self.clips(split).frames
         return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
 
 
 def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:
-    """Return factor and shift that take one score range to another."""
+    """Return factor and shift that map one score range to another."""
     factor = (wanted[1] - wanted[0]) / (stored[1] - stored[0])
     return factor, wanted[0] - factor * stored[0]
 
@@ -124,25 +124,25 @@ def open_inputs(
     *,
     reader: "Callable[[str], tuple[PreTrainedTokenizerBase, int]] | None" = None,
 ) -> Inputs:
-    """Work out what a run reads.
+    """Prepare the inputs of a run.
 
     Args:
         config: the resolved configuration.
         target: the store of the target data set.
-        external: that of the external one, where its lengths or clips matter to this run.
+        external: the external store, if this run needs its lengths or clips.
         encoder: name or folder of the text encoder.
         reader: returns the tokenizer of a text encoder and its longest sequence; None: they are loaded.
 
     Raises:
         StoreError: the external store lacks a modality that the run uses.
-        SettingsError: no modality is left.
+        SettingsError: no modality remains.
     """
     from conki_cli.text import load_reader
 
     modalities = available_modalities(target.modalities, config.model.drop)
     if not modalities:
         raise SettingsError(
-            f"the store {target.path.name} has {', '.join(target.modalities)} and the run drops all of it",
+            f"the store {target.path.name} has {', '.join(target.modalities)} but the run drops all of them",
             advice="drop less, or prepare a store with more modalities",
         )
     frames = [name for name in modalities if name != "text"]
@@ -175,5 +175,5 @@ def open_inputs(
 
 
 def available_modalities(stored: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
-    """Return the modalities of a run: those of the target's store that no switch leaves out, in the order t, v, a."""
+    """Return the modalities of a run: those of the target's store that are not dropped, in the order t, v, a."""
     return tuple(name for name in MODALITIES if name in stored and MODALITY_SWITCHES[name] not in drop)

@@ -36,14 +36,14 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 def length_groups(mask: Tensor) -> list[Tensor]:
     """Split a batch into groups of similar length, so that little padding is computed.
 
-    A group holds the sequences of at least 0.7 times the length of its longest. Each sequence is computed on its own,
-    so the grouping changes no result beyond rounding, and the batch that the loss sees stays whole.
+    A group holds sequences of at least 0.7 times the length of its longest. Each sequence is computed independently, so
+    the grouping changes no result beyond rounding, and the loss still gets the whole batch.
 
     Args:
         mask: [B, L].
 
     Returns:
-        Indices of every group, longest first; together each of 0..B-1 once.
+        Indices of every group, longest first; each of 0..B-1 occurs once.
     """
     lengths = mask.sum(dim=1).cpu()  # [B]
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -77,9 +77,9 @@ def trained_parameters(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]
 
 
 def compile_positions(model: nn.Module, backend: str = "inductor") -> None:
-    """Let torch.compile fuse what happens at every position by itself, in our layers and in those of a BERT.
+    """Let torch.compile fuse position-wise operations, in our layers and in those of a BERT.
 
-    Attention stays as it is: its groups change with every batch. Weights keep their names.
+    Attention is not compiled, because its groups change with every batch. Weights keep their names.
     """
     compiled = torch.compile(EncoderLayer.after_attention, dynamic=True, backend=backend)
     for part in model.modules():
@@ -106,7 +106,7 @@ class EncoderLayer(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
         self.run_after_attention: Callable[[EncoderLayer, Tensor, Tensor], Tensor] = EncoderLayer.after_attention
-        """Is told its layer at every call, so that a copy of the layer computes with weights of its own."""
+        """Takes the layer as an argument, so that a copy of the layer uses its own weights."""
 
     def forward(self, states: Tensor, packing: Packing) -> Tensor:
         """Transform packed states [T, D] into [T, D]."""
@@ -115,10 +115,10 @@ class EncoderLayer(nn.Module):
         return self.run_after_attention(self, states, attend(query, key, value, packing, dropout=share))
 
     def first(self, states: Tensor, packing: Packing) -> Tensor:
-        """Transform packed states [T, D], and return the first position of every sequence alone, [B, D].
+        """Transform packed states [T, D], and return only the first position of every sequence, [B, D].
 
-        All of its sequence is read, but what no later layer reads is not computed: with a feed-forward width of 4 D
-        that is five sixths of the layer's operations.
+        It attends to its whole sequence, but states that no later layer reads are not computed: with a feed-forward
+        width of 4 D that saves five sixths of the layer's operations.
         """
         own = states[packing.first]  # [B, D]
         width = own.shape[1]
@@ -130,7 +130,7 @@ class EncoderLayer(nn.Module):
         return self.run_after_attention(self, own, attend_first(query, key, value, packing, dropout=share))
 
     def after_attention(self, states: Tensor, attended: Tensor) -> Tensor:
-        """Do what happens at every position by itself once its sequence was attended to; [T, D] each."""
+        """Apply the position-wise part of the layer to the attended states; [T, D] each."""
         states = self.norm_attention(states + self.dropout(self.out(attended)))
         inner = self.dropout(F.gelu(self.ffn_in(states)))  # [T, ffn_width]
         out: Tensor = self.norm_ffn(states + self.dropout(self.ffn_out(inner)))
@@ -159,7 +159,7 @@ class SequenceEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-5)
 
     def forward(self, frames: Tensor, packing: Packing) -> tuple[Tensor, list[Tensor]]:
-        """Encode packed frames [T, d] whose first position per sequence is the place of [CLS], its values unread.
+        """Encode packed frames [T, d] whose first position per sequence is replaced by [CLS].
 
         Returns:
             O_m [B, D]; H_m, the input of layer 1 and every layer's output, each [T, D].

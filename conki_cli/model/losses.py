@@ -45,18 +45,18 @@ def hierarchical_contrastive_loss(
     inter_knowledge: bool = True,
     reduction: Reduction = "sample-sum",
 ) -> Tensor:
-    """Return L_con of Section 3.4: attract equal knowledge of equal sentiment, repel every other pair.
+    """Return L_con of Section 3.4: attract equal knowledge of equal sentiment, repel all other pairs.
 
     An *anchor* p is any of the N vectors, its pairs (p, q) run over all other vectors q. Written out,
     L_con = sum_i [ log sum_{pairs of i} f - mean_{positive pairs of i} log f ], f(p, q) = exp(cos(p, q) / temperature),
     where the pairs of sample i are those of all its anchors: one denominator per sample.
 
-    Similarities and logarithms are taken in float32 even under autocast (float64 stays float64). What has no
-    positive pair contributes 0 with gradient 0. The cosine with a vector of zeros counts as 0 and passes no gradient.
+    Similarities and logarithms are computed in float32 even under autocast (float64 stays float64). Rows without a
+    positive pair contribute 0 with gradient 0. The cosine with a vector of zeros is 0 and passes no gradient.
 
     Args:
         pan: O_m, [B, M, D].
-        specific: A_m, [B, M, D]; None contrasts the pan-knowledge alone.
+        specific: A_m, [B, M, D]; None contrasts only the pan-knowledge.
         scores: y as stored, [B].
         temperature: the paper's tau.
         inter_knowledge: False is the ablation "w/o N1" (Table 5).
@@ -80,7 +80,7 @@ def hierarchical_contrastive_loss(
     with torch.autocast(pan.device.type, enabled=False):
         vectors = unit_vectors(stacked.reshape(-1, width))  # [N, D]
         similarities = vectors @ (vectors / temperature).T  # [N, N], log f
-        # torch.where keeps nothing but its mask for backward, which permits the overwriting below.
+        # torch.where saves only its mask for backward, which permits the overwriting below.
         attraction = torch.where(positives, similarities, 0).sum(dim=1).reshape(num_rows, -1).sum(dim=1)
         # A finite filling instead of -inf: a row without any pair then has a zero gradient, not nan.
         similarities.masked_fill_(
@@ -97,9 +97,9 @@ def sentiment_intervals(scores: Tensor) -> Tensor:
 
 
 def equal_pairs(labels: Tensor) -> Tensor:
-    """Return which ordered pairs of vectors share a label: their sample, class, modality or kind of knowledge.
+    """Return which ordered pairs of vectors share a label: sample, class, modality or kind of knowledge.
 
-    Every pair mask, of ConKI and of HyCon, is made of these.
+    All pair masks of ConKI and HyCon are combinations of these.
 
     Args:
         labels: one per vector, [N]; nan equals nothing.
@@ -130,7 +130,7 @@ def positive_pairs(intervals: Tensor, kinds: Tensor) -> Tensor:
 
 
 def ignored_pairs(kinds: Tensor, *, inter_knowledge: bool = True) -> Tensor:
-    """Return which ordered pairs stay out of the denominator: a vector with itself and, "w/o N1", those of N1.
+    """Return which ordered pairs are left out of the denominator: a vector with itself and, "w/o N1", those of N1.
 
     Args:
         kinds: knowledge kind of each vector, [N].
@@ -145,7 +145,7 @@ def ignored_pairs(kinds: Tensor, *, inter_knowledge: bool = True) -> Tensor:
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """Return float32 for anything shorter; float64 stays."""
+    """Convert lower precisions to float32; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -1,8 +1,8 @@
-"""Sequences of different lengths behind each other, so that nothing is computed for padding.
+"""Sequences of different lengths, packed back to back, so that nothing is computed for padding.
 
-What happens at every position by itself (Linear, LayerNorm, GELU, dropout) runs once over all real positions;
-attention, where positions of one sequence meet, runs over groups of sequences of equal or similar length. The batch
-stays whole: no sample changes its place, and the contrastive loss sees the same pairs.
+Position-wise operations (Linear, LayerNorm, GELU, dropout) run once over all real positions; attention, which combines
+positions of one sequence, runs over groups of sequences of equal or similar length. The batch does not change: no
+sample changes its place, and the contrastive loss gets the same pairs.
 
 Axis letters: B sequences of a batch, L longest of them, T positions of all of them, D width, H heads, G sequences of a
 group.
@@ -20,15 +20,15 @@ from torch import Tensor
 ATTENTION_SHARE = {"cpu": 1.0}
 """Shortest sequence of an attention group, as a share of its longest, by kind of device: 1 pads nothing."""
 _SHARE_ELSEWHERE = 0.5
-"""A GPU would rather compute some padding than start many small kernels."""
+"""On a GPU some padding is cheaper than many small kernels."""
 SIMILAR_SHARE = 0.7
-"""Where whole layers run in groups: the shortest sequence of one, as a share of its longest. It balances padding
+"""If whole layers run in groups: the shortest sequence of a group, as a share of its longest. It balances padding
 against smaller products."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring packed sequences whose attention is computed together."""
+    """Contiguous packed sequences whose attention is computed together."""
 
     count: int
     """G."""
@@ -36,19 +36,19 @@ class Group:
     rows: int
     """Positions of the group, without padding."""
     gather: Tensor | None
-    """The group's row at each padded position, [G * longest]; None where all have one length."""
+    """The group's row at each padded position, [G * longest]; None if all have the same length."""
     real: Tensor | None
-    """[rows], where each row stands among the padded positions."""
+    """[rows], the padded position of each row."""
     mask: Tensor | None
     """[G, 1, 1, longest], True on real positions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """How the positions of a batch lie behind each other: whole sequences, longest first."""
+    """The layout of a batch's packed positions: whole sequences, longest first."""
 
     lengths: tuple[int, ...]
-    """Of the sequences in their packed order, each at least 1."""
+    """Lengths of the sequences in packed order, each at least 1."""
     order: Tensor
     """[B] int64, the sample of the batch at each packed place."""
     width: int
@@ -57,8 +57,8 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor) -> "Packing":
-        """Work out the packing of a batch whose real positions come first; mask [B, L]."""
-        counts = mask.sum(dim=1).tolist()  # one wait for a GPU per batch and modality
+        """Compute the packing of a batch whose real positions come first; mask [B, L]."""
+        counts = mask.sum(dim=1).tolist()  # one GPU synchronisation per batch and modality
         order = sorted(range(len(counts)), key=lambda sample: -counts[sample])
         lengths = tuple(int(counts[sample]) for sample in order)
         share = ATTENTION_SHARE.get(mask.device.type, _SHARE_ELSEWHERE)
@@ -89,7 +89,7 @@ class Packing:
 
     @cached_property
     def _shares(self) -> Tensor:
-        """[B, T], 1/length where a position belongs to a sample."""
+        """[B, T], 1/length for the positions of a sample, else 0."""
         device = self.order.device
         lengths = torch.tensor(self.lengths, device=device)
         owner = self.order.repeat_interleave(lengths)  # [T]
@@ -97,22 +97,22 @@ class Packing:
         return (owner == torch.arange(len(self.lengths), device=device)[:, None]) * weights
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Take the real positions of [B, L, ...], [T, ...]."""
+        """Return the real positions of [B, L, ...] as [T, ...]."""
         return padded.flatten(0, 1).index_select(0, self.rows)
 
     def unpack(self, values: Tensor) -> Tensor:
-        """Put [T, ...] back in their places, [B, L, ...] with 0 on padding."""
+        """Return [T, ...] at their padded places, [B, L, ...] with 0 on padding."""
         flat = values.new_zeros(len(self.lengths) * self.width, *values.shape[1:])
         return flat.index_copy(0, self.rows, values).view(len(self.lengths), self.width, *values.shape[1:])
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average [T, D] over the positions of each sample, [B, D]; as a product, the same on every run and device."""
+        """Average [T, D] over the positions of each sample, [B, D]; a matrix product, to be deterministic."""
         with torch.autocast(values.device.type, enabled=False):  # a rounded 1/length would shift the whole mean
             return self._shares.to(values.dtype) @ values
 
 
 def similar(lengths: Sequence[int], share: float) -> list[tuple[int, ...]]:
-    """Cut lengths, which must not grow, into runs whose shortest is at least `share` of their longest."""
+    """Split non-increasing lengths into runs whose shortest is at least `share` of their longest."""
     parts: list[list[int]] = []
     for length in lengths:
         if not parts or length < share * parts[-1][0]:
@@ -139,8 +139,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropo
         query: [T, H, D/H].
         key: like `query`.
         value: like `query`.
-        packing: which rows are a sequence.
-        dropout: share of the attention weights that are left out.
+        packing: the sequences of the rows.
+        dropout: share of the attention weights that are dropped.
 
     Returns:
         [T, D].
@@ -158,8 +158,8 @@ def attend_first(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *,
         query: [B, H, D/H] of the first positions, in the order of the batch.
         key: [T, H, D/H].
         value: like `key`.
-        packing: which rows are a sequence.
-        dropout: share of the attention weights that are left out.
+        packing: the sequences of the rows.
+        dropout: share of the attention weights that are dropped.
 
     Returns:
         [B, D], in the order of the batch: the rows of `attend` at `packing.first`.
@@ -184,7 +184,7 @@ def _mixed(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: flo
 
 
 def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
-    """Return what the rows of one group attend to; [rows, H, D/H] each -> [rows, D]."""
+    """Return the attention output of the rows of one group; [rows, H, D/H] each -> [rows, D]."""
     q, k, v = (_padded(rows, group) for rows in (query, key, value))
     flat = _mixed(q, k, v, group, dropout)  # [G * longest, D]
     return flat if group.real is None else flat.index_select(0, group.real)

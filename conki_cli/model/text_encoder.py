@@ -1,4 +1,4 @@
-"""The pretrained text encoder (Eq. 1), run over packed tokens: a batch costs what its real tokens cost.
+"""The pretrained text encoder (Eq. 1), run over packed tokens, so that padding costs nothing.
 
 Axis letters: B texts, T tokens of all of them, D hidden size, H heads.
 """
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = "conki_packed"
-"""Under this name transformers knows the attention over packed tokens."""
+"""The name of the attention over packed tokens in transformers' registry."""
 PACKED_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
-"""Architectures that see no neighbour outside their attention and take the positions of tokens from outside."""
+"""Architectures that mix tokens only in attention and accept the positions of tokens as an input."""
 
 Shift = Callable[[Tensor, slice], Tensor]
-"""Turns embeddings [T, D] of the packed rows that the slice names into what takes their place, [T, D]."""
+"""Maps embeddings [T, D] of the packed rows in a slice to their replacement, [T, D]."""
 
 
 class TextEncoder(nn.Module):
-    """A pretrained encoder; one without a pooler gets Linear + tanh on its first token."""
+    """A pretrained encoder; without a pooler it gets Linear + tanh on its first token."""
 
     def __init__(self, backbone: "PreTrainedModel", *, width: int, fresh: frozenset[str] = frozenset()) -> None:
         """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
@@ -43,8 +43,8 @@ class TextEncoder(nn.Module):
 
         Args:
             token_ids: [T].
-            packing: which of them are a text.
-            shift: changes what the embedding layer gives.
+            packing: the texts of the tokens.
+            shift: changes the output of the embedding layer.
 
         Returns:
             O_t [B, D] and H_t, the input of layer 1 and every layer's output, each [T, D].
@@ -60,20 +60,22 @@ class TextEncoder(nn.Module):
         return pooled
 
     def embed(self, token_ids: Tensor, packing: Packing) -> Tensor:
-        """Return H_t[0] of packed token ids, the input of layer 1, [T, D]; of an encoder that packs."""
+        """Return H_t[0] of packed token ids, the input of layer 1, [T, D]; only for an encoder that packs."""
         embeddings: Tensor = self.backbone.embeddings(
             input_ids=token_ids[None], position_ids=self._positions(packing)
         ).squeeze(0)
         return embeddings
 
     def _positions(self, packing: Packing) -> Tensor:
-        """Return the place of every token in its text as the encoder counts it, [1, T]."""
+        """Return the position of every token in its text as the encoder counts, [1, T]."""
         config = self.backbone.config
-        start = 0 if config.model_type == "bert" else config.pad_token_id + 1  # RoBERTa counts from behind its padding
+        start = (
+            0 if config.model_type == "bert" else config.pad_token_id + 1
+        )  # RoBERTa counts from after its padding id
         return packing.positions[None] + start
 
     def _packed(self, token_ids: Tensor, packing: Packing, shift: Shift | None) -> list[Tensor]:
-        """Run all texts as one row of tokens that only attend within their text."""
+        """Run all texts as one row of tokens that attend only within their text."""
         positions = self._positions(packing)
         with self._shifted(shift and (lambda embeddings: shift(embeddings[0], slice(None))[None])):
             out = self.backbone(
@@ -105,7 +107,7 @@ class TextEncoder(nn.Module):
 
     @contextmanager
     def _shifted(self, shift: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
-        """Change the output of the embedding layer as long as the context lasts."""
+        """Change the output of the embedding layer during the block."""
         if shift is None:
             yield
             return

@@ -1,6 +1,6 @@
 """The ten models by name: their classes, imported on demand.
 
-Nothing here needs torch until a class is asked for, so that a list of the models costs nothing.
+Nothing here imports torch until a class is requested, so that listing the models is fast.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def model_class(name: str) -> "type[SentimentModel]":
     """Import the class of a model.
 
     Raises:
-        SettingsError: no model is called so.
+        SettingsError: there is no model of that name.
     """
     if name not in MODELS:
         raise unknown_model(name, MODELS)
@@ -48,10 +48,10 @@ def model_class(name: str) -> "type[SentimentModel]":
 
 
 def build(config: RunConfig, architecture: "Architecture", text_encoder: "TextEncoder | None") -> "SentimentModel":
-    """Build the model of a configuration, random under torch's generator but for its text encoder.
+    """Build the model of a configuration, with random weights from torch's generator except for its text encoder.
 
     Raises:
-        SettingsError: the model cannot do without a modality that the run lacks.
+        SettingsError: the model needs a modality that the run lacks.
     """
     name = config.model.name
     found = model_class(name)
@@ -60,7 +60,7 @@ def build(config: RunConfig, architecture: "Architecture", text_encoder: "TextEn
         switches = ", ".join(MODALITY_SWITCHES[part] for part in missing)
         them = "it" if len(missing) == 1 else "them"
         raise SettingsError(
-            f"{name} needs {' and '.join(missing)} and this run has only {', '.join(architecture.modalities)}: "
+            f"{name} needs {' and '.join(missing)}, but this run has only {', '.join(architecture.modalities)}: "
             f"do not drop {switches}, prepare a store that has {them}, or choose another --model"
         )
     model = cast("Make", found)(config, architecture, text_encoder)

@@ -1,1 +1,1 @@
-"""What is shown and written of results: tables, tests, exports."""
+"""Results as output: tables, tests, figures, reports, exports."""

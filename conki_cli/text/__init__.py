@@ -1,6 +1,6 @@
 """Text: the pretrained encoder on disk, sentences -> token ids.
 
-The demo's small BERT (`demo_encoder`) and translating sentences (`translation`) are imported by those who need them.
+The demo's small BERT (`demo_encoder`) and the translation of sentences (`translation`) are imported only when needed.
 """
 
 from conki_cli.text.encoders import (

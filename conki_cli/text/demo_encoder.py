@@ -1,4 +1,4 @@
-"""The demo's text encoder: a small BERT, pretrained in seconds on the sentences it will read.
+"""The demo's text encoder: a small BERT, pretrained in seconds on sentences of the demo's kind.
 
 Axes: B sentences of a batch, N sentences, L tokens of the longest one, V words of the vocabulary, D hidden size.
 """
@@ -21,8 +21,8 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BATCH_SIZE = 48
 _MASKED_SHARE = 0.15
 _PEAK_LEARNING_RATE = 3e-3
-_INITIAL_DEVIATION = 0.1  # about 1 / sqrt(D); BERT's 0.02 is made for D = 768 and learns nothing here in 500 steps
-_DROPOUT = 0.1  # for the encoder's users; the short pretraining goes without
+_INITIAL_DEVIATION = 0.1  # about 1 / sqrt(D); BERT's 0.02 suits D = 768 and learns nothing here in 500 steps
+_DROPOUT = 0.1  # for the encoder's users; the short pretraining uses none
 _MAX_DEMO_TOKENS = 64
 
 
@@ -37,17 +37,17 @@ def build_demo_encoder(
 ) -> Path:
     """Pretrain a small BERT (4 layers, 4 heads) on `sentences` and save it as an encoder folder.
 
-    Its vocabulary is the words of the sentences. It learns to restore masked words, and its pooler learns to name the
+    Its vocabulary consists of the words of the sentences. It learns to restore masked words, and its pooler to name the
     words of the sentence, the rare ones first: BERT's own sentence task (which sentence follows) has no meaning for
     unordered sentences, and an untrained pooler would make O_t (Eq. 1) a random projection. Neither task sees a score.
 
     Args:
-        folder: Where the encoder goes; loads with AutoModel and AutoTokenizer.
-        sentences: What it is pretrained on; at least one word.
-        seed: Fixes the result, bit for bit at an equal number of threads; torch's global generator is left alone.
+        folder: Where the encoder is saved, for AutoModel and AutoTokenizer.
+        sentences: Training data, with at least one word.
+        seed: Fixes the result, bit for bit for the same number of threads; torch's global generator is not used.
         num_steps: Steps of 48 sentences; 500 take about 16 seconds on one core.
         hidden_size: D, a multiple of 4.
-        progress: Called after every step with (steps done, steps in all).
+        progress: Called after every step with (finished steps, total steps).
     """
     import torch
 
@@ -59,7 +59,7 @@ def build_demo_encoder(
         rows, _ = tokenize(load_tokenizer(str(temporary)), sentences, max_length=_MAX_DEMO_TOKENS)
         ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)  # [N, L]
         model, naming = _demo_model(len(_SPECIAL_TOKENS) + num_words, hidden_size)
-        # Words are named in proportion to their inverse squared count: rare ones tell more than `the`.
+        # Words are weighted by their inverse squared count: rare ones carry more information than `the`.
         weights = torch.bincount(ids.flatten(), minlength=naming.out_features).clamp(min=1).float().pow(-2)  # [V]
         optimizer = torch.optim.AdamW([*model.parameters(), *naming.parameters()], weight_decay=0.01)
         for step in range(num_steps):  # linear warm-up over a tenth of the steps, then linear decay
@@ -78,7 +78,7 @@ def build_demo_encoder(
 
 
 def _write_demo_tokenizer(folder: Path, sentences: Sequence[str]) -> int:
-    """Save a tokenizer that knows exactly the words of the sentences; return how many there are."""
+    """Save a tokenizer that knows exactly the words of the sentences; return the size of its vocabulary."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
@@ -97,7 +97,7 @@ def _write_demo_tokenizer(folder: Path, sentences: Sequence[str]) -> int:
 
 
 def _demo_model(vocabulary_size: int, hidden_size: int) -> "tuple[PreTrainedModel, torch.nn.Linear]":
-    """Build the masked-word model, and the layer that names words from its pooled output and is thrown away."""
+    """Build the masked-word model, and the temporary layer that names words from its pooled output."""
     import torch
     from transformers import BertConfig, BertForPreTraining
 
@@ -131,6 +131,6 @@ def _demo_loss(
     masked_words: torch.Tensor = model.cls.predictions(output.last_hidden_state[is_masked])  # [masked, V]
     named_words: torch.Tensor = naming(output.pooler_output)  # [B, V]
     shares = torch.zeros_like(named_words).scatter_(1, ids * (is_word & ~is_masked), 1.0) * weights
-    shares[:, 0] = 0.0  # whatever is not to be named was written to [PAD]
+    shares[:, 0] = 0.0  # words that are not to be named were written to [PAD]
     shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-20)  # soft targets; none if all are masked
     return F.cross_entropy(masked_words, ids[is_masked]) + F.cross_entropy(named_words, shares)

@@ -1,6 +1,6 @@
 """The pretrained text encoder on disk (Section 3.1, Eq. 1): its identity, configuration, tokenizer and weights.
 
-Torch and transformers are imported inside the functions: they take seconds, and half of the commands need neither.
+Torch and transformers are imported inside the functions: that takes seconds, and half of the commands need neither.
 """
 
 from collections.abc import Mapping
@@ -42,14 +42,14 @@ KNOWN_SIZES = {
     **dict.fromkeys(("bert-base-multilingual-cased", "bert-base-multilingual-uncased", "xlm-roberta-base"), _BASE),
     **dict.fromkeys(("bert-large-uncased", "bert-large-cased", "roberta-large", "xlm-roberta-large"), _LARGE),
 }
-"""Hidden size and number of layers by hub name; the same names with their organisation, google-bert/ or FacebookAI/."""
+"""Hidden size and number of layers by hub name, also with the organisation google-bert/ or FacebookAI/."""
 
 
 def encoder_identity(name_or_path: str, *, reads_text: bool = True) -> str:
-    """Name the encoder's content: a hub name is itself, a folder is a fingerprint of what lies in it.
+    """Identify the encoder's content: by its hub name, or by a fingerprint of its folder.
 
     The fingerprint covers the names, sizes and bytes of configuration and tokenizer files and samples of the weight
-    files, so a copy under another path is the same encoder and other weights are another one. Needs no torch.
+    files, so a copy under another path is the same encoder, and other weights are a different one. Needs no torch.
     """
     try:
         folder = local_folder(name_or_path, _ENCODER)
@@ -64,7 +64,7 @@ def encoder_identity(name_or_path: str, *, reads_text: bool = True) -> str:
 
 
 def _encoder_folder(name_or_path: str, needed: tuple[str, ...]) -> Path:
-    """Return a folder that holds one of the `needed` files; a hub name comes from the cache, else is downloaded."""
+    """Return a folder that holds one of the `needed` files; a hub name comes from the cache or is downloaded."""
     folder = local_folder(name_or_path, _ENCODER)
     return folder or hub_folder(name_or_path, (CONFIG_FILES, needed), _FETCHED[needed], _ENCODER)
 
@@ -73,7 +73,7 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
     """Read the encoder's configuration (hidden_size, num_hidden_layers, ...) without touching its weights.
 
     Raises:
-        EncoderError: it cannot be found, read, or does not describe an encoder of one token sequence.
+        EncoderError: it cannot be found or read, or does not describe an encoder of one token sequence.
     """
     folder = _encoder_folder(name_or_path, CONFIG_FILES)
     require(folder, CONFIG_FILES, "config.json", _ENCODER)
@@ -84,7 +84,7 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
     if config.is_encoder_decoder or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise EncoderError(
-            f"a text encoder must map one token sequence to hidden states, as BERT does, but {name_or_path} is of "
+            f"a text encoder must map one token sequence to hidden states, as BERT does, but {name_or_path} has the "
             f"type {config.model_type!r}",
             "choose another --encoder",
         )
@@ -94,7 +94,7 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
 def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, int]:
     """Return the hidden size D, which is the width of the whole network, and the number of layers.
 
-    Those of well-known encoders are known without a file or the hub.
+    For well-known encoders no file and no hub is needed.
 
     Raises:
         EncoderError: the encoder cannot be found, or does not describe an encoder of one token sequence.
@@ -113,7 +113,7 @@ def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, i
 
 def _unknown_width(error: EncoderError) -> EncoderError:
     return EncoderError(
-        f"a run without text is as wide as its text encoder, and that width is not known here ({error})",
+        f"a run without text has the width of its text encoder, which is unknown ({error})",
         "give --encoder bert-base-uncased, or a folder with the encoder's config.json",
     )
 
@@ -125,7 +125,7 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
         EncoderError: it cannot be found or read, or has no padding token.
     """
     folder = _encoder_folder(name_or_path, _TOKENIZER_FILES)
-    # Without these files transformers would hand out an empty tokenizer that knows five tokens.
+    # Without these files transformers would return an empty tokenizer that knows five tokens.
     require(folder, _TOKENIZER_FILES, "a tokenizer (tokenizer.json or vocab.txt)", _ENCODER)
     with explained(folder, "tokenizer"):
         from transformers import AutoTokenizer
@@ -137,10 +137,10 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
 
 
 def load_reader(name_or_path: str) -> "tuple[PreTrainedTokenizerBase, int]":
-    """Load the encoder's own tokenizer, with the number of tokens that the encoder takes at once.
+    """Load the encoder's own tokenizer, with the largest number of tokens that the encoder accepts.
 
     Raises:
-        EncoderError: either cannot be found or read, or they do not fit each other.
+        EncoderError: the tokenizer or the encoder cannot be found or read, or they do not fit each other.
     """
     tokenizer, config = load_tokenizer(name_or_path), encoder_config(name_or_path)
     check_vocabulary(tokenizer, config, name_or_path)
@@ -150,7 +150,7 @@ def load_reader(name_or_path: str) -> "tuple[PreTrainedTokenizerBase, int]":
 def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]":
     """Load the pretrained encoder in float32, with the names of the parameters that its checkpoint lacks.
 
-    Only a pooler's may be missing; they hold random values drawn from torch's global generator. A prefix that all
+    Only a pooler's may be missing; they get random values from torch's global generator. A prefix that all
     names share, such as `module.` or `bert.`, is ignored.
 
     Raises:
@@ -166,15 +166,15 @@ def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]"
         before = torch.get_rng_state()
         model, report = _loaded(folder)
         if mapping := prefix_mapping(report):
-            torch.set_rng_state(before)  # so that a pooler gets the values that it would get without the prefix
+            torch.set_rng_state(before)  # so that a pooler gets the same values as without the prefix
             model, report = _loaded(folder, mapping)
-        model = model.float()  # the checkpoint's precision may be another; we always train from float32
+        model = model.float()  # the checkpoint may have another precision; training always starts from float32
         missing = check_weights(model, report, folder, noun=_ENCODER.noun)
     return model, missing
 
 
 def _loaded(folder: Path, key_mapping: Mapping[str, str] | None = None) -> "tuple[PreTrainedModel, Report]":
-    """Load an encoder and what transformers reports of its weights; weights of another shape are reported, too."""
+    """Load an encoder and transformers' report on its weights, which includes weights of another shape."""
     from transformers import AutoModel
 
     model, report = AutoModel.from_pretrained(
@@ -190,9 +190,9 @@ def _loaded(folder: Path, key_mapping: Mapping[str, str] | None = None) -> "tupl
 
 
 def backbone_from_config(folder: str | Path) -> "PreTrainedModel":
-    """Build the encoder that a run folder's config.json describes, for weights that the run itself stores.
+    """Build the encoder that a run folder's config.json describes, for weights that the run stores.
 
-    The values are random until those weights are loaded; torch's global generator is left as it was.
+    The values are random until those weights are loaded; torch's global generator is not changed.
     """
     import torch
 
@@ -209,9 +209,9 @@ def save_encoder_files(
     """Save the encoder's tokenizer and configuration, not its weights, into a run folder.
 
     Args:
-        name_or_path: of the encoder.
-        folder: where the files go.
-        tokenizer: as it was loaded, without a text read: reading changes what it saves. None: it is loaded.
+        name_or_path: the encoder.
+        folder: where the files are saved.
+        tokenizer: as it was loaded and never used: tokenising changes what it saves. None: load it.
     """
     config, tokenizer = encoder_config(name_or_path), tokenizer or load_tokenizer(name_or_path)
     with published(Path(folder)) as temporary, quiet():

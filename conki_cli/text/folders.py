@@ -1,8 +1,8 @@
-"""Folders with pretrained models: named by path or by hub name, fetched, fingerprinted, read safely, written whole.
+"""Folders with pretrained models: find, download, fingerprint, read safely, write atomically.
 
-A model is a folder: config.json, tokenizer files, weights in safetensors. A hub name is turned into such a folder
-first (the local cache, else one download), so everything else reads folders only and works offline.
-Torch and transformers are imported inside the functions: they take seconds, and half of the commands need neither.
+A model is a folder: config.json, tokenizer files, weights in safetensors. A hub name is first resolved to such a folder
+(from the local cache, or by one download), so everything else reads only folders and works offline.
+Torch and transformers are imported inside the functions: that takes seconds, and half of the commands need neither.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from conki_cli.system.readable import status_of, system_error_in, unread
 from conki_cli.system.workspace import is_path
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
-_HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s for a network that is not there
+_HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s without a network
 _HASHED = frozenset({".json", ".txt", ".model", ".spm", ".safetensors"})
 
 CONFIG_FILES = ("config.json",)
@@ -30,12 +30,12 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 _SCRATCH = ".encoder."
-"""How the folders are called in which encoder files are prepared."""
+"""Prefix of temporary folders in which encoder files are prepared."""
 
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a model is for, in the words of messages: its noun, the option that names it, its class for converting."""
+    """A kind of model for messages: its noun, the option that names it, its class for converting."""
 
     noun: str
     option: str
@@ -43,7 +43,7 @@ class ModelKind:
 
 
 def fingerprint(folder: Path, kind: ModelKind) -> str:
-    """Name the content of a folder: the names, sizes and bytes of its files, of large ones samples."""
+    """Identify the content of a folder: by names, sizes and bytes of its files, or samples of large files."""
     digest = hashlib.sha256()
     try:
         for path in sorted(folder.iterdir()):
@@ -56,7 +56,7 @@ def fingerprint(folder: Path, kind: ModelKind) -> str:
 
 
 def _update_with_samples(digest: "hashlib._Hash", path: Path) -> None:
-    """Feed a file of up to 8 MiB whole, a larger one as 32 evenly spaced blocks, its head and tail among them."""
+    """Hash a file of up to 8 MiB completely, a larger one as 32 evenly spaced blocks, including its head and tail."""
     whole, block, num_blocks = 8 << 20, 64 << 10, 32
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -69,16 +69,16 @@ def _update_with_samples(digest: "hashlib._Hash", path: Path) -> None:
 
 
 def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
-    """Return the folder that is meant, or None for a hub name.
+    """Return the folder that the name means, or None for a hub name.
 
     Raises:
-        UnreadableError: the system cannot tell what it is.
-        EncoderError: it is a file, or can be neither a folder nor a hub name.
+        UnreadableError: the system cannot read it.
+        EncoderError: it is a file, or neither a folder nor a possible hub name.
     """
     if not name_or_path.strip() or "\0" in name_or_path:
         raise EncoderError(f"a {kind.noun} must be a folder or a hub name, found {name_or_path!r}")
     path = Path(name_or_path)
-    with contextlib.suppress(RuntimeError):  # a ~ of nobody
+    with contextlib.suppress(RuntimeError):  # ~ of an unknown user
         path = path.expanduser()
     found = status_of(path)
     if found is not None and stat.S_ISDIR(found.st_mode):
@@ -87,33 +87,35 @@ def local_folder(name_or_path: str, kind: ModelKind) -> Path | None:
     elif found is not None and (is_path(name_or_path) or not _HUB_NAME.fullmatch(name_or_path)):
         raise EncoderError(f"a {kind.noun} must be a folder, but {path} is a file", "pass the folder that holds it")
     if not _HUB_NAME.fullmatch(name_or_path):
-        raise EncoderError(f"no folder {name_or_path} here, and that is no hub name either", f"check {kind.option}")
+        raise EncoderError(
+            f"there is no folder {name_or_path}, and it is not a hub name either", f"check {kind.option}"
+        )
     return None
 
 
 def _only_shares_a_name(name: str, folder: Path) -> bool:
-    """Tell whether a folder here is called like a model of the hub and holds no model: then the hub's is meant."""
+    """Say whether a local folder only has the name of a model on the hub but holds no model: then use the hub's."""
     return not is_path(name) and _HUB_NAME.fullmatch(name) is not None and not has(folder, CONFIG_FILES)
 
 
 def hub_folder(
     name: str, needed: Sequence[Sequence[str]], fetched: Sequence[str], kind: ModelKind, *, revision: str | None = None
 ) -> Path:
-    """Return a folder with the files of a hub name, from the local cache, else downloaded.
+    """Return a folder with the files of a hub name, from the local cache or by a download.
 
     Args:
         name: a hub name.
-        needed: a cached folder serves if it holds a file of each of these groups of patterns.
+        needed: a cached folder suffices if it holds a file of each of these groups of patterns.
         fetched: patterns of the files to download.
-        kind: what messages call the model.
+        kind: the kind of model, for messages.
         revision: a branch, tag or commit; None is the main branch.
 
     Raises:
-        EncoderError: it is not in the cache and the hub cannot be reached or does not have it.
+        EncoderError: it is not in the cache, and the hub cannot be reached or does not have it.
     """
     from huggingface_hub import snapshot_download
 
-    with contextlib.suppress(Exception):  # not in the cache: whatever the reason, the hub is asked next
+    with contextlib.suppress(Exception):  # not in the cache, for whatever reason: ask the hub next
         cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
         if all(has(cached, patterns) for patterns in needed):
             return cached
@@ -126,7 +128,9 @@ def _download(name: str, patterns: list[str], kind: ModelKind, revision: str | N
 
     try:
         with quiet():
-            HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)  # one attempt: fails without a network
+            HfApi().model_info(
+                name, revision=revision, timeout=_HUB_TIMEOUT
+            )  # one attempt, which fails without a network
             return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except HfHubHTTPError as error:
         reason = f"the hub answered: {first_line(error)}"
@@ -134,19 +138,19 @@ def _download(name: str, patterns: list[str], kind: ModelKind, revision: str | N
         reason = f"{type(error).__name__}: {first_line(error)}"
     at = f" --revision {revision}" if revision else ""
     raise EncoderError(
-        f"{kind.noun} {name!r} is no folder with a model here and could not be fetched from the hub ({reason}): on a "
+        f"{kind.noun} {name!r} is not a folder with a model and could not be fetched from the hub ({reason}): on a "
         f"machine with network run `hf download {name}{at} --local-dir {name.rpartition('/')[2]}` once, copy that "
         f"folder and pass {kind.option} FOLDER"
     )
 
 
 def has(folder: Path, patterns: Sequence[str]) -> bool:
-    """Say whether a folder holds a file that fits one of the patterns."""
+    """Say whether a folder holds a file that matches one of the patterns."""
     return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
 
 
 def require(folder: Path, patterns: Sequence[str], what: str, kind: ModelKind) -> None:
-    """Refuse a folder that holds no file which fits one of the patterns; the message calls it `what`."""
+    """Refuse a folder without a file that matches one of the patterns; the message calls it `what`."""
     if not has(folder, patterns):
         raise EncoderError(
             f"a {kind.noun}'s folder must hold {what}, but {folder} does not",
@@ -166,27 +170,27 @@ def require_safetensors(folder: Path, kind: ModelKind) -> None:
 
 
 def scratch_folders(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:
-    """Yield the folders in which encoder files were prepared, each with the folder that they were to come to."""
+    """Yield the folders in which encoder files were prepared, each with its destination."""
     for path in sorted(folder.rglob(f"{_SCRATCH}*") if deep else folder.glob(f"{_SCRATCH}*")):
         if path.is_dir():
             yield path, folder / _SCRATCH.strip(".")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, bounded in length."""
+    """Return the first line of an error, truncated."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
 
 
 @contextlib.contextmanager
 def explained(folder: Path, what: str) -> Iterator[None]:
-    """Turn whatever the libraries raise over a user's folder into one line; silence them meanwhile."""
+    """Turn every error of the libraries about a user's folder into one line; silence their output meanwhile."""
     try:
         with quiet():
             yield
     except (EncoderError, MemoryError):
         raise
-    except Exception as error:  # a damaged file surfaces as any of a dozen classes of three libraries
+    except Exception as error:  # a damaged file can raise any of a dozen classes of three libraries
         if (found := system_error_in(error)) is not None and not isinstance(error, FileNotFoundError):
             raise unread(folder, found, f"{what} in") from error
         raise EncoderError(
@@ -196,7 +200,7 @@ def explained(folder: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' and the hub client's logs, warnings and progress bars off the screen during the block."""
+    """Hide transformers' and the hub client's logs, warnings and progress bars during the block."""
     from huggingface_hub import logging as hub_logging
     from transformers.utils import logging
 
@@ -218,9 +222,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """Yield a scratch folder; move its files into `folder` when the block succeeds, config.json last.
+    """Yield a scratch folder; if the block succeeds, move its files into `folder`, config.json last.
 
-    A folder without config.json is refused by every reader, so a torn write cannot pass for an encoder.
+    Every reader refuses a folder without config.json, so an interrupted write cannot be mistaken for an encoder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +235,7 @@ def published(folder: Path) -> Iterator[Path]:
                     shutil.copyfile(path, temporary)
     except OSError as error:
         raise disk_error(folder, error) from error
-    except Exception as error:  # the tokenizers library has no kind of error for a full disk
+    except Exception as error:  # the tokenizers library has no error type for a full disk
         if (found := system_error_in(error)) is None:
             raise
         raise disk_error(folder, found) from error

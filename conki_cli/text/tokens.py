@@ -1,4 +1,4 @@
-"""Sentence -> token ids, as many as the encoder takes.
+"""Sentence -> token ids, truncated to what the encoder accepts.
 
 Axes: L tokens of a sentence.
 """
@@ -14,14 +14,14 @@ from conki_cli.text.folders import quiet
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-# Their position numbers start behind the padding id, so the table holds pad_token_id + 1 rows more than tokens.
+# Their position numbers start after the padding id, so the table has pad_token_id + 1 more rows than tokens.
 _POSITIONS_AFTER_PADDING = ("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "xmod")
 _ROBERTA_LIKE = ("roberta", "xlm-roberta")  # and their variants, by prefix
 _UNSTATED_MAX_TOKENS = 512
 
 
 def max_tokens(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig") -> int:
-    """Return how many tokens, special ones included, the encoder takes at once."""
+    """Return the largest number of tokens, including special ones, that the encoder accepts."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**6 else []
     num_positions = getattr(config, "max_position_embeddings", None)
     if isinstance(num_positions, int) and num_positions > 0:
@@ -35,10 +35,10 @@ def max_tokens(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig")
 def tokenize(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, max_length: int
 ) -> tuple[list[np.ndarray], int]:
-    """Turn texts into token ids, special tokens included, none longer than `max_length`.
+    """Turn texts into token ids, including special tokens, truncated to `max_length`.
 
     Returns:
-        One int64 array [L] per text (an empty text keeps its special tokens), and how many texts were cut.
+        One int64 array [L] per text (an empty text keeps its special tokens), and how many texts were truncated.
     """
     num_special = tokenizer.num_special_tokens_to_add()
     if max_length <= num_special:

@@ -1,7 +1,7 @@
-"""Sentences of one language -> another with a MarianMT checkpoint; each sentence once, kept in a cache file.
+"""Translate sentences with a MarianMT checkpoint; each sentence once, with a cache file.
 
-The cache holds (model, sentence) -> translation and is written after every batch, so a stopped run continues where it
-was, with the very batches it would have had. Nothing is sampled: equal calls give equal texts.
+The cache holds (model, sentence) -> translation and is written after every batch, so an interrupted run resumes with
+the same batches. Nothing is sampled: equal calls give equal texts.
 
 Axes: B sentences of a batch, L tokens of the longest one.
 """
@@ -50,9 +50,9 @@ _SEARCH_SETTINGS = (
     *("num_beams", "length_penalty", "early_stopping", "renormalize_logits", "no_repeat_ngram_size", "bad_words_ids"),
     *("decoder_start_token_id", "eos_token_id", "forced_eos_token_id", "pad_token_id"),
 )
-_BATCH_SIZE = 32  # with the usual 4-6 beams about 200 rows: enough for a GPU, and little is lost on interruption
+_BATCH_SIZE = 32  # with the usual 4-6 beams about 200 rows: enough for a GPU, and an interruption loses little
 _LOCK_SECONDS = 60.0
-_UNKNOWN = 0.8  # share of unknown tokens from which on a model is refused
+_UNKNOWN = 0.8  # a model is refused from this share of unknown tokens on
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS translations (model TEXT, sentence TEXT, translation TEXT NOT NULL, "
     "truncated INTEGER NOT NULL, PRIMARY KEY (model, sentence)) WITHOUT ROWID"
@@ -63,12 +63,12 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Translations:
-    """What became of the sentences.
+    """The result of a translation.
 
     Attributes:
         texts: the translations, in the order of the sentences.
-        truncated: how many sentences were longer than the model takes, so that their end is not translated.
-        reused: how many translations were in the cache before.
+        truncated: number of sentences that were too long for the model, so that their end is not translated.
+        reused: number of translations that came from the cache.
         model: the identity of the model.
     """
 
@@ -88,7 +88,7 @@ class _Translator:
 def translate(
     sentences: Sequence[str], model: str, cache: Path, *, device: str = "auto", progress: Progress | None = None
 ) -> Translations:
-    """Translate sentences; what the cache holds is not translated again, and blank sentences stay as they are.
+    """Translate sentences that are not in the cache; blank sentences stay as they are.
 
     Args:
         sentences: In any order; equal ones are translated once.
@@ -99,8 +99,8 @@ def translate(
             batch is in the cache before it is reported.
 
     Raises:
-        EncoderError: the model cannot be found or used, or is no MarianMT model in safetensors.
-        SettingsError: a GPU was asked for and none is usable.
+        EncoderError: the model cannot be found or used, or is not a MarianMT model in safetensors.
+        SettingsError: a GPU was requested and none is usable.
         ConkiError: the cache is damaged or cannot be written.
     """
     advance = progress or (lambda count, remark: None)
@@ -118,19 +118,19 @@ def translate(
             for batch in _batches(counts, missing):
                 _keep(connection, identity, _translated(translator, batch))
                 advance(sum(counts[sentence] for sentence in batch), f"sentences of {len(batch[0])} characters")
-            known = _read(connection, identity)  # another process may have been first: both return what is kept
+            known = _read(connection, identity)  # another process may have been first: both return the cached texts
     texts, cut = zip(*(known.get(row, (row, False)) for row in rows), strict=True) if rows else ((), ())
     return Translations(list(texts), sum(cut), counts.total() - left, identity)
 
 
 def _encodable(sentence: str) -> str:
-    return sentence.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no bytes
+    return sentence.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be encoded
 
 
 def _batches(sentences: Iterable[str], missing: set[str]) -> Iterator[list[str]]:
-    """Yield what is missing of each batch: sentences of similar length, the longest first.
+    """Yield the missing sentences of each batch: sentences of similar length, the longest first.
 
-    The batches are cut before the finished sentences leave them: continued and uninterrupted runs have the same.
+    Batches are formed before finished sentences are removed, so that resumed and uninterrupted runs have the same ones.
     """
     longest_first = sorted(sentences, key=lambda sentence: (-len(sentence), sentence))
     for start in range(0, len(longest_first), _BATCH_SIZE):
@@ -140,9 +140,9 @@ def _batches(sentences: Iterable[str], missing: set[str]) -> Iterator[list[str]]
 
 
 def translator_identity(model: str) -> str:
-    """Name the model's content: a folder's fingerprint, or NAME@COMMIT of the hub. Needs no torch.
+    """Identify the model's content: by a folder's fingerprint, or by NAME@COMMIT on the hub. Needs no torch.
 
-    A commit's full hash needs no file; any other hub name must be in the hub's cache, else it is downloaded.
+    A full commit hash needs no file; any other hub name must be in the hub's cache, or is downloaded.
 
     Raises:
         EncoderError: it cannot be found.
@@ -152,14 +152,14 @@ def translator_identity(model: str) -> str:
         return f"{name}@{revision}"
     folder = _folder(model)
     if local_folder(name, _TRANSLATOR) is None:
-        return f"{name}@{folder.name}"  # the hub's cache keeps each commit in a folder of that name
+        return f"{name}@{folder.name}"  # the hub's cache has a folder with this name for each commit
     require(folder, CONFIG_FILES, "config.json", _TRANSLATOR)
-    _require_weights(folder, model)  # without them the fingerprint would name something else
+    _require_weights(folder, model)  # without them the fingerprint would identify something else
     return fingerprint(folder, _TRANSLATOR)
 
 
 def _split(model: str) -> tuple[str, str | None]:
-    """Split NAME@REVISION; a folder's name may hold an @ itself."""
+    """Split NAME@REVISION; the name of a folder may also contain an @."""
     if "@" not in model:
         return model, None
     with contextlib.suppress(EncoderError):
@@ -168,8 +168,8 @@ def _split(model: str) -> tuple[str, str | None]:
     name, _, revision = model.partition("@")
     if local_folder(name, _TRANSLATOR) is not None or ".." in revision or not _REVISION.fullmatch(revision):
         raise EncoderError(
-            f"after the @ of {_TRANSLATOR.option} NAME@REVISION must stand a branch, tag or commit of a hub name, such "
-            f"as refs/pr/1, found {model!r}",
+            f"{_TRANSLATOR.option} NAME@REVISION must have a branch, tag or commit of a hub name after the @, such as "
+            f"refs/pr/1, found {model!r}",
             "correct it",
         )
     return name, revision
@@ -188,10 +188,10 @@ def _require_weights(folder: Path, model: str) -> None:
     elif not has(folder, WEIGHT_FILES):
         target = name.rpartition("/")[2]
         raise EncoderError(
-            f"{model} offers no weights in safetensors, and pickles, which could run code, are not read",
+            f"{model} has no weights in safetensors, and pickles are not read because they could run code",
             (
-                f"name a revision that has them (--translate {name}@refs/pr/N, see the model's page), or if you "
-                'trust it convert it once with `python -c "from transformers '
+                f"name a revision that has them (--translate {name}@refs/pr/N, see the model's page), or, if you "
+                'trust it, convert it once with `python -c "from transformers '
                 "import MarianMTModel as M, MarianTokenizer as T; "
                 f"[K.from_pretrained('{name}').save_pretrained('{target}') for K in (M, T)]\"` and pass that folder"
             ),
@@ -199,7 +199,7 @@ def _require_weights(folder: Path, model: str) -> None:
 
 
 def _load(model: str, device: str) -> _Translator:
-    """Load tokenizer and network, in float32 and evaluation mode, with a generation that samples nothing."""
+    """Load tokenizer and network, in float32 and evaluation mode, without sampling."""
     import torch
 
     place = choose_device(device)
@@ -235,7 +235,7 @@ def _load(model: str, device: str) -> _Translator:
 
 
 def _check_known(translator: _Translator, sentences: Sequence[str], model: str) -> None:
-    """Refuse a model of another language before any of its translations is kept."""
+    """Refuse a model of another language before any of its translations is cached."""
     tokens = tokenize(translator.tokenizer, sentences, max_length=translator.max_length)
     counts = count_tokens(translator.tokenizer, *tokens)
     if counts.unknown_share >= _UNKNOWN:
@@ -261,7 +261,7 @@ def _marian_config(folder: Path, model: str) -> "PretrainedConfig":
 
 
 def _fix_generation(network: "PreTrainedModel") -> None:
-    """Keep of the checkpoint's generation settings those of a beam search; no others, sampling above all."""
+    """Keep only the beam-search settings of the checkpoint's generation settings; above all, do not sample."""
     from transformers import GenerationConfig
 
     settings = {name: getattr(network.generation_config, name) for name in _SEARCH_SETTINGS}
@@ -270,7 +270,7 @@ def _fix_generation(network: "PreTrainedModel") -> None:
 
 
 def _translated(translator: _Translator, batch: Sequence[str]) -> list[tuple[str, str, bool]]:
-    """Return (sentence, translation, whether only its beginning was translated) for one batch."""
+    """Return (sentence, translation, whether the sentence was truncated) for one batch."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -284,10 +284,10 @@ def _translated(translator: _Translator, batch: Sequence[str]) -> list[tuple[str
             found = network.generate(input_ids=ids.to(network.device), attention_mask=mask.to(network.device))
     except torch.OutOfMemoryError as error:
         raise EncoderError(
-            "the GPU's memory is used up by the translation",
-            "free it or give --device cpu; what is done is kept",
+            "the GPU is out of memory during the translation",
+            "free memory or give --device cpu; finished translations are cached",
         ) from error
-    # The target's own pieces: what the tokenizer takes by default has changed between releases.
+    # Decode with the target's vocabulary explicitly: the tokenizer's default has changed between releases.
     texts = tokenizer.batch_decode(
         found, skip_special_tokens=True, use_source_tokenizer=False, clean_up_tokenization_spaces=False
     )
@@ -296,9 +296,9 @@ def _translated(translator: _Translator, batch: Sequence[str]) -> list[tuple[str
 
 @contextlib.contextmanager
 def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
-    """Open the cache; a fault of SQLite's during the block becomes one line.
+    """Open the cache; an SQLite error during the block becomes one line.
 
-    Where the file system lacks the locks that SQLite needs, one process at a time has the cache.
+    If the file system lacks the locks that SQLite needs, only one process at a time can use the cache.
     """
     check_writable(cache)
     try:
@@ -329,11 +329,11 @@ def _complaint(cache: Path, error: sqlite3.Error) -> str:
 
 
 def _read(connection: sqlite3.Connection, identity: str) -> dict[str, tuple[str, bool]]:
-    """Return sentence -> (translation, whether only its beginning was translated) of one model."""
+    """Return sentence -> (translation, whether the sentence was truncated) of one model."""
     found = connection.execute("SELECT sentence, translation, truncated FROM translations WHERE model = ?", (identity,))
     return {sentence: (translation, bool(truncated)) for sentence, translation, truncated in found}
 
 
 def _keep(connection: sqlite3.Connection, identity: str, rows: Sequence[tuple[str, str, bool]]) -> None:
-    with connection:  # one transaction: all of a batch or nothing
+    with connection:  # one transaction per batch
         connection.executemany("INSERT OR IGNORE INTO translations VALUES (?, ?, ?, ?)", [(identity, *r) for r in rows])

@@ -1,4 +1,4 @@
-"""What a folder of a text encoder must hold: configuration, tokenizer and, where it has them, whole weights."""
+"""Verify a folder of a text encoder: configuration, tokenizer and, if present, complete weights."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from conki_cli.text.vocabulary import vocabulary_problem
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _WEIGHTS = "model.safetensors"
 _OF_RUNS = "frozen.safetensors"
-"""A checkpoint that a run keeps beside its encoder's files."""
+"""A checkpoint that a run stores beside its encoder's files."""
 
 
 def verify_encoder(folder: Path, *, weights: bool, advice: str) -> Iterator[Finding]:
@@ -68,11 +68,11 @@ def _check_json(path: Path) -> None:
 def _check_tensors(path: Path) -> None:
     for name, values in read_tensors(path)[0].items():
         if not values.isfinite().all():
-            raise ValueError(f"{name} holds what is no finite number")
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def _vocabulary_problem(folder: Path) -> str:
-    """Compare the entries of a tokenizer with the rows of the embedding that config.json names."""
+    """Compare the entries of a tokenizer with the rows of the embedding in config.json."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""How much of the texts a tokenizer's vocabulary knows: counted, described, refused; whether it fits the encoder."""
+"""Check that a tokenizer's vocabulary covers the texts and fits the encoder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,25 +13,28 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DOUBTFUL = 0.2
-"""Share of unknown tokens from which on there is a warning; with an uncased English tokenizer MOSEI has 0.00003."""
-_EXAMINED, _LONGEST = 200, 10**4  # texts that are tokenised again to find out why so much is unknown; their tokens
+"""Warn from this share of unknown tokens on; with an uncased English tokenizer MOSEI has 0.00003."""
+_EXAMINED, _LONGEST = (
+    200,
+    10**4,
+)  # number of texts that are tokenised again to find the cause of unknown tokens; their total tokens
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What a tokenizer made of some texts."""
+    """Counts of the tokens of some texts."""
 
     num_texts: int
     num_truncated: int
-    """Texts with more tokens than the encoder takes; they lose their end."""
+    """Number of texts with more tokens than the encoder accepts, which are truncated."""
     num_tokens: int
-    """Without special tokens, bare marks of a word's beginning, and the ends that were lost."""
+    """Number of tokens, without special tokens, bare word-start marks, and truncated ends."""
     num_unknown: int
-    """Tokens that stand for words outside the vocabulary."""
+    """Number of tokens for words outside the vocabulary."""
 
     @property
     def unknown_share(self) -> float:
-        """Share of the tokens that are unknown, 0 to 1; 0 where there are no tokens."""
+        """Share of the tokens that are unknown, 0 to 1; 0 without tokens."""
         return self.num_unknown / max(1, self.num_tokens)
 
     @property
@@ -46,12 +49,12 @@ def count_tokens(
     """Count tokens and unknown tokens in what `tokenize` returned, [L] per text."""
     all_ids = np.concatenate([*ids, np.zeros(0, dtype=np.int64)])
     num_tokens = len(all_ids) - tokenizer.num_special_tokens_to_add() * len(ids)
-    # Tokenizers of bytes know every word; some name another special token here, which stands in every text.
+    # Byte-level tokenizers know every word; some have another special token here, which is in every text.
     roles = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in [getattr(tokenizer, role) for role in roles]:
         return TokenCounts(len(ids), num_truncated, num_tokens, 0)
-    # SentencePiece splits an unknown word into the mark of its beginning, which it knows, and the rest.
+    # SentencePiece splits an unknown word into the word-start mark, which is known, and the rest.
     mark = tokenizer.convert_tokens_to_ids("▁")
     num_marks = int((all_ids == mark).sum()) if mark not in (None, unknown) else 0
     return TokenCounts(len(ids), num_truncated, num_tokens - num_marks, int((all_ids == unknown).sum()))
@@ -59,15 +62,15 @@ def count_tokens(
 
 @dataclass(frozen=True)
 class TextReport:
-    """What a tokenizer made of texts, by split; new clips are of the split ""."""
+    """Token counts of texts by split; new clips have the split ""."""
 
     what: str
-    """Whose texts they are: the name of a data set."""
+    """The name of the data set."""
     tokenizer: "PreTrainedTokenizerBase | None"
-    """None where nothing reads text; then `counts` is empty."""
+    """None if the model reads no text; then `counts` is empty."""
     counts: Mapping[str, TokenCounts]
     texts: Callable[[str], Sequence[str]]
-    """Returns the texts of a split; asked only where many of their tokens are unknown."""
+    """Returns the texts of a split; called only if many of their tokens are unknown."""
 
     def as_facts(self) -> dict[str, dict[str, float]]:
         """Return the counts of every split for a result.json."""
@@ -86,21 +89,21 @@ class TextReport:
         """Refuse texts that the encoder does not know.
 
         Args:
-            limit: share of unknown tokens that is too much; 1 allows any.
+            limit: refuse from this share of unknown tokens on; 1 allows any.
 
         Raises:
-            EncoderError: in one split so many tokens, or more, are unknown.
+            EncoderError: the share in a split reaches the limit.
         """
         for split, part in self.counts.items():
             if part.num_unknown and limit < 1.0 and part.unknown_share >= limit:
                 raise EncoderError(
                     f"the text encoder must know the words of the texts, but {part.percent_unknown} of the tokens of "
-                    f"{self._name(split)} are unknown to its tokenizer (refused from {100 * limit:g} % on): "
+                    f"{self._name(split)} are unknown to its tokenizer (the limit is {100 * limit:g} %): "
                     f"{self._advice(split)}, or allow it with --set data.max_unknown=1"
                 )
 
     def warning(self) -> str:
-        """Return a line that names every split of which the encoder knows too little; empty where there is none."""
+        """Return a warning that names every split with many unknown tokens; empty if there is none."""
         doubtful = {split: part for split, part in self.counts.items() if part.unknown_share >= DOUBTFUL}
         if not doubtful:
             return ""
@@ -110,11 +113,11 @@ class TextReport:
         return f"warning: unknown to the text encoder's tokenizer are {shares}: {self._advice(next(iter(doubtful)))}"
 
     def described(self, max_tokens: int, num_rows: int) -> list[str]:
-        """Say how many tokens are unknown and how many texts are truncated, then warn.
+        """Return lines with the numbers of unknown tokens and truncated texts, then warnings.
 
         Args:
-            max_tokens: that the encoder takes.
-            num_rows: of its embedding.
+            max_tokens: the largest number of tokens that the encoder accepts.
+            num_rows: the number of rows of its embedding.
         """
         if self.tokenizer is None:
             return []
@@ -132,11 +135,11 @@ class TextReport:
         return f"{self.what}/{split}" if split else self.what
 
     def _advice(self, split: str) -> str:
-        """Say what to do about unknown tokens, as far as the vocabulary and some of the texts show their cause."""
+        """Return advice about unknown tokens, as far as the vocabulary and some of the texts show the cause."""
         tokenizer = self.tokenizer
         assert tokenizer is not None
         if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):
-            return "its vocabulary has special tokens only, so restore the encoder's own tokenizer"
+            return "its vocabulary has only special tokens, so restore the encoder's own tokenizer"
         sample = [text for text in self.texts(split)[: 10 * _EXAMINED] if text.strip()][:_EXAMINED]
         as_it_is, lowercase = (
             count_tokens(tokenizer, tokenize(tokenizer, sentences, max_length=_LONGEST)[0]).unknown_share
@@ -148,7 +151,7 @@ class TextReport:
 
 
 def num_entries(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the highest id that a tokenizer gives, + 1; added tokens count."""
+    """Return the highest id of a tokenizer plus 1, including added tokens."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
@@ -156,7 +159,7 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCo
     """Refuse a tokenizer with ids that the encoder has no embedding for.
 
     Raises:
-        EncoderError: with its added tokens it has more entries than the embedding rows.
+        EncoderError: including added tokens, it has more entries than the embedding has rows.
     """
     if problem := vocabulary_problem(num_entries(tokenizer), config.vocab_size):
         raise EncoderError(
@@ -169,7 +172,7 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCo
 
 
 def vocabulary_problem(count: int, num_rows: int) -> str:
-    """Say that a tokenizer, whose highest id is count - 1, has ids beyond an embedding's rows; "" if not."""
+    """Describe that a tokenizer with highest id count - 1 has ids beyond an embedding's rows; "" if it has not."""
     if count <= num_rows:
         return ""
     return (
@@ -179,8 +182,8 @@ def vocabulary_problem(count: int, num_rows: int) -> str:
 
 
 def vocabulary_doubt(count: int, num_rows: int) -> str:
-    """Say that a tokenizer is probably another encoder's, since so many rows of the embedding have no entry."""
-    # Rows may be padded to a multiple of 64 or 128, or a few of many kept free: neither is doubtful.
+    """Warn that a tokenizer is probably another encoder's, because many rows of the embedding have no entry."""
+    # Rows may be padded to a multiple of 64 or 128, or a few may be reserved: neither is suspicious.
     if num_rows - count <= max(num_rows // 100, min(128, num_rows // 10)):
         return ""
     return (

@@ -1,6 +1,6 @@
-"""Pretrained weights: whether all of them were found under their names, in the right shape, and are finite.
+"""Check pretrained weights: complete, in the right shape, and finite.
 
-Nothing here reads a weight file a second time: the checks look at what was loaded and at the names in the files.
+No weight file is read a second time: the checks use the loaded weights and the names in the files.
 """
 
 import json
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 _NAMED = 20  # names in a message
 _POOLER = "pooler."
-"""Pretraining often leaves the pooler out; its weights may be random, because fine-tuning trains them."""
+"""Pretraining often has no pooler; its weights may be random, because fine-tuning trains them."""
 
 Report = Mapping[str, Any]
-"""What transformers says of a load: missing_keys, unexpected_keys, mismatched_keys, error_msgs."""
+"""Transformers' report on loaded weights: missing_keys, unexpected_keys, mismatched_keys, error_msgs."""
 
 
 def prefix_mapping(report: Report) -> dict[str, str] | None:
-    """Return the renaming that takes a common prefix, such as `module.`, off the names of the weights.
+    """Return the renaming that removes a common prefix, such as `module.`, from the names of the weights.
 
     Args:
-        report: of a load that took the names as they are.
+        report: the report of a load without renaming.
 
     Returns:
-        A pattern and its replacement for transformers; None where no prefix explains the missing weights.
+        A pattern and its replacement for transformers; None if no prefix explains the missing weights.
     """
     missing = set(report["missing_keys"])
     prefixes: Counter[str] = Counter()
@@ -48,16 +48,16 @@ def check_weights(model: "PreTrainedModel", report: Report, folder: Path, *, nou
     """Refuse weights that are missing, of another shape, or not finite.
 
     Args:
-        model: as loaded.
-        report: of the load.
-        folder: that it was loaded from.
-        noun: what messages call the model.
+        model: the loaded model.
+        report: transformers' report on the loaded weights.
+        folder: the folder of the model.
+        noun: the model's noun for messages.
 
     Returns:
-        The names of the weights that are missing and may be: those of a pooler.
+        The names of the missing weights that are allowed to be missing: those of a pooler.
 
     Raises:
-        EncoderError: it names each of the missing weights, or the file and the tensor.
+        EncoderError: weights are missing, or wrong; the message names them, or the file and the tensor.
     """
     names = set(model.state_dict())
     missing = frozenset(report["missing_keys"]) & names
@@ -79,7 +79,7 @@ def check_weights(model: "PreTrainedModel", report: Report, folder: Path, *, nou
 
 
 def _modules(lacking: Collection[str], names: Collection[str]) -> list[str]:
-    """Name modules that lack all their weights once, as `encoder.layer.2.*`, and other weights each."""
+    """Name a module that lacks all its weights once, as `encoder.layer.2.*`, and other weights one by one."""
     found: dict[str, None] = {}
     for name in sorted(lacking):
         stems = [name[: match.end()] for match in re.finditer(r"\.", name)]
@@ -96,19 +96,19 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _check_finite(model: "PreTrainedModel", folder: Path, noun: str) -> None:
-    """Refuse a NaN or an infinity: after one step every weight and every prediction would be NaN."""
+    """Refuse NaN and infinity: after one step all weights and predictions would be NaN."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
             value = tensor[~finite].flatten()[0].item()
             raise EncoderError(
-                f"{folder / _file_of(name, folder)} must hold finite numbers only, but {name} has {value} in "
+                f"{folder / _file_of(name, folder)} must hold only finite numbers, but {name} has {value} in "
                 f"{int((~finite).sum())} of {tensor.numel()} places",
                 f"fetch or save the {noun} again",
             )
 
 
 def _file_of(name: str, folder: Path) -> str:
-    """Return the name of the file that holds a weight; of weights in several files their index knows it."""
+    """Return the name of the file that holds a weight; weights in several files have an index."""
     single, index = WEIGHT_FILES
     if (folder / single).is_file():
         return single

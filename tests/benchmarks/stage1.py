@@ -49,8 +49,8 @@ def main() -> None:
     num_steps = EPOCHS * CLIPS / BATCH_SIZE
     whole = {arm: num_steps * statistics.median(values) for arm, values in seconds.items()}
     whole["ours"] += CLIPS * per_clip
-    print(f"kept states: {1e3 * per_clip:.1f} ms per clip, once: {CLIPS * per_clip:.0f} s for {CLIPS:,} clips")
-    print(f"step, kept states and packed: {spread(seconds['ours'])}")
+    print(f"cached states: {1e3 * per_clip:.1f} ms per clip, once: {CLIPS * per_clip:.0f} s for {CLIPS:,} clips")
+    print(f"step, cached states and packed: {spread(seconds['ours'])}")
     print(f"step, {name}: {spread(seconds['theirs'])}")
     print(f"{EPOCHS} epochs, extrapolated: {whole['theirs']:.0f} s / {whole['ours']:.0f} s")
     print(f"ratio {whole['theirs'] / whole['ours']:.2f} (above 1: ours is faster)")

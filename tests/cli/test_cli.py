@@ -139,11 +139,11 @@ WRONG = {
     "prepare --dataset mosi --score-range -1..1": "mosi has scores from -3 to 3",
     "prepare --dataset mosi --source {bad}/nothing": "there is no file",
     "prepare --dataset mosi --source {bad}/empty": "is empty",
-    "prepare --dataset mosi --source {bad}/newer.h5": "is HDF5 with test, train, valid, of no format that is read",
+    "prepare --dataset mosi --source {bad}/newer.h5": "is HDF5 with test, train, valid, not in a supported format",
     "prepare --dataset demo --source x": "is generated",
     "prepare --dataset demo --out {bad}": "it is a folder: name a file in it",
     "prepare --dataset demo --out {bad}/empty/x.h5": "a part of that path is a file",
-    "prepare --dataset demo --out {bad}/header.csv": "will not be overwritten",
+    "prepare --dataset demo --out {bad}/header.csv": "is not overwritten",
     "prepare --dataset demo --workspace {bad}/empty/x": "a part of that path is a file",
     f"{MINE}range.csv": "scores must be numbers from -3 to 3, 'traina$_$2' has -7",
     f"{MINE}split.csv": "the split 'valid' must have at least one clip",
@@ -163,7 +163,7 @@ WRONG = {
     "inspect {bad}/cut.h5": "is damaged",
     "inspect {bad}/newer.h5": "has store schema 9, this conki reads 1",
     "inspect {bad}/heap.h5": "is damaged (",
-    "inspect {bad}/foreign.h5": "is HDF5 but no conki feature store",
+    "inspect {bad}/foreign.h5": "is HDF5 but not a conki feature store",
     # settings of a run
     f"{TRAIN} --seed 1 --seeds 1..2": "give --seed or --seeds, not both",
     f"{TRAIN} --seeds 2..1": "seeds are written 3, 1..5 or 1,4,9; found '2..1'",
@@ -180,7 +180,7 @@ WRONG = {
     f"{TRAIN} --set loss": "--set takes section.key=value",
     f"{TRAIN} --set optimizer.batch_size=many": "optimizer.batch_size must be a whole number, found 'many'",
     f"{TRAIN} --set loss.temperature=nan": "must be a finite number",
-    f"{TRAIN} --name ../x": "a run name holds letters",
+    f"{TRAIN} --name ../x": "a run name must consist of letters",
     f"{TRAIN} --name words": "run words exists with other settings",
     f"{TRAIN} --encoder {{bad}}": "a text encoder's folder must hold",
     f"{TRAIN} --encoder {{bad}}/nothing": "no folder",
@@ -267,7 +267,7 @@ def test_a_workspace_that_is_a_file_is_refused(bad: Path) -> None:
 def test_a_switch_that_changes_nothing_says_so(own: Path, encoder: Path) -> None:
     result = conki(own, "finetune", *train("tiny", "tiny-external", encoder), "--drop", "C2+N1", "--epochs", "1")
     assert result.exit_code == 0
-    assert "N1 changes nothing here" in result.stderr
+    assert "N1 has no effect here" in result.stderr
 
 
 def test_an_encoder_that_cannot_be_fetched_says_how_to_get_it(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,9 @@ def test_a_full_disk_leaves_no_half_written_store(tmp_path: Path) -> None:
 
     code, out, err = finished("-m", "conki_cli", "prepare", "--dataset", "demo", space=tmp_path, prepare=limit)
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: cannot write {tmp_path / 'features' / 'demo.h5'}: a file may not grow that large")
+    assert err.startswith(
+        f"error: cannot write {tmp_path / 'features' / 'demo.h5'}: the file would exceed the allowed size"
+    )
     assert [path.name for path in (tmp_path / "features").iterdir()] == [".demo.h5.lock"]
 
 
@@ -139,7 +141,7 @@ def test_an_interrupted_training_continues_with_the_same_command(workspace: Work
             out, said = process.communicate(timeout=SECONDS)
         assert (process.returncode, out) == (code, "")
         again = shlex.join(["conki", *command])
-        assert said.splitlines()[-1] == f"interrupted: what was finished is kept; it continues with: {again}"
+        assert said.splitlines()[-1] == f"interrupted: what was finished is kept; resume with: {again}"
         assert "\x1b" not in said  # no terminal, no bar
         done = len(log.read_text(encoding="utf-8").splitlines())
     assert re.search(r"runs/long is unfinished: seed 1 continues (after|in) epoch [1-9]", said)
@@ -174,7 +176,7 @@ def test_the_first_signal_lets_the_step_end_and_the_second_does_not(
     command = ["-c", STOPPED_TWICE.format(count=count), *given, "--overwrite", "--name", "short"]
     code, out, err = finished(*command, space=workspace.root)
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1].endswith(f"it continues with: {shlex.join(['conki', *given, '--name', 'short'])}")
+    assert err.splitlines()[-1].endswith(f"resume with: {shlex.join(['conki', *given, '--name', 'short'])}")
     assert (workspace.runs / "short" / "seed-1" / "checkpoints" / "last.safetensors").exists() == saved
 
 
@@ -194,7 +196,7 @@ main()
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
 def test_a_signal_while_the_program_is_imported_is_one_line(number: int, code: int) -> None:
-    assert finished("-c", EARLY.format(number=int(number))) == (code, "", "interrupted: nothing was begun\n")
+    assert finished("-c", EARLY.format(number=int(number))) == (code, "", "interrupted: nothing was started\n")
 
 
 # --- streams that are closed, full or left ------------------------------------------------------------------------

@@ -384,9 +384,7 @@ UNREAD = ("loss.contrast_weight=0.1", "model.adapter_width=64", "model.start_fro
 @pytest.mark.parametrize("line", [*UNREAD, "run.recipe=released"])
 def test_a_setting_that_only_conki_reads_is_refused_for_a_baseline(line: str, model: str) -> None:
     path = line.partition("=")[0]
-    with pytest.raises(
-        SettingsError, match=rf"^setting {path} is read by conki alone and changes nothing in {model}: "
-    ):
+    with pytest.raises(SettingsError, match=rf"^setting {path} is read by conki alone and has no effect on {model}: "):
         resolve(assignments=[line], flags={"model.name": model})
     assert line == "model.start_from=all" or resolve(assignments=[line]) != resolve()
 

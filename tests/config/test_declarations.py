@@ -69,12 +69,12 @@ def test_no_option_stands_for_two_settings_but_the_epochs_of_the_two_stages() ->
 
 @pytest.mark.parametrize("line", ["optimizer.lr_adapters=1", "loss.temperature=1", "run.recipe=released"])
 def test_a_baseline_refuses_what_conki_alone_reads(line: str) -> None:
-    with pytest.raises(SettingsError, match=r"is read by conki alone and changes nothing in tfn"):
+    with pytest.raises(SettingsError, match=r"is read by conki alone and has no effect on tfn"):
         resolve(assignments=[line], flags={"model.name": "tfn"})
 
 
 def test_a_flag_and_a_set_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"one value, found 9 by --epochs and 3 by --set: leave one of them out"):
+    with pytest.raises(SettingsError, match=r"one value, found 9 by --epochs and 3 by --set: leave out one of them"):
         resolve(assignments=["optimizer.num_epochs=3"], flags={"optimizer.num_epochs": 9})
     agreed = resolve(assignments=["optimizer.num_epochs=9"], flags={"optimizer.num_epochs": 9})
     assert agreed.optimizer.num_epochs == 9

@@ -116,7 +116,7 @@ def test_a_label_file_is_repaired_and_the_report_counts(tmp_path: Path) -> None:
         "repaired 6 texts with characters of Windows-1252 that were read as Latin-1",
     )
     assert [note.partition(":")[0] for note in corpus.notes] == [
-        "3 texts with characters that are lost (U+FFFD)",
+        "3 texts with lost characters (U+FFFD)",
         "3 texts with control characters that tokenizers drop",
     ]
     write_store(tmp_path / "own.h5", corpus)
@@ -156,7 +156,7 @@ def test_new_texts_to_score_are_repaired_and_said_to_be(tmp_path: Path) -> None:
     with read_new(None, tmp_path / "new.csv", None, "test", notes) as found:
         assert found.texts == [REPAIRED, "it\ufffds"]
     assert notes.lines[0] == "repaired 1 text with characters of Windows-1252 that were read as Latin-1"
-    assert notes.lines[1].startswith("warning: 1 text with characters that are lost")
+    assert notes.lines[1].startswith("warning: 1 text with lost characters")
     with read_new([APOSTROPHE], None, None, "test", notes) as found:
         assert found.texts == [REPAIRED]
 

@@ -156,7 +156,7 @@ def test_the_details_of_openface_and_a_label_file_are_no_clips(tmp_path: Path) -
     [
         ("", "is empty"),
         ("\n \n", "is empty"),
-        ("1,2,3\n4,5", "line 2 must have 3 cells as the first line has, found 2: it may be cut off"),
+        ("1,2,3\n4,5", "line 2 must have 3 cells like the first line, found 2: it may be truncated"),
         ("a,b\n1,2\n3,4,5\n", "line 3 must have 2 cells"),
         ("1 2 3\n4 5\n", "line 2 must have 3 cells"),
         ("182\nabc 4\n", "line 2 must have 1 cells"),
@@ -189,7 +189,7 @@ def test_a_cell_that_is_no_number_in_the_first_line_is_no_column_name(tmp_path: 
 def test_clips_with_other_columns_are_refused_though_they_are_as_many(tmp_path: Path) -> None:
     table(tmp_path, "a,b\n1,2\n")
     table(tmp_path, "b,a\n1,2\n", "v$_$2.csv")
-    with pytest.raises(SourceError, match=r"v\$_\$2.csv must have the columns that .*1.csv has, found 'b' where"):
+    with pytest.raises(SourceError, match=r"v\$_\$2.csv must have the same columns as .*1.csv, found 'b' instead of"):
         looked(tmp_path)
 
 
@@ -303,7 +303,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     size = mat.MOST_BYTES + 2**20
     bomb = zlib.compress(struct.pack("<II", 14, size) + bytes(raw[136:]))
     table(tmp_path, bytes(raw[:128]) + struct.pack("<II", 15, len(bomb)) + bomb, "v$_$1.mat")
-    with pytest.raises(SourceError, match="refused as a bomb"):
+    with pytest.raises(SourceError, match="refused as a compression bomb"):
         looked(tmp_path)
 
 

@@ -325,7 +325,7 @@ def test_clips_without_words_need_no_texts_where_one_modality_is_taken(tmp_path:
 def test_other_keys_beside_the_splits_are_remarked_on(tmp_path: Path) -> None:
     path = mag_bert(tmp_path, clips())
     saved(path, {**pickle.loads(path.read_bytes()), "word2id": {"a": 1}})
-    assert "ignored beside the splits: word2id" in load(path).remarks
+    assert "ignored, besides the splits: word2id" in load(path).remarks
 
 
 def test_the_size_of_a_folder_is_that_of_its_three_files(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ PADDED = (["good"], np.ones((3, 4)), np.ones((3, 3)), ["good"])
     [
         (GOOD[:2], "found 2 parts"),
         (3, "found a int"),
-        ((GOOD[0][:2], *GOOD[1:]), "must have 3 features (MAG-BERT), 4 (MISA) or 6 (MMIM) behind each other, found 2"),
+        ((GOOD[0][:2], *GOOD[1:]), "must have 3 features (MAG-BERT), 4 (MISA) or 6 (MMIM), found 2"),
         (
             (("good", np.ones(4), np.ones((1, 3))), *GOOD[1:]),
             "'visual' must be [frames, features], found the shape (4,)",
@@ -449,7 +449,7 @@ def test_joined_clips_keep_their_split_and_the_disagreement_is_counted(tmp_path:
     request = Request("own", RANGE, labels=labels)
     joined, notes, _ = clip_lists.with_labels(Path("x.pkl"), expected(value), request)
     assert comparable(joined) == comparable(expected(value))
-    assert notes == ["5 clips stand in another split in label.csv: the splits of x.pkl were kept"]
+    assert notes == ["5 clips are in another split in label.csv: the splits of x.pkl were kept"]
 
 
 def test_joined_clips_keep_their_scores(tmp_path: Path) -> None:

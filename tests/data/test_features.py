@@ -269,8 +269,8 @@ def test_ids_may_be_written_otherwise(tmp_path: Path, ids: list[str] | list[byte
         ({"audio": np.zeros(4)}, "must be [clips, frames, features], found the shape (4,)"),
         ({"audio": np.array(["a"] * 4)}, "must be an array of numbers"),
         ({"audio": np.array(["a"] * 4, dtype=object)}, "must be an array of numbers"),
-        ({"audio": np.array([{}] * 4)}, "object arrays of an .npz may hold texts, or arrays of numbers, only"),
-        ({"audio": np.ones((4, 0, 3))}, "has the shape (4, 0, 3), no frames at all"),
+        ({"audio": np.array([{}] * 4)}, "object arrays of an .npz may only hold texts or arrays of numbers"),
+        ({"audio": np.ones((4, 0, 3))}, "has the shape (4, 0, 3), which has no frames"),
         ({"audio": np.ones((4, 2, 3)), "audio_lengths": [1, 2]}, "must be one whole number from 0 for each of 4 clips"),
         ({"audio": np.ones((4, 2, 3)), "audio_lengths": [1, 2, -1, np.nan]}, "must be one whole number from 0"),
         ({"audio": frames(4), "mode": ["train"]}, "'mode' must have one split per clip, found 1 of 4"),
@@ -374,7 +374,10 @@ def test_names_beside_a_corpus_of_positions_are_refused_without_scores(tmp_path:
 def test_clips_with_other_scores_are_refused_unless_the_ids_are_the_very_same(tmp_path: Path) -> None:
     target, wrong = scored(1, 2, 3, 2.5, 0), [-1, -2, -3, -2.5, 1]
     same = npz(tmp_path, NUMBERED, audio=frames(5), label=wrong)
-    assert "of 5 scores only 0 are equal: is it the same data?" in attach(target, {"audio": table(same)}).notes[0]
+    assert (
+        "of 5 scores only 0 are equal: check that it is the same data"
+        in attach(target, {"audio": table(same)}).notes[0]
+    )
     fewer = npz(tmp_path, NUMBERED[:4], audio=frames(4), label=wrong[:4])
     with pytest.raises(SourceError, match=r"4 of 5 have the same id, but only 0 of 4 of them the same score"):
         attach(target, {"audio": table(fewer)})
@@ -457,7 +460,7 @@ def test_an_archive_without_scores_has_those_of_the_label_file(tmp_path: Path) -
 def test_an_archive_of_positions_without_scores_is_refused(tmp_path: Path) -> None:
     _, request = source(tmp_path)
     path = npz(tmp_path, POSITIONED[:4], audio=frames(4))
-    with pytest.raises(SourceError, match=r"positions from 0, which .*label.csv may count otherwise"):
+    with pytest.raises(SourceError, match=r"by position from 0, 'video\[3\]', and .*label.csv may count differently"):
         features.read(Raw(path, "npz", read_npz(path)), request, "npz")
 
 

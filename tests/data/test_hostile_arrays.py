@@ -90,8 +90,8 @@ def refused(read: Callable[[Path], object], path: Path, limit: int = 4 * MEGABYT
         (header("__import__('os').system('touch ran')"), "must be a whole .npy array"),
         (header("{'descr': " + "1" * 12000 + "}"), "must be a whole .npy array"),
         (declared("(2, 'x')"), "must be a whole .npy array"),
-        (declared("(-1, 4)"), "which no array has"),
-        (declared("(" + "1, " * 40 + ")") + bytes(4), "which no array has"),
+        (declared("(-1, 4)"), "has the impossible shape"),
+        (declared("(" + "1, " * 40 + ")") + bytes(4), "has the impossible shape"),
         (declared("(10**9, 10**9)"), "must be a whole .npy array"),
         (declared("(1000000000, 1000000000)"), "declares float32 of shape (1000000000, 1000000000) but holds 0 bytes"),
         (declared(f"({2**63}, {2**63})"), "but holds 0 bytes"),
@@ -170,7 +170,7 @@ def test_a_large_stored_array_takes_no_memory(path: Path) -> None:
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(path: Path) -> None:
     archive(path, {"audio.npy": declared(f"({5 * MEGABYTE},)") + bytes(20 * MEGABYTE)})
     assert path.stat().st_size < 21_000
-    assert "more than 1000 times as much: it was refused as a bomb" in refused(read_npz, path)
+    assert "more than 1000 times as much: refused as a compression bomb" in refused(read_npz, path)
 
 
 def patched(path: Path, *, size: int | None = None, packed: int | None = None, count: int = 1) -> Path:
@@ -215,7 +215,7 @@ def test_members_that_share_bytes_are_refused(path: Path) -> None:
     second = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 4)
     raw[second + 42 : second + 46] = bytes(4)  # the second entry points to the first member
     path.write_bytes(raw)
-    assert "overlaps what follows" in refused(read_npz, path)
+    assert "overlaps the next member" in refused(read_npz, path)
 
 
 def test_a_member_that_reaches_into_the_directory_is_refused(path: Path) -> None:

@@ -134,7 +134,7 @@ HOSTILE: dict[Make, str] = {
     contiguous_but_not_stored: "but 0 are stored",
     endless_fill_value: "declares 953.7 MiB",
     gzip_twice: "is compressed with filters [1, 1]",
-    gzip_chunk_beyond_its_size: "unfolds beyond its size",
+    gzip_chunk_beyond_its_size: "unpacks beyond its size",
     enormous_chunk: "has chunks of 256.0 MiB",
     foreign_compression: "is compressed with filters [32000]",
     group_for_data_set: "must be a data set, found a group",

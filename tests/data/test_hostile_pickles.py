@@ -540,7 +540,7 @@ def test_no_case_takes_long(report: dict[str, Any]) -> None:
 def test_a_forbidden_name_is_refused_by_name(report: dict[str, Any], key: str) -> None:
     message = report["outcomes"][key][0]
     assert message.startswith(f"FILE was refused: it asks for {key.split(' of ')[1]}, and ")
-    assert "nothing in it was run" in message
+    assert "nothing in it was executed" in message
     assert "\n" not in message
 
 

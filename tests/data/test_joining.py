@@ -105,7 +105,7 @@ def test_clips_that_begin_together_without_stops_are_told_by_score() -> None:
 
 
 def test_clips_that_nothing_tells_apart_are_refused() -> None:
-    with pytest.raises(SourceError, match=r"without one is 'v' at 5 s: .*; rows that begin together must differ"):
+    with pytest.raises(SourceError, match=r"'v' at 5 s has no row: .*; rows with the same start must differ"):
         texts_of([Clip("v", 1.0, 5.0), Clip("v", 1.0, 5.0)], TIED[:2])
 
 
@@ -202,7 +202,7 @@ def test_without_ids_the_order_of_each_split_serves_too() -> None:
     [
         ([1.0, -2.0, 0.5], "found 3 clips and 4 rows"),
         ([3.0, 0.5, -2.0, 1.0], "but only 0.0% of the scores are equal"),
-        ([1.0, -2.0, 0.5, None], "but scores are missing"),
+        ([1.0, -2.0, 0.5, None], "but without scores nothing shows"),
     ],
 )
 def test_without_ids_anything_less_is_refused(scores: list[float | None], message: str) -> None:

@@ -89,7 +89,7 @@ def test_a_copy_without_header_is_read_by_the_order_of_its_columns(
     corpus = read(written(path, *rows, header=""))
     assert [len(part) for part in corpus.splits.values()] == [1, 1, 1]
     assert corpus.splits["train"][0].unimodal == scores
-    assert corpus.remarks[0].startswith("no header: the columns were taken as video_id, clip_id, text, label, ")
+    assert corpus.remarks[0].startswith("no header: the columns were read as video_id, clip_id, text, label, ")
 
 
 EIGHT = ("a,1,x,1,Neutral,train,0.5,2", "b,1,y,1,Neutral,valid,0,1", "c,1,z,1,Neutral,test,3,4")
@@ -309,10 +309,13 @@ def test_a_senseless_row_is_named(path: Path, row: str, message: str) -> None:
         (b"\n\n", "is empty"),
         (b"\xff\xfe", "is empty"),
         (b"video_id,clip_id,text,label,mode\n", "has a header but no rows"),
-        (b"video_id,clip_id,text,label\nv,1,x,1\n", "has no column 'mode': every row must say train, valid or test"),
+        (
+            b"video_id,clip_id,text,label\nv,1,x,1\n",
+            "has no column 'mode', which must be train, valid or test in every row",
+        ),
         (
             b"video_id,clip_id,text,mode,mode\nv,1,x,train,test\n",
-            "missing: label; there twice: mode; its first line is video_id, clip_id, text, mode, mode",
+            "missing: label; repeated: mode; its first line is video_id, clip_id, text, mode, mode",
         ),
         (b"video_id|clip_id|text|label|mode\nv|1|x|1|train\n", "separated by commas, tabs or semicolons"),
         ("video_id,clip_id,text,label,mode\nv,1,好,1,train\n".encode("gbk"), "must be UTF-8"),
@@ -329,7 +332,7 @@ def test_a_file_that_is_no_label_file_is_refused(path: Path, content: bytes, mes
 
 
 def test_what_is_no_table_is_not_read_as_one(path: Path) -> None:
-    with pytest.raises(SourceError, match="must be a table to be read as labels, found no text: leave --format out"):
+    with pytest.raises(SourceError, match="must be a table to be read as labels, but is not text: leave out --format"):
         labels.read(Raw(path, "pickle", {}), Request("mosi", (-3, 3)), "labels")
 
 

@@ -135,7 +135,7 @@ def test_the_valid_split_may_be_called_dev(path: Path) -> None:
 def test_the_config_of_mmsa_fet_is_ignored_with_a_remark(path: Path) -> None:
     corpus = read(saved(path, {**features(), "config": {"audio": {}}}), "own", MOSI)
     assert corpus.source_format == "MMSA-FET pickle"
-    assert "ignored beside the splits: config" in corpus.remarks
+    assert "ignored, besides the splits: config" in corpus.remarks
 
 
 def test_an_absent_modality_stays_absent(path: Path) -> None:
@@ -167,7 +167,9 @@ def test_of_seven_scores_the_first_is_the_sentiment(path: Path) -> None:
         columns["regression_labels"] = np.concatenate([np.array([[[1.0]], [[2.0]], [[-1.0]]]), rest], axis=2)
     corpus = read(saved(path, value), "own", MOSI)
     assert [sample.score for sample in corpus.splits["test"]] == [1, 2, -1]
-    assert corpus.remarks.count("regression_labels have 7 values per clip: the first was read, the sentiment") == 1
+    assert (
+        corpus.remarks.count("regression_labels have 7 values per clip: only the first, the sentiment, was read") == 1
+    )
 
 
 def test_blanks_at_the_ends_of_texts_are_removed_and_counted(path: Path) -> None:
@@ -189,7 +191,7 @@ def test_only_texts_that_are_missing_may_be_in_another_column(path: Path) -> Non
 def test_an_array_of_text_with_what_is_no_character_is_refused(path: Path, count: int) -> None:
     texts = np.full((3, 4 * count), ord("a"), "u4")
     texts[1, 2] = 0x200000
-    with pytest.raises(SourceError, match=r"no characters|characters that are no text"):
+    with pytest.raises(SourceError, match=r"invalid characters|characters that are not valid text"):
         read(saved(path, changed("train", "raw_text", texts.view(f"U{4 * count}").ravel())), "own", MOSI)
 
 
@@ -238,7 +240,7 @@ def changed(split: str, key: str, value: object) -> dict[str, Any]:
         ({**features(), "test": {"labels": [1.0], "vision": [1.0]}}, "must have 'id', found only labels, vision"),
         (changed("valid", "raw_text", ["one"]), "the same clips, found id 3, raw_text 1"),
         (changed("valid", "vision", np.zeros((3, 4))), r"must be [clips, frames, features], found the shape (3, 4)"),
-        (changed("valid", "vision", [np.ones((10, 100))] * 3000), "names the same rows over and over"),
+        (changed("valid", "vision", [np.ones((10, 100))] * 3000), "repeats the same rows many times"),
         (changed("valid", "vision", [["a"]]), "'vision' must be an array of numbers"),
         (changed("valid", "regression_labels", np.zeros((3, 4))), "one number per clip, found the shape (3, 4)"),
         (changed("valid", "audio", [[[1.0, 2.0]]] * 3), "found lists in a list: save them as one array, numpy.asarray"),

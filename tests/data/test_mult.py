@@ -201,8 +201,8 @@ def test_zeros_at_the_end_of_one_modality_do_not_turn_the_side(tmp_path: Path, l
     assert np.asarray(corpus.splits["train"][0].vision).shape == (4, 4)
     assert np.asarray(corpus.splits["test"][0].vision).shape == (NUM_FRAMES, 4)
     assert corpus.notes == (
-        "the side of the padding is not clear: frames of zeros stand in front and at the end, vision in 1 clips and 6, "
-        "audio in 6 clips and 0; taken to be in front, where 27 of 33 such frames are",
+        "the side of the padding is not clear: frames of zeros are in front and at the end, vision in 1 clips and 6, "
+        "audio in 6 clips and 0; assumed to be in front, where 27 of 33 such frames are",
     )
 
 
@@ -229,20 +229,20 @@ def test_the_first_of_seven_labels_is_the_score(tmp_path: Path, labels: Path) ->
         part["labels"] = np.concatenate([part["labels"], np.ones((len(part["labels"]), 1, 6))], axis=2)
     corpus = load(saved(tmp_path / "x.pkl", value), labels)
     assert comparable(corpus.splits) == comparable(expected(clips()))
-    assert "labels have 7 values per clip: the first was read, the sentiment" in corpus.remarks
+    assert "labels have 7 values per clip: only the first, the sentiment, was read" in corpus.remarks
 
 
 def test_the_splits_of_the_file_win_and_the_disagreement_is_counted(tmp_path: Path) -> None:
     moved = {"train": clips()["test"], "valid": clips()["valid"], "test": clips()["train"]}
     corpus = load(pickled(tmp_path, indexed), label_file(tmp_path / "label.csv", moved))
     assert comparable(corpus.splits) == comparable(expected(clips()))
-    assert corpus.notes == ("5 clips stand in another split in label.csv: the splits of mosi_data.pkl were kept",)
+    assert corpus.notes == ("5 clips are in another split in label.csv: the splits of mosi_data.pkl were kept",)
 
 
 def test_what_is_not_read_is_remarked_on(tmp_path: Path, labels: Path) -> None:
     value = {split: columns(part, indexed(part)) for split, part in clips().items()}
     corpus = load(saved(tmp_path / "x.pkl", {**value, "note": "mine"}), labels)
-    assert corpus.remarks[:2] == ("ignored beside the splits: note", "not read: text")
+    assert corpus.remarks[:2] == ("ignored, besides the splits: note", "not read: text")
 
 
 def test_frames_of_a_large_file_stay_in_it(tmp_path: Path, labels: Path) -> None:
@@ -366,7 +366,7 @@ NONE: dict[str, Any] = {key: TWO[key][:0] for key in ("vision", "audio", "labels
         ({**TWO, "vision": np.ones((2, 3))}, "'vision' must be [clips, frames, features], found the shape (2, 3)"),
         (
             {**TWO, "audio": np.ones((3, 3, 3))},
-            "must hold the same clips, one or more, found labels 2, id 2, vision 2, audio 3",
+            "must have the same number of clips, at least one, found labels 2, id 2, vision 2, audio 3",
         ),
         ({**TWO, "id": ["v[0]"]}, "found labels 2, id 1, vision 2, audio 2"),
         ({**TWO, "id": [["v"] * 4] * 2}, "row 1: 'id' must be an id, or id, start and stop, found 4 parts"),
@@ -379,7 +379,7 @@ NONE: dict[str, Any] = {key: TWO[key][:0] for key in ("vision", "audio", "labels
         ({**TWO, "labels": np.ones((2, 0))}, "'labels' must hold one score per clip, found the shape (2, 0)"),
         ({**TWO, "labels": np.array(1.0)}, "'labels' must hold one score per clip, found the shape ()"),
         ({**TWO, "id": np.array("v[0]")}, "'id' must hold one id, or id, start and stop, per clip"),
-        (NONE, "one or more, found labels 0"),
+        (NONE, "at least one, found labels 0"),
     ],
 )
 def test_a_split_that_is_wrong_is_named_by_file(tmp_path: Path, labels: Path, part: object, said: str) -> None:

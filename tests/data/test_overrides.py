@@ -114,7 +114,7 @@ def test_texts_that_some_clips_lack_are_refused(source: Path, tmp_path: Path) ->
     path = texts_csv(tmp_path / "texts.csv", "neu")
     path.write_text(path.read_text().rpartition("\n")[0])
     with pytest.raises(
-        SourceError, match=r"a text for every clip of source\.pkl, has none for 1 of 6, such as 'b\$_\$0002'"
+        SourceError, match=r"a text for every clip of source\.pkl, but has none for 1 of 6, such as 'b\$_\$0002'"
     ):
         read(source, text=path)
 

@@ -129,7 +129,7 @@ def test_clips_that_are_padded_on_both_sides_are_not_mixed(tmp_path: Path, num_i
     for split, part in value.items():
         for number in range(num_in_front):
             part["audio"][number] = padded(clip(split, "audio", number), "front")
-    with pytest.raises(SourceError, match="must be padded on one side, but zeros stand in front in"):
+    with pytest.raises(SourceError, match="must be padded on one side, but zeros are in front in"):
         read(saved(tmp_path / "x.pkl", value))
 
 
@@ -183,7 +183,8 @@ def test_a_clip_that_is_padded_on_the_other_side_is_cut_there_and_named() -> Non
     assert [len(clip) for clip in clips] == [4] * 40
     assert (np.asarray(clips[7][:]) == 2.0).all()
     assert notes == [
-        "vision: 1 of 40 clips are padded on the other side than the rest and were cut there (the first: file, split "
+        "vision: 1 of 40 clips are padded on the other side than the rest and "
+        "were truncated there (the first: file, split "
         "'train', row 8)"
     ]
     assert repairs_of([part], "end") == {"lengths_clamped": 0}

@@ -161,7 +161,7 @@ def test_ids_that_excel_destroyed_are_one_line(tmp_path: Path, name: str, column
     cells = ["v", "1", "x", "1", "train"]
     cells[column] = name
     message = refused(written(tmp_path / "label.csv", "\n".join([",".join(HEADER), ",".join(cells)])))
-    assert f"{HEADER[column]} must be an id, found '{name}', which Excel writes in place of" in message
+    assert f"{HEADER[column]} must be an id, found '{name}', which Excel writes instead of" in message
     assert "(1 row): take the table from before Excel" in message
 
 
@@ -271,8 +271,8 @@ def test_ids_that_excel_shows_as_errors_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "data", "message"),
     [
-        ("xl/sharedStrings.xml", b'<!DOCTYPE x [<!ENTITY a "b">]><sst/>', "declares entities of its own"),
-        ("xl/big.xml", b"0" * 2**20, "up to 512 MiB are read"),
+        ("xl/sharedStrings.xml", b'<!DOCTYPE x [<!ENTITY a "b">]><sst/>', "defines XML entities"),
+        ("xl/big.xml", b"0" * 2**20, "the limit is 512 MiB"),
         ("xl/worksheets/sheet1.xml", b"<not xml", "must be a whole Excel file"),
     ],
 )

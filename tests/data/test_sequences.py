@@ -403,7 +403,9 @@ def test_without_any_times_the_advice_is_a_label_file(folder: Path) -> None:
 def test_a_label_file_of_other_videos_is_refused(folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "other.csv"
     labels.write_text(f"{HEADER}\nelsewhere,1,x,0,train,0,1")
-    assert "must have the videos of its labels, has none of 1, such as 'elsewhere'" in refusal(folder, labels=labels)
+    assert "must have the videos of its labels, but has none of 1, such as 'elsewhere'" in refusal(
+        folder, labels=labels
+    )
 
 
 @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ def test_a_label_file_of_other_videos_is_refused(folder: Path, tmp_path: Path) -
         (np.ones((3, 4)), TIMES[:2], "must have the shape (3, 2)"),
         (np.ones((3, 4)), TIMES[:3, :1], "must have the shape (3, 2)"),
         (np.ones((3, 4)), np.full((3, 2), np.nan), "none of the 9 intervals of COVAREP"),
-        (np.ones((3, 4)), None, "must have intervals"),
+        (np.ones((3, 4)), None, "needs intervals"),
     ],
 )
 def test_contradictions_are_one_line(labelled: Path, features: Any, intervals: Any, expected: str) -> None:

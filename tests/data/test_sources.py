@@ -105,7 +105,7 @@ def test_sims_v2_is_found_under_its_own_name(tmp_path: Path) -> None:
     saved(folder / "sims_unaligned.pkl", {**features(), "train_mix": part("train")})
     corpus = read_corpus("simsv2", workspace=tmp_path, source=None, score_range=None)
     assert (corpus.source, corpus.score_range) == ("sims_unaligned.pkl", (-1, 1))
-    assert "ignored beside the splits: train_mix" in corpus.remarks
+    assert "ignored, besides the splits: train_mix" in corpus.remarks
 
 
 def test_an_official_file_is_named_by_its_checksum(path: Path) -> None:
@@ -245,14 +245,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, option: str) -> No
 def test_of_several_files_in_a_folder_those_that_were_not_read_are_named(tmp_path: Path) -> None:
     for name in ("b.pkl", "a.pkl"):
         saved(tmp_path / name, features())
-    assert "read: a.pkl; not read, though in the same folder: b.pkl" in read(tmp_path).remarks
-    assert not any("not read, though" in remark for remark in read(tmp_path / "a.pkl").remarks)
+    assert "read: a.pkl; not read, although in the same folder: b.pkl" in read(tmp_path).remarks
+    assert not any("not read, although" in remark for remark in read(tmp_path / "a.pkl").remarks)
 
 
 def test_of_two_label_files_in_a_folder_the_one_that_was_not_read_is_named(tmp_path: Path) -> None:
     for name in ("label.csv", "meta.csv"):
         csv_file(tmp_path / name, *ROWS)
-    assert read(tmp_path).remarks == ("read: label.csv; not read, though in the same folder: meta.csv",)
+    assert read(tmp_path).remarks == ("read: label.csv; not read, although in the same folder: meta.csv",)
 
 
 def test_a_pointer_in_a_folder_of_lists_is_named(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_pointer_in_a_folder_of_lists_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [bytes(3000), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"%PDF-1.4\0", b"\x89"])
 def test_what_is_no_text_is_not_called_a_table(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    with pytest.raises(SourceError, match="is binary and of no format that is read"):
+    with pytest.raises(SourceError, match="is binary and not in a supported format"):
         read(path)
 
 
@@ -276,7 +276,7 @@ def test_an_old_pickle_that_ends_too_early_is_called_so(path: Path) -> None:
 
 
 def test_the_demo_takes_no_source(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="leave --source out"):
+    with pytest.raises(SettingsError, match="leave out --source"):
         read_corpus("demo", workspace=tmp_path, source=tmp_path, score_range=None)
 
 

@@ -62,14 +62,14 @@ def test_a_clean_corpus_has_no_warning_and_stays_as_it_is() -> None:
 @pytest.mark.parametrize("score", [7.0, float("nan"), float("-inf")])
 def test_few_clips_with_impossible_scores_are_left_out_and_named(score: float) -> None:
     checked = check(corpus(clip("bad", 1, score=score)))
-    assert checked.warnings == (f"1 clip left out: the score is no number from -3 to 3 (bad$_$1 has {score:g})",)
+    assert checked.warnings == (f"1 clip left out: the score is not a number from -3 to 3 (bad$_$1 has {score:g})",)
     assert checked.report["left_out"] == {"score": {"count": 1, "ids": ["bad$_$1"]}}
     assert len(checked.corpus.splits["train"]) == 30
 
 
 def test_many_impossible_scores_are_refused_with_the_range_that_was_found() -> None:
     with pytest.raises(
-        SourceError, match=r"'train\$_\$0' has 4 \(3 of 40 clips, all scores go from 0 to 4\).*--score-r"
+        SourceError, match=r"'train\$_\$0' has 4 \(3 of 40 clips, all scores are between 0 and 4\).*--score-r"
     ):
         check(changed(3, score=4.0))
 
@@ -101,7 +101,7 @@ def test_a_unimodal_score_that_one_clip_lacks_is_left_out_for_all(unimodal: dict
     checked = check(dataclasses.replace(made, splits=splits))
     assert {tuple(c.unimodal) for part in checked.corpus.splits.values() for c in part} == {("audio",)}
     assert checked.report["unimodal_left_out"] == ["text"]
-    assert "the text scores left out: of 1 clip they are no numbers from -3 to 3 (valid$_$2)" in checked.warnings
+    assert "the text scores left out: for 1 clip they are not numbers from -3 to 3 (valid$_$2)" in checked.warnings
 
 
 @pytest.mark.parametrize("frames", [None, np.empty((0, 2)), np.empty((0, 9)), np.empty(0)])
@@ -146,7 +146,7 @@ class Endless:
 
 def test_a_file_that_declares_far_more_than_it_holds_is_refused(path: Path) -> None:
     with pytest.raises(
-        SourceError, match=r"at most 64 times its size, its clips declare 11\.2 GiB in a file of 1000 B"
+        SourceError, match=r"at most 64 times the size of their file, but they declare 11\.2 GiB in a file of 1000 B"
     ):
         write_store(path, corpus(clip("big", 1, vision=Endless()), source_bytes=1000))
 
@@ -160,7 +160,7 @@ def test_one_text_shared_by_all_clips_counts_for_each() -> None:
 def test_empty_and_repeated_texts_are_counted() -> None:
     checked = check(corpus(clip("a", 1, text=" "), clip("a", 2, text="test 1"), clip("a", 3, text="train 1")))
     assert checked.warnings == ("1 clip with an empty text; they were kept",)
-    said = "4 clips have a text in common with another clip: 2 texts, 1 of them in two splits"
+    said = "4 clips share their text with another clip: 2 texts, 1 of them in two splits"
     assert checked.report["remarks"] == [said]
     assert checked.report["repeated_texts"] == {"count": 2, "clips": 4, "across_splits": 1}
 
@@ -168,13 +168,13 @@ def test_empty_and_repeated_texts_are_counted() -> None:
 def test_many_clips_with_the_text_of_another_are_warned_of() -> None:
     assert check(changed(8, text="the same")).warnings == ()
     (warning,) = check(changed(9, text="the same")).warnings
-    assert warning.startswith("9 clips have a text in common with another clip: 1 text, 0 of them in two splits; are")
+    assert warning.startswith("9 clips share their text with another clip: 1 text, 0 of them in two splits; are")
 
 
 def test_scores_that_are_all_equal_are_warned_of() -> None:
     splits = {s: [dataclasses.replace(c, score=0.5) for c in part] for s, part in corpus().splits.items()}
     assert check(corpus(splits=splits)).warnings == (
-        "all scores are 0.5: there is nothing to learn; is it the right column?",
+        "all scores are 0.5, so there is nothing to learn: check that this is the right column",
     )
 
 
@@ -199,7 +199,7 @@ def test_numbers_that_are_no_characters_are_refused_and_the_old_store_stays(
     write_store(path, corpus())
     before = path.read_bytes()
     text = np.array([character] * 8, "u4").view("U8").item()
-    with pytest.raises(SourceError, match=f"the {field} of .* holds characters that are no text"):
+    with pytest.raises(SourceError, match=f"the {field} of .* has characters that are not valid text"):
         write_store(path, changed(1, **{field: text}))
     assert path.read_bytes() == before
 
@@ -214,7 +214,7 @@ def test_a_store_that_cannot_be_opened_replaces_no_other(path: Path) -> None:
     write_store(path, corpus())
     before = path.read_bytes()
     splits = {s: [dataclasses.replace(c, score=1.0) for c in part] for s, part in corpus().splits.items()}
-    with pytest.raises(SourceError, match="the store made of it cannot be opened and was thrown away"):
+    with pytest.raises(SourceError, match="the store made from it cannot be opened and was deleted"):
         write_store(path, corpus(splits=splits, score_range=(1.0, 1.0)))
     assert [path.read_bytes(), list(path.parent.iterdir())] == [before, [path]]
 
@@ -223,7 +223,7 @@ def test_a_modality_of_zeros_is_warned_of_and_one_with_a_number_is_not(path: Pat
     splits = {s: [dataclasses.replace(c, audio=np.zeros((2, 2))) for c in p] for s, p in corpus().splits.items()}
     write_store(path, corpus(splits=splits), normalize="zscore")
     with FeatureStore(path) as store:
-        assert store.notes == ("audio is all zeros in every clip: is it the right file?",)
+        assert store.notes == ("audio is all zeros in every clip: check that this is the right file",)
     with pytest.raises(SourceError, match="--strict allows no warning, found 1: audio is all zeros"):
         write_store(path, corpus(splits=splits), strict=True)
 

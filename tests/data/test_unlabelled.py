@@ -166,9 +166,9 @@ def test_a_store_of_clips_to_be_scored_is_described_compared_and_examined(tmp_pa
 def test_what_makes_no_sense_for_clips_to_be_scored_is_refused(tmp_path: Path) -> None:
     workspace, source = Workspace(tmp_path), table(tmp_path)
     options = Options(unlabelled=True)
-    with pytest.raises(SettingsError, match="leave --score-range out"):
+    with pytest.raises(SettingsError, match="leave out --score-range"):
         prepare(Preparation("new", workspace, source=source, options=options, score_range=(-3, 3)), Observer())
-    with pytest.raises(SourceError, match="leave --normalize zscore out"):
+    with pytest.raises(SourceError, match="leave out --normalize zscore"):
         prepare(Preparation("new", workspace, source=source, options=options, normalize="zscore"), Observer())
     write_store(workspace.store("tiny"), make_corpus("tiny", (3, 3, 3), seed=0, longest=4))
     with pytest.raises(SettingsError, match="would replace them"):
@@ -225,7 +225,7 @@ def test_texts_of_a_raw_file_are_repaired_and_that_is_said(trained: Trained, tmp
 def test_a_split_of_clips_without_splits_is_refused(trained: Trained, tmp_path: Path) -> None:
     source = mmsa(tmp_path)
     for path in (source, store_of(source, Workspace(tmp_path))):
-        with pytest.raises(SettingsError, match="leave --split valid out"):
+        with pytest.raises(SettingsError, match="leave out --split valid"):
             predictions(trained, path, "valid")
 
 

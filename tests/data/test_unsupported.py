@@ -57,9 +57,9 @@ KINDS = {
     "unpack it and name": b"7z\xbc\xaf\x27\x1c\x00\x04",
     "an empty zip archive": zipped(),
     "a torch.save file": zipped(archive__data_dot_pkl=b"x", archive__data__0=b"x"),
-    "torch in a place where you trust it": b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+    "if you trust it, load it with torch": b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
     "an old Excel or Word file": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
-    "objects that a safe reader does not open": npz("train_corpus", "val_corpus", "test_corpus"),
+    "whose objects a safe reader cannot open": npz("train_corpus", "val_corpus", "test_corpus"),
     "raw video or sound": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00",
     "which is not read yet": b"RIFF\x00\x00\x01\x00AVI LIST",
     "extract features": b"\x1a\x45\xdf\xa3\x01\x00\x00\x00",
@@ -151,7 +151,7 @@ def test_mfn_is_refused_by_name(tmp_path: Path, name: str) -> None:
     message = refusal(open_raw(tmp_path / "X_train.h5"))
     assert message is not None
     assert "MFN" in message
-    assert "cut the columns apart" in message
+    assert "split the columns" in message
 
 
 def test_a_group_called_data_is_not_mfn(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_damaged_hdf5_file_is_one_line_wherever_the_damage_shows(tmp_path: Pat
     with h5py.File(path, "w") as file:
         file["COVAREP/data/v/features"] = np.zeros((2, 74))
     path.write_bytes(path.read_bytes().replace(b"TREE", b"XREE"))
-    with pytest.raises(SourceError, match=r"x.csd is damaged .*: get the file again, whole"):
+    with pytest.raises(SourceError, match=r"x.csd is damaged .*: get the complete file again"):
         read_raw(open_raw(path), Request("mosi", (-3, 3)))
 
 

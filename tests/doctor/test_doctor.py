@@ -389,7 +389,7 @@ def test_a_pipe_is_not_waited_for(space: Path, name: str) -> None:
     path = run_of(space).path / name
     path.unlink()
     os.mkfifo(path)
-    assert f"{path.name} must be a file but is no ordinary one" in wrong_in(run_of(space))[0].what
+    assert f"{path.name} must be a file but is a pipe or device" in wrong_in(run_of(space))[0].what
 
 
 def test_a_checkpoint_that_lacks_weights_is_found(space: Path) -> None:
@@ -776,7 +776,7 @@ def test_200_damaged_things_are_all_listed(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert all(f"/run-{number}\n" in done.stdout for number in range(100))
     assert all(f"/data-{number}.h5\n" in done.stdout for number in range(100))
-    assert done.stderr == "error: 300 faults were found: what to do stands below each\n"
+    assert done.stderr == "error: 300 faults were found: see the advice under each\n"
 
 
 def test_the_command_ends_with_0_where_there_are_remarks_alone(space: Path) -> None:
@@ -791,7 +791,7 @@ def test_a_store_is_examined_by_its_name_and_by_its_path(space: Path) -> None:
     changed_frame(space / "features" / "tiny.h5")
     for name in ("tiny", str(space / "features" / "tiny.h5")):
         done = doctor(space, name)
-        assert (done.exit_code, done.stderr) == (1, "error: 1 fault was found: what to do stands below each\n")
+        assert (done.exit_code, done.stderr) == (1, "error: 1 fault was found: see the advice under each\n")
         assert done.stdout.startswith(f"{space / 'features' / 'tiny.h5'}\n  fault   its clips are not those")
 
 

@@ -145,7 +145,7 @@ REFUSED = {
     "model.name=iccn iccn.cca_batch_size=2": r"iccn\.cca_batch_size must exceed",
     "model.name=tfn optimizer.batch_size=1": "needs training batches of at least 2 clips",
     "model.name=tfn tfn.text_hidden=65536 tfn.audio_hidden=65536 tfn.vision_hidden=65536": "memory",
-    "compute.precision=tf32": "--precision tf32 is a kind of number that GPUs have",
+    "compute.precision=tf32": "--precision tf32 needs a GPU",
     "model.gate_norm=batch optimizer.batch_size=1": "needs training batches of at least 2 clips",
 }
 

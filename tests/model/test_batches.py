@@ -291,7 +291,7 @@ def test_no_number_that_is_not_finite_reaches_a_model(bad: float, own_batches: C
         list(batches.epoch(1))
     number = int(batches.utterances.frames["audio"].lengths[3])
     assert str(error.value) == (
-        f"{path} must hold finite numbers alone, found {bad} in audio of the clip 'train$_$3', split train (frame "
+        f"{path} must hold only finite numbers, found {bad} in audio of the clip 'train$_$3', split train (frame "
         f"{number}, feature 3): `conki doctor {path}` says more; make it again with `conki prepare`"
     )
 

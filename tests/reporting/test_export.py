@@ -197,7 +197,7 @@ def test_a_run_of_version_1_takes_its_scale_from_its_store(tmp_path: Path) -> No
 def test_an_export_below_runs_would_pass_for_a_run(trained: Trained) -> None:
     place = trained.workspace.root
     result = conki("export", trained.run.name, "--workspace", place, "--out", place / "runs" / "mine")
-    assert (result.exit_code, "--out must not lie below" in result.stderr) == (1, True)
+    assert (result.exit_code, "--out must not be below" in result.stderr) == (1, True)
 
 
 # ---- the model card ----
@@ -277,10 +277,10 @@ HARM: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "changed": ("seed-1/checkpoints/best.safetensors", flip, "was changed"),
     "frozen": ("seed-2/checkpoints/frozen.safetensors", flip, "was changed"),
     "tokenizer": ("encoder/tokenizer.json", flip, "was changed"),
-    "truncated": ("config.toml", lambda path: os.truncate(path, 9), "must take"),
-    "missing": ("encoder/config.json", Path.unlink, "must be there and is not"),
+    "truncated": ("config.toml", lambda path: os.truncate(path, 9), "must have"),
+    "missing": ("encoder/config.json", Path.unlink, "must exist but does not"),
     "no list": (MANIFEST, Path.unlink, "has no such file"),
-    "no result": ("result.json", Path.unlink, "must be there and is not"),
+    "no result": ("result.json", Path.unlink, "must exist but does not"),
     "link": ("seed-1/checkpoints/best.safetensors", linked, "is a link"),
     "linked folder": ("seed-1", linked, "is a link"),
     "unlisted": ("encoder/special_tokens_map.json", Path.touch, "is not in the list"),
@@ -318,9 +318,9 @@ CHANGED_LISTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "case": (
         lambda found: found["files"].update({"encoder/Config.json": found["files"]["encoder/config.json"]}),
-        "differ in upper and lower case",
+        "differ only in upper and lower case",
     ),
-    "negative": (lambda found: found["files"]["config.toml"].update(size=-1), "makes no sense"),
+    "negative": (lambda found: found["files"]["config.toml"].update(size=-1), "is invalid"),
     "no seeds": (lambda found: found.update(seeds=[]), "seeds must be"),
     "no weights": (lambda found: found["files"].pop("seed-2/checkpoints/best.safetensors"), "must list seed-2"),
     "list of files": (lambda found: found.update(files=[1]), "must list"),
@@ -391,7 +391,7 @@ def test_a_card_and_files_of_other_programs_may_change(model: Path) -> None:
 
 def test_other_commands_ask_for_the_run_itself(exported: Path, adapters: Path) -> None:
     assert "is an exported model, for `conki predict`" in complaint("evaluate", exported)
-    assert "which predict nothing by themselves" in complaint("predict", adapters, "--text", "good")
+    assert "which cannot predict without a trained model" in complaint("predict", adapters, "--text", "good")
 
 
 # ---- adapters ----
@@ -447,7 +447,7 @@ def test_given_adapters_that_were_changed_train_nothing(
     config = given(tiny_config, Path(shutil.copytree(adapters, tmp_path / "changed")), seeds=(2,))
     export = json.loads((tmp_path / "changed" / MANIFEST).read_text(encoding="utf-8"))
     (tmp_path / "changed/config.toml").write_text("[model]\n", encoding="utf-8")
-    with pytest.raises(RunError, match=r"config\.toml must take"):
+    with pytest.raises(RunError, match=r"config\.toml must have"):
         finetune(config, space, Observer())
     relisted(tmp_path / "changed", seeds=export["seeds"])
     with pytest.raises(RunError, match="must hold the adapters with the checksum"):
@@ -487,11 +487,11 @@ def test_frames_of_another_width_get_a_fresh_input_layer(
 def test_switches_without_adapters_do_not_go_with_given_ones(adapters: Path, tiny_config: MakeConfig) -> None:
     line = f"model.adapters={adapters}"
     for switch in ("C1", "C2", "plain-transfer"):
-        with pytest.raises(SettingsError, match=f"{switch} leaves out what --adapters gives"):
+        with pytest.raises(SettingsError, match=f"{switch} drops the adapters that --adapters gives"):
             tiny_config(switch, line, "model.adapters_checksum=abc")
-    with pytest.raises(SettingsError, match=r"must come with model\.adapters_checksum"):
+    with pytest.raises(SettingsError, match=r"needs model\.adapters_checksum"):
         tiny_config("", line)
-    assert "takes the place of --external" in complaint("finetune", "--external", "mosei", "--adapters", adapters)
+    assert "replaces --external" in complaint("finetune", "--external", "mosei", "--adapters", adapters)
 
 
 @pytest.mark.slow
@@ -607,7 +607,7 @@ def test_a_push_verifies_first_and_clears_what_an_earlier_one_left(hub: Hub, mod
 
 def test_nothing_private_goes_to_a_public_repository_or_without_a_login(hub: Hub, exported: Path) -> None:
     before = hub.commit("me/tiny", {".gitattributes": b""})
-    assert "is there and public" in complaint("push", exported, "me/tiny", "--private")
+    assert "exists and is public" in complaint("push", exported, "me/tiny", "--private")
     hub.token = "hf_of_another"
     assert "log in with `hf auth login`" in complaint("push", exported, "me/tiny")
     assert hub.branches["me/tiny"]["main"] == before
@@ -617,5 +617,5 @@ def test_nothing_private_goes_to_a_public_repository_or_without_a_login(hub: Hub
     "word", ["tiny", "me/tiny/x", "../tiny", "me/..", "me/tiny@", "me/tiny@../x", "-me/tiny", "a/b c"]
 )
 def test_what_is_no_model_of_the_hub_is_said_to_be_none(word: str) -> None:
-    with pytest.raises(SettingsError, match="is written OWNER/NAME or OWNER/NAME@REVISION"):
+    with pytest.raises(SettingsError, match="must have the form OWNER/NAME or OWNER/NAME@REVISION"):
         exchange.parse_repo(word)

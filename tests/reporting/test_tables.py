@@ -447,8 +447,8 @@ def test_what_was_mended_is_said_in_words_and_what_is_harmless_is_no_warning(des
     counts = {"inf": 1, "too_large": 2, "clips_with_junk": 30, "junk_frames": 1505, "lengths_clamped": 1}
     text = words(drawn(*store_tables({**description, "repaired": {"audio": counts}}), width=100))
     assert "! audio: 1 infinite and 2 too large (beyond float32) values became 0" in text
-    assert "- audio: 30 clips with values behind their length: 1,505 frames dropped" in text
-    assert "- audio: 1 clip with a length beyond the array: the whole array was taken" in text
+    assert "- audio: 30 clips with values after their length: 1,505 frames dropped" in text
+    assert "- audio: 1 clip with a length beyond the array: the whole array was used" in text
 
 
 def test_a_store_from_before_reports_is_warned_of_as_it_was(description: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def test_it_stands_in_the_result_and_is_said_before_training(trained: Trained) -
     assert trained.run.record.median == train
     assert train["metrics"].keys() == {"valid", "test"}
     mae = train["metrics"]["valid"]["mae"]
-    assert f"predicting the training median ({train['score']:.2f}) has validation MAE {mae:.3f}" in trained.lines
+    assert f"predicting the training median ({train['score']:.2f}) gives a validation MAE of {mae:.3f}" in trained.lines
 
 
 @pytest.mark.parametrize(("valid_mae", "is_warned"), [(0.951, True), (0.949, False), (1.2, True)])

@@ -87,7 +87,7 @@ def test_an_older_run_takes_the_moments_of_its_store_or_warns(scaled: tuple[Work
     assert not any(line.startswith("warning") for line in notes.lines)
     workspace.store("tiny").unlink()
     scores(run, raw, workspace, notes)
-    assert "put that store back, or train the run again" in notes.lines[-1]
+    assert "restore that store or train the run again" in notes.lines[-1]
 
 
 def test_the_moments_in_a_run_are_those_of_its_store_to_the_last_bit(scaled: tuple[Workspace, Run]) -> None:

@@ -173,7 +173,7 @@ def test_the_encoders_content_counts_and_not_its_path(tiny_config: MakeConfig, e
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "-x", "a b", "x" * 101, "ü", "a\n"])
 def test_a_name_that_could_leave_the_folder_of_runs_is_refused(name: str) -> None:
-    with pytest.raises(RunError, match="a run name holds letters, digits"):
+    with pytest.raises(RunError, match="a run name must consist of letters, digits"):
         check_name(name)
 
 
@@ -284,7 +284,7 @@ DAMAGED = {
     b"id,score,prediction\na,1\n": "row 1 has 2 of 3 fields",
     b"id,score,prediction\na,1,2,3\n": "row 1 has 4 of 3 fields",
     b"id,score,prediction\na,1,1\n\n": "row 2 has 0 of 3 fields",
-    b"id,score,prediction\na,x,1\n": r"row 1 \(id 'a'\) has the score 'x', which is no number",
+    b"id,score,prediction\na,x,1\n": r"row 1 \(id 'a'\) has the score 'x', which is not a number",
     b"id,score,prediction\na,1,1\nb,1,nan\n": r"row 2 \(id 'b'\) has the prediction 'nan', which is not finite",
     b"id,score,prediction\na,1,1e300\n": r"row 1 \(id 'a'\) has the prediction '1e300', which is not finite",
     b"id,score,prediction\na,-inf,1\n": r"row 1 \(id 'a'\) has the score '-inf', which is not finite",
@@ -304,7 +304,7 @@ def test_damaged_predictions_are_one_line_that_names_file_row_and_what_to_do(
 
 def test_predictions_that_are_no_text_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(RunError, match=r"test\.csv must hold .* rows but is no UTF-8 text: delete it"):
+    with pytest.raises(RunError, match=r"test\.csv must hold .* rows but is not UTF-8 text: delete it"):
         read_predictions(tmp_path / "test.csv")
 
 

@@ -307,7 +307,7 @@ def test_a_number_that_is_not_finite_reaches_no_model(name: str, day: Day, tmp_p
     done = day.run(name, space)
     assert_one_line(done)
     split = "train" if name == "evaluate" else "test"  # which is looked through before training
-    assert f"tiny.h5 must hold finite numbers alone, found nan in vision of the clip '{split}$_$" in done.err
+    assert f"tiny.h5 must hold only finite numbers, found nan in vision of the clip '{split}$_$" in done.err
     assert f"`conki doctor {space / 'features' / 'tiny.h5'}` says more" in done.err
     assert not list(space.glob("runs/full/seed-1/checkpoints/best*")) or name != "finetune"
 
@@ -379,5 +379,5 @@ def test_names_of_data_sets_and_runs_are_no_paths(name: str) -> None:
         check_dataset_name(name)
     assert "\n" not in one_line(str(error.value))
     if name:  # a run without a name is given one
-        with pytest.raises(ConkiError, match="a run name holds letters"):
+        with pytest.raises(ConkiError, match="a run name must consist of letters"):
             check_name(name)

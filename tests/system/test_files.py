@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(ConkiError, match=r"cannot write .*file: a file may not grow that large") as error:
+        with pytest.raises(ConkiError, match=r"cannot write .*file: the file would exceed the allowed size") as error:
             write_text(path, "x" * 2000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -93,9 +93,9 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, "the disk is full: free some space and run the command again"),
         (errno.EDQUOT, "the disk quota is used up: free some space and run the command again"),
-        (errno.EFBIG, r"a file may not grow that large here: raise the file size limit \(ulimit -f\)"),
-        (errno.EACCES, "writing is not permitted there: let your user write there .* choose another place with .*"),
-        (errno.ENOENT, "its folder is gone: put it back and run the command again"),
+        (errno.EFBIG, r"the file would exceed the allowed size: raise the file size limit \(ulimit -f\)"),
+        (errno.EACCES, "writing is not permitted: give your user write permission .* choose another place with .*"),
+        (errno.ENOENT, "its folder no longer exists: restore it and run the command again"),
         (errno.EROFS, "that file system is read-only: choose another place with --workspace"),
         (errno.EIO, "Input/output error: nothing was written"),
         (errno.ESTALE, "Stale file handle: nothing was written"),

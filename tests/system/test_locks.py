@@ -159,7 +159,7 @@ def test_what_is_not_guarded_is_said_once_by_a_screen(lock: Path, capsys: pytest
             pass
     said = capsys.readouterr().err
     assert said.count("warning: this file system has no locks") == 1
-    assert "Not guarded any more: other programs that write into a store" in said
+    assert "does not protect from other programs that write into a store" in said
 
 
 def test_the_doctor_names_the_process_that_holds_such_a_lock(lock: Path) -> None:

@@ -92,7 +92,7 @@ def test_overwriting_a_run_that_may_not_be_deleted_deletes_nothing(space: Path) 
         found = run(space, "-c", discard)
     finally:
         folder.chmod(0o700)
-    assert f"cannot write runs/{RUN}/encoder: writing is not permitted there" in found.stderr
+    assert f"cannot write runs/{RUN}/encoder: writing is not permitted" in found.stderr
     assert sorted(path for path in space.rglob("*") if path.suffix != ".pyc") == before
 
 

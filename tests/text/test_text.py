@@ -198,7 +198,7 @@ def test_the_saved_encoder_files_hold_the_tokenizer_and_no_weights(small, tmp_pa
 
 def test_saving_where_a_file_stands_is_a_users_error(small, tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(ConkiError, match="a file stands where a folder must be"):
+    with pytest.raises(ConkiError, match="there is a file where a folder must be"):
         text.save_encoder_files(str(small), tmp_path / "taken")
 
 
@@ -269,7 +269,7 @@ def test_weights_that_are_not_finite_are_refused_by_file_and_name(copied, name, 
     weights = load_file(copied / "model.safetensors")
     weights[name][1, 2] = value
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EncoderError, match=rf"model\.safetensors must hold finite .* but {name} has {value}"):
+    with pytest.raises(EncoderError, match=rf"model\.safetensors must hold only finite .* but {name} has {value}"):
         text.load_backbone(str(copied))
 
 
@@ -283,7 +283,7 @@ def test_of_weights_in_several_files_the_one_with_the_nan_is_named(copied):
     index = {"metadata": {}, "weight_map": {f"module.{name}": file for name, file in files.items()}}
     (copied / "model.safetensors.index.json").write_text(json.dumps(index))
     (copied / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match=r"part-1\.safetensors must hold finite .* pooler\.dense\.bias"):
+    with pytest.raises(EncoderError, match=r"part-1\.safetensors must hold only finite .* pooler\.dense\.bias"):
         text.load_backbone(str(copied))
 
 

@@ -420,7 +420,7 @@ def test_a_prepared_store_holds_the_translations_of_the_chinese_texts(marian, tm
     expected = translate([text.strip() for text in texts], str(marian), tmp_path / "translations.sqlite")
     with FeatureStore(path) as store:
         assert [store.split(split).texts[0] for split in splits] == expected.texts
-        assert "1 text cut to what the translation model can read" in store.notes
+        assert "1 text truncated to what the translation model can read" in store.notes
         assert CHINESE_TEXT_NOTE not in store.notes
         assert f"texts translated by {expected.model}" in store.report["remarks"]
     assert expected.reused == 3

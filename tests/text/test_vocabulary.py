@@ -284,5 +284,5 @@ def test_without_text_an_encoder_that_is_not_there_is_a_line_that_says_what_is_n
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
     config = tiny_config("T", "data.external=none", "model.text_encoder=./nowhere", *QUICK)
-    with pytest.raises(EncoderError, match=r"that width is not known here .*bert-base-uncased, or a folder with"):
+    with pytest.raises(EncoderError, match=r"which is unknown .*bert-base-uncased, or a folder with"):
         finetune(config, workspace, Observer())

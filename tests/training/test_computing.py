@@ -109,7 +109,7 @@ def test_a_seed_stays_with_the_cache_that_it_began_with_and_says_so(
     whole, workspace, notes = pretrain(tiny_config(cache=before), space("whole")), space("changed"), Notes()
     begun(tiny_config(cache=before), workspace)
     run = pretrain(tiny_config(cache=after), workspace, notes)
-    assert any(f"seed 1 began with --cache {before} and continues so" in line for line in notes.lines)
+    assert any(f"seed 1 started with --cache {before} and keeps it" in line for line in notes.lines)
     assert run.seed_result(1).cache == before
     assert losses(run) == losses(whole)
 
@@ -146,7 +146,7 @@ def test_a_place_where_nothing_can_be_kept_stops_no_training(space: Space, tiny_
     (workspace.root / "frozen").write_text("in the way", encoding="utf-8")
     run = pretrain(tiny_config(), workspace, notes)
     assert run.seed_result(1).cache == "off"
-    assert len([line for line in notes.lines if "computed anew in every epoch" in line]) == 1
+    assert len([line for line in notes.lines if "computed again in every epoch" in line]) == 1
 
 
 def test_kept_states_change_no_batch(tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_tf32_changes_nothing_on_a_cpu(name: str, build: Build) -> None:
 
 
 def test_a_run_in_tf32_is_refused_on_a_cpu(space: Space, tiny_config: MakeConfig) -> None:
-    with pytest.raises(SettingsError, match=r"^--precision tf32 is a kind of number that GPUs have"):
+    with pytest.raises(SettingsError, match=r"^--precision tf32 needs a GPU"):
         finetune(tiny_config("C1", "compute.precision=tf32"), space("slow"), Observer())
     assert torch.get_float32_matmul_precision() == "highest"
 

@@ -313,7 +313,7 @@ def assert_goes_on(cache: StateCache, inputs: Inputs, said: str) -> None:
     notes = Notes()
     assert cached_states(cache, inputs, SPLITS, notes) is None
     assert said in notes.lines[-1]
-    assert notes.lines[-1].endswith("; the states of the frozen text encoder are computed anew in every epoch instead")
+    assert notes.lines[-1].endswith("; the states of the frozen text encoder are computed again in every epoch instead")
     assert "\n" not in notes.lines[-1]
     assert not cache.folder.is_dir() or leftovers(cache.folder) == []
 
@@ -326,7 +326,9 @@ def test_a_disk_without_room_is_said_and_nothing_is_written(
     cache: StateCache, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_free(monkeypatch, 64 * 2**20)
-    assert_goes_on(cache, inputs, f"{cache.folder} has 64.0 MiB free, and what the frozen text encoder makes of tiny ")
+    assert_goes_on(
+        cache, inputs, f"{cache.folder} has 64.0 MiB free, and the states of the frozen text encoder for tiny "
+    )
 
 
 def test_what_the_run_needs_for_itself_stays_free(
@@ -342,7 +344,7 @@ def test_a_disk_that_fills_up_leaves_nothing(limit: int, cache: StateCache, inpu
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        assert_goes_on(cache, inputs, "a file may not grow that large here: raise the file size limit (ulimit -f)")
+        assert_goes_on(cache, inputs, "the file would exceed the allowed size: raise the file size limit (ulimit -f)")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -364,14 +366,14 @@ def test_files_that_were_whole_are_removed_when_a_later_one_finds_no_room(cache:
 
 def test_a_place_that_cannot_be_a_folder_is_said(cache: StateCache, inputs: Inputs) -> None:
     cache.folder.write_text("in the way", encoding="utf-8")
-    assert_goes_on(cache, inputs, f"cannot write {cache.folder}: a file stands where a folder must be: move it away")
+    assert_goes_on(cache, inputs, f"cannot write {cache.folder}: there is a file where a folder must be: move it away")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_the_right_to_write_is_said(cache: StateCache, inputs: Inputs) -> None:
     cache.folder.mkdir()
     cache.folder.chmod(0o500)
-    assert_goes_on(cache, inputs, "writing is not permitted there")
+    assert_goes_on(cache, inputs, "writing is not permitted")
 
 
 # --- damage ------------------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ def test_a_seed_whose_best_weights_are_lost_begins_again_before_it_trains_in_vai
     config, notes = tiny_config("C1+T", "optimizer.num_epochs=3"), Notes()
     damage(unfinished(config, workspace).with_name("best.safetensors"))
     assert finetune(config, workspace, notes).is_finished
-    assert any(line.endswith("; seed 1 begins again") for line in notes.lines)
+    assert any(line.endswith("; seed 1 starts over") for line in notes.lines)
 
 
 @pytest.mark.parametrize("name", ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "metrics.jsonl"])
@@ -219,7 +219,7 @@ def test_what_is_no_file_in_an_unfinished_seed_is_one_line(
     path = unfinished(config, workspace).parents[1] / name
     path.unlink()
     make(path)
-    with pytest.raises(RunError, match=r"must be a file but is (a folder|no ordinary one): move it away"):
+    with pytest.raises(RunError, match=r"must be a file but is (a folder|a pipe or device): move it away"):
         finetune(config, workspace, Observer())
 
 
@@ -246,7 +246,7 @@ def test_a_seed_without_a_sound_checkpoint_begins_again(workspace: Workspace, ti
         flip(path)
     run = finetune(config, workspace, notes)
     assert run.is_finished
-    assert any(line.endswith("; used instead is none: the seed begins again") for line in notes.lines)
+    assert any(line.endswith("; used instead is none: the seed starts over") for line in notes.lines)
 
 
 def test_a_checkpoint_of_a_newer_program_is_no_reason_to_begin_again(
@@ -333,7 +333,7 @@ def test_a_run_does_not_continue_on_clips_that_were_changed_in_place(
     store.write_bytes(before)
     notes = Notes()
     assert finetune(config, workspace, notes).is_finished
-    assert f"{store} was written or copied since seed 1 began: its clips are compared" in notes.lines
+    assert f"{store} was written or copied after seed 1 started: its clips are compared" in notes.lines
 
 
 def test_a_store_of_another_version_is_named_before_anything_is_built(
@@ -363,7 +363,7 @@ def test_overwriting_begins_a_finished_run_anew(workspace: Workspace, tiny_confi
     run = finetune(config, workspace, Observer())
     (run.seed_folder(1) / "notes.txt").write_text("mine", encoding="utf-8")
     finetune(config, workspace, notes, discard=True)
-    assert f"stage 2: {run.path} is begun anew, what was there is deleted" in notes.lines
+    assert f"stage 2: {run.path} is discarded and starts over" in notes.lines
     assert run.is_finished
     assert not (run.seed_folder(1) / "notes.txt").exists()
     assert not list(workspace.runs.glob(".*.discarded"))

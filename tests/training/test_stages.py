@@ -263,7 +263,7 @@ def test_a_log_that_was_damaged_is_continued_and_its_gap_is_said(
     (path,) = workspace.runs.glob("*/seed-1/metrics.jsonl")
     path.unlink() if content is None else path.write_bytes(content)
     assert [line["epoch"] for line in seed_log(finetune(config, workspace, notes))] == [2]
-    assert f"{path} was damaged and lacks epochs 1; what they learnt is not affected" in notes.lines
+    assert f"{path} was damaged and lacks epochs 1; the weights are not affected" in notes.lines
 
 
 def test_the_whole_lines_of_a_damaged_log_are_kept(workspace: Workspace, tiny_config: MakeConfig) -> None:
@@ -327,7 +327,7 @@ def test_clips_of_another_feature_width_are_refused(trained: Trained) -> None:
 
 
 def test_a_stage_1_run_predicts_nothing(trained: Trained) -> None:
-    with pytest.raises(RunError, match="is a stage-1 run: it hands over adapters and predicts nothing"):
+    with pytest.raises(RunError, match="is a stage-1 run: which hands over adapters and cannot predict"):
         load_model(trained.first, 1, CPU)
 
 

@@ -1,4 +1,4 @@
-"""Raw files opened safely: nothing in them runs, nothing is read before it is asked for, sizes are bounded.
+"""Raw files opened safely: nothing in them is executed, values are read only on demand, sizes are limited.
 
-`opening.open_raw` tells what a file is and opens it; the formats of the field, beside this package, say what it means.
+`opening.open_raw` detects the kind of a file and opens it; the formats in `data/sources` interpret it.
 """

@@ -1,9 +1,9 @@
-"""Tables of numbers with the features of one clip, as OpenFace, openSMILE, pandas and numpy.savetxt write them.
+"""Tables of numbers with the features of one clip, as written by OpenFace, openSMILE, pandas and numpy.savetxt.
 
-One row per frame, separated by `;`, tabs, commas or blanks, with column names in the first line or without. The
-separator, the names and the decimal sign are told from each file. Columns that say which frame it is, and not what is
-seen or heard in it, are bookkeeping and left out. A file is looked through line by line first, so that its numbers of
-rows and columns are known; its values are read when they are asked for.
+One row per frame, separated by `;`, tabs, commas or blanks, with or without column names in the first line. The
+separator, the names and the decimal sign are detected per file. Columns that identify the frame instead of describing
+it are bookkeeping and left out. A file is scanned line by line first to count rows and columns; its values are read on
+demand.
 
 Axes: L frames of a clip, d features per frame.
 """
@@ -27,9 +27,9 @@ from conki_cli.system.errors import SourceError, one_line, reason_of
 from conki_cli.system.readable import human_size
 
 MOST_BYTES = 256 * 2**20
-"""No table, and no array that is made of one, is larger."""
+"""Limit of the size of a table, and of an array made from it."""
 _MOST_COLUMNS = 65_536
-_MOST_LETTERS = 4 * 2**20  # of a line: what is split is never longer
+_MOST_LETTERS = 4 * 2**20  # of a line
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _SEPARATOR_LINE = re.compile(r'"?sep=([;,|:\t])"?', re.IGNORECASE)  # the first line of tables for Excel
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -38,29 +38,29 @@ _NOT_A_NUMBER = frozenset({"", "na", "n/a", "#n/a", "null", "none", "nan", "-nan
 _NEVER_FEATURES = frozenset(
     {"", "unnamed: 0", "frame", "frameindex", "frametime", "timestamp", "face_id", "name", "file", "filename"}
 )
-"""Names of columns that say which frame it is, whoever wrote them; pandas calls its row numbers nothing at all."""
+"""Names of columns that identify the frame, of any program; pandas leaves the name of its row numbers empty."""
 _OPENFACE = frozenset({"face", "confidence", "success"})
 _OPENSMILE = ("file", "start", "end")  # the first columns of its Python package
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """How a table is written, and what of it is features.
+    """The layout of a table, and its feature columns.
 
     Attributes:
-        encoding: of its text.
-        separator: between cells; None: blanks.
-        decimal: the sign before the decimals.
-        start: lines before the first frame.
-        num_columns: cells of every row.
-        kept: which columns are features.
-        names: what these are called; none where the table has no column names.
+        encoding: encoding of the text.
+        separator: separator of cells; None: blanks.
+        decimal: the decimal sign.
+        start: number of lines before the first frame.
+        num_columns: number of cells per row.
+        kept: indices of the feature columns.
+        names: their names; empty if the table has no column names.
         left_out: names of the bookkeeping columns.
         has_unnamed_text: whether a column of text was left out of a table without column names.
-        has_times: whether the first column that is kept begins with 0 and rises, in such a table.
-        num_rows: frames, L.
-        num_faces: how many different faces OpenFace numbered.
-        num_unseen: frames in which OpenFace found no face.
+        has_times: whether the first kept column starts with 0 and rises, in such a table.
+        num_rows: number of frames, L.
+        num_faces: number of different faces in OpenFace's output.
+        num_unseen: number of frames in which OpenFace found no face.
     """
 
     encoding: str
@@ -84,7 +84,7 @@ class TableLayout:
 
 
 def look_into_table(path: Path) -> TableLayout:
-    """Look through a table of numbers, line by line; no value is kept.
+    """Scan a table of numbers line by line, without keeping values.
 
     Raises:
         SourceError: it cannot be read, is empty or too large, or its rows are of unequal length.
@@ -103,7 +103,7 @@ def read_table(path: Path, layout: TableLayout) -> npt.NDArray[np.float64]:
     """Read the features of a table, [L, d]; empty cells are NaN.
 
     Raises:
-        SourceError: a cell is no number, or the file has changed since it was looked through.
+        SourceError: a cell is not a number, or the file has changed since it was scanned.
     """
     import pandas
 
@@ -125,11 +125,11 @@ def read_table(path: Path, layout: TableLayout) -> npt.NDArray[np.float64]:
         )
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # the parser has many ways to fail
+    except Exception as error:  # the parser can fail in many ways
         raise SourceError(_wrong_cell(path, layout) or f"{path} cannot be read ({reason_of(error)})") from error
     values: npt.NDArray[np.float64] = table.to_numpy(dtype=np.float64)
     if values.shape != layout.shape:
-        raise SourceError(f"{path} has changed: it must not change while it is read; run again")
+        raise SourceError(f"{path} was changed: it must not change while it is read; run the command again")
     return values
 
 
@@ -138,7 +138,7 @@ def read_table(path: Path, layout: TableLayout) -> npt.NDArray[np.float64]:
 
 @dataclass
 class _Head:
-    """The lines before the frames: comments, `sep=;`, column names; then the first row or two."""
+    """The lines before the frames (comments, `sep=;`, column names) and the first row or two."""
 
     separator: str | None = None
     is_given: bool = False  # by a line `sep=;`
@@ -149,7 +149,7 @@ class _Head:
     number: int = 0  # of the line `second`, from 1
 
     def takes(self, line: str, number: int) -> bool:
-        """Take a line; say whether more are needed to know the layout."""
+        """Add a line; say whether more lines are needed to know the layout."""
         text = line.strip()
         if not self.first:
             if (given := _SEPARATOR_LINE.fullmatch(line.strip("\r\n"))) and not self.is_given:
@@ -167,7 +167,7 @@ class _Head:
         return False
 
     def layout(self, path: Path, encoding: str) -> TableLayout:
-        """Return the layout that these lines show, without rows."""
+        """Return the layout in these lines, without rows."""
         if not self.first:
             raise SourceError(f"{path} is empty: it must have one row of numbers per frame; extract it again")
         separator = self.separator if self.is_given else _separator_of(self.first)
@@ -188,13 +188,13 @@ class _Head:
 
 
 def _are_names(cells: list[str], decimal: str, *, is_alone: bool) -> bool:
-    """Tell whether a first line is column names: no cell is a number, or pandas numbered the columns from 0."""
+    """Say whether a first line has column names: no cell is a number, or pandas numbered the columns from 0."""
     written = [cell for cell in cells if cell]
     numbers = [cell for cell in written if _is_number(cell, decimal)]
     if not numbers:
         return bool(written)
     counted = [str(number) for number in range(len(numbers))]
-    # A row 0, 1 may be a frame; 0, 1, 2 and more in front of every table is no measurement.
+    # A row 0, 1 may be a frame; 0, 1, 2, ... at the start of every table is not a measurement.
     return not is_alone and numbers == counted and (len(cells) > len(numbers) or len(numbers) > 2)
 
 
@@ -221,7 +221,7 @@ def _with_names(path: Path, layout: TableLayout, names: list[str]) -> TableLayou
 
 @dataclass
 class _Rows:
-    """What is counted while the rows of a table go by."""
+    """Counts over the rows of a table."""
 
     count: int = 0
     faces: set[str] = field(default_factory=set)
@@ -231,7 +231,7 @@ class _Rows:
 
 
 def _looked_through(path: Path, layout: TableLayout, head: _Head, stream: IO[str]) -> TableLayout:
-    """Go through the rows, of which the head may have taken two."""
+    """Scan the rows, of which the head may already have two."""
     rows = _Rows()
     marks = {name: _column_called(head, layout, name) for name in ("face_id", "success")}
     if layout.start == head.before:
@@ -243,8 +243,8 @@ def _looked_through(path: Path, layout: TableLayout, head: _Head, stream: IO[str
             _count(path, number, line, layout, marks, rows)
     if rows.count * layout.num_columns * 8 > MOST_BYTES:
         raise SourceError(
-            f"{path} has {rows.count} rows of {layout.num_columns} cells, {human_size(MOST_BYTES)} of numbers is the "
-            "most that is read: cut it into shorter clips"
+            f"{path} has {rows.count} rows of {layout.num_columns} cells, and the limit is {human_size(MOST_BYTES)} of "
+            "numbers: split it into shorter clips"
         )
     return replace(
         layout,
@@ -266,8 +266,8 @@ def _column_called(head: _Head, layout: TableLayout, name: str) -> int | None:
 def _count(path: Path, number: int, line: str, layout: TableLayout, marks: dict[str, int | None], rows: _Rows) -> None:
     if (found := _num_cells(line, layout.separator)) != layout.num_columns:
         raise SourceError(
-            f"{path}, line {number} must have {layout.num_columns} cells as the first line has, found {found}: "
-            "it may be cut off; extract the clip again"
+            f"{path}, line {number} must have {layout.num_columns} cells like the first line, found {found}: "
+            "it may be truncated; extract the clip again"
         )
     rows.count += 1
     if (column := marks["face_id"]) is not None and len(rows.faces) < 2:
@@ -302,7 +302,7 @@ def _separator_of(line: str) -> str | None:
 
 
 def _has_commas(line: str) -> bool:
-    """Tell whether commas separate cells; in numbers that blanks separate they are decimal signs."""
+    """Say whether commas separate cells; in numbers separated by blanks they are decimal signs."""
     words = line.split()
     return "," in line and not (len(words) > 1 and all(_is_number(word, ",") for word in words))
 
@@ -316,7 +316,7 @@ def _cells_of(line: str, separator: str | None) -> list[str]:
 
 def _checked_cells(path: Path, number: int, line: str, separator: str | None) -> list[str]:
     if line.count(separator or " ") >= _MOST_COLUMNS or "\0" in line:
-        what = "bytes that are no text" if "\0" in line else f"more than {_MOST_COLUMNS} cells"
+        what = "bytes that are not text" if "\0" in line else f"more than {_MOST_COLUMNS} cells"
         raise SourceError(f"{path}, line {number} has {what}: it must be a table of numbers, one row per frame")
     return _cells_of(line, separator)
 
@@ -328,11 +328,11 @@ def _is_number(cell: str, decimal: str) -> bool:
         float(cell.replace(",", ".") if decimal == "," else cell)
     except ValueError:
         return False
-    return "_" not in cell  # which Python allows between digits
+    return "_" not in cell  # Python allows it between digits
 
 
 def _wrong_cell(path: Path, layout: TableLayout) -> str | None:
-    """Name the first cell that is no number; None if there is none."""
+    """Name the first cell that is not a number; None if there is none."""
     with _failures_of(path), path.open(encoding=layout.encoding, errors="replace") as stream:
         for number, line in _lines_of(path, stream):
             if number <= layout.start or not line.strip():
@@ -354,12 +354,12 @@ def _wrong_cell(path: Path, layout: TableLayout) -> str | None:
 def _encoding_of(path: Path) -> str:
     with _failures_of(path):
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe could block forever
             raise SourceError(f"{path} must be a file")
         if found.st_size > MOST_BYTES:
             raise SourceError(
-                f"{path} has {human_size(found.st_size)}, {human_size(MOST_BYTES)} is the most that is read of a "
-                "clip: cut it into shorter clips"
+                f"{path} has {human_size(found.st_size)}, and the limit for a clip is {human_size(MOST_BYTES)}: split "
+                "it into shorter clips"
             )
         with path.open("rb") as stream:
             head = stream.read(4)
@@ -371,7 +371,9 @@ def _lines_of(path: Path, stream: IO[str], number: int = 0) -> Iterator[tuple[in
     while line := stream.readline(_MOST_LETTERS):
         number += 1
         if len(line) == _MOST_LETTERS:
-            raise SourceError(f"{path}, line {number} is longer than any row of features: is it a table of numbers?")
+            raise SourceError(
+                f"{path}, line {number} is longer than any row of features: check that it is a table of numbers"
+            )
         yield number, line
 
 
@@ -382,11 +384,11 @@ def _failures_of(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeError, csv.Error) as error:
-        raise SourceError(f"{path} is no table of text ({reason_of(error)}): extract the clip again") from error
+        raise SourceError(f"{path} is not a table of text ({reason_of(error)}): extract the clip again") from error
 
 
 def without_times(layouts: Sequence[TableLayout]) -> list[TableLayout]:
-    """Leave out the times of tables without column names, if a column of them rises from 0 in every table."""
+    """Leave out the times of tables without column names, if their first column rises from 0 in every table."""
     long = [layout for layout in layouts if layout.has_unnamed_text and layout.num_rows > 1]
     if not long or not all(layout.has_times for layout in long):
         return list(layouts)
@@ -400,13 +402,15 @@ def said_of_tables(layouts: Sequence[TableLayout], what: str) -> tuple[list[str]
     """Return warnings and remarks about the tables of a folder.
 
     Args:
-        layouts: of all clips.
-        what: how the folder is called in them.
+        layouts: the layouts of all clips.
+        what: the folder's name in messages.
     """
     warnings, remarks = [], []
     left_out = Counter(name for layout in layouts for name in layout.left_out)
     if left_out:
-        remarks.append(f"no features, left out of the tables in {what}: {', '.join(list(left_out)[:20])}")
+        remarks.append(
+            f"columns left out of the tables in {what}, because they are not features: {', '.join(list(left_out)[:20])}"
+        )
     if any(layout.names and all(name.isdigit() for name in layout.names) for layout in layouts):
         remarks.append(f"a first line 0, 1, 2, ... was read as the numbers of the columns in {what}")
     if any(layout.decimal == "," for layout in layouts):

@@ -1,8 +1,8 @@
-"""HDF5 files of others, read without trust: nothing outside the file, nothing larger than what the file holds.
+"""Untrusted HDF5 files: nothing outside the file is read, and nothing larger than the file's content.
 
-An HDF5 file can point to any file of the machine (external links, external storage, virtual data sets), name a data set
-many times, and declare terabytes that it does not hold. Only what lies in the file itself is read, as often as it is
-stored, and what must be in memory at once is bounded: `MOST_BYTES` for anything, whatever the file's size.
+An HDF5 file can point to any file of the machine (external links, external storage, virtual data sets), refer to a data
+set many times, and declare terabytes that it does not hold. Only data in the file itself is read, only as often as it
+is stored, and the memory for any object is limited to `MOST_BYTES`, independent of the file's size.
 
 Axes: L frames of a clip, d features per frame.
 """
@@ -24,21 +24,21 @@ from conki_cli.system.errors import SourceError, names_of, one_line, reason_of
 from conki_cli.system.readable import check_read, human_size
 
 MOST_BYTES = 256 * 2**20
-"""No array that is held in memory is larger: an hour of COVAREP (100 frames a second, 74 numbers) takes 213 MB."""
+"""Limit of an array in memory: an hour of COVAREP (100 frames a second, 74 numbers) takes 213 MB."""
 _MOST_CHUNK_BYTES = 64 * 2**20
-"""No chunk, the unit of compression, is larger; h5py makes them 1 MiB at most."""
+"""Limit of a chunk, the unit of compression; h5py's chunks have at most 1 MiB."""
 _MOST_SHRUNK = 1000
-"""No data set declares more bytes per stored byte: gzip itself stops at 1,032."""
+"""Limit of declared bytes per stored byte: gzip itself reaches at most 1,032."""
 _ALWAYS_ALLOWED = 2**20
 """Data sets up to this size may be constant, or not stored at all."""
 _HARMLESS_CHUNK = 256 * 2**10
-"""A gzip chunk of this size on disk unfolds to 264 MB at most, whatever it claims."""
+"""A gzip chunk of this size on disk unpacks to at most 264 MB, whatever it declares."""
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}
 _GZIP = 1
 _POINTER_BYTES = 16
-"""What one text of variable length takes in its data set; the text itself lies elsewhere in the file."""
+"""Bytes of one text of variable length in its data set; the text itself is elsewhere in the file."""
 _TEXT_BYTES = 100
-"""What a text takes in memory beside its letters, with its bytes as they were read."""
+"""Memory of a text besides its letters, including its raw bytes."""
 
 
 def open_hdf5(path: Path) -> Any:
@@ -48,33 +48,33 @@ def open_hdf5(path: Path) -> Any:
         The `h5py.File`.
 
     Raises:
-        SourceError: it is missing, no HDF5, truncated or damaged.
+        SourceError: it is missing, not HDF5, truncated or damaged.
     """
     try:
         check_seal(path)
         return open_to_read(path)
     except FileNotFoundError:
         raise SourceError(f"there is no file {path}: check the path") from None
-    except Exception as error:  # damage makes the library fail in many ways
+    except Exception as error:  # on damaged files the library fails in many ways
         check_read(path, error)
         reason = "it ends too early" if "truncated file" in str(error) else reason_of(error)
-        raise SourceError(f"cannot read {path} as HDF5 ({reason}): get the file again, whole") from error
+        raise SourceError(f"cannot read {path} as HDF5 ({reason}): get the complete file again") from error
 
 
 @contextlib.contextmanager
 def damage_in(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged or hostile file makes fail into one line."""
+    """Turn every error that a damaged or hostile file causes into one line."""
     try:
         yield
     except SourceError:
         raise
     except Exception as error:
         check_read(path, error)
-        raise SourceError(f"{path} is damaged ({reason_of(error)}): get the file again, whole") from error
+        raise SourceError(f"{path} is damaged ({reason_of(error)}): get the complete file again") from error
 
 
 def path_of(item: Any) -> Path:
-    """Return the file that a group or data set lies in."""
+    """Return the file of a group or data set."""
     return Path(item.file.filename)
 
 
@@ -88,10 +88,10 @@ def _place_in(group: Any, name: str) -> str:
 
 
 def child(group: Any, name: str) -> Any:
-    """Return a member of a group that is stored in this very file.
+    """Return a member of a group that is stored in this file.
 
     Raises:
-        SourceError: there is none of that name, or it is a link: links elsewhere are refused, not followed.
+        SourceError: there is no such member, or it is a link to another place, which is refused.
     """
     import h5py
 
@@ -102,13 +102,13 @@ def child(group: Any, name: str) -> Any:
         if not isinstance(link, h5py.HardLink):
             raise SourceError(
                 f"{_place_in(group, name)} is a link to another place, which is not followed: "
-                "save the file with the data in it"
+                "save the data in the file itself"
             )
         return group[name]
 
 
 def has(group: Any, name: str) -> bool:
-    """Tell whether a group has a member or a link of that name, without following it."""
+    """Say whether a group has a member or a link of that name, without following it."""
     with damage_in(path_of(group)):
         return group.get(name, getlink=True) is not None
 
@@ -117,7 +117,7 @@ def group_in(group: Any, name: str) -> Any:
     """Return a member that is a group.
 
     Raises:
-        SourceError: there is none, it is a link, or a data set.
+        SourceError: it is missing, a link, or a data set.
     """
     import h5py
 
@@ -128,10 +128,10 @@ def group_in(group: Any, name: str) -> Any:
 
 
 def dataset_in(group: Any, name: str, *, texts: bool = False, in_memory: bool = False) -> Any:
-    """Return a member that is a data set which can be read without harm; see `checked`.
+    """Return a member that is a data set and safe to read; see `checked`.
 
     Raises:
-        SourceError: there is none, it is a link or a group, or `checked` refuses it.
+        SourceError: it is missing, a link or a group, or `checked` refuses it.
     """
     import h5py
 
@@ -142,12 +142,12 @@ def dataset_in(group: Any, name: str, *, texts: bool = False, in_memory: bool = 
 
 
 def checked(dataset: Any, *, texts: bool = False, in_memory: bool = False) -> Any:
-    """Refuse a data set that reaches out of its file or declares more than is stored; return it otherwise.
+    """Return a data set; refuse one that refers to other files or declares more than is stored.
 
     Args:
         dataset: an `h5py.Dataset` of one to three axes.
-        texts: whether text, of fixed or variable length, is allowed beside numbers.
-        in_memory: whether it will be read as a whole, and so must not exceed `MOST_BYTES`.
+        texts: whether text, of fixed or variable length, is allowed in addition to numbers.
+        in_memory: whether it will be read completely, and so must not exceed `MOST_BYTES`.
 
     Raises:
         SourceError: it is refused.
@@ -155,7 +155,7 @@ def checked(dataset: Any, *, texts: bool = False, in_memory: bool = False) -> An
     with damage_in(path_of(dataset)):
         where = place_of(dataset)
         if dataset.is_virtual or dataset.external:
-            raise SourceError(f"{where} keeps its values in other files, which are not opened: save them in this one")
+            raise SourceError(f"{where} has its values in other files, which are not opened: save them in this one")
         if dataset.shape is None or not 1 <= dataset.ndim <= 3:
             raise SourceError(f"{where} must have one to three axes, found {dataset.shape}")
         value_bytes = _bytes_of_value(dataset, texts)
@@ -164,11 +164,11 @@ def checked(dataset: Any, *, texts: bool = False, in_memory: bool = False) -> An
         if dataset.chunks:
             _check_chunks(dataset, math.prod(dataset.chunks) * value_bytes)
         elif stored != declared:
-            raise SourceError(f"{where} declares {declared} bytes but {stored} are stored: get the file again, whole")
+            raise SourceError(f"{where} declares {declared} bytes but {stored} are stored: get the complete file again")
         if declared > _MOST_SHRUNK * stored + _ALWAYS_ALLOWED:
             raise SourceError(
-                f"{where} declares {human_size(declared)} but {human_size(stored)} are stored: no real data shrinks "
-                f"to less than 1/{_MOST_SHRUNK}; get the file from a source you trust"
+                f"{where} declares {human_size(declared)} but {human_size(stored)} are stored: real data is never "
+                f"compressed below 1/{_MOST_SHRUNK}; get the file from a trustworthy source"
             )
         if in_memory:
             refuse_large(where, declared)
@@ -176,15 +176,15 @@ def checked(dataset: Any, *, texts: bool = False, in_memory: bool = False) -> An
 
 
 def refuse_large(where: str, count: int) -> None:
-    """Refuse an array of `count` bytes that would not fit the memory that reading may take.
+    """Refuse an array of `count` bytes that exceeds the memory limit for reading.
 
     Raises:
         SourceError: it has more than `MOST_BYTES`.
     """
     if count > MOST_BYTES:
         raise SourceError(
-            f"{where} takes {human_size(count)} at once, {human_size(MOST_BYTES)} is the most that is read: "
-            "cut it into shorter videos or clips"
+            f"{where} takes {human_size(count)} at once, and the limit is {human_size(MOST_BYTES)}: "
+            "split it into shorter videos or clips"
         )
 
 
@@ -202,7 +202,7 @@ def _bytes_of_value(dataset: Any, texts: bool) -> int:
 
 
 def _check_chunks(dataset: Any, chunk_bytes: int) -> None:
-    """Refuse chunks that are large, compressed in another way than with gzip, or that unfold beyond their size."""
+    """Refuse chunks that are large, are compressed with anything but gzip, or unpack beyond their size."""
     where = place_of(dataset)
     if chunk_bytes > _MOST_CHUNK_BYTES:
         raise SourceError(f"{where} has chunks of {human_size(chunk_bytes)}; save it with chunks of up to 64 MiB")
@@ -213,13 +213,13 @@ def _check_chunks(dataset: Any, chunk_bytes: int) -> None:
     if _GZIP not in filters:
         return
     large: list[tuple[int, ...]] = []
-    # Of the chunks only the places of the large ones are kept.
+    # Keep only the places of the large chunks.
     dataset.id.chunk_iter(lambda info: large.append(info.chunk_offset) if info.size > _HARMLESS_CHUNK else None)
     for place in large:
-        most = chunk_bytes + 64  # a checksum may come on top
+        most = chunk_bytes + 64  # there may be a checksum in addition
         _, stored = dataset.id.read_direct_chunk(place)
         if len(zlib.decompressobj().decompress(stored, most + 1)) > most:
-            raise SourceError(f"{where} has a gzip chunk that unfolds beyond its size: use a file that you trust")
+            raise SourceError(f"{where} has a gzip chunk that unpacks beyond its size: use a trustworthy file")
 
 
 def texts_of(dataset: Any) -> list[str]:
@@ -234,7 +234,7 @@ def texts_of(dataset: Any) -> list[str]:
         refuse_large(place_of(dataset), dataset.size * (dataset.dtype.itemsize + _TEXT_BYTES))
         if dataset.dtype.kind == "S":
             return [_decoded(item) for item in dataset[()].ravel().tolist()]
-        # Every row may name the same long text: so few rows are read at a time that even then they fit into memory.
+        # Every row may refer to the same long text: read so few rows at a time that they fit into memory even then.
         step = max(1, min(4096, MOST_BYTES // int(dataset.file.id.get_filesize())))
         found: list[str] = []
         held = 0
@@ -256,7 +256,7 @@ def _decoded(item: bytes | str) -> str:
 
 
 def address_of(item: Any) -> int:
-    """Return where in its file a group or data set lies: two names of the same thing have the same address."""
+    """Return the address of a group or data set in its file, which is the same for two names of one object."""
     import h5py
 
     with damage_in(path_of(item)):
@@ -265,9 +265,9 @@ def address_of(item: Any) -> int:
 
 @dataclass(frozen=True, eq=False)
 class H5Frames:
-    """Neighbouring rows of a checked data set, [L, d], read when they are asked for.
+    """Contiguous rows of a checked data set, [L, d], read on demand.
 
-    The data set is opened for every reading, because an open one keeps its last chunks in memory; the file stays open
+    The data set is opened for every read, because an open one keeps its last chunks in memory; the file stays open
     by reference.
 
     Raises:
@@ -304,7 +304,7 @@ def rows_of(file: Any, dataset: Any, start: int, stop: int) -> H5Frames:
         file: the open `h5py.File` of the data set; one for all clips.
         dataset: numbers [n, d].
         start: the first row.
-        stop: the row behind the last.
+        stop: the row after the last.
     """
     shape = (max(0, stop - start), int(dataset.shape[1]))
     return H5Frames(file, dataset.name, dataset.dtype, shape, start)

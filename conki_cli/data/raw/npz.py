@@ -1,8 +1,8 @@
-"""Read .npy and .npz files without trusting them: nothing in them runs, and what they declare allocates nothing.
+"""Read untrusted .npy and .npz files: nothing in them is executed, and declared sizes allocate no memory.
 
-An .npz is a zip archive of .npy files. Large members that are not compressed stay where they are, as `FileArray`; the
-others are unpacked into memory, at most 1 GiB of them together. Object arrays are pickles: they go through the
-restricted unpickler, and may hold texts, or arrays of numbers, only.
+An .npz is a zip archive of .npy files. Large uncompressed members stay in the file, as `FileArray`; the others are
+unpacked into memory, at most 1 GiB in total. Object arrays are pickles: they go through the restricted unpickler, and
+may only hold texts or arrays of numbers.
 """
 
 import io
@@ -25,9 +25,9 @@ from conki_cli.system.errors import SourceError, one_line
 from conki_cli.system.readable import human_size
 
 MAX_IN_MEMORY = 2**30
-"""Bytes that the members of one archive may take in memory together."""
+"""Limit of the total memory of the members of one archive, in bytes."""
 _MIN_IN_FILE = 64 * 2**10
-"""Smaller members are read at once: thousands of lazy arrays of a few bytes would cost more than they save."""
+"""Smaller members are read immediately: thousands of lazy arrays of a few bytes would cost more than they save."""
 _MAX_RATIO = 1000
 _MAX_DIRECTORY = 8 * 2**20  # room for about 80,000 members
 _HEAD_BYTES = 16 * 2**10  # of a member: its .npy header, which numpy pads to 64 or 128 bytes
@@ -38,13 +38,13 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name,
 
 @dataclass(frozen=True)
 class Header:
-    """What an .npy file says about its array.
+    """The header of an .npy file.
 
     Attributes:
         dtype: type of the values: numbers, text, or objects.
-        shape: as many axes as there are.
+        shape: shape of the array.
         is_fortran: whether the first axis runs fastest.
-        offset: where the values begin.
+        offset: start of the values.
     """
 
     dtype: np.dtype[Any]
@@ -70,13 +70,13 @@ def read_npz(path: Path, *, only: Collection[str] | None = None) -> dict[str, Ar
 
     Args:
         path: the archive.
-        only: names of the arrays to read, if not all; those that are not there are left out.
+        only: names of the arrays to read, if not all; missing ones are left out.
 
     Returns:
         Arrays of numbers or text by name.
 
     Raises:
-        SourceError: the archive cannot be read, is damaged, encrypted, no archive of arrays, or a bomb.
+        SourceError: the archive cannot be read, is damaged, encrypted, not an archive of arrays, or a compression bomb.
     """
     file = open_file(path)
     members = [member for member in _members(file) if only is None or member.key in only]
@@ -93,10 +93,10 @@ def read_npz(path: Path, *, only: Collection[str] | None = None) -> dict[str, Ar
 
 
 def look_into_npz(path: Path) -> dict[str, Header]:
-    """Return the headers of the arrays in an archive, reading little else.
+    """Return the headers of the arrays in an archive, without reading their values.
 
     Raises:
-        SourceError: as `read_npz`.
+        SourceError: see `read_npz`.
     """
     file = open_file(path)
     return {member.key: _header_of(file, member) for member in _members(file)}
@@ -106,7 +106,7 @@ def look_into_npy(path: Path) -> Header:
     """Return the header of an .npy file.
 
     Raises:
-        SourceError: it cannot be read, or declares what it does not hold.
+        SourceError: it cannot be read, or declares more than it holds.
     """
     file = open_file(path)
     head = _bytes_at(file, 0, min(file.size, _HEAD_BYTES), str(path))
@@ -117,7 +117,7 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     """Read an .npy file of numbers.
 
     Raises:
-        SourceError: it cannot be read, declares what it does not hold, or holds no numbers.
+        SourceError: it cannot be read, declares more than it holds, or does not hold numbers.
     """
     header = look_into_npy(path)
     if header.dtype.kind not in "biuf":
@@ -132,10 +132,10 @@ def open_file(path: Path) -> OpenFile:
     """Open a regular file.
 
     Raises:
-        SourceError: it is anything else, or cannot be read.
+        SourceError: it is not a regular file, or cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
             raise SourceError(f"{path} must be a file")
         return OpenFile(path)
     except OSError as error:
@@ -146,8 +146,8 @@ def header_of(where: str, head: bytes | bytearray, size: int) -> Header:
     """Read the header of an .npy file from its first bytes.
 
     Args:
-        where: names the file in messages.
-        head: its first bytes, all of the header among them.
+        where: the file's name in messages.
+        head: its first bytes, including the complete header.
         size: bytes of the whole file.
 
     Raises:
@@ -156,13 +156,13 @@ def header_of(where: str, head: bytes | bytearray, size: int) -> Header:
     stream = io.BytesIO(head)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # headers of Python 2 are read, and numpy says so each time
+            warnings.simplefilter("ignore")  # numpy warns about every header of Python 2
             version = np.lib.format.read_magic(stream)
             reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, is_fortran, dtype = reads[version](stream, max_header_size=_MAX_HEADER)
     except KeyError:
         raise SourceError(f"{where} has a newer .npy version than 2: save plain arrays of numbers or text") from None
-    except Exception as error:  # the header is a Python literal, and a damaged one fails in any way
+    except Exception as error:  # the header is a Python literal; a damaged one can fail in any way
         raise SourceError(
             f"{where} must be a whole .npy array but is not (its header is damaged): get it again"
         ) from error
@@ -175,7 +175,7 @@ def _check_header(where: str, header: Header, size: int) -> None:
     if header.dtype.kind not in "biufSUO" or header.dtype.fields or not header.dtype.itemsize:
         raise SourceError(f"{where} must hold numbers or text, found {one_line(str(header.dtype))[:80]}")
     if any(length < 0 for length in header.shape) or len(header.shape) > 32:
-        raise SourceError(f"{where} has the shape {str(header.shape)[:80]}, which no array has: get it again")
+        raise SourceError(f"{where} has the impossible shape {str(header.shape)[:80]}: get it again")
     if header.dtype.kind == "O":  # a pickle, of any size
         return
     room = math.prod(max(1, length) for length in header.shape) * header.dtype.itemsize
@@ -190,7 +190,7 @@ def _check_header(where: str, header: Header, size: int) -> None:
 
 
 class _DirectoryStream:
-    """What `zipfile` reads the directory of an archive from; no more than a directory may have at a time."""
+    """The stream from which `zipfile` reads the directory of an archive, with a limit on the size of a read."""
 
     def __init__(self, file: OpenFile) -> None:
         self._file = file
@@ -218,14 +218,14 @@ class _DirectoryStream:
 
 
 def _members(file: OpenFile) -> list[_Member]:
-    """Return the members of an archive, in the order of their places in the file."""
+    """Return the members of an archive, in the order of the file."""
     path = file.path
     try:
         archive = zipfile.ZipFile(cast(IO[bytes], _DirectoryStream(file)))
         entries, end = archive.infolist(), archive.start_dir
     except SourceError:
         raise
-    except Exception as error:  # a damaged directory fails in any way
+    except Exception as error:  # a damaged directory can fail in any way
         reason = str(error) if type(error) is ValueError else "its list of contents is missing or damaged"
         raise SourceError(f"{path} must be a whole .npz archive but is not ({reason}): get it again") from error
     members = sorted((_member_of(file, entry) for entry in entries), key=lambda member: member.start)
@@ -237,7 +237,7 @@ def _members(file: OpenFile) -> list[_Member]:
     ends = [*(member.start for member in members[1:]), end]
     for member, limit in zip(members, ends, strict=False):
         if member.offset + member.packed > limit:
-            raise SourceError(f"{member.where} overlaps what follows: the archive is damaged or made to deceive")
+            raise SourceError(f"{member.where} overlaps the next member: the archive is damaged or hostile")
     return members
 
 
@@ -269,12 +269,12 @@ def _stays_in_file(member: _Member, header: Header) -> bool:
 
 
 def _check_sizes(path: Path, members: list[_Member]) -> None:
-    """Refuse what would not fit into memory, before any of it is unpacked."""
+    """Refuse archives that would not fit into memory, before anything is unpacked."""
     for member in members:
         if member.size > max(2**20, _MAX_RATIO * member.packed):
             raise SourceError(
                 f"{member.where} declares {human_size(member.size)} in {human_size(member.packed)}, "
-                f"more than {_MAX_RATIO} times as much: it was refused as a bomb"
+                f"more than {_MAX_RATIO} times as much: refused as a compression bomb"
             )
     size = sum(member.size for member in members)
     if size > MAX_IN_MEMORY:
@@ -293,7 +293,7 @@ def _unpacked_array(file: OpenFile, member: _Member, header: Header) -> npt.NDAr
     order: Any = "F" if header.is_fortran else "C"
     array: npt.NDArray[Any] = np.ndarray(header.shape, header.dtype, data, header.offset, order=order)
     if not is_text_or_numbers(array):
-        raise SourceError(f"{member.where} holds characters that are no text: get the archive again")
+        raise SourceError(f"{member.where} has characters that are not valid text: get the archive again")
     return array
 
 
@@ -303,7 +303,7 @@ def _objects(where: str, header: Header, data: bytes) -> npt.NDArray[Any]:
     try:
         array = read_pickle_bytes(data, where)
     except SourceError as error:
-        raise SourceError(f"{error}; object arrays of an .npz may hold texts, or arrays of numbers, only") from None
+        raise SourceError(f"{error}; object arrays of an .npz may only hold texts or arrays of numbers") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "O" or array.shape != header.shape:
         raise SourceError(f"{where} declares objects of shape {header.shape} but holds something else: get it again")
     return array
@@ -314,7 +314,7 @@ def _header_of(file: OpenFile, member: _Member) -> Header:
 
 
 def _unpacked(file: OpenFile, member: _Member, limit: int) -> bytearray:
-    """Return the first `limit` bytes of a member, whatever it declares to hold."""
+    """Return the first `limit` bytes of a member, whatever size it declares."""
     if not member.is_deflated:
         return _bytes_at(file, member.offset, min(limit, member.size), member.where)
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -336,7 +336,7 @@ def _unpacked(file: OpenFile, member: _Member, limit: int) -> bytearray:
 
 def _bytes_at(file: OpenFile, offset: int, count: int, where: str) -> bytearray:
     if offset < 0 or offset + count > file.size:
-        raise SourceError(f"{where} ends too early: get the file again, whole")
+        raise SourceError(f"{where} ends too early: get the complete file again")
     buffer = bytearray(count)
     file.read(offset, memoryview(buffer))
     return buffer

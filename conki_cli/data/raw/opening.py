@@ -1,4 +1,4 @@
-"""Open a raw file safely, whatever it is called: what it is, its first bytes tell."""
+"""Open a raw file safely; its kind is detected from its first bytes, not from its name."""
 
 import codecs
 import re
@@ -10,16 +10,16 @@ from conki_cli.data.store.seal import SEALED
 from conki_cli.system.errors import SourceError
 
 _HEAD_BYTES = 4096
-_OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # how a dictionary or list begins in protocols 0 and 1
+_OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # starts of dictionaries and lists in protocols 0 and 1
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _TEXT_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def open_raw(path: Path) -> Raw:
-    """Open a file or folder; nothing in it runs.
+    """Open a file or folder; nothing in it is executed.
 
     Raises:
-        SourceError: it cannot be read, is empty, damaged or hostile, or is of a kind that is known but not read.
+        SourceError: it cannot be read, is empty, damaged or hostile, or has a known but unsupported format.
     """
     if path.is_dir():
         return Raw(path, "folder", _files_in(path))
@@ -41,21 +41,21 @@ def open_raw(path: Path) -> Raw:
 
         return Raw(path, "npz", read_npz(path))
     cells = first_cells(head)
-    # Pickles since protocol 2 start with 0x80, all end with a full stop, and older ones have no line of columns.
+    # Pickles from protocol 2 on start with 0x80; all end with a full stop; older ones do not start with column names.
     if head[0] == 0x80 or head.startswith(_OLD_PICKLES) or (last == b"." and len(cells) < 2):
         from conki_cli.data.raw.pickles import read_pickle
 
         return Raw(path, "pickle", read_pickle(path))
     if _is_binary(head) and len(cells) < 2:
         raise SourceError(
-            f"{path} is binary and of no format that is read: `conki prepare --list-formats` explains those that are; "
+            f"{path} is binary and not in a supported format: `conki prepare --list-formats` explains the formats; "
             "a table of text must be UTF-8, or UTF-16 with a byte order mark"
         )
     return Raw(path, "table", cells)
 
 
 def _is_binary(head: bytes) -> bool:
-    """Tell whether a file's first bytes are no text: control characters, or a first line that is not UTF-8."""
+    """Say whether a file's first bytes are not text: control characters, or a first line that is not UTF-8."""
     if head.startswith(_TEXT_MARKS):
         return False
     try:
@@ -73,9 +73,9 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 
 def _ends_of(path: Path) -> tuple[bytes, bytes]:
-    """Return the first bytes of a file, and the last one."""
+    """Return the first bytes of a file, and its last byte."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
             raise SourceError(f"{path} must be a file or a folder, found a pipe, device or socket: save it as a file")
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
@@ -84,5 +84,5 @@ def _ends_of(path: Path) -> tuple[bytes, bytes]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     if not head:
-        raise SourceError(f"{path} is empty: get the file again, whole")
+        raise SourceError(f"{path} is empty: get the complete file again")
     return head, last

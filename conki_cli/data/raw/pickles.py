@@ -1,9 +1,9 @@
-"""Read data pickles without running anything that is in them, and without reading their arrays.
+"""Read data pickles without executing anything in them, and without reading their arrays.
 
-A pickle is a program. Only the instructions that build arrays of numbers and text, strings, numbers, lists, tuples and
-dictionaries are known here; everything else is refused by name before it happens. The bytes of large arrays stay in the
-file (`FileArray`). Read are protocols 0 to 5, numpy of every age, python 2 (its strings come back as bytes), and torch
-tensors, without torch.
+A pickle is a program. This reader knows only the instructions that build arrays of numbers and text, strings, numbers,
+lists, tuples and dictionaries; everything else is refused by name before it is executed. The bytes of large arrays stay
+in the file (`FileArray`). It supports protocols 0 to 5, all versions of numpy, python 2 (its strings become bytes), and
+torch tensors, without torch.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ _NAMES: dict[tuple[str, str], object] = {
 
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Turn whatever a damaged or hostile pickle raises into one line."""
+    """Turn every error of a damaged or hostile pickle into one line."""
     try:
         yield
     except SourceError:
@@ -63,18 +63,18 @@ def _explained(where: str) -> Iterator[None]:
     except OSError as error:
         raise SourceError(f"cannot read {where}: {error.strerror or error}") from error
     except EOFError:
-        raise SourceError(f"{where} is empty or ends too early: get the file again, whole") from None
+        raise SourceError(f"{where} is empty or ends too early: get the complete file again") from None
     except MemoryError:
         raise SourceError(f"{where} needs more memory than this machine has: use a machine with more") from None
-    except Exception as error:  # none may pass
-        # Our own reasons are plain ValueErrors; what else goes wrong would say little.
-        said = str(error)[:1000] if type(error) is ValueError else "its instructions make no sense"
+    except Exception as error:  # no other error may escape
+        # Our own reasons are plain ValueErrors; messages of other errors would not help.
+        said = str(error)[:1000] if type(error) is ValueError else "its instructions are invalid"
         reason = one_line("a text in it is damaged" if isinstance(error, UnicodeError) else said)[:200]
         raise SourceError(f"{where} is damaged or not a data pickle ({reason}): {ACCEPTED}") from error
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle of arrays and plain containers; nothing in it runs, and its large arrays stay in the file.
+    """Read a pickle of arrays and plain containers; nothing in it is executed, and its large arrays stay in the file.
 
     Args:
         path: a file of pickle protocol 0 to 5.
@@ -84,7 +84,7 @@ def read_pickle(path: Path) -> Any:
         which may contain themselves.
 
     Raises:
-        SourceError: the file cannot be read, is empty, truncated or no pickle, or asks for anything but data.
+        SourceError: the file cannot be read, is empty, truncated or not a pickle, or contains more than data.
     """
     from conki_cli.data.raw.refusals import refusal_of_bytes
 
@@ -99,11 +99,11 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_pickle_bytes(data: bytes, where: str) -> Any:
-    """Read a pickle that is in memory, such as an object array of an .npz file, by the same rules.
+    """Read a pickle in memory, such as an object array of an .npz file, by the same rules.
 
     Args:
-        data: the pickle; all arrays come back in memory.
-        where: what to call it in a message.
+        data: the pickle; all its arrays will be in memory.
+        where: its name in messages.
 
     Raises:
         SourceError: see `read_pickle`.

@@ -1,7 +1,7 @@
-"""What a data pickle may call: the few constructors of numpy arrays, byte strings and dictionaries, by their names.
+"""The few constructors that a data pickle may call: numpy arrays, byte strings and dictionaries, by their names.
 
-Nothing here is the function that a name means elsewhere. Each takes what the file says, checks it against the bytes
-that exist, and makes data.
+None of them is the original function of that name. Each takes the file's arguments, checks them against the existing
+bytes, and makes data.
 """
 
 import math
@@ -17,12 +17,12 @@ from conki_cli.data.raw.spans import Budget, Refused, Span, from_escaped_bytes, 
 from conki_cli.data.store.arrays import Array, FileArray, is_text_or_numbers
 
 _DTYPE_CODE = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,6}|O8?")
-_LARGEST_KEY = 2**60  # smaller numbers are their own hash, so nobody can make them collide
+_LARGEST_KEY = 2**60  # smaller numbers are their own hash, so collisions cannot be provoked
 
 
 @dataclass(frozen=True, eq=False)
 class Constructor:
-    """What a name in a pickle stands for: a function of ours that makes data, or None for a class that is only named.
+    """Our replacement for a name in a pickle: a function that makes data, or None for a class that is only named.
 
     The first argument is the budget; the others come from the file.
     """
@@ -31,7 +31,7 @@ class Constructor:
 
 
 class Unfilled:
-    """An array before its state: numpy's pickles make it empty, remember it, and fill it afterwards."""
+    """An array before its state is set: numpy's pickles create it empty, memoize it, and fill it later."""
 
     __slots__ = ("array",)
 
@@ -40,14 +40,14 @@ class Unfilled:
 
 
 class Dtype:
-    """What a pickle says about the type of an array's values; numpy's own dtype is made from it only when checked."""
+    """A pickle's description of the type of an array's values; numpy's dtype is made from it only after checks."""
 
     __slots__ = ("byte_order", "code")
 
     def __init__(self, code: object) -> None:
         code = code.decode("latin1") if isinstance(code, bytes) else code  # python 2
         if not isinstance(code, str) or not _DTYPE_CODE.fullmatch(code):
-            raise ValueError("arrays of numbers and text are read, not of other dtypes")
+            raise ValueError("only arrays of numbers and text are read, not of other dtypes")
         self.code = code
         self.byte_order = "="
 
@@ -57,7 +57,7 @@ class Dtype:
         return self.code.startswith("O")
 
     def set_state(self, state: object) -> None:
-        """Take the pickled state: version, byte order, subarray, names, fields, item size, alignment, flags."""
+        """Set the pickled state: version, byte order, subarray, names, fields, item size, alignment, flags."""
         if not isinstance(state, tuple) or len(state) != 8 or any(part is not None for part in state[2:5]):
             raise ValueError("structured, nested and dated dtypes are not read")
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
@@ -74,7 +74,7 @@ def checked_shape(shape: object) -> tuple[int, ...]:
     """Return a shape that is a tuple of at most 8 whole numbers.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: it is something else.
     """
     if not isinstance(shape, tuple) or len(shape) > 8 or any(type(n) is not int or not 0 <= n < 2**62 for n in shape):
         raise ValueError("an array must have a shape of whole numbers")
@@ -84,12 +84,12 @@ def checked_shape(shape: object) -> tuple[int, ...]:
 
 
 def array_of(dtype: object, shape: object, data: object, *, is_fortran: bool = False) -> Array:
-    """Make an array over bytes that exist, so that a declared shape can never allocate.
+    """Make an array over existing bytes, so that a declared shape never allocates memory.
 
     Args:
         dtype: a `Dtype` of numbers or text.
-        shape: what the pickle declares.
-        data: bytes, or where they lie.
+        shape: the declared shape.
+        data: bytes, or their place.
         is_fortran: whether the first index runs fastest.
 
     Raises:
@@ -115,10 +115,10 @@ def object_array(shape: object, items: object, budget: Budget, *, is_fortran: bo
     """Make an object array of texts, or of arrays of numbers.
 
     Raises:
-        ValueError: it would hold anything else, or `shape` does not fit.
+        ValueError: it would hold something else, or `shape` does not fit.
     """
     if not isinstance(items, list):
-        raise ValueError("an object array may hold text, or arrays of numbers, only")
+        raise ValueError("an object array may only hold text or arrays of numbers")
     budget.take_objects(8 * len(items))
     are_arrays = all(isinstance(item, np.ndarray | FileArray) and item.dtype.kind in "biuf" for item in items)
     if not are_arrays and not all(isinstance(item, str | bytes) for item in items):
@@ -132,7 +132,7 @@ def object_array(shape: object, items: object, budget: Budget, *, is_fortran: bo
 def _reason_of_objects(items: list[object]) -> str:
     if all(isinstance(item, int | float | np.generic) for item in items):
         return "it holds an object array of numbers: save it with a numeric dtype, such as float32"
-    return "an object array may hold text, or arrays of numbers, only: save numbers with a numeric dtype"
+    return "an object array may only hold text or arrays of numbers: save numbers with a numeric dtype"
 
 
 def _from_state(shape: tuple[int, ...], dtype: np.dtype[Any], data: object, is_fortran: bool) -> npt.NDArray[Any]:
@@ -144,7 +144,7 @@ def _from_state(shape: tuple[int, ...], dtype: np.dtype[Any], data: object, is_f
 
 def _checked_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not is_text_or_numbers(array):
-        raise ValueError("an array of text holds what are no characters")
+        raise ValueError("an array of text has invalid characters")
     return array
 
 
@@ -152,7 +152,7 @@ NDARRAY = Constructor(None)
 
 
 def _reconstruct(budget: Budget, cls: object, shape: object, type_code: object) -> Unfilled:
-    """Begin an array; a state with the real shape follows."""
+    """Create an array; a state with the real shape follows."""
     if cls is not NDARRAY or shape != (0,) or type_code not in (b"b", "b"):
         raise ValueError("an array must start empty")
     return Unfilled()
@@ -219,9 +219,9 @@ def update(target: object, keys: Sequence[object], values: Sequence[object], bud
     """Put items into a dictionary.
 
     Raises:
-        ValueError: it is none, or a key is neither text nor a plain number.
+        ValueError: it is not a dictionary, or a key is neither text nor a plain number.
     """
-    # Keys are plain, because hashing a deeply nested tuple would exhaust the C stack.
+    # Keys must be plain, because hashing a deeply nested tuple would exhaust the C stack.
     if type(target) is not dict or not all(isinstance(key, str | bytes | int | float) for key in keys):
         raise ValueError("dictionaries must have text or numbers as keys")
     if any(isinstance(key, int) and not -_LARGEST_KEY < key < _LARGEST_KEY for key in keys):
@@ -240,4 +240,4 @@ NUMPY_NAMES: dict[tuple[str, str], object] = {
     **{(f"numpy.{core}.multiarray", "scalar"): Constructor(_scalar) for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): Constructor(_from_buffer) for core in ("core", "_core")},
 }
-"""All names but those of torch."""
+"""All names except those of torch."""

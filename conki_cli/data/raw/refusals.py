@@ -1,4 +1,4 @@
-"""Files that are refused by their first bytes: archives, media, tables of other programs, torch.save, MATLAB."""
+"""Refuse files by their first bytes: archives, media, tables of other programs, torch.save, MATLAB."""
 
 import re
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ _TAIL_BYTES = 65536  # of a zip archive: the end of its table of contents
 MERTOOLS = {"train_corpus", "val_corpus", "test_corpus"}
 
 _UNPACK = "an archive or compressed file: unpack it and name the file in it"
-_RAW_MEDIA = f"raw video or sound, which is not read yet: extract features (MMSA-FET does), or {AS_FILES}"
-_TABLE = f"a table that is not read: {AS_FILES}"
-_TORCH = f"a torch.save file: load it with torch in a place where you trust it, and {AS_MMSA}"
+_RAW_MEDIA = f"raw video or sound, which cannot be read yet: extract features (MMSA-FET does), or {AS_FILES}"
+_TABLE = f"a table in an unsupported format: {AS_FILES}"
+_TORCH = f"a torch.save file: if you trust it, load it with torch, and {AS_MMSA}"
 _MATLAB = (
     "a MATLAB file: a folder with one .mat per clip is read by --vision and --audio; a data set in one file, as of "
     f"DeepCU: load it with scipy or h5py, and {AS_MMSA}"
@@ -42,7 +42,7 @@ _MAGIC: dict[bytes, str] = {  # first bytes -> what it is and what to do
     b"FEA1": f"Feather, {_TABLE}",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Excel or Word file: save the table as CSV in UTF-8",
     b"\x93NUMPY": f"a single array without ids and scores: {AS_FILES}",
-    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.": _TORCH,  # the number that older torch.save files begin with
+    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.": _TORCH,  # the magic number of older torch.save files
     b"version https://git-lfs": "a Git LFS pointer, not the data: run `git lfs pull` there",
 }
 _HTML = re.compile(rb"\s*<(!doctype|html)", re.IGNORECASE)
@@ -51,11 +51,11 @@ _ENTRY = re.compile(rb"PK\x01\x02.{42}", re.DOTALL)  # an entry of a zip archive
 
 
 def refusal_of_bytes(path: Path, head: bytes) -> str | None:
-    """Say in one line why a file is not read, if its bytes show a kind that is known and not read.
+    """Say in one line why a file is not read, if its bytes show a known but unsupported kind.
 
     Args:
         path: the file.
-        head: its first bytes, 300 or more if it has them.
+        head: its first bytes, at least 300 if it has as many.
 
     Raises:
         SourceError: the file cannot be read.
@@ -79,7 +79,7 @@ def _other_reason(path: Path, head: bytes) -> str | None:
 
 
 def _names_in_zip(path: Path) -> list[str]:
-    """Return the last names in a zip archive: a bounded piece is looked at and nothing is unpacked."""
+    """Return the last names in a zip archive, from a bounded part of it and without unpacking."""
     try:
         with path.open("rb") as stream:
             stream.seek(-min(path.stat().st_size, _TAIL_BYTES), 2)
@@ -94,7 +94,7 @@ def _names_in_zip(path: Path) -> list[str]:
 
 
 def _reason_of_zip(names: Iterable[str]) -> str | None:
-    """Say why an archive is not read; None: it may be an npz, or it is damaged, which its reader says."""
+    """Say why an archive is not read; None if it may be an npz, or is damaged, which its reader reports."""
     found = list(names)
     if MERTOOLS & {name.removesuffix(".npy") for name in found}:
         return mertools()
@@ -106,9 +106,9 @@ def _reason_of_zip(names: Iterable[str]) -> str | None:
 
 
 def mertools() -> str:
-    """Say what MERTools' label.npz is and what to do."""
+    """Describe MERTools' label.npz and what to do."""
     return (
-        "MERTools' label.npz, objects that a safe reader does not open: write its names, texts and 'val' scores "
+        "MERTools' label.npz, whose objects a safe reader cannot open: write its names, texts and 'val' scores "
         "as a label.csv (video_id, clip_id, text, label, mode), and give its features/<name>.npy with --vision and "
         "--audio"
     )

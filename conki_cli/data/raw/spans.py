@@ -1,7 +1,7 @@
-"""Bytes of a pickle that stay where they lie, arrays over them, and what reading the rest may cost.
+"""Bytes of a pickle that stay in the file, arrays over them, and a budget for reading the rest.
 
-A pickle declares sizes, shapes and repetitions; nothing here believes them. Arrays are made over bytes that exist, and
-every copy and every object is charged to a budget, so that a small file cannot ask for a large memory.
+A pickle declares sizes, shapes and repetitions, which are not trusted. Arrays are made over existing bytes, and every
+copy and every object is charged to a budget, so that a small file cannot allocate much memory.
 """
 
 import codecs
@@ -18,22 +18,22 @@ from conki_cli.data.store.arrays import Array, FileArray, OpenFile
 LAZY_BYTES = 64 * 2**10
 """Strings and arrays from this size on stay in the file; smaller ones are read."""
 TEXT_BYTES = 16 * 2**20
-"""A text or byte string that is no array may be this long."""
+"""Limit of the length of a text or byte string outside an array."""
 OBJECT_BYTES = 512 * 2**20
-"""What the objects of a pickle may take beside the bytes it holds. 23,000 clips of 20 words and three arrays are
-charged 140 MiB; every instruction costs 16 bytes at least, so this also ends a pickle after 33 million of them."""
+"""Memory limit for the objects of a pickle besides its own bytes. 23,000 clips of 20 words and three arrays cost 140
+MiB; every instruction costs at least 16 bytes, so this also limits a pickle to 33 million instructions."""
 
-_COPIES = 3  # how often the bytes of a file may be copied in all: bfloat16 widened to float32 needs as much
-_SPARE_BYTES = 32 * 2**20  # which small files may copy beyond that
-_BUFFER_BYTES = 16 * 2**10  # smaller than what is skipped, so that skipping reads little
+_COPIES = 3  # how often the bytes of a file may be copied in total: widening bfloat16 to float32 needs this much
+_SPARE_BYTES = 32 * 2**20  # extra allowance for small files
+_BUFFER_BYTES = 16 * 2**10  # smaller than the strings that are skipped, so that skipping reads little
 
 
-class Refused(Exception):  # noqa: N818 - it becomes a SourceError as soon as the file's name is known
-    """A pickle asks for something it must not have."""
+class Refused(Exception):  # noqa: N818 - becomes a SourceError when the file's name is known
+    """A pickle requests something that is not allowed."""
 
 
 class Budget:
-    """What reading one pickle may still cost, in bytes."""
+    """The remaining budget for reading one pickle, in bytes."""
 
     __slots__ = ("copies", "objects")
 
@@ -42,31 +42,31 @@ class Budget:
         self.copies = _COPIES * size + _SPARE_BYTES
 
     def take_objects(self, count: int) -> None:
-        """Charge the size of objects beside the bytes of the file.
+        """Charge the size of objects besides the bytes of the file.
 
         Raises:
-            Refused: it was the last straw.
+            Refused: the budget is used up.
         """
         self.objects -= count
         if self.objects < 0:
             raise Refused(
-                f"its lists, texts and instructions would take more than {OBJECT_BYTES // 2**20} MiB beside its "
+                f"its lists, texts and instructions would take more than {OBJECT_BYTES // 2**20} MiB besides its "
                 "arrays: save long lists as numpy arrays"
             )
 
     def take_copies(self, count: int) -> None:
-        """Charge bytes of the file that are copied into memory out of turn.
+        """Charge bytes of the file that are copied into memory in addition.
 
         Raises:
-            Refused: they were copied too often already.
+            Refused: the budget for copies is used up.
         """
         self.copies -= count
         if self.copies < 0:
-            raise Refused("it would copy its arrays over and over: save every array once, in C order")
+            raise Refused("it would copy its arrays many times: save every array once, in C order")
 
 
 class Source:
-    """The bytes a pickle lies in, of a file or in memory."""
+    """The bytes of a pickle, in a file or in memory."""
 
     def __init__(self, holder: OpenFile | bytes, budget: Budget | None = None) -> None:
         self.holder = holder
@@ -151,7 +151,7 @@ _CODECS: dict[Decoder, str] = {from_utf8: "utf-8", from_escaped_text: "raw-unico
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """A long string of a pickle, known to exist and not read."""
+    """A long string of a pickle that exists but has not been read."""
 
     source: Source
     offset: int
@@ -162,19 +162,19 @@ class Span:
         """Read it as a text or byte string.
 
         Raises:
-            Refused: it is too long to be one.
+            Refused: it is too long.
         """
         if self.length > TEXT_BYTES:
             raise Refused(
-                f"a string of {self.length // 2**20} MiB stands outside an array, where at most "
-                f"{TEXT_BYTES // 2**20} MiB may: save data as numpy arrays"
+                f"a string outside an array has {self.length // 2**20} MiB, and the limit is "
+                f"{TEXT_BYTES // 2**20} MiB: save data as numpy arrays"
             )
         value = self.decode(self.source.read(self.offset, self.length))
         self.source.budget.take_objects(value.__sizeof__())
         return value
 
     def latin1(self) -> bytes:
-        """Read bytes that protocols 0 to 2 wrote as text, piece by piece: an odd character must not widen them all."""
+        """Read bytes that protocols 0 to 2 wrote as text, in pieces: one odd character must not widen them all."""
         decoder = codecs.getincrementaldecoder(_CODECS[self.decode])()
         self.source.budget.take_copies(self.length)
         made = bytearray()

@@ -1,7 +1,7 @@
-"""Tables as rows of cells that are texts: CSV with commas, tabs or semicolons, JSON lines, Parquet and Excel.
+"""Tables as rows of text cells: CSV with commas, tabs or semicolons, JSON lines, Parquet and Excel.
 
-Nothing in a table runs, and what it declares is compared with limits before it is unpacked: bytes, columns and cells.
-pyarrow and openpyxl are asked for only when a table needs them.
+Nothing in a table is executed, and its declared bytes, columns and cells are compared with limits before it is
+unpacked. pyarrow and openpyxl are needed only for the tables that use them.
 """
 
 import codecs
@@ -21,18 +21,18 @@ from conki_cli.system.errors import SourceError, one_line, reason_of
 from conki_cli.system.readable import human_size
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
-"""What files of tables are called; their content decides what they are."""
+"""Endings of tables; their content decides the format."""
 LABEL_FILES = ("label.csv", "meta.csv", "label.tsv", "label.jsonl", "label.parquet", "label.xlsx")
-"""Names of label files that are found without being named."""
+"""Names of label files that are found automatically."""
 _MAX_BYTES = 512 * 2**20
-"""No table is larger, packed or unpacked; MOSEI's label.csv has 4 MB."""
+"""Limit of the size of a table, packed or unpacked; MOSEI's label.csv has 4 MB."""
 _MAX_COLUMNS = 1000
 _MAX_CELLS = 5_000_000
 """MOSEI's label.csv has 230 thousand."""
 _BLOCK_BYTES = 2**20
 _HEAD_BYTES = 4096
 _TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_SEP_LINE = re.compile(r'"?sep=([,;|\t])"?[ \t;,]*\r?(\n|$)', re.IGNORECASE)  # Excel's own note, above the header
+_SEP_LINE = re.compile(r'"?sep=([,;|\t])"?[ \t;,]*\r?(\n|$)', re.IGNORECASE)  # a line of Excel above the header
 _BLANK_LINES = re.compile(r"([ \t]*\r?\n)*")
 _JSON_OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{\s*[\"}]")
 _NEWEST_UNSAFE_PYARROW = 14  # older ones could run what a file says (CVE-2023-47248)
@@ -40,13 +40,13 @@ _NEWEST_UNSAFE_PYARROW = 14  # older ones could run what a file says (CVE-2023-4
 
 @dataclass(frozen=True)
 class Cells:
-    """A table as it stands.
+    """The cells of a table.
 
     Attributes:
-        rows: its rows, the header among them; all have as many cells.
-        lines: the line of the file, or row of the sheet, in which each row begins, counted from 1.
-        has_decimal_comma: whether "1,5" can be a number, as no comma separates cells.
-        remarks: what was left out.
+        rows: its rows, including the header, all with the same number of cells.
+        lines: the line of the file, or row of the sheet, in which each row starts, from 1.
+        has_decimal_comma: whether "1,5" can be a number, because commas do not separate cells.
+        remarks: about parts that were left out.
     """
 
     rows: list[list[str]]
@@ -78,7 +78,7 @@ def read_cells(path: Path) -> Cells:
 
 
 def columns_of(path: Path, head: bytes) -> list[str] | None:
-    """Return the first row of a file that its first bytes show to be Parquet, Excel or JSON lines; None for others.
+    """Return the first row of a Parquet, Excel or JSON lines file (by its first bytes); None for other files.
 
     Raises:
         SourceError: the library that reads it is missing, or refuses it.
@@ -91,7 +91,7 @@ def columns_of(path: Path, head: bytes) -> list[str] | None:
 
 
 def first_cells(head: bytes) -> list[str]:
-    """Return the cells of a text's first line; none if this is no text.
+    """Return the cells of a text's first line; empty if it is not text.
 
     Args:
         head: the first bytes of a file.
@@ -106,13 +106,13 @@ def first_cells(head: bytes) -> list[str]:
 
 
 def _check_size(path: Path) -> bytes:
-    """Return the first bytes of a file that is not too large."""
+    """Return the first bytes of a file, and refuse one that is too large."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
             raise SourceError(f"{path} must be a file: name a label.csv")
         if status.st_size > _MAX_BYTES:
-            raise SourceError(f"{path} has {human_size(status.st_size)}: label files of up to 512 MiB are read")
+            raise SourceError(f"{path} has {human_size(status.st_size)}: the limit for label files is 512 MiB")
         with path.open("rb") as stream:
             return stream.read(_HEAD_BYTES)
     except OSError as error:
@@ -123,7 +123,7 @@ def _check_extent(path: Path, num_rows: int, num_columns: int) -> None:
     if num_columns > _MAX_COLUMNS or num_rows * max(1, num_columns) > _MAX_CELLS:
         raise SourceError(
             f"{path} declares {num_rows:,} rows of {num_columns:,} columns: a table may have {_MAX_COLUMNS:,} columns "
-            f"and {_MAX_CELLS:,} cells; is it a label file?"
+            f"and {_MAX_CELLS:,} cells; check that it is a label file"
         )
 
 
@@ -138,13 +138,13 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _begin(text: str) -> tuple[int, str]:
-    """Return where the header of a text begins, behind empty lines and a line such as 'sep=;', and the separator."""
+    """Return the start of the header, after empty lines and a line such as 'sep=;', and the separator."""
     begin = _BLANK_LINES.match(text)
     start = begin.end() if begin is not None else 0
     if named := _SEP_LINE.match(text, start):
         return named.end(), named[1]
     line = text[start : start + _HEAD_BYTES].partition("\n")[0]
-    # A header never has commas in its names, so tabs there and no commas say which of the two separates.
+    # Names in a header never contain commas, so a header with tabs and without commas is separated by tabs.
     if "\t" in line and "," not in line:
         return start, "\t"
     return start, ";" if _num_cells(line, ";") > _num_cells(line, ",") else ","
@@ -176,13 +176,13 @@ def _decode(path: Path) -> str:
 
 
 def _lines_of(cells: Sequence[Sequence[str]], first: int) -> list[int]:
-    """Return the line of the file in which each row begins, as an editor counts; cells may have line breaks."""
+    """Return the line of the file in which each row starts, as an editor counts; cells may have line breaks."""
     breaks = [sum(cell.count("\n") + cell.count("\r") - cell.count("\r\n") for cell in row) for row in cells]
     return [first + k + before for k, before in enumerate(accumulate(breaks[:-1], initial=0))]
 
 
 def _parse_tabs(path: Path, text: str) -> list[list[str]]:
-    """Split a table at its tabs, taking quotes for text where they are: most such files quote nothing."""
+    """Split a table at its tabs, with quotes as part of the text: most such files have no quoting."""
     num_tabs = {line.count("\t") for line in text.split("\n") if line.strip()}
     if len(num_tabs) == 1:
         cells = _parse(path, text, sep="\t", quoting=csv.QUOTE_NONE)
@@ -202,8 +202,8 @@ def _parse(path: Path, text: str, *, sep: str, **options: Any) -> list[list[str]
     import pandas as pd
 
     try:
-        # The header is read as a row: pandas would take the first column as an index where rows are longer than it.
-        # Empty lines are kept, so that lines can be counted.
+        # Read the header as a row: pandas would take the first column as an index if rows are longer than the header.
+        # Keep empty lines, so that lines can be counted.
         table = pd.read_csv(
             io.StringIO(text),
             header=None,
@@ -223,21 +223,23 @@ def _parse(path: Path, text: str, *, sep: str, **options: Any) -> list[list[str]
 
 
 def _in_plain_words(complaint: str, separator: str) -> str:
-    """Say what a parser means; a text may have cells with line breaks, so it counts rows and not lines."""
+    """Explain a parser's error; it counts rows and not lines, because cells may have line breaks."""
     if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", complaint):
         wanted, row, seen = found.groups()
         name = {",": "commas", ";": "semicolons", "\t": "tabs"}.get(separator, separator)
         return f"row {row} has {seen} cells where the first has {wanted}: put texts with {name} into double quotes"
     if found := re.search(r"EOF inside string starting at row (\d+)", complaint):
-        return f"a double quote that is opened in row {int(found[1]) + 1} is never closed: is the file whole?"
-    return "its rows cannot be told apart: save it as CSV in UTF-8"
+        return (
+            f"a double quote that is opened in row {int(found[1]) + 1} is never closed: check that the file is complete"
+        )
+    return "its rows cannot be separated: save it as CSV in UTF-8"
 
 
 # ---- JSON lines ----
 
 
 def _read_json_lines(path: Path) -> Cells:
-    """Read one object per line; a column that holds lists or objects anywhere is left out."""
+    """Read one object per line; leave out columns that contain lists or objects."""
     objects: list[tuple[int, dict[str, Any]]] = []
     names: dict[str, None] = {}
     nested: dict[str, None] = {}
@@ -252,12 +254,12 @@ def _read_json_lines(path: Path) -> Cells:
     columns = [name for name in names if name not in nested]
     rows = [[_as_text(value.get(name)) for name in columns] for _, value in objects]
     first = objects[0][0] if objects else 1
-    left_out = (f"not read, as they hold lists or objects: {_listed(nested)}",) if nested else ()
+    left_out = (f"not read, because they hold lists or objects: {_listed(nested)}",) if nested else ()
     return Cells([columns, *rows], [first, *(number for number, _ in objects)], True, left_out)
 
 
 def _names_in_json(path: Path) -> list[str] | None:
-    """Return the names in the first line, if that is an object of a table; None: this is other JSON."""
+    """Return the names in the first line, if it is an object of a table; None for other JSON."""
     with path.open("rb") as stream:
         lines = (line for line in iter(lambda: stream.readline(_BLOCK_BYTES), b"") if line.strip())
         first = next(lines, b"")
@@ -272,7 +274,7 @@ def _names_in_json(path: Path) -> list[str] | None:
 def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError, too
+    except (ValueError, RecursionError):  # a number of thousands of digits raises a ValueError
         value = None
     if not isinstance(value, dict):
         raise SourceError(
@@ -287,7 +289,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Return a cell as CSV would have it."""
+    """Return a cell as in a CSV file."""
     if value is None:
         return ""
     return value if isinstance(value, str) else str(value)
@@ -297,7 +299,7 @@ def _as_text(value: Any) -> str:
 
 
 def _read_parquet(path: Path, *, has_rows: bool = True) -> Cells:
-    """Read a Parquet file, or the names of its columns alone."""
+    """Read a Parquet file, or only the names of its columns."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -311,18 +313,18 @@ def _read_parquet(path: Path, *, has_rows: bool = True) -> Cells:
         schema = parquet.read_schema(path)
         plain = [field.name for field in schema if not pyarrow.types.is_nested(field.type)]
         left_out = [name for name in schema.names if name not in plain]
-        # Texts that a file holds once and names often stay one text.
+        # Texts that a file stores once and refers to often stay one object.
         texts = [name for name in plain if not pyarrow.types.is_primitive(schema.field(name).type)]
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
             _check_parquet(path, file.metadata)
             columns = [_column(path, file, name) for name in plain] if has_rows else []
     except SourceError:
         raise
-    except Exception as error:  # a damaged file fails in any way
+    except Exception as error:  # a damaged file can fail in any way
         reason = reason_of(error)
         raise SourceError(f"{path} must be a whole Parquet file but is not ({reason}): get it again") from error
     rows = [list(row) for row in zip(*columns, strict=True)] if columns else []
-    remarks = (f"not read, as they hold lists or objects: {_listed(left_out)}",) if left_out else ()
+    remarks = (f"not read, because they hold lists or objects: {_listed(left_out)}",) if left_out else ()
     return Cells([plain, *rows], list(range(1, len(rows) + 2)), True, remarks)
 
 
@@ -330,7 +332,7 @@ def _check_parquet(path: Path, found: Any) -> None:
     _check_extent(path, found.num_rows, found.num_columns)
     unpacked = sum(found.row_group(k).total_byte_size for k in range(found.num_row_groups))
     if not 0 <= unpacked <= _MAX_BYTES:
-        raise SourceError(f"{path} declares {human_size(abs(unpacked))} when unpacked: up to 512 MiB are read")
+        raise SourceError(f"{path} declares {human_size(abs(unpacked))} when unpacked, and the limit is 512 MiB")
 
 
 def _column(path: Path, file: Any, name: str) -> list[str]:
@@ -345,13 +347,15 @@ def _column(path: Path, file: Any, name: str) -> list[str]:
             cells += ["" if index is None else words[index] for index in encoded.indices.to_pylist()]
         letters += sum(map(len, cells[-len(chunked) :])) if len(chunked) else 0
         if letters > _MAX_BYTES:
-            raise SourceError(f"{path} has more than 512 MiB of text in {one_line(name)[:40]!r}: is it a label file?")
+            raise SourceError(
+                f"{path} has more than 512 MiB of text in {one_line(name)[:40]!r}: check that it is a label file"
+            )
     return cells
 
 
 def _lacks(path: Path, kind: str, package: str) -> str:
     return (
-        f"{path} is {kind}, which needs {package}, and that is not installed: pip install {package}, "
+        f"{path} is {kind}, which needs {package}, which is not installed: pip install {package}, "
         "or save the table as CSV in UTF-8"
     )
 
@@ -363,12 +367,12 @@ def _is_workbook(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.startswith("xl/") for name in archive.namelist())
-    except Exception:  # whatever is strange is not ours
+    except Exception:  # not a workbook
         return False
 
 
 def _read_excel(path: Path, *, most_rows: int | None = None) -> Cells:
-    """Read the first sheet of a workbook; formulas are not computed, their stored values are read."""
+    """Read the first sheet of a workbook; formulas are not computed, but their stored values are read."""
     try:
         import openpyxl
     except ImportError:
@@ -378,7 +382,7 @@ def _read_excel(path: Path, *, most_rows: int | None = None) -> Cells:
     _check_workbook(path)
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
-            warnings.simplefilter("ignore")  # of styles and forms that are not read
+            warnings.simplefilter("ignore")  # about styles and forms, which are not read
             book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
             try:
                 names = list(book.sheetnames)
@@ -387,7 +391,7 @@ def _read_excel(path: Path, *, most_rows: int | None = None) -> Cells:
                 book.close()
     except SourceError:
         raise
-    except Exception as error:  # a damaged workbook fails in any way
+    except Exception as error:  # a damaged workbook can fail in any way
         reason = reason_of(error)
         raise SourceError(f"{path} must be a whole Excel file but is not ({reason}): save it again") from error
     width = len(numbered[0][1]) if numbered else 0
@@ -400,12 +404,12 @@ def _read_excel(path: Path, *, most_rows: int | None = None) -> Cells:
 
 
 def _rows_of_sheet(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of every row that is not empty, and its cells up to the last that is filled."""
+    """Yield the number of every row that is not empty, and its cells up to the last filled one."""
     num_cells = 0
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
         num_cells += max(1, len(row))
         if num_cells > _MAX_CELLS:
-            raise SourceError(f"{path} declares more than {_MAX_CELLS:,} cells: is it a label file?")
+            raise SourceError(f"{path} declares more than {_MAX_CELLS:,} cells: check that it is a label file")
         cells = [_as_text(value) for value in row]
         while cells and not cells[-1].strip():
             cells.pop()
@@ -416,21 +420,21 @@ def _rows_of_sheet(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_workbook(path: Path) -> None:
-    """Refuse a workbook that unpacks to too much, or declares entities of its own, before its XML is parsed."""
+    """Refuse a workbook that is too large when unpacked, or defines XML entities, before its XML is parsed."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             size = sum(entry.file_size for entry in entries)
             if size > _MAX_BYTES:
-                raise SourceError(f"{path} declares {human_size(size)} when unpacked: up to 512 MiB are read")
+                raise SourceError(f"{path} declares {human_size(size)} when unpacked, and the limit is 512 MiB")
             for entry in entries:
-                with archive.open(entry) as stream:  # which never gives more than the declared size
+                with archive.open(entry) as stream:  # never yields more than the declared size
                     if entry.filename.endswith((".xml", ".rels")) and _declares(stream):
                         name = one_line(entry.filename)[:60]
-                        raise SourceError(f"{path}: {name!r} declares entities of its own: save the table with Excel")
+                        raise SourceError(f"{path}: {name!r} defines XML entities: save the table with Excel")
     except SourceError:
         raise
-    except Exception as error:  # a damaged archive fails in any way
+    except Exception as error:  # a damaged archive can fail in any way
         reason = reason_of(error)
         raise SourceError(f"{path} must be a whole Excel file but is not ({reason}): get it again") from error
 
@@ -438,7 +442,7 @@ def _check_workbook(path: Path) -> None:
 def _declares(stream: Any) -> bool:
     last = b""
     while block := stream.read(_BLOCK_BYTES):
-        text = (last + block).replace(b"\0", b"")  # UTF-16 is XML, too
+        text = (last + block).replace(b"\0", b"")  # XML may be UTF-16
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
             return True
         last = block[-32:]

@@ -1,6 +1,6 @@
 """torch tensors inside plain pickles, read without torch.
 
-`pickle.dump` of a tensor, as MMSA-FET does it with `return_type="pt"`, writes a call of `_rebuild_tensor_v2` over a
+`pickle.dump` of a tensor, which MMSA-FET uses with `return_type="pt"`, writes a call of `_rebuild_tensor_v2` over a
 storage, and the storage as a byte string in the layout that `torch.save` had before it wrote zip archives: four small
 pickles (a magic number, the protocol, facts about the machine, the storage's type and length as a persistent id), a
 pickle of the list of storages, the length as int64, and the values. Where the tensor lived (CPU, CUDA) is ignored.
@@ -43,7 +43,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class StorageType:
-    """A storage class of torch, of which only the type of its values is wanted."""
+    """A storage class of torch; only the type of its values is needed."""
 
     code: str
 
@@ -58,12 +58,12 @@ STORAGE_NAMES: dict[tuple[str, str], object] = {
     for module in ("torch", "torch.cuda", "torch.storage")
     for name, code in _TYPES.items()
 }
-"""The only names that may stand in the pickles of a storage."""
+"""The only names allowed in the pickles of a storage."""
 
 
 @dataclass(frozen=True, eq=False)
 class StorageId:
-    """What the persistent id of a storage says."""
+    """The content of a storage's persistent id."""
 
     type: StorageType
     count: int
@@ -71,7 +71,7 @@ class StorageId:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Values of one type behind each other, known to exist."""
+    """Contiguous values of one type that exist in the source."""
 
     source: Source
     offset: int
@@ -83,10 +83,10 @@ def storage_id(identity: object) -> StorageId:
     """Read a persistent id: ("storage", type, key, location, number of values, None).
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not the id of a storage.
     """
     if not isinstance(identity, tuple) or len(identity) != 6 or identity[0] not in ("storage", b"storage"):
-        raise ValueError("only storages of tensors are looked up")
+        raise ValueError("only storages of tensors can be looked up")
     _, kind, _, _, count, view = identity
     if not isinstance(kind, StorageType) or type(count) is not int or count < 0 or view is not None:
         raise ValueError("a tensor's storage must have a plain type and a length")
@@ -94,17 +94,17 @@ def storage_id(identity: object) -> StorageId:
 
 
 def read_storage(source: Source, stream: io.BufferedReader, stop: int, unpickle: Callable[[], object]) -> Storage:
-    """Read the layout of old `torch.save` up to where the values begin.
+    """Read the layout of old `torch.save` up to the start of the values.
 
     Args:
-        source: what `stream` reads from.
-        stream: stands at the beginning of the layout.
-        stop: where in the source the layout ends.
+        source: the source of `stream`.
+        stream: positioned at the start of the layout.
+        stop: end of the layout in the source.
         unpickle: reads the next pickle from `stream`; knows `STORAGE_NAMES` and `storage_id`.
 
     Raises:
-        ValueError: it is not that layout.
-        EOFError: it has fewer values than it says.
+        ValueError: it does not have that layout.
+        EOFError: it has fewer values than it declares.
     """
     if unpickle() != _MAGIC or unpickle() != _PROTOCOL:
         raise ValueError("a tensor's storage must be written by torch.save in its old layout")
@@ -118,17 +118,17 @@ def read_storage(source: Source, stream: io.BufferedReader, stop: int, unpickle:
     head = stream.read(8)
     begin = stream.tell()
     if int.from_bytes(head, "little") != identity.count:
-        raise ValueError("a tensor's storage must be as long as it says")
+        raise ValueError("a tensor's storage must be as long as it declares")
     if len(head) < 8 or identity.count * identity.type.stored.itemsize > stop - begin:
         raise EOFError
     return Storage(source, begin, identity.type, identity.count)
 
 
 def rebuild_tensor(budget: Budget, storage: object, offset: object, size: object, stride: object, *_: object) -> Array:
-    """Return a tensor as an array; whether it wants a gradient, its hooks and its metadata are left out.
+    """Return a tensor as an array, without its gradient flag, hooks and metadata.
 
     Raises:
-        ValueError: it would reach beyond its storage.
+        ValueError: it would extend beyond its storage.
     """
     if not isinstance(storage, Storage):
         raise ValueError("a tensor must have a storage")
@@ -139,7 +139,7 @@ def rebuild_tensor(budget: Budget, storage: object, offset: object, size: object
         return np.empty(shape, dtype=np.float32 if storage.type.code == _BFLOAT16 else storage.type.stored)
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     if last >= storage.count or math.prod(shape) > storage.count:
-        raise ValueError("a tensor must lie inside its storage, every value once")
+        raise ValueError("a tensor must be inside its storage, with every value once")
     dtype = storage.type.stored
     place = storage.offset + offset * dtype.itemsize
     if _is_contiguous(shape, steps):

@@ -1,8 +1,8 @@
-"""The machine that runs a pickle's instructions, with every instruction taken away that could call or reach something.
+"""The machine that runs a pickle's instructions, without every instruction that could call or access something else.
 
-The pure-Python unpickler of the standard library is the base, because the faster one in C has instructions that cannot
-be taken away from it and allocates whatever memory a file asks for. Long strings are passed over, not read, and each
-instruction pays for what it leaves in memory.
+It is based on the pure-Python unpickler of the standard library, because instructions cannot be removed from the faster
+one in C, which also allocates any memory that a file requests. Long strings are skipped and not read, and each
+instruction is charged for the memory that it keeps.
 """
 
 import itertools
@@ -28,21 +28,21 @@ from conki_cli.data.raw.spans import (
 from conki_cli.data.raw.tensors import Storage
 
 ACCEPTED = "only arrays, text, numbers, lists, tuples and dictionaries are read"
-"""The end of a refusal."""
+"""The end of a refusal's message."""
 
-_TRUST = "use a file from a source you trust, saved as plain numpy arrays"
-_LINE_BYTES = 1024  # a number or name in a line of its own
-_NUMBER_BYTES = 256  # 616 digits: nothing that is measured has more
+_TRUST = "use a file from a trustworthy source, saved as plain numpy arrays"
+_LINE_BYTES = 1024  # a number or name in its own line
+_NUMBER_BYTES = 256  # 616 digits: more than any measured number has
 
 
 class _Arguments(tuple[Any, ...]):
-    """A tuple with something in it that is no value by itself, on its way into a call or an array."""
+    """A tuple that contains something other than a value, on its way into a call or an array."""
 
     __slots__ = ()
 
 
 _PARTS = frozenset({Constructor, Unfilled, _Arguments, Span, Dtype, Storage})
-"""What lies on the stack and never in a list or dictionary."""
+"""Types that may be on the stack but never in a list or dictionary."""
 
 
 class Unpickler(pickle._Unpickler):
@@ -50,10 +50,10 @@ class Unpickler(pickle._Unpickler):
 
     Args:
         source: the bytes.
-        start: where in it the pickle begins.
-        stop: where it must have ended.
-        names: what the names in it stand for; all others are refused.
-        look_up: what persistent ids stand for; without it they are refused.
+        start: start of the pickle in the source.
+        stop: its latest end.
+        names: the allowed names and their replacements; all other names are refused.
+        look_up: resolves persistent ids; without it they are refused.
     """
 
     stack: list[Any]  # these are the base's, which typeshed does not list
@@ -92,7 +92,7 @@ class Unpickler(pickle._Unpickler):
                     budget.take_objects(0)
                 _HANDLERS[code](self)
         except _Finished:
-            return self._settled(self.stack.pop())
+            return self._as_value(self.stack.pop())
         except (IndexError, struct.error):
             if len(self.stream.peek(1)):
                 raise
@@ -105,8 +105,8 @@ class Unpickler(pickle._Unpickler):
             raise ValueError("a number or name does not end")
         return line
 
-    def _settled(self, value: Any) -> Any:
-        """Return what is a value by itself: text that was not read yet is read here."""
+    def _as_value(self, value: Any) -> Any:
+        """Return a proper value; unread text is read here."""
         kind = type(value)
         if kind not in _PARTS:
             return value
@@ -114,16 +114,16 @@ class Unpickler(pickle._Unpickler):
             return value.value()
         if kind is _Arguments:
             self.budget.take_objects(8 * len(value))
-            return tuple(self._settled(item) for item in value)
+            return tuple(self._as_value(item) for item in value)
         if kind is Unfilled and value.array is not None:
             return value.array
-        raise ValueError("a function, type or unfinished array stands where a value should")
+        raise ValueError("a function, type or unfinished array is in the place of a value")
 
-    def _all_settled(self, values: list[Any]) -> list[Any]:
-        return values if _PARTS.isdisjoint(map(type, values)) else [self._settled(value) for value in values]
+    def _as_values(self, values: list[Any]) -> list[Any]:
+        return values if _PARTS.isdisjoint(map(type, values)) else [self._as_value(value) for value in values]
 
     def push_string(self, length: int, decode: Decoder) -> None:
-        """Push the string that follows, or where it lies if it is long."""
+        """Push the next string, or its place if it is long."""
         if length >= LAZY_BYTES:
             place = self.stream.tell()
             if length > self._stop - place:
@@ -137,7 +137,7 @@ class Unpickler(pickle._Unpickler):
         self._push_small(decode(raw), length)
 
     def push_line(self, decode: Decoder) -> None:
-        """Push the string in the rest of the line, or where it lies if it is long."""
+        """Push the string in the rest of the line, or its place if it is long."""
         place = self.stream.tell()
         line = last = self.stream.readline(LAZY_BYTES)
         length = len(line)
@@ -155,7 +155,7 @@ class Unpickler(pickle._Unpickler):
             self.append(Span(self._source, place + quotes, length - 2 * quotes - 1, decode))
 
     def _push_small(self, value: str | bytes, length: int) -> None:
-        # What it takes in the file is free: a file of 100 MB may become 100 MB.
+        # Its bytes in the file are free: a file of 100 MB may become 100 MB.
         self.budget.objects -= max(0, value.__sizeof__() - length + 8)
         self.append(value)
 
@@ -166,40 +166,40 @@ class Unpickler(pickle._Unpickler):
         self.append(pickle.decode_long(self.read(length)))
 
     def remember(self, index: int) -> None:
-        """Keep the top of the stack under a number; the numbers of real files have no gaps."""
+        """Memoize the top of the stack under a number; the numbers of real files have no gaps."""
         memo = self._memo
         if index >= len(memo):
             missing = index - len(memo)
             self.budget.take_objects(9 * missing)
-            memo.extend(itertools.repeat(NDARRAY, missing + 1))  # a list of them would take as much again
+            memo.extend(itertools.repeat(NDARRAY, missing + 1))  # a list of them would double the memory
         memo[index] = self.stack[-1]
 
     def recall(self, index: int) -> None:
-        """Push what was kept under a number."""
+        """Push the memoized value of a number."""
         value = self._memo[index]
         is_filled = type(value) is Unfilled and value.array is not None
         self.append(value.array if is_filled else value)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a name stands for here.
+        """Return the replacement of a name.
 
         Raises:
-            Refused: it stands for nothing.
+            Refused: the name is not allowed.
         """
         try:
             return self._names[module, name]
         except KeyError:
-            asked = ascii(f"{module}.{name}")[1:-1]  # one line, whatever the file calls it
+            asked = ascii(f"{module}.{name}")[1:-1]  # one line, whatever the name contains
             is_dict = (module, name) == ("collections", "defaultdict")
             advice = "save plain dictionaries, dict(...)" if is_dict else _TRUST
-            raise Refused(f"it asks for {asked[:120]}, and {ACCEPTED}; nothing in it was run: {advice}") from None
+            raise Refused(f"it asks for {asked[:120]}, and {ACCEPTED}; nothing in it was executed: {advice}") from None
 
     def push_tuple(self, items: list[Any]) -> None:
-        """Push a tuple; only arguments may hold what is no value by itself."""
+        """Push a tuple; only arguments may contain something other than values."""
         if _PARTS.isdisjoint(map(type, items)):
             self.append(tuple(items))
         else:
-            self.append(_Arguments(self._settled(item) if type(item) is _Arguments else item for item in items))
+            self.append(_Arguments(self._as_value(item) if type(item) is _Arguments else item for item in items))
 
     def _call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
@@ -220,13 +220,13 @@ class Unpickler(pickle._Unpickler):
         """Append to the list on top of the stack."""
         target = self.stack[-1]
         if type(target) is not list:
-            raise ValueError("items belong into lists")
+            raise ValueError("items can only be added to lists")
         self.budget.take_objects(16 * len(items) + 32)
-        target.extend(self._all_settled(items))
+        target.extend(self._as_values(items))
 
     def fill_dict(self, items: list[Any]) -> None:
         """Put keys and values into the dictionary on top of the stack."""
-        items = self._all_settled(items)
+        items = self._as_values(items)
         update(self.stack[-1], items[::2], items[1::2], self.budget)
 
     def pop_last(self, count: int) -> list[Any]:
@@ -262,13 +262,13 @@ class Unpickler(pickle._Unpickler):
             self.append(self._look_up(self.stack.pop()))
 
     def _refuse(self) -> None:
-        raise ValueError("it makes objects, sets or outside references")
+        raise ValueError("it creates objects, sets or outside references")
 
     def _finish(self) -> None:
         raise _Finished
 
 
-class _Finished(Exception):  # noqa: N818 - the end of a pickle is no error
+class _Finished(Exception):  # noqa: N818 - the end of a pickle is not an error
     """STOP was reached."""
 
 
@@ -276,7 +276,7 @@ _Handler = Callable[[Unpickler], None]
 
 
 def _number_reader(code: str) -> Callable[[Unpickler], int]:
-    """Return what reads a number of a `struct` code, or in a line of its own if there is none."""
+    """Return a reader of a number with a `struct` code, or in its own line without a code."""
     if not code:
         return lambda machine: int(machine.readline())
     if code == "B":
@@ -307,12 +307,12 @@ def _get(code: str) -> _Handler:
 
 def _natural(index: int) -> int:
     if index < 0:
-        raise ValueError("a memory has no negative places")
+        raise ValueError("memo indices must not be negative")
     return index
 
 
-# What each instruction may leave in memory, in bytes: its object, the object's header for the collector of garbage,
-# and a place on the stack. All others leave a place on the stack at most.
+# Memory that each instruction may keep, in bytes: its object, the object's garbage-collector header, and a place on
+# the stack. All others keep at most a place on the stack.
 _PLACE = 16
 _LARGER = {
     "MARK": 112,
@@ -342,8 +342,8 @@ _BASE = re.findall(
     """PROTO MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG FLOAT BINFLOAT EMPTY_LIST
     EMPTY_TUPLE EMPTY_DICT GLOBAL STACK_GLOBAL""",
 )
-# Those left out call something (OBJ, NEWOBJ, NEWOBJ_EX), look something up elsewhere (EXT, PERSID, buffers), or build
-# sets, which no feature file needs.
+# The others call something (OBJ, NEWOBJ, NEWOBJ_EX), look something up elsewhere (EXT, PERSID, buffers), or build sets,
+# which no feature file needs.
 _OWN: dict[str, _Handler] = {
     "FRAME": Unpickler._skip_frame,
     "STOP": Unpickler._finish,
@@ -385,7 +385,7 @@ _OWN: dict[str, _Handler] = {
 
 
 def _unknown(machine: Unpickler) -> None:
-    raise ValueError("an instruction that no pickle has")
+    raise ValueError("an invalid instruction")
 
 
 def _handlers() -> list[_Handler]:

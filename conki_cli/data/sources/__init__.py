@@ -1,4 +1,4 @@
-"""Raw data sets -> `Corpus`: finds the file, recognises its format from its content, and calls the reader.
+"""Raw data sets -> `Corpus`: find the file, detect its format from the content, and call the reader.
 
 Formats are listed in `formats.py`.
 """
@@ -18,16 +18,16 @@ from conki_cli.datasets import DATASETS, OFFICIAL, WHERE, folder_of, is_generate
 from conki_cli.system.errors import SettingsError, SourceError, UnreadableError, one_line
 
 _WITH_WORD_TIMES = ("csd", "multibench-hdf5")
-"""The formats in which every word has a start and a stop."""
+"""The formats with a start and a stop for every word."""
 
-_PATTERNS = (  # frames before texts alone
+_PATTERNS = (  # files with frames before files with only texts
     "Processed/unaligned_50.pkl",
     "Processed/unaligned_39.pkl",
     "Processed/*unaligned*.pkl",
     "Processed/aligned_50.pkl",
     "Processed/*.pkl",
-    "train.pkl",  # with dev.pkl and test.pkl: the folder is read
-    "*.csd",  # the folder is read
+    "train.pkl",  # with dev.pkl and test.pkl: read the folder
+    "*.csd",  # read the folder
     "*.pkl",
     "*.hdf5",
     "*.npz",
@@ -62,18 +62,18 @@ def read_corpus(
     options: Options | None = None,
     progress: Progress = no_progress,
 ) -> Corpus:
-    """Read a data set, recognising the format of its file from the content.
+    """Read a data set, detecting the format of its file from the content.
 
     Args:
-        dataset: a known name, or any other for a user's own data.
-        workspace: the folder with `data/`, searched when no source is given.
-        source: a file, or a folder: one that is a source itself, or one in the MMSA layout.
-        score_range: lowest and highest possible score; needed for a user's own data only, if it has scores.
-        options: what else the user says about the source.
-        progress: told what was read.
+        dataset: a known name, or any other name for a user's own data.
+        workspace: the folder with `data/`, which is searched if no source is given.
+        source: a file, or a folder that is a source itself or has the MMSA layout.
+        score_range: lowest and highest possible score; needed only for a user's own data with scores.
+        options: further options for reading the source.
+        progress: is notified of what was read.
 
     Returns:
-        The corpus; big arrays stay in their files until they are asked for.
+        The corpus; big arrays stay in their files until they are read.
 
     Raises:
         SettingsError: the name, the range or an option cannot be used.
@@ -83,7 +83,7 @@ def read_corpus(
     bounds = _no_range(dataset, score_range) if options.unlabelled else _range_of(dataset, score_range)
     if is_generated(dataset):
         if source is not None or options != Options():
-            raise SettingsError(f"--dataset {dataset} is generated: leave --source out, or choose another name")
+            raise SettingsError(f"--dataset {dataset} is generated: leave out --source, or choose another name")
         from conki_cli.data.sources import demo
 
         return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
@@ -120,7 +120,7 @@ def read_corpus(
 
 
 def _found(dataset: str, workspace: Path, source: Path | None, options: Options) -> tuple[Options, Path | None]:
-    """Return the file or folder to read; None where clips to be scored have features alone."""
+    """Return the file or folder to read; None if clips to be scored have only features."""
     if not options.unlabelled:
         return options, find_source(dataset, workspace, source)
     from conki_cli.data.sources.unlabelled import with_folders
@@ -149,16 +149,16 @@ def _read_source(path: Path | None, request: Request, options: Options) -> Corpu
 
 
 def _check_table(path: Path) -> None:
-    """Refuse a file for --labels that cannot be a label file, also where it turns out that none is needed."""
+    """Refuse a --labels file that cannot be a label file, even if none turns out to be needed."""
     from conki_cli.data.raw.opening import open_raw
 
     kind = open_raw(path).kind
     if kind != "table":
-        raise SourceError(f"--labels must be a table such as label.csv, {path} is {KINDS[kind]}: name another file")
+        raise SourceError(f"--labels must be a table such as label.csv, but {path} is {KINDS[kind]}: name another file")
 
 
 def _said_of_labels(remarks: Iterable[str], options: Options) -> tuple[str, ...]:
-    """Keep the remark that --labels was not needed where somebody gave it, and nothing else can have needed it."""
+    """Keep the remark that --labels was not needed only if the user gave it and nothing else could have needed it."""
     from conki_cli.data.sources.labels import LABELS_NOT_NEEDED
 
     is_true = options.labels is not None and not options.overrides
@@ -166,16 +166,16 @@ def _said_of_labels(remarks: Iterable[str], options: Options) -> tuple[str, ...]
 
 
 def _passed_over(path: Path, request: Request, source: Path | None) -> tuple[str, ...]:
-    """Say which files that could have been read instead lie beside the one that was found in a folder."""
+    """Name files in the folder that could have been read instead of the one that was found."""
     if path.is_dir() or path == source:
         return ()
     found = {other for pattern in _PATTERNS for other in path.parent.glob(pattern.removeprefix("Processed/"))}
     others = ", ".join(sorted(one_line(other.name) for other in found - {path, request.labels}))
-    return (f"read: {one_line(path.name)}; not read, though in the same folder: {others}",) if others else ()
+    return (f"read: {one_line(path.name)}; not read, although in the same folder: {others}",) if others else ()
 
 
 def _labels_beside(path: Path, source: Path | None, options: Options) -> Path | None:
-    """Return the label file where there is no --labels: that of --text, or one near a source found below data/."""
+    """Return the label file if --labels was not given: that of --text, or one beside a source found below data/."""
     given = options.overrides.get("text")
     if given is not None and given.suffix in TABLE_SUFFIXES:
         return given
@@ -196,19 +196,19 @@ def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
     name = format_name or recognise(raw)[0]
     if request.align_words and name is not None and name not in _WITH_WORD_TIMES:
         raise SourceError(
-            f"--align words needs the times of words, which only CMU sequences have, {path} is in the format {name}: "
+            f"--align words needs the times of words, which only CMU sequences have, but {path} has the format {name}: "
             "leave it out"
         )
     return read_raw(raw, request) if format_name is None else known[format_name].read(raw, request, format_name)
 
 
 def with_official_name(corpus: Corpus) -> Corpus:
-    """Say so when a file is one that MMSA publishes, by its SHA-256; warn when it is that of another data set."""
+    """Note if a file is one that MMSA publishes, by its SHA-256; warn if it belongs to another data set."""
     official = OFFICIAL.get(corpus.source_sha256[:8])
     if official is None:
         return corpus
     dataset, name = official
-    said = f"probably MMSA's {name} of {dataset.folder}: its SHA-256 begins with {corpus.source_sha256[:8]}"
+    said = f"probably MMSA's {name} of {dataset.folder}: its SHA-256 starts with {corpus.source_sha256[:8]}"
     if dataset.name == corpus.dataset:
         return replace(corpus, remarks=(said, *corpus.remarks))
     return replace(corpus, notes=(f"{said}, but it is prepared as {corpus.dataset}", *corpus.notes))
@@ -218,7 +218,7 @@ def check_dataset_name(dataset: str) -> None:
     """Refuse a name that is unsafe as the name of a file.
 
     Raises:
-        SettingsError: it holds anything but letters, digits, - and _, or is empty or too long.
+        SettingsError: it has characters other than letters, digits, - and _, or is empty or too long.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", dataset):
         raise SettingsError(
@@ -229,7 +229,7 @@ def check_dataset_name(dataset: str) -> None:
 def _no_range(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
     check_dataset_name(dataset)
     if score_range is not None:
-        raise SettingsError("clips to be scored have no scores yet: leave --score-range out")
+        raise SettingsError("clips to be scored have no scores yet: leave out --score-range")
     from conki_cli.data.sources.unlabelled import NO_RANGE
 
     return NO_RANGE
@@ -240,26 +240,26 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
         known = DATASETS[dataset].score_range
         if score_range not in (None, known):
             raise SettingsError(
-                f"{dataset} has scores from {known[0]:g} to {known[1]:g}: leave --score-range out, "
+                f"{dataset} has scores from {known[0]:g} to {known[1]:g}: leave out --score-range, "
                 "or choose another name for other data"
             )
         return known
     check_dataset_name(dataset)
     if dataset.lower() in DATASETS:
-        raise SettingsError(f"names of data sets are written small: use --dataset {dataset.lower()}, not {dataset}")
+        raise SettingsError(f"names of data sets are lowercase: use --dataset {dataset.lower()}, not {dataset}")
     if score_range is None:
         raise SettingsError(
-            f"{dataset} is none of {', '.join(DATASETS)}: for data of your own give the range of its scores, "
-            "such as --score-range -3..3; clips without scores, to be scored, take --unlabelled"
+            f"{dataset} is not one of {', '.join(DATASETS)}: for your own data give the range of its scores, such as "
+            "--score-range -3..3, or --unlabelled for clips to be scored"
         )
     return score_range
 
 
 def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
-    """Return the file or folder to read: the source itself, or the first that is found in it or below data/.
+    """Return the file or folder to read: the source itself, or the first match in it or below data/.
 
     Raises:
-        SourceError: there is nothing.
+        SourceError: nothing was found.
     """
     if source is not None and not source.is_dir():
         if not source.exists():

@@ -1,9 +1,9 @@
-"""Characters that were lost or disguised on their way into a text: repaired where only one reading is possible.
+"""Characters that were lost or damaged on their way into a text: repaired if there is only one possible reading.
 
-Repaired: entities of HTML (&amp;amp; and &amp;#39;); UTF-8 that was read as Latin-1 or Windows-1252 ('â€™'); characters
-of Windows-1252 that were read as Latin-1, which are control characters then and which tokenizers drop without a word.
-Not repaired but counted: U+FFFD, in whose place anything may have stood; other control characters; and what Excel
-writes instead of a text that begins with - or =.
+Repaired: HTML entities (&amp;amp; and &amp;#39;); UTF-8 that was read as Latin-1 or Windows-1252 ('â€™'); characters of
+Windows-1252 that were read as Latin-1, which become control characters and which tokenizers drop silently.
+Counted, but not repaired: U+FFFD, which may replace any character; other control characters; and the errors that Excel
+writes instead of a text that starts with - or =.
 """
 
 import html
@@ -18,9 +18,9 @@ from conki_cli.datasets import DATASETS
 
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _MOST_PASSES = 5
-"""How often a text may have been escaped: &amp;amp;amp; is an ampersand, too."""
+"""How often a text may have been escaped: &amp;amp;amp; is also an ampersand."""
 _UNDEFINED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
-"""Bytes that stand for nothing in Windows-1252."""
+"""Bytes that are undefined in Windows-1252."""
 _WINDOWS = {byte: bytes([byte]).decode("cp1252") for byte in range(0x80, 0xA0) if byte not in _UNDEFINED}
 _BYTES = {**{chr(byte): byte for byte in range(0x80, 0x100)}, **{letter: byte for byte, letter in _WINDOWS.items()}}
 _AFTER_LEAD = "".join(re.escape(letter) for letter, byte in _BYTES.items() if 0x80 <= byte < 0xC0)
@@ -28,13 +28,13 @@ _UTF8 = re.compile(f"[\xc2-\xdf][{_AFTER_LEAD}]|[\xe0-\xef][{_AFTER_LEAD}]{{2}}|
 _C1 = re.compile("[\x80-\x9f]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _BEHIND_A = set("¡¢£¤¥¦§¨©ª¬®¯°±²³´µ¶¸¹º¼½¾¿‰ˆ˜™ŠŒŽšœžŸƒ€")
-"""Behind A with a circumflex or a tilde no language has these; quotation marks and the like it may have."""
+"""Characters that follow an A with a circumflex or tilde in no language (unlike, for example, quotation marks)."""
 _BEHIND_CIRCUMFLEX = (0x80, 0x82, 0x84, 0x86, 0x88, 0x99)
-"""Second bytes of quotation marks, dashes and signs from U+2000 on, whose first byte is read as a with a circumflex."""
+"""Second bytes of quotation marks, dashes and signs from U+2000 on, whose first byte is read as 'â'."""
 _PUNCTUATION = {0x82, 0x84, 0x85, 0x8B, *range(0x91, 0x98), 0x9B}
-"""Quotation marks, dashes and dots of Windows-1252, which may stand behind a word in capitals."""
+"""Quotation marks, dashes and dots of Windows-1252, which may follow a word in capitals."""
 _PROOF = 3
-"""Characters of UTF-8 that show that all of a text is."""
+"""Characters of UTF-8 that show that the whole text is UTF-8."""
 _EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")
 
 REPAIRS = {
@@ -42,24 +42,24 @@ REPAIRS = {
     "utf8": "UTF-8 that was read as Latin-1 or Windows-1252",
     "cp1252": "characters of Windows-1252 that were read as Latin-1",
 }
-"""What is repaired, by the names under which the report counts it."""
+"""Kinds of repaired damage, by their names in the report."""
 LOSSES = {
-    "lost": "characters that are lost (U+FFFD)",
+    "lost": "lost characters (U+FFFD)",
     "controls": "control characters that tokenizers drop",
-    "excel": "nothing but an error that Excel wrote instead of the text",
+    "excel": "only an error that Excel wrote instead of the text",
 }
-"""What cannot be."""
+"""Kinds of damage that cannot be repaired."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """Texts after their repair, and how many had what (`REPAIRS`, `LOSSES`)."""
+    """Repaired texts, and the number of texts with each kind of damage (`REPAIRS`, `LOSSES`)."""
 
     texts: list[str]
     counts: Mapping[str, int]
 
     def remarks(self) -> list[str]:
-        """Say what was repaired."""
+        """Describe the repairs."""
         return [
             f"repaired {counted(self.counts[name], 'text')} with {what}"
             for name, what in REPAIRS.items()
@@ -67,17 +67,17 @@ class Repaired:
         ]
 
     def warnings(self) -> list[str]:
-        """Say what could not be."""
+        """Describe the damage that could not be repaired."""
         return [
-            f"{counted(self.counts[name], 'text')} with {what}: look at the file that the texts come from"
+            f"{counted(self.counts[name], 'text')} with {what}: check the file that the texts come from"
             for name, what in LOSSES.items()
             if self.counts.get(name)
         ]
 
 
 def repair(texts: Sequence[str]) -> Repaired:
-    """Repair texts, one per clip, and count what was done and what is left."""
-    known: dict[str, tuple[str, tuple[str, ...]]] = {}  # files may name one long text any number of times
+    """Repair texts, one per clip, and count repairs and remaining damage."""
+    known: dict[str, tuple[str, tuple[str, ...]]] = {}  # a file may refer to one long text many times
     counts: Counter[str] = Counter()
     made = []
     for text in texts:
@@ -90,9 +90,9 @@ def repair(texts: Sequence[str]) -> Repaired:
 
 
 def _repaired(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return a text after its repair, and the names of what it had."""
+    """Return a repaired text, and the names of its kinds of damage."""
     found: list[str] = []
-    for _ in range(_MOST_PASSES):  # a text may be damaged twice over
+    for _ in range(_MOST_PASSES):  # a text may have been damaged twice
         before = text
         for name, step in _STEPS.items():
             if (better := step(text)) != text:
@@ -110,9 +110,9 @@ def _repaired(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def with_repaired_texts(corpus: Corpus) -> Corpus:
-    """Repair the texts of a corpus; remarks say what was done, notes what could not be.
+    """Repair the texts of a corpus; remarks describe the repairs, notes the remaining damage.
 
-    Characters that a published data set lost before it was published are a remark: nobody has them.
+    Characters that were lost before a data set was published are only a remark: nobody has them.
     """
     done = repair([sample.text for part in corpus.splits.values() for sample in part])
     remarks, warnings = done.remarks(), done.warnings()
@@ -149,7 +149,7 @@ def _without_entities(text: str) -> str:
 
 
 def _character_of(found: re.Match[str]) -> str:
-    """Return the characters that an entity stands for, or the entity where it stands for none."""
+    """Return the characters of an entity, or the entity itself if it is unknown."""
     name = found[1]
     if not name.startswith("#") and f"{name};" not in html5:
         return found[0]
@@ -163,7 +163,7 @@ def _character_of(found: re.Match[str]) -> str:
 
 
 def _from_utf8(text: str) -> str:
-    """Read again what was UTF-8: a whole text where that proves itself, else its unmistakable characters."""
+    """Decode misread UTF-8: the whole text if that is certain, else only its unmistakable characters."""
     if text.isascii():
         return text
     data = _bytes_of(text)
@@ -176,7 +176,7 @@ def _from_utf8(text: str) -> str:
 
 
 def _bytes_of(text: str) -> bytes | None:
-    """Return the bytes that were read as Latin-1 or Windows-1252; None: the text has characters of neither."""
+    """Return the bytes that were read as Latin-1 or Windows-1252; None if other characters occur."""
     codes = [ord(letter) if letter.isascii() else _BYTES.get(letter, -1) for letter in text]
     return None if -1 in codes else bytes(codes)
 
@@ -197,7 +197,7 @@ def _decoded(found: re.Match[str]) -> str:
 
 
 def _is_sure(letters: str, second: int, before: str) -> bool:
-    """Tell whether two letters can only be one of UTF-8, and not an accented capital before a quotation mark."""
+    """Say whether two letters can only be one UTF-8 character, and not an accented capital before a quotation mark."""
     is_lead = letters[0] in "ÂÃ"
     is_control = _C1.match(letters[1]) is not None
     if before.islower():
@@ -212,7 +212,7 @@ def _from_windows(text: str) -> str:
 
 
 def _windows(found: re.Match[str]) -> str:
-    """Return the character of Windows-1252; the control character where that has none, or another reading is likely."""
+    """Return the Windows-1252 character; keep the control character if there is none or another reading is likely."""
     letter = _WINDOWS.get(ord(found[0]))
     before = found.string[found.start() - 1 : found.start()]
     is_unlikely = letter is None or (letter.isupper() and before.islower())  # a capital inside a word

@@ -1,8 +1,8 @@
-"""Folders with the features of every clip in a file of its own: .npy, .npz, .mat, .csv, .tsv or .txt.
+"""Folders with one file of features per clip: .npy, .npz, .mat, .csv, .tsv or .txt.
 
-The clip is told from the names: <video>/<clip>.npy, <video>$_$<clip>.npy or <video>_<clip>.npy. Names of files become
-ids that are compared; nothing is ever opened by an id. Files are looked at first, and read one by one when asked for.
-A folder is read as one kind of file; what else lies in it is counted.
+The clip follows from the name: <video>/<clip>.npy, <video>$_$<clip>.npy or <video>_<clip>.npy. File names become ids
+that are compared; no file is ever opened by an id. Files are examined first, and read one by one on demand. A folder is
+read as one kind of file; other files in it are counted.
 
 Axes: L frames of a clip, d features per frame.
 """
@@ -28,16 +28,16 @@ from conki_cli.data.store.records import ID_SEPARATOR
 from conki_cli.system.errors import SourceError, names_of, one_line
 
 FEATURE_KEYS = ("features", "feature")
-"""What an array of features may be called besides its modality."""
+"""Names of an array of features besides its modality."""
 _KINDS = ((".npy", ".npz"), (".mat",), (".csv", ".tsv"), (".txt",))
-"""Endings that are read, the first that a folder has: OpenFace writes a .txt of details beside its .csv."""
+"""Endings in order of priority: OpenFace writes a .txt with details beside its .csv."""
 _NO_CLIPS = frozenset({"label", "labels", "meta", "readme", "license"})
-"""Names of tables and texts that may lie beside those of the clips."""
+"""Names of other tables and texts that may be in the same folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClipFile:
-    """The frames of one clip in a file of their own, [L, d]; the file is opened only while they are read."""
+    """The frames of one clip in its own file, [L, d]; the file is open only while they are read."""
 
     path: Path
     key: str | None  # name of the array in an .npz or .mat
@@ -48,7 +48,7 @@ class ClipFile:
     def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> npt.NDArray[Any]:
         values = self._values()
         if values.size != self.shape[0] * self.shape[1]:
-            raise SourceError(f"{self.path} has changed: it must not change while it is read; run again")
+            raise SourceError(f"{self.path} was changed: it must not change while it is read; run the command again")
         return np.asarray(values.reshape(self.shape), dtype=dtype)
 
     def _values(self) -> npt.NDArray[Any]:
@@ -63,7 +63,7 @@ class ClipFile:
 
 @dataclass(frozen=True, eq=False)
 class ClipFiles:
-    """What a folder holds: the frames of its clips by id, the files that were found, remarks and warnings."""
+    """The content of a folder: the frames of its clips by id, the files found, remarks and warnings."""
 
     frames: Mapping[str, ClipFile]
     paths: Sequence[Path]
@@ -76,18 +76,18 @@ def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFil
     """Find the features of every clip in a folder.
 
     Args:
-        folder: it, with the files or with one folder per video.
-        modality: vision or audio; an array of that name is taken from an .npz or .mat with several.
-        progress: told of every file.
+        folder: a folder with the files, or with one folder per video.
+        modality: vision or audio; of several arrays in an .npz or .mat, the one with this name is used.
+        progress: is notified of every file.
 
     Raises:
-        SourceError: there are none, two are of the same clip, or one is damaged or leads out of the folder.
+        SourceError: there are no files, two are for the same clip, or one is damaged or is a link out of the folder.
     """
     paths, others = _clips_in(folder, modality)
     frames: dict[str, ClipFile] = {}
     for clip, path in paths.items():
         frames[clip] = _clip_file(path, modality)
-        progress(1, f"looking at {modality}")
+        progress(1, f"examining {modality}")
     _check_columns(frames.values())
     tables = [clip for clip, file in frames.items() if file.layout is not None]
     layouts = without_times([layout for file in frames.values() if (layout := file.layout) is not None])
@@ -109,10 +109,10 @@ def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFil
 
 
 def holds_clips(folder: Path) -> bool:
-    """Tell whether there is a folder with a file per clip.
+    """Say whether there is a folder with a file per clip.
 
     Raises:
-        SourceError: it cannot be read, or leads out of itself.
+        SourceError: it cannot be read, or has a link that leads out of it.
     """
     endings = {ending for kind in _KINDS for ending in kind}
     files = (path for _, path in _files_in(folder)) if folder.is_dir() else iter(())
@@ -120,7 +120,7 @@ def holds_clips(folder: Path) -> bool:
 
 
 def _clips_in(folder: Path, modality: str) -> tuple[dict[str, Path], Counter[str]]:
-    """Return the files of a folder by the clips that they are of, and how many others it has, by their endings."""
+    """Return the files of a folder by clip, and the number of other files by ending."""
     found = [(video, path, path.suffix.lower()) for video, path in _files_in(folder)]
     clips = [(video, path, ending) for video, path, ending in found if _may_be_clip(path)]
     endings = next((kind for kind in _KINDS if any(ending in kind for _, _, ending in clips)), ())
@@ -146,7 +146,7 @@ def _may_be_clip(path: Path) -> bool:
 
 
 def _check_columns(files: Iterable[ClipFile]) -> None:
-    """Refuse tables whose columns have other names than those of the first one: equal numbers are not enough."""
+    """Refuse tables with other column names than the first one: the same number of columns is not enough."""
     first: ClipFile | None = None
     for file in files:
         if file.layout is None or not file.layout.names:
@@ -157,13 +157,13 @@ def _check_columns(files: Iterable[ClipFile]) -> None:
             pairs = zip_longest(file.layout.names, first.layout.names, fillvalue="nothing")
             mine, other = next(pair for pair in pairs if pair[0] != pair[1])
             raise SourceError(
-                f"{file.path} must have the columns that {first.path} has, found {mine!r} where that has {other!r}: "
+                f"{file.path} must have the same columns as {first.path}, found {mine!r} instead of {other!r}: "
                 "extract all clips in the same way"
             )
 
 
 def _doubts(where: str, modality: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
-    """Say what is odd about arrays that all have one shape; unequal ones are looked at when all clips are known."""
+    """Warn about arrays that all have the same odd shape; unequal ones are checked when all clips are known."""
     if len(shapes) < 2 or len(set(shapes)) > 1 or shapes[0][0] < 2:
         return []
     rows, columns = shapes[0]
@@ -181,7 +181,7 @@ def _doubts(where: str, modality: str, shapes: Sequence[tuple[int, ...]]) -> lis
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of a folder, and of the folders in it with their names, sorted."""
+    """Yield the files of a folder, and of its subfolders with their names, sorted."""
     root = folder.resolve()
     for entry in _entries(folder, root):
         if not entry.is_dir():
@@ -202,7 +202,7 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
             continue
         try:
             target = Path(entry.path).resolve(strict=True)
-        except (OSError, RuntimeError):  # it leads to nothing, or to itself
+        except (OSError, RuntimeError):  # a broken or circular link
             target = None
         if target is None or not target.is_relative_to(root):
             raise SourceError(f"{entry.path} is a link that leads out of {root}: put the file itself there")
@@ -229,7 +229,7 @@ def _matrix_file(path: Path, modality: str) -> ClipFile:
     numbers = {name: matrix for name, matrix in found.items() if not matrix.other}
     if not numbers:
         others = ", ".join(f"{one_line(name)[:40]} ({matrix.other})" for name, matrix in list(found.items())[:10])
-        raise SourceError(f"{path} must have a matrix of numbers, found {others or 'nothing'}: save one")
+        raise SourceError(f"{path} must have a matrix of numbers, found {others or 'nothing'}: save one in it")
     key = _feature_key(str(path), modality, numbers)
     shape = numbers[key].shape
     if len(shape) != 2:

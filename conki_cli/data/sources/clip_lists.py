@@ -1,29 +1,29 @@
-"""Lists of clips as MAG-BERT, MISA and MMIM keep them.
+"""Lists of clips as MAG-BERT, MISA and MMIM store them.
 
 MAG-BERT: mosi.pkl or mosei.pkl, one dictionary with train, dev (or valid) and test. MISA and MMIM:
 a folder with train.pkl, dev.pkl (or valid.pkl) and test.pkl; name the folder, not one of its files.
-Every split is a list with one tuple per clip, (features, label, segment), where features are
+Every split is a list with one tuple per clip, (features, label, segment). Features are
 
     MAG-BERT   (words, visual, acoustic)
     MISA       (word ids, visual, acoustic, words)
     MMIM       (nothing, visual, acoustic, words, visual length, acoustic length)
 
-words      the spoken words; joined with blanks, without the pauses 'sp', they are the text. Numbers
-           of words in a vocabulary cannot be read back: where a file has no words, the texts
-           come from --labels label.csv
+words      the spoken words; the text is these words without the pauses 'sp', joined with blanks.
+           Word ids cannot be turned back into words: if a file has no words, the texts come
+           from --labels label.csv
 visual     numbers [frames, features] of this clip, usually one frame per word and not padded
 acoustic   the same; the counts of words and frames may differ
-lengths    real frames; what an array has beyond them is padding, removed on the side of the zeros
-label      a number or an array of any shape; the first value is the sentiment, the rest (emotions)
-           is not read
-segment    'video[clip]', or 'video_clip' if all clips are named so
+lengths    real frames; the rest of an array is padding, which is removed on the side of the zeros
+label      a number or an array of any shape; the first value is the sentiment, the others
+           (emotions) are not read
+segment    'video[clip]', or 'video_clip' if all clips have this form
 
-'video[3]' is the fourth clip of a video, which label.csv may call 4 or otherwise. With --labels
-label.csv clips get the ids of that file; words, scores and splits stay (with --text-column the
-texts are that file's too). So the same clips have the same ids, whatever file they came from.
+'video[3]' is the fourth clip of a video; label.csv may have another name for it. With --labels
+label.csv, clips get the ids of that file; words, scores and splits stay (with --text-column the
+texts also come from that file). So the same clips have the same ids, from whatever file they come.
 
-embedding_and_mapping.pt, which MISA and MMIM write beside them, is not read: the text encoder of
-the model reads words.
+embedding_and_mapping.pt, which MISA and MMIM write beside them, is not read: the model's text
+encoder reads words.
 
 Axes: N clips of a split, L frames of a clip, d features per frame.
 """
@@ -61,33 +61,33 @@ from conki_cli.system.errors import SourceError, names_of
 FORMATS = {
     "mag-bert": "MAG-BERT mosi.pkl or mosei.pkl: per split a list of ((words, visual, acoustic), label, segment)",
     "misa": "MISA folder with train.pkl, dev.pkl, test.pkl: ((word ids, visual, acoustic, words), label, segment)",
-    "mmim": "MMIM folder with train.pkl, dev.pkl, test.pkl: as MISA's, with two lengths behind the words",
+    "mmim": "MMIM folder with train.pkl, dev.pkl, test.pkl: as MISA's, with two lengths after the words",
 }
 PAUSE = "sp"
-"""What the CMU SDK writes for a pause between words."""
+"""The CMU SDK's word for a pause."""
 _MOST_LABELS = 64  # values that a clip's label may hold; MOSEI has 7
-# A pickle can name one long text any number of times, so what is made of its texts is bounded, not its size.
-_MOST_LETTERS = 256 * 2**20  # in all words together; MOSEI has 2.5 million
+# A pickle can refer to one long text many times, so the length of the joined texts is limited, not its size.
+_MOST_LETTERS = 256 * 2**20  # of all words together; MOSEI has 2.5 million
 
 _KINDS = {3: "MAG-BERT", 4: "MISA", 6: "MMIM"}  # by the number of parts of a clip's features
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """What all splits share, and what was seen in them so far."""
+    """The state that all splits share, and the observations so far."""
 
     path: Path
     unlabelled: bool = False
     padded: Mapping[str, dict[int, Padded]] = field(default_factory=lambda: {"vision": {}, "audio": {}})
-    """By modality, the clips that are longer than they say, by their number in the whole file."""
+    """By modality, the clips that are longer than their stated length, by their number in the whole file."""
     kinds: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
-    wordless: list[str] = field(default_factory=list)  # where a clip has numbers instead of words
+    wordless: list[str] = field(default_factory=list)  # places of clips with numbers instead of words
     remarks: list[str] = field(default_factory=list)
 
 
 def recognise(raw: Raw) -> str | None:
-    """Tell which of these formats this is; MMIM's folder is told from MISA's when it is read."""
+    """Return the name of the format, if it is one of these; reading distinguishes MMIM's folder from MISA's."""
     if raw.kind == "folder":
         return "misa" if len({split for name in raw.content if (split := _split_of_file(name))}) >= 2 else None
     if raw.kind != "pickle":
@@ -100,23 +100,23 @@ def recognise(raw: Raw) -> str | None:
 
 
 def _split_of_file(name: str) -> str | None:
-    """Return the split that train.pkl, dev.pkl and the like hold; None: another file."""
+    """Return the split of a file such as train.pkl or dev.pkl; None for another file."""
     return split_of(name.removesuffix(".pkl")) if name.endswith(".pkl") else None
 
 
 def is_clip_list(value: Any) -> bool:
-    """Tell whether a value is a list of ((words, visual, acoustic, ...), label, segment)."""
+    """Say whether a value is a list of ((words, visual, acoustic, ...), label, segment)."""
     return isinstance(value, list) and bool(value) and _is_clip(value[0])
 
 
 def _is_clip(item: Any) -> bool:
-    # A clip with a part too few or too many is one, so that it can be named in the message.
+    # A clip with a part too few or too many counts, so that the message can name it.
     has_parts = isinstance(item, list | tuple) and 2 <= len(item) <= 4 and isinstance(item[0], list | tuple)
     return has_parts and 2 <= len(item[0]) <= 7
 
 
 def read(raw: Raw, request: Request, name: str) -> Corpus:
-    """Read lists of clips; frames stay in their files until they are asked for.
+    """Read lists of clips; frames stay in their files until they are read.
 
     Raises:
         SourceError: a file lacks or contradicts something, or there are no words and no label file.
@@ -165,19 +165,19 @@ def _lists_of(reader: _Reader, raw: Raw) -> dict[str, tuple[str, Any]]:
         is_list = raw.kind == "pickle" and isinstance(raw.content, list)
         found = "one list of clips" if is_list else f"a {type(raw.content).__name__}"
         raise SourceError(
-            f"{raw.path} holds {found}: MISA and MMIM keep each split in a file of its own, "
-            "so give the folder with train.pkl, dev.pkl and test.pkl; MAG-BERT keeps a dictionary of splits"
+            f"{raw.path} holds {found}: MISA and MMIM have one file per split, so give the folder with train.pkl, "
+            "dev.pkl and test.pkl; MAG-BERT has a dictionary of splits"
         )
     others = [key for key in raw.content if split_of(key) is None]
     if others:
-        reader.remarks.append(f"ignored beside the splits: {names_of(others)}")
+        reader.remarks.append(f"ignored, besides the splits: {names_of(others)}")
     parts = splits_of(raw.path, raw.content, () if reader.unlabelled else SPLITS)
     return {split: (f"{raw.path}, split {split!r}", items) for split, items in parts.items()}
 
 
 def _remarks(reader: _Reader) -> list[str]:
     width = reader.counts["labels"]
-    wide = [f"labels have {width} values per clip: the first was read, the sentiment"] if width > 1 else []
+    wide = [f"labels have {width} values per clip: only the first, the sentiment, was read"] if width > 1 else []
     return reader.remarks + wide
 
 
@@ -195,9 +195,7 @@ def _read_clip(reader: _Reader, where: str, item: Any) -> Sample:
         raise SourceError(f"{where} must be ((words, visual, acoustic, ...), label, segment), found {found}")
     features, label, segment = item
     if len(features) not in _KINDS:
-        raise SourceError(
-            f"{where} must have 3 features (MAG-BERT), 4 (MISA) or 6 (MMIM) behind each other, found {len(features)}"
-        )
+        raise SourceError(f"{where} must have 3 features (MAG-BERT), 4 (MISA) or 6 (MMIM), found {len(features)}")
     reader.kinds.add(_KINDS[len(features)])
     text = _text(reader, where, features[0] if len(features) == 3 else features[3])
     if text is None:
@@ -211,7 +209,7 @@ def _read_clip(reader: _Reader, where: str, item: Any) -> Sample:
 
 
 def _text(reader: _Reader, where: str, words: Any) -> str | None:
-    """Return the words as one text; None if these are no words, but numbers in a vocabulary."""
+    """Return the words as one text; None if they are word ids."""
     if isinstance(words, np.ndarray | FileArray):
         if words.dtype.kind in "biuf" and words.size:
             return None
@@ -224,14 +222,14 @@ def _text(reader: _Reader, where: str, words: Any) -> str | None:
         raise SourceError(f"{where}: the words must be a list of texts")
     reader.counts["letters"] += sum(len(word) + 1 for word in items)
     if reader.counts["letters"] > _MOST_LETTERS:
-        raise SourceError(f"{where}: the words of all clips must have {_MOST_LETTERS} letters at most, and have more")
+        raise SourceError(f"{where}: the words of all clips must have {_MOST_LETTERS} letters at most, but have more")
     spoken = [stripped(text_of(where, "words", word)) for word in items]
     return " ".join(word for word in spoken if word not in ("", PAUSE))
 
 
 def _frames(where: str, key: str, value: Any) -> Array | None:
-    """Return the frames of one clip, [L, d]; None if it has none."""
-    # Lists of arrays are not put together: they could name one array any number of times.
+    """Return the frames of one clip, [L, d]; None without frames."""
+    # Lists of arrays are not joined: they could refer to one array many times.
     array = array_of(where, key, value if isinstance(value, np.ndarray | FileArray) or not value else None)
     if array.ndim == 1 and not array.size:
         return None
@@ -241,7 +239,7 @@ def _frames(where: str, key: str, value: Any) -> Array | None:
 
 
 def _look_at(reader: _Reader, where: str, modality: str, frames: Array | None, length: Any) -> None:
-    """Note where the values of a clip lie that has more frames than it says."""
+    """Record where the values are in a clip that has more frames than its stated length."""
     number = _number(length)
     if number is None or not number.is_integer() or number < 0:
         raise SourceError(f"{where}: the length of {modality} must be a whole number from 0")
@@ -252,7 +250,7 @@ def _look_at(reader: _Reader, where: str, modality: str, frames: Array | None, l
 def _without_padding(
     reader: _Reader, splits: Mapping[str, Sequence[Sample]]
 ) -> tuple[dict[str, list[Sample]], dict[str, str], dict[str, dict[str, int]], list[str]]:
-    """Return the clips without padding, where it was, what was repaired, and warnings."""
+    """Return the clips without padding, its side, counts of repairs, and warnings."""
     parts = {m: list(found.values()) for m, found in reader.padded.items() if found}
     sides, padding, doubts = find_sides(parts, "front")  # MMIM pads there
     kept = {
@@ -287,7 +285,7 @@ def _score(reader: _Reader, where: str, label: Any) -> float:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, or the one number in an array; None if it is none, or is endlessly long."""
+    """Return a number, or the only number in an array; None if it is not a number, or is too long."""
     is_array = isinstance(value, np.ndarray | FileArray) and value.size == 1
     item = np.asarray(value).reshape(-1)[0] if is_array else value
     try:
@@ -297,7 +295,7 @@ def _number(value: Any) -> float | None:
 
 
 def _segment(where: str, segment: Any) -> str:
-    if isinstance(segment, np.ndarray) and segment.size == 1:  # MMIM wraps some ids in an array of one
+    if isinstance(segment, np.ndarray) and segment.size == 1:  # MMIM wraps some ids in an array of size 1
         segment = segment.reshape(-1)[0]
     return name_of(where, "segment", segment)
 
@@ -305,12 +303,12 @@ def _segment(where: str, segment: Any) -> str:
 def _with_ids(
     reader: _Reader, splits: Mapping[str, Sequence[Sample]], request: Request
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    """Give clips their ids: those of the label file if there is one, with its texts where the file has no words."""
+    """Give clips the ids of the label file if there is one, and its texts if the file has no words."""
     samples = [sample for part in splits.values() for sample in part]
     has_words = not reader.wordless and any(sample.text for sample in samples)
     if not has_words and request.labels is None and request.needs_texts and not request.unlabelled:
         where = reader.wordless[0] if reader.wordless else str(reader.path)
-        found = "numbers of words and no words" if reader.wordless else "no words"
+        found = "word ids instead of words" if reader.wordless else "no words"
         count = len(reader.wordless) or len(samples)
         raise SourceError(f"{where} has {found} ({count} clips): give the texts with --labels label.csv")
     ids, rewritten = clip_ids([sample.id for sample in samples])

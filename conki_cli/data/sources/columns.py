@@ -1,4 +1,4 @@
-"""What the readers share: columns of texts, numbers and frames as they come in raw files, ids, padding.
+"""Functions that the readers share: columns of texts, numbers and frames in raw files, ids, padding.
 
 Axes: N clips of a split, P padded frames, d features per frame.
 """
@@ -24,31 +24,31 @@ _SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 _SPLITS_BY_NAME = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
-TO_SCORE = " (clips to be scored need none: --unlabelled)"
-"""Stands behind what is missing where clips have no score or split."""
+TO_SCORE = " (clips to be scored do not need it: --unlabelled)"
+"""Added to messages about missing scores or splits."""
 SCAN_BYTES = 16 * 2**20
-"""Arrays are looked through this many bytes at a time."""
+"""Arrays are scanned this many bytes at a time."""
 
 _LONGEST_ID = 1000
-_MINUS = dict.fromkeys(map(ord, "\u2212\u2013\ufe63\uff0d"), "-")  # as word processors write it
+_MINUS = dict.fromkeys(map(ord, "\u2212\u2013\ufe63\uff0d"), "-")  # minus signs of word processors
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _WHOLE = re.compile(r"(\d+)[.,]0+")  # 11.0, as spreadsheets and data frames write 11
-# What Python calls blanks, but for NEL, which is an ellipsis of Windows-1252 that was read as Latin-1.
+# Python's blanks except NEL, which is a Windows-1252 ellipsis that was read as Latin-1.
 _BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace() and code != 0x85)
 _NUMBERED = re.compile(r".+_\d+", re.DOTALL)  # 'video_3'
 _INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]', as the CMU SDK names clips
 
 
 def plain_key(key: Any) -> str:
-    """Return a key as text; python 2 wrote bytes, and a number is no name."""
+    """Return a key as text; python 2 wrote bytes, and a number is not a name."""
     return key.decode("ascii", "replace") if isinstance(key, bytes) else key if isinstance(key, str) else ""
 
 
 def split_of(name: Any) -> str | None:
-    """Return our name for a split that a file calls train, training, dev, val, Validation and the like; None: no split.
+    """Return our name for a file's split name (train, training, dev, val, Validation, ...); None if it is not a split.
 
     Args:
-        name: text or, as in python 2, bytes; anything else is no name.
+        name: text or, as in python 2, bytes; anything else is not a name.
     """
     return _SPLITS_BY_NAME.get(plain_key(name).strip().lower())
 
@@ -59,7 +59,7 @@ def stripped(text: str) -> str:
 
 
 def number_in(cell: str, *, has_decimal_comma: bool = False) -> float:
-    """Return the number that a cell of a table says, with any kind of minus; NaN where it says no finite one.
+    """Return the number in a cell of a table, with any kind of minus; NaN if it is not a finite number.
 
     Args:
         cell: the text.
@@ -76,7 +76,7 @@ def number_in(cell: str, *, has_decimal_comma: bool = False) -> float:
 
 
 def whole_number(text: str) -> str:
-    """Return 11 for 11.0; every other text as it is."""
+    """Return 11 for 11.0; other texts are not changed."""
     found = _WHOLE.fullmatch(text)
     return found[1] if found else text
 
@@ -85,7 +85,7 @@ def splits_of(path: Path, data: Mapping[Any, Any], needed: Sequence[str] = SPLIT
     """Return the splits of a dictionary under our names and in our order; keys may be bytes, as in python 2.
 
     Raises:
-        SourceError: one is missing, or is there under two names.
+        SourceError: one is missing, or has two names.
     """
     parts: dict[str, Any] = {}
     for key, value in data.items():
@@ -107,7 +107,7 @@ def text_of(where: str, key: str, item: Any) -> str:
     """Return a text from str or UTF-8 bytes.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: it is not text.
     """
     if isinstance(item, bytes):
         try:
@@ -123,7 +123,7 @@ def strings_of(where: str, key: str, value: Any) -> list[str]:
     """Return one text per clip, from a list or an array of str or bytes, of shape (N,) or (N, 1).
 
     Raises:
-        SourceError: it is anything else.
+        SourceError: it is something else.
     """
     items: Any = value
     if isinstance(value, np.ndarray | FileArray):
@@ -138,7 +138,7 @@ def array_of(where: str, key: str, value: Any) -> Array:
     """Return an array of numbers from an array, or from a list of numbers or of equal arrays.
 
     Raises:
-        SourceError: it is anything else.
+        SourceError: it is something else.
     """
     try:
         array = value if isinstance(value, np.ndarray | FileArray) else np.asarray(_plain_rows(where, key, value))
@@ -154,14 +154,18 @@ def array_of(where: str, key: str, value: Any) -> Array:
 
 
 def _plain_rows(where: str, key: str, value: Any) -> list[Any]:
-    # One level is looked into and no deeper: nested lists from a hostile pickle could be endless.
+    # Only one level is examined: nested lists from a hostile pickle could be endless.
     if not isinstance(value, list | tuple) or not all(
         isinstance(row, int | float | np.generic | np.ndarray | FileArray) for row in value
     ):
         raise TypeError
     sizes = [(id(row), row.size * row.dtype.itemsize) for row in value if isinstance(row, np.ndarray | FileArray)]
-    if sum(size for _, size in sizes) > 64 * sum(dict(sizes).values()) + SCAN_BYTES:  # one array, named over and over
-        raise SourceError(f"{where}: {key!r} names the same rows over and over: it must hold one of its own per clip")
+    if (
+        sum(size for _, size in sizes) > 64 * sum(dict(sizes).values()) + SCAN_BYTES
+    ):  # one array, referred to many times
+        raise SourceError(
+            f"{where}: {key!r} repeats the same rows many times: it must have separate rows for each clip"
+        )
     return list(value)
 
 
@@ -169,7 +173,7 @@ def numbers_of(where: str, key: str, value: Any) -> npt.NDArray[np.float64]:
     """Return one number per clip, [N], from shapes such as (N,), (N, 1) and (N, 1, 1).
 
     Raises:
-        SourceError: it holds anything else.
+        SourceError: it has another shape.
     """
     array = array_of(where, key, value)
     if not array.ndim or array.size != len(array):
@@ -178,7 +182,7 @@ def numbers_of(where: str, key: str, value: Any) -> npt.NDArray[np.float64]:
 
 
 def slices_of(array: Array) -> Iterator[npt.NDArray[Any]]:
-    """Yield an array [N, ...] in slices of neighbouring rows, `SCAN_BYTES` at a time."""
+    """Yield an array [N, ...] in slices of contiguous rows, `SCAN_BYTES` at a time."""
     row_bytes = max(1, array.size // max(1, len(array)) * array.dtype.itemsize)
     step = max(1, SCAN_BYTES // row_bytes)
     for start in range(0, len(array), step):
@@ -189,7 +193,7 @@ def frames_of(where: str, key: str, value: Any) -> Array:
     """Return padded frames [N, P, d].
 
     Raises:
-        SourceError: it is no array of numbers of that shape.
+        SourceError: it is not an array of numbers of that shape.
     """
     padded = array_of(where, key, value)
     if padded.ndim != 3 or not padded.shape[2]:
@@ -198,13 +202,13 @@ def frames_of(where: str, key: str, value: Any) -> Array:
 
 
 def filled_frames(padded: Array) -> Iterator[npt.NDArray[np.bool_]]:
-    """Yield, slice after slice of [N, P, d], which frames are not all zeros, [n, P]."""
+    """Yield, for each slice of [N, P, d], which frames are not all zeros, [n, P]."""
     for block in slices_of(padded):
         yield (block != 0).any(axis=2)
 
 
 def edges_of(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the first filled frame of every clip and the end of the last, [n] each; 0 and 0 where none is.
+    """Return the first filled frame and the end of the last one for every clip, [n] each; 0 and 0 if none is filled.
 
     Args:
         filled: which frames are not all zeros, [n, P].
@@ -218,10 +222,10 @@ def edges_of(filled: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.
 
 
 def name_of(where: str, key: str, value: Any) -> str:
-    """Return what a file calls a clip.
+    """Return a clip's name in a file.
 
     Raises:
-        SourceError: it is no text, or one too long for a name.
+        SourceError: it is not text, or too long for a name.
     """
     if not isinstance(value, str | bytes) or not 0 < len(value) <= _LONGEST_ID:
         what = (
@@ -232,16 +236,16 @@ def name_of(where: str, key: str, value: Any) -> str:
 
 
 def clip_ids(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return ids as 'video$_$clip' and remarks; 'video_3' is taken apart if every clip is named so."""
+    """Return ids as 'video$_$clip' and remarks; 'video_3' is split if every clip has this form."""
     numbered = all(_NUMBERED.fullmatch(name) for name in names)  # 'video[3]' and 'video$_$3' are not
     return normal_ids(names, joined_by_underscore=numbered)
 
 
 def normal_ids(ids: Sequence[str], *, joined_by_underscore: bool = False) -> tuple[list[str], list[str]]:
-    """Return ids as 'video$_$clip', and a remark if any had to be rewritten.
+    """Return ids as 'video$_$clip', and a remark if any was rewritten.
 
-    'video[3]' becomes 'video$_$3'. With `joined_by_underscore`, 'video_3' does too: the clip is what stands behind the
-    last underscore. All others stay as they are.
+    'video[3]' becomes 'video$_$3'. With `joined_by_underscore`, so does 'video_3': the clip is the part after the last
+    underscore. Other ids are not changed.
     """
     made = [_normal_id(name, joined_by_underscore) for name in ids]
     changed = [(old, new) for old, new in zip(ids, made, strict=True) if old != new]
@@ -261,10 +265,10 @@ def _normal_id(name: str, joined_by_underscore: bool) -> str:
 
 
 def fingerprint(paths: Sequence[Path]) -> tuple[str, int]:
-    """Return one SHA-256 over the names and contents of files (of one file: its own), and their size in bytes.
+    """Return one SHA-256 over the names and contents of files (for a single file: its own), and their size in bytes.
 
     Raises:
-        SourceError: one cannot be read.
+        SourceError: a file cannot be read.
     """
     try:
         size = sum(path.stat().st_size for path in paths)

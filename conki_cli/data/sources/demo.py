@@ -1,16 +1,16 @@
-"""The demo corpora: small synthetic data sets that put the claim of ConKI to an honest test.
+"""The demo corpora: small synthetic data sets that test the claim of ConKI honestly.
 
-Every sentence praises or blames with words of a private vocabulary: 48 adjectives that carry no sentiment in English
-and get one here by decree. The target's training split uses 24 of them, its other splits all 48, so what half of the
-test words mean can only be learned from the external corpus. Intensifiers and negation work alike in both. The rest
-of a score is planted in the audio and vision frames, which also echo the words a little, as a voice does:
+Every sentence praises or blames with words of a private vocabulary: 48 adjectives that are neutral in English and get
+an invented sentiment here. The target's training split uses 24 of them, its other splits all 48, so the meaning of half
+of the test words can only be learned from the external corpus. Intensifiers and negation work the same way in both. The
+rest of a score is hidden in the audio and vision frames, which also reflect the words a little, as a voice does:
 
-    score = clip(words + 0.4 heard + 0.4 seen + 0.1 noise, -3, 3), to the next multiple of 0.2
+    score = clip(words + 0.4 heard + 0.4 seen + 0.1 noise, -3, 3), rounded to a multiple of 0.2
     words = sum over one or two clauses of valence (0.6 or 1.2, either sign) * intensifier * (-0.8 when negated)
     signal in the audio frames = heard + 0.15 words, in the vision frames seen + 0.15 words
 
-The two corpora speak of different things, share no sentence, and differ in frame widths as MOSI and MOSEI do.
-Only additions, multiplications and NumPy's seeded generator take part, so every machine draws the same clips.
+The two corpora have different topics, share no sentence, and differ in frame widths as MOSI and MOSEI do. Only
+additions, multiplications and NumPy's seeded generator are used, so every machine makes the same clips.
 
 Axes: L frames of a clip, d features per frame.
 """
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from conki_cli.data.store.records import ID_SEPARATOR, Corpus, Sample
 
-_GENERATOR = "conki demo corpora, version 1"  # counts up whenever a clip changes: it identifies the data
+_GENERATOR = "conki demo corpora, version 1"  # increase it whenever a clip changes: it identifies the data
 _SEED = 2023
 
 _WORDS_BY_VALENCE = {
@@ -33,7 +33,7 @@ _WORDS_BY_VALENCE = {
     -0.6: "diagonal oblong dental solar alpine nautical | granular beige spiral coastal thermal magnetic",
     -1.2: "woolen hexagonal marine numeric rural lunar | turquoise dorsal cylindrical verbal knitted aerial",
 }
-"""What the opinion words mean; the target's training split uses those left of the bar. Drawn once, by lot."""
+"""The valence of the opinion words; the target's training split uses those left of the bar. Drawn once at random."""
 
 _VALENCES = {word: value for value, words in _WORDS_BY_VALENCE.items() for word in words.replace("|", " ").split()}
 _TAUGHT_BY_TARGET = [word for words in _WORDS_BY_VALENCE.values() for word in words.partition("|")[0].split()]
@@ -45,7 +45,7 @@ _NEGATED = -0.8
 _NEGATED_SHARE = 0.1
 _TWO_CLAUSES_SHARE = 0.45
 _ECHO = 0.15
-_PLANTED = 0.4  # what one standard deviation of the audio or vision signal adds to a score
+_PLANTED = 0.4  # added to a score per standard deviation of the audio or vision signal
 _NOISE = 0.1
 
 _COPULAS = {"was": "was never", "felt": "never felt"}
@@ -56,7 +56,7 @@ _DAYS = ("monday", "friday", "sunday")
 
 @dataclass(frozen=True)
 class _Theme:
-    """What a corpus speaks of."""
+    """The topics of a corpus."""
 
     topics: tuple[str, ...]
     makers: tuple[str, ...]
@@ -100,7 +100,7 @@ def demo_corpus(draw: int = _SEED) -> Corpus:
     """Make the target corpus `demo`: 160, 100 and 300 clips about films, audio width 5, vision width 8.
 
     Args:
-        draw: seed of the clips; another one shows that a result does not hang on these very clips.
+        draw: seed of the clips; another one shows whether a result depends on these particular clips.
     """
     return _corpus("demo", _TARGET, draw, used=set())
 
@@ -109,7 +109,7 @@ def demo_external_corpus(draw: int = _SEED) -> Corpus:
     """Make the external corpus `demo-external`: 1200, 100 and 100 clips about errands, audio width 12, vision 10.
 
     Args:
-        draw: as of the target corpus that it shares no sentence with.
+        draw: the seed of the target corpus, with which it shares no sentence.
     """
     target = demo_corpus(draw)
     used = {sample.text for split in target.splits.values() for sample in split}
@@ -119,9 +119,9 @@ def demo_external_corpus(draw: int = _SEED) -> Corpus:
 def encoder_sentences() -> list[str]:
     """List the sentences that the demo's small BERT is pretrained on; they carry no polarity.
 
-    In a third of the corpora's kind of sentences plain adjectives stand in place of opinion words. Opinion words are
-    only mentioned, never used: somebody writes or reads them. Every frame of a mention is filled with each of them
-    once (once per place where it has two), so nothing tells one opinion word from another but its name.
+    A third are sentences like those of the corpora, with plain adjectives instead of opinion words. Opinion words are
+    only mentioned, never used: somebody writes or reads them. Every frame of a mention is filled with each of them once
+    (once per place if it has two), so nothing but its name distinguishes one opinion word from another.
     """
     rng = np.random.default_rng([_SEED, 2])
     adjectives = _endless_deck(rng, _PLAIN_ADJECTIVES)
@@ -146,7 +146,7 @@ _PLAIN_ADJECTIVES = ("late", "early", "short", "long", "small", "large", "near",
 
 
 def _mention_frame(rng: np.random.Generator, theme: _Theme, adjectives: Iterator[str]) -> str:
-    """Draw a sentence with room for one or two opinion words that says nothing about what they describe."""
+    """Draw a sentence with room for one or two opinion words that does not reveal what they describe."""
     reader = _one_of(rng, _READERS + theme.makers)
     frame = f"{reader} {_one_of(rng, _READING)} {_one_of(rng, _MENTIONS)}{_one_of(rng, _MANNERS)}"
     if rng.random() < 0.5:
@@ -183,7 +183,7 @@ def _corpus(dataset: str, plan: _Plan, draw: int, *, used: set[str]) -> Corpus:
 
 
 def _endless_deck(rng: np.random.Generator, words: Sequence[str]) -> Iterator[str]:
-    """Deal the words in shuffled rounds, so that all occur about equally often."""
+    """Yield the words in shuffled rounds, so that all occur about equally often."""
     while True:
         for index in rng.permutation(len(words)):
             yield words[index]
@@ -192,7 +192,7 @@ def _endless_deck(rng: np.random.Generator, words: Sequence[str]) -> Iterator[st
 def _new_sentences(
     rng: np.random.Generator, theme: _Theme, words: Iterator[str], used: set[str]
 ) -> Iterator[tuple[str, float]]:
-    """Yield sentences that no split holds yet, with the share of the score that they express."""
+    """Yield sentences that are not in any split yet, with the part of the score that they express."""
     while True:
         text, valence = _sentence(rng, theme, words)
         if text not in used:
@@ -211,7 +211,7 @@ def _sentence(rng: np.random.Generator, theme: _Theme, words: Iterator[str]) -> 
 
 
 def _clause(rng: np.random.Generator, theme: _Theme, word: str) -> tuple[str, float]:
-    """Say one thing about a topic or its makers; plain adjectives have no valence."""
+    """Make one clause about a topic or its makers; plain adjectives have no valence."""
     intensifier = str(rng.choice(list(_INTENSIFIERS), p=_INTENSIFIER_SHARES))
     is_negated = bool(rng.random() < _NEGATED_SHARE)
     praise = f"{intensifier} {word}".strip()
@@ -230,7 +230,7 @@ def _one_of(rng: np.random.Generator, choices: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a clip stands: its id, and the habits of its video's speaker and camera."""
+    """The place of a clip: its id, and the habits of its video's speaker and camera."""
 
     id: str
     audio_habit: float
@@ -238,7 +238,7 @@ class _Place:
 
 
 def _places(rng: np.random.Generator, prefix: str, count: int) -> Iterator[_Place]:
-    """Cut `count` clips from videos of three to eight clips."""
+    """Divide `count` clips into videos of three to eight clips."""
     video = clip = 0
     num_clips, habits = int(rng.integers(3, 9)), rng.normal(0.0, 0.3, 2)
     for _ in range(count):
@@ -281,7 +281,7 @@ def _pattern(rng: np.random.Generator, width: int) -> npt.NDArray[np.float64]:
 def _frames(
     rng: np.random.Generator, length: int, signal: float, pattern: npt.NDArray[np.float64], habit: float
 ) -> npt.NDArray[np.float32]:
-    """Draw the frames [L, d] of one clip: the signal swells to the middle and fades, over sluggish noise."""
+    """Draw the frames [L, d] of one clip: the signal grows to the middle and fades, over correlated noise."""
     noise = rng.normal(size=(length, len(pattern)))
     for step in range(1, length):
         noise[step] = 0.6 * noise[step - 1] + 0.8 * noise[step]  # unit variance, correlated over a few frames

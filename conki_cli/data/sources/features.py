@@ -1,25 +1,24 @@
 """Features of single modalities: a folder with a file per clip, or one .npz with all clips.
 
-For --audio and --vision, beside any source; clips are matched by id, never by position:
+For --audio and --vision, together with any source; clips are matched by id, never by position:
     a folder    DIR/<video>/<clip>.npy, DIR/<video>$_$<clip>.npy or DIR/<video>_<clip>.npy; each
                 [frames, features], or [features] for one frame per clip. Instead of .npy: .npz or
-                .mat (MATLAB 5, save -v7) with one array, or one called like the modality, feature
+                .mat (MATLAB 5, save -v7) with one array, or one named after the modality, feature
                 or features; .csv, .tsv or .txt with one row per frame, separated by ; tabs, commas
-                or blanks, with column names or without. Of tables by OpenFace, openSMILE and pandas
+                or blanks, with or without column names. In tables of OpenFace, openSMILE and pandas
                 frame, face_id, timestamp, confidence, success, name, frameTime and row numbers are
-                left out; an empty cell is NaN. One folder holds one kind of file
-    an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array called like the
-                modality (or feature, features): [clips, features] for one frame per clip,
+                left out; an empty cell is NaN. A folder holds one kind of file
+    an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array named after the
+                modality (or feature, features): [clips, features] for one frame per clip;
                 [clips, frames, features] padded at the end or in front, with audio_lengths or
-                vision_lengths if there are any; else frames of zeros at the side where most are
-                padding;
-                 or an object array of one array [frames, features] per clip
-Where the file has labels (label, labels or regression_labels), they show that clips of the same id
-are the same. As --source, an .npz with id and audio or vision is format "npz". --labels label.csv is
-needed: texts and splits are taken from there, and the scores of a file without labels. Vectors of texts
-are not read, for the model encodes the texts itself. Where the file has a split of its own
-(mode, split, bc_split) that calls clips of label.csv's valid or test split training clips, a
-warning says so: features that were trained on them have seen the answers.
+                vision_lengths if there are any, else frames of zeros at the side with most of them
+                are padding; or an object array of one array [frames, features] per clip
+Labels in the file (label, labels or regression_labels) are used to verify that clips of the same id
+are the same. As --source, an .npz with id and audio or vision is format "npz". It needs --labels
+label.csv for texts and splits, and for the scores if the file has no labels. Text vectors are not
+read, because the model encodes the texts itself. If the file has its own split (mode, split,
+bc_split) and calls clips of label.csv's valid or test split training clips, there is a warning:
+features that were trained on them have seen the answers.
 
 Axes: N clips, P padded frames, L frames of a clip, d features per frame.
 """
@@ -58,7 +57,7 @@ from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import FRAME_MODALITIES, ID_SEPARATOR, SCORED, Corpus, Frames, Sample
 from conki_cli.system.errors import SourceError, names_of, one_line
 
-FORMATS = {"npz": "one .npz with id and audio or vision of all clips, and labels or not; needs --labels label.csv"}
+FORMATS = {"npz": "one .npz with id and audio or vision of all clips, with or without labels; needs --labels label.csv"}
 
 _ID_KEYS = ("id", "ids", "name", "names")
 _SCORE_KEYS = ("label", "labels", "regression_labels")
@@ -73,13 +72,13 @@ class FeatureTable:
         modality: vision or audio.
         frames: [L, d] by the id of the clip, as the folder or file writes it ('video[3]' as 'video$_$3').
         remarks: what was left out.
-        notes: what is not clear: warnings.
-        padding: the side that padding was removed from, or nothing.
-        repaired: counts of what was mended.
+        notes: warnings.
+        padding: the side from which padding was removed, or empty.
+        repaired: counts of repaired values.
         sha256: of the file; of a folder, over the names and contents of its files.
         bytes: size of what was read.
-        own_splits: splits that the file has of its own, as {its name for them: {id: split}}.
-        scores: by id, where the file has them.
+        own_splits: the file's own splits, as {its name for them: {id: split}}.
+        scores: scores by id, if the file has them.
         are_positions: whether the file calls clips 'video[3]'.
     """
 
@@ -101,18 +100,18 @@ class FeatureTable:
 
 
 def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
-    """Read one modality of many clips; frames stay in their files until they are asked for.
+    """Read one modality of many clips; frames stay in their files until they are read.
 
     Args:
         path: a folder with a file per clip, or one .npz.
         modality: vision or audio.
-        request: told of every file.
+        request: is notified of every file.
 
     Raises:
         SourceError: nothing fits, or a file cannot be read, is damaged or leads out of the folder.
     """
     if modality not in FRAME_MODALITIES:
-        raise SourceError(f"features of {' and '.join(FRAME_MODALITIES)} are read, not of {modality}")
+        raise SourceError(f"only features of {' and '.join(FRAME_MODALITIES)} can be read, not of {modality}")
     if path.is_dir():
         files = look_into_folder(path, modality, request.progress)
         sha256, size = fingerprint(files.paths)
@@ -134,10 +133,10 @@ def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
 def attach(corpus: Corpus, tables: Mapping[str, FeatureTable]) -> Corpus:
     """Replace the frames of a modality, or several, by those of feature tables, matched by id and score.
 
-    Clips that a table does not have get no frames of that modality.
+    Clips that are not in a table get empty frames for that modality.
 
     Raises:
-        SourceError: fewer than half of the clips are in a table, or nothing shows that they are the same clips.
+        SourceError: fewer than half of the clips are in a table, or nothing proves that they are the same clips.
     """
     if not tables:
         return corpus
@@ -176,7 +175,7 @@ def _with_frames(sample: Sample, found: Mapping[str, Mapping[str, Frames]]) -> S
 
 
 def names_in(corpus: Corpus) -> Names:
-    """Return what a corpus calls its clips, and their scores."""
+    """Return the names of a corpus's clips, and their scores."""
     samples = [sample for clips in corpus.splits.values() for sample in clips]
     scores = {sample.id: sample.score if math.isfinite(sample.score) else None for sample in samples}
     return Names(corpus.source, scores, POSITIONS in corpus.remarks)
@@ -196,7 +195,7 @@ def _remarks_of(corpus: Corpus, table: FeatureTable, matched: int) -> Iterator[s
     yield f"{modality} of {matched} of {count} clips from {name}{replaced}"
     yield from table.remarks
     if unused := len(table.frames) - matched:
-        yield f"{unused} clips in {name} belong to no clip of {one_line(corpus.source)}"
+        yield f"{unused} clips in {name} are not in {one_line(corpus.source)}"
 
 
 def _own_splits_of(corpus: Corpus, table: FeatureTable, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -216,7 +215,7 @@ def _read_table(path: Path, modality: str) -> FeatureTable:
     key = next((key for key in (modality, *FEATURE_KEYS) if key in names), None)
     if key is None:
         raise SourceError(f"{where} must have an array {modality!r}, found {names_of(names)}: name another file")
-    # Scores are welcome, not needed: what is not one number per clip is left alone.
+    # Scores are optional: ignore values that are not one number per clip.
     has_scores = [name for name in _SCORE_KEYS if name in names and _are_scores(names[name], names[id_key].shape)]
     lengths = {f"{name}_lengths" for name in (key, modality)}
     arrays = read_npz(path, only={id_key, key, *lengths, *has_scores, *filter(_is_split, names)})
@@ -281,7 +280,7 @@ def _row(values: Array, index: int) -> Array:
 def _lengths_of(
     where: str, arrays: Mapping[str, Array], key: str, modality: str, count: int
 ) -> npt.NDArray[np.float64] | None:
-    """Return the lengths of all clips, [N]; None where the file has none."""
+    """Return the lengths of all clips, [N]; None if the file has no lengths."""
     name = next((name for name in (f"{key}_lengths", f"{modality}_lengths") if name in arrays), "")
     return lengths_of(where, name, arrays[name], count) if name else None
 
@@ -289,7 +288,7 @@ def _lengths_of(
 def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: str, padded: Array) -> _Rows:
     longest = padded.shape[1]
     if not longest:
-        raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, no frames at all: name another file")
+        raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, which has no frames: name another file")
     lengths = _lengths_of(where, arrays, key, modality, len(padded))
     parts = {modality: [look_at(where, padded, lengths)]}
     sides, said, doubts = find_sides(parts, "end")
@@ -313,7 +312,7 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
     """Read an archive of all clips, with texts and splits from the label file.
 
     Raises:
-        SourceError: there is no label file, or the two do not belong together.
+        SourceError: there is no label file, or it belongs to other data.
     """
     where, arrays = str(raw.path), raw.content
     if recognise(raw) is None:
@@ -377,8 +376,8 @@ def _joined_rows(
     scores = None if request.unlabelled else _scores_in(where, arrays, len(ids))
     if scores is None and are_positions(written) and not request.unlabelled:
         raise SourceError(
-            f"{where} calls clips 'video[3]', positions from 0, which {path} may count otherwise: scores are needed to "
-            "tell; add them as 'label', or name the clips as the label file does"
+            f"{where} names clips by position from 0, 'video[3]', and {path} may count differently: scores are needed; "
+            "add them as 'label', or name the clips as in the label file"
         )
     needed = ("video_id", "clip_id", "text", "mode", *(("label",) if scores is None else ()))
     labels = read_label_rows(
@@ -398,7 +397,7 @@ def _joined_rows(
 
 
 def _scores_in(where: str, arrays: Mapping[str, Array], count: int) -> list[float] | None:
-    """Return the score of every clip; None where the file has none."""
+    """Return the score of every clip; None if the file has no scores."""
     key = next((key for key in _SCORE_KEYS if key in arrays), None)
     if key is None:
         return None
@@ -410,7 +409,7 @@ def _scores_in(where: str, arrays: Mapping[str, Array], count: int) -> list[floa
 
 def _left_out(arrays: Mapping[str, Array]) -> Iterator[str]:
     if "text" in arrays:
-        yield f"vectors of texts {arrays['text'].shape} were not read: the model encodes the texts itself"
+        yield f"text vectors {arrays['text'].shape} were not read: the model encodes the texts itself"
     used = {*_ID_KEYS, *_SCORE_KEYS, "text", *FRAME_MODALITIES, *(f"{m}_lengths" for m in FRAME_MODALITIES)}
     if others := [key for key in arrays if key not in used and not _is_split(key)]:
         yield f"not read: {names_of(others)}"
@@ -421,7 +420,7 @@ def _is_split(key: str) -> bool:
 
 
 def _splits_in(where: str, arrays: Mapping[str, Array], count: int) -> dict[str, list[str | None]]:
-    """Return the splits that a file has of its own, by its names for them; None for names we do not know."""
+    """Return a file's own splits, by its names for them; None for unknown names of splits."""
     found: dict[str, list[str | None]] = {}
     for key, array in arrays.items():
         if _is_split(key) and array.dtype.kind in "SUO":
@@ -434,7 +433,7 @@ def _splits_in(where: str, arrays: Mapping[str, Array], count: int) -> dict[str,
 def _compared(
     path: Path, own: Mapping[str, Sequence[tuple[str | None, str | None]]], other: str
 ) -> tuple[list[str], list[str]]:
-    """Compare a file's own splits with those that are used; return notes and remarks."""
+    """Compare a file's own splits with the ones in use; return notes and remarks."""
     notes, remarks = [], []
     for key, pairs in own.items():
         moved = [(mine, used) for mine, used in pairs if mine != used]

@@ -1,4 +1,4 @@
-"""The formats that are read: which module recognises a file and reads it.
+"""The supported formats: which module recognises a file and reads it.
 
 To add a format, write a module with `FORMATS`, `recognise` and `read` beside this one, and name it in `_FAMILIES`.
 """
@@ -16,7 +16,7 @@ _FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
 """The modules with readers; the first that recognises a file reads it."""
 
 KINDS = {"pickle": "a pickle", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder", "table": "text"}
-"""What an opened file is, for messages."""
+"""The kinds of opened files, for messages."""
 
 
 class Family(Protocol):
@@ -35,13 +35,13 @@ class Family(Protocol):
 
 
 def families() -> Iterator[Family]:
-    """Yield the modules that read raw data, in the order in which they are asked."""
+    """Yield the modules that read raw data, in the order in which they are tried."""
     for name in _FAMILIES:
         yield cast(Family, importlib.import_module(f"conki_cli.data.sources.{name}"))
 
 
 def recognise(raw: Raw) -> tuple[str, Family] | tuple[None, None]:
-    """Return the name of the format of an opened file, and its reader; None and None if no one knows it."""
+    """Return the name of the format of an opened file, and its reader; None and None if it is unknown."""
     for family in families():
         name = family.recognise(raw)
         if name is not None:
@@ -53,7 +53,7 @@ def read_raw(raw: Raw, request: Request) -> Corpus:
     """Read an opened file of any known format.
 
     Raises:
-        SourceError: it is of none, or the reader refuses it.
+        SourceError: its format is unknown, or the reader refuses it.
     """
     name, family = recognise(raw)
     if name is not None and family is not None:
@@ -63,11 +63,11 @@ def read_raw(raw: Raw, request: Request) -> Corpus:
     if raw.kind == "table" and not refusal(raw):
         from conki_cli.data.sources import labels
 
-        return labels.read(raw, request)  # which says what columns are missing
+        return labels.read(raw, request)  # its message names the missing columns
     known = ", ".join(name for family in families() for name in family.FORMATS)
     raise SourceError(
         refusal(raw)
-        or f"{raw.path} is {_described(raw)}, of no format that is read: {known} are; "
+        or f"{raw.path} is {_described(raw)}, which is not a supported format ({known}); "
         "`conki prepare --list-formats` explains them"
     )
 

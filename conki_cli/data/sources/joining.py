@@ -1,8 +1,8 @@
-"""Finds the row of a label file for every clip of a source that names its clips in another way.
+"""Find the row of a label file for every clip of a source that names its clips differently.
 
-The same clip is 'video$_$12' in one file, 'video[3]' in another (the fourth segment of its video) and has no name at
-all in a third. Ids alone can deceive: 'video$_$3' may be clip 3 or the fourth clip. So several ways are tried, and one
-is believed only when it finds a row for nearly every clip, no row for two, and the scores on both sides agree.
+The same clip is 'video$_$12' in one file, 'video[3]' in another (the fourth segment of its video) and has no name in a
+third. Ids alone can mislead: 'video$_$3' may be clip 3 or the fourth clip. So several ways are attempted, and one is
+accepted only if it finds a row for nearly every clip, no row for two clips, and the scores on both sides agree.
 """
 
 import math
@@ -21,19 +21,19 @@ from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, Sample
 from conki_cli.system.errors import SourceError, one_line
 
 NEARLY_ALL = 0.98
-"""Share of the clips that a way must find; the few that lack a row are then named."""
+"""Share of the clips that a way must find; the few without a row are then named."""
 SAME_SCORE = 0.01
 """Largest difference of equal scores: files round theirs to two digits or more."""
 SCORES_AGREE = 0.95
-_ORDERED_SCORES_AGREE = 0.99  # without ids, scores are all there is to go by
+_ORDERED_SCORES_AGREE = 0.99  # without ids, only the scores can prove a match
 _SAME_TIME = 0.05
 """Largest difference of equal starts and stops, in seconds: about one frame of video."""
 _MOST_TIED = 16
-"""Rows of one video that may begin together; where there are more, starts tell nothing."""
+"""Number of rows of one video that may start together; with more, starts prove nothing."""
 
 _POSITION = re.compile(r".+\[\d+\]", re.DOTALL)  # 'video[3]'
 POSITIONS = (
-    "ids are positions in the video ('video[0]' is called 'video$_$0'), and label.csv may count otherwise: "
+    "ids are positions in the video ('video[0]' becomes 'video$_$0'), and label.csv may count differently: "
     "--labels label.csv gives its ids"
 )
 """Remark of a corpus whose ids count the clips of a video from 0, as the CMU SDK does."""
@@ -41,7 +41,7 @@ POSITIONS = (
 
 @dataclass(frozen=True)
 class Clip:
-    """What a source knows of a clip that is to be joined: id ('video$_$clip', or nothing), score, start and stop."""
+    """A source's facts about a clip to be joined: id ('video$_$clip', or empty), score, start and stop."""
 
     id: str
     score: float | None = None
@@ -51,7 +51,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one way found: the rows, the share of clips that have one, and of equal scores (None: none to compare)."""
+    """The result of one way: the rows, the share of clips with a row, and of equal scores (None: none to compare)."""
 
     way: str
     found: list[LabelRow | None]
@@ -71,7 +71,7 @@ def join(
     """Find the row of every clip.
 
     Args:
-        where: names the source in messages.
+        where: the source's name in messages.
         clips: the source's clips.
         rows: the label file's rows.
         labels: the label file.
@@ -80,7 +80,7 @@ def join(
         One row per clip, in the clips' order, and remarks that say how they were found.
 
     Raises:
-        SourceError: a clip has no row, or the scores show that the rows are those of other clips.
+        SourceError: a clip has no row, or the scores show that the rows belong to other clips.
     """
     if not clips:
         return [], []
@@ -96,14 +96,14 @@ def join(
 
 
 def attempts(clips: Sequence[Clip], rows: Sequence[LabelRow]) -> Iterator[Attempt]:
-    """Try every way; one fits if nearly all clips have a row, no two the same one, and the scores do not contradict.
+    """Attempt every way; one fits if nearly all clips have a row, no two the same one, and the scores agree.
 
     Args:
         clips: one or more.
         rows: in any order.
     """
     by_video = _by_video(rows)
-    # A clip that a file repeats whole is one clip, unless its id is that of the video alone.
+    # A repeated identical clip counts once, unless its id is only the video.
     distinct = list(dict.fromkeys(clips)) if all(parts_of(clip.id)[1] for clip in clips) else list(clips)
     numbers = [*range(len(clips))]
     if len(distinct) < len(clips):
@@ -127,14 +127,14 @@ def with_labels(
     times: Mapping[str, Sequence[Clip]] | None = None,
     keeps_texts: bool = False,
 ) -> tuple[dict[str, list[Sample]], list[str], list[str]]:
-    """Give clips the ids and texts of the label file; splits and scores stay those of the data file.
+    """Give clips the ids and texts of the label file; splits and scores come from the data file.
 
     Args:
         path: the data file, for messages.
-        splits: clips with the ids that the file has, as 'video$_$clip', 'video' or "".
-        request: names the label file, and its column of texts if that is not `text`.
-        times: start and stop of each clip in its video, where the file says so.
-        keeps_texts: leave the texts as they are, unless the request names a column for them.
+        splits: clips with the ids of the file, as 'video$_$clip', 'video' or "".
+        request: the label file, and its column of texts if that is not `text`.
+        times: start and stop of each clip in its video, if the file has them.
+        keeps_texts: keep the texts, unless the request names a column for them.
 
     Returns:
         The clips, notes and remarks.
@@ -171,23 +171,23 @@ def with_labels(
         text = sample.text if keeps_texts else stripped(row.text or "")
         joined[split].append(replace(sample, id=row.id, text=text))
     here, there = one_line(path.name), one_line(request.labels.name)
-    kept = f"{moved} clips stand in another split in {there}: the splits of {here} were kept"
+    kept = f"{moved} clips are in another split in {there}: the splits of {here} were kept"
     return joined, [kept] if moved else [], remarks
 
 
 def parts_of(name: str) -> tuple[str, str]:
-    """Return video and clip of an id; an id without separator is a video alone."""
+    """Return video and clip of an id; an id without separator is only a video."""
     video, separator, part = name.rpartition(ID_SEPARATOR)
     return (video, part) if separator else (name, "")
 
 
 def are_positions(names: Iterable[str]) -> bool:
-    """Tell whether a file calls clips 'video[3]', which counts them from 0."""
+    """Say whether a file names clips 'video[3]', by their position from 0."""
     return any(_POSITION.fullmatch(name) for name in names)
 
 
 def _by_video(rows: Iterable[LabelRow]) -> dict[str, list[LabelRow]]:
-    """Group rows by video, each group in the order of time, or of the clips' numbers where starts are missing."""
+    """Group rows by video, each group in the order of time, or of the clips' numbers if starts are missing."""
     groups: defaultdict[str, list[LabelRow]] = defaultdict(list)
     for row in rows:
         groups[row.video].append(row)
@@ -205,7 +205,7 @@ def _number_of(text: str) -> int | None:
 
 
 def _natural(clip: str) -> tuple[float, str]:
-    """Sort 'clip 10' behind 'clip 9' when clips are called by numbers."""
+    """Return a key that sorts 'clip 10' after 'clip 9'."""
     number = _number_of(clip)
     return (math.inf if number is None else number, clip)
 
@@ -214,7 +214,7 @@ def _natural(clip: str) -> tuple[float, str]:
 
 
 def _looked_up(clips: Sequence[Clip], keys: Iterable[tuple[str, LabelRow]], asked: Iterable[str]) -> Found:
-    """Look every clip up under a key of its own; a key that several rows share finds the first."""
+    """Look up every clip by its key; a key that several rows share finds the first."""
     table: dict[str, LabelRow] = {}
     for key, row in keys:
         table.setdefault(key, row)
@@ -232,7 +232,7 @@ def _by_underscore(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelR
 
 
 def _by_number(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
-    """Compare clips as numbers: spreadsheets drop the zeros in front, and write 11 as 11.0."""
+    """Compare clips as numbers: spreadsheets drop leading zeros, and write 11 as 11.0."""
     keys = ((f"{row.video}{ID_SEPARATOR}{_number_of(row.clip)}", row) for g in by_video.values() for row in g)
     numbers = ((video, _number_of(part)) for video, part in (parts_of(clip.id) for clip in clips))
     asked = (f"{video}{ID_SEPARATOR}{number}" if number is not None else "" for video, number in numbers)
@@ -255,7 +255,7 @@ def _by_position(first: int) -> Way:
 
 
 def _tied(group: Sequence[LabelRow], position: int) -> list[tuple[LabelRow, int]]:
-    """Return the row at a position and those that begin with it, whose order is chance, with their distances."""
+    """Return the row at a position and those with the same start, whose order is arbitrary, with their distances."""
     start, last = group[position].start, len(group) - 1
     near = range(max(0, position - _MOST_TIED), min(last, position + _MOST_TIED) + 1)
     return [
@@ -278,7 +278,7 @@ def _by_start(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]])
 
 
 def _cost_of_times(clip: Clip, row: LabelRow) -> _Cost:
-    """Rank rows that begin with a clip: the stop tells, then the score, then the milliseconds."""
+    """Rank rows with the start of a clip: by the stop, then the score, then the milliseconds."""
     distance = round(abs((row.start or 0.0) - (clip.start or 0.0)), 3)
     return _differ(clip.stop, row.stop, _SAME_TIME), _differ(clip.score, row.score, SAME_SCORE), distance
 
@@ -288,11 +288,11 @@ def _differ(one: float | None, other: float | None, tolerance: float) -> bool:
 
 
 def _assigned(count: int, pairs: Iterable[tuple[_Cost, int, LabelRow]]) -> Found:
-    """Give every clip the row that fits best, no row to two clips, and none where two fit alike.
+    """Give every clip the best row, no row to two clips, and no row if two fit equally well.
 
     Args:
         count: number of clips.
-        pairs: what a row differs from a clip, the number of the clip, and the row.
+        pairs: the cost of a row for a clip, the number of the clip, and the row.
     """
     found: Found = [None] * count
     taken: set[int] = set()
@@ -305,7 +305,7 @@ def _assigned(count: int, pairs: Iterable[tuple[_Cost, int, LabelRow]]) -> Found
 
 
 def _by_video_alone(clips: Sequence[Clip], by_video: Mapping[str, Sequence[LabelRow]]) -> Found:
-    """Take the one row of a video when the clip is not named, on either side."""
+    """Take the only row of a video if the clip has no name, on either side."""
     groups = [(by_video.get(video, ()), part) for video, part in (parts_of(clip.id) for clip in clips)]
     return [group[0] if len(group) == 1 and not (part and group[0].clip) else None for group, part in groups]
 
@@ -331,7 +331,7 @@ def _join_in_order(
             f"{advice}, found {len(clips)} clips and {len(rows)} rows: give the label file of this source"
         )
     if any(clip.score is None for clip in clips) or any(row.score is None for row in rows):
-        raise SourceError(f"{advice}, but scores are missing: nothing shows which row belongs to which clip")
+        raise SourceError(f"{advice}, but without scores nothing shows which row belongs to which clip")
     by_split = sorted(rows, key=lambda row: SPLITS.index(row.split) if row.split in SPLITS else len(SPLITS))
     best = 0.0
     for order, ordered in (("", list(rows)), (" of each split", by_split)):
@@ -343,11 +343,11 @@ def _join_in_order(
     raise SourceError(f"{advice}, but only {best:.1%} of the scores are equal: give the label file of this source")
 
 
-# ---- judging a way ----
+# ---- checking a way ----
 
 
 def _agreement(clips: Sequence[Clip], found: Sequence[LabelRow | None]) -> float | None:
-    """Return the share of equal scores among the clips that have one on both sides; None: there are none."""
+    """Return the share of equal scores among the clips with scores on both sides; None if there are none."""
     pairs = [
         (clip.score, row.score)
         for clip, row in zip(clips, found, strict=True)
@@ -401,14 +401,14 @@ def _refusal(where: str, clips: Sequence[Clip], best: Attempt, labels: Path) -> 
         return f"{head}, but only {best.agreement:.1%} of their scores are equal: {advice}"
     shared = _shared(clips, best.found)
     if best.share >= NEARLY_ALL and shared is not None:
-        return f"{head}, but {_called(shared[0])} and {_called(shared[1])} have the same one: {advice}"
+        return f"{head}, but {_called(shared[0])} and {_called(shared[1])} have the same row: {advice}"
     missing = next(clip for clip, row in zip(clips, best.found, strict=True) if row is None)
-    return f"{head}; without one is {_called(missing)}: {advice}"
+    return f"{head}; {_called(missing)} has no row: {advice}"
 
 
 def _hint(clips: Sequence[Clip], rows: Sequence[LabelRow], labels: Path) -> str:
     if all(clip.start is None for clip in clips):
         return ""
     if all(row.start is None for row in rows):
-        return f"; the source tells its clips by their starts, and {one_line(labels.name)} has no column start"
-    return "; rows that begin together must differ in stop or score"
+        return f"; the source identifies its clips by their starts, but {one_line(labels.name)} has no column start"
+    return "; rows with the same start must differ in stop or score"

@@ -12,16 +12,16 @@ from conki_cli.system.errors import SourceError, names_of
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a label file; what its table does not have, or leaves empty, is None.
+    """One row of a label file; missing and empty cells are None.
 
     Attributes:
         video: name of the video, as written.
-        clip: name of the clip in it, as written, with its leading zeros.
+        clip: name of the clip in it, as written, including leading zeros.
         text: what was said.
         score: the label.
         split: train, valid or test.
-        start: where the clip begins in the video, in seconds.
-        stop: where it ends.
+        start: start of the clip in the video, in seconds.
+        stop: its end.
         unimodal: scores of single modalities, by modality.
     """
 
@@ -48,9 +48,9 @@ def rows_to_score(
     *,
     has_decimal_comma: bool,
 ) -> list[LabelRow]:
-    """Return the rows of a table without scores, all of one split.
+    """Return the rows of a table without scores, all in one split.
 
-    Clips are called by video_id and clip_id, or by id; where the table has neither, they are counted from 1.
+    Clips are named by video_id and clip_id, or by id; if the table has neither, they are numbered from 1.
 
     Raises:
         SourceError: a row has no name, or the table has neither names nor texts.

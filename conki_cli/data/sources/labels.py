@@ -1,17 +1,17 @@
 """label.csv: texts, scores and splits, one row per clip, without audio and vision.
 
 Read: tables separated by commas, tabs or semicolons (a first line such as sep=; is understood, and
-where no comma separates, 1,5 is a number), in UTF-8, or in UTF-16 with a byte order mark; .jsonl, one
-object per line; .parquet, where pyarrow is installed; .xlsx, where openpyxl is. They must have the
-columns video_id, clip_id, text, label and mode (train, valid or test; training, validation, dev, val
-and the like are understood); further ones may stand anywhere. So all of these are read: the 7 columns of MMSA's old
-label.csv (with annotation and label_by), the 9 of its new one (label_T, label_A and label_V become
-the scores of single modalities), 8 or 10 with start and stop or text_en, and the meta.csv of
-CH-SIMS v2. Copies of 7 to 10 columns that lost their header are read by the order of these columns;
-mode is found by its values, and what stands behind it is start and stop where it is two numbers.
-The texts are the column text; of SIMS the English text_en where there is one; or --text-column.
-Not read: annotation, which contradicts the score in some rows; label_by; polarity of any kind.
-Beside it: --audio and --vision add features per clip. Other formats take this file as --labels.
+without commas as separators 1,5 is a number), in UTF-8, or in UTF-16 with a byte order mark; .jsonl,
+one object per line; .parquet, if pyarrow is installed; .xlsx, if openpyxl is installed. Needed are
+the columns video_id, clip_id, text, label and mode (train, valid or test; also training,
+validation, dev, val); other columns may be anywhere. So all of these are read: the 7 columns of
+MMSA's old label.csv (with annotation and label_by), the 9 of its new one (label_T, label_A and
+label_V become the scores of single modalities), 8 or 10 with start and stop or text_en, and the
+meta.csv of CH-SIMS v2. Copies of 7 to 10 columns without a header are read in the order of these
+columns; mode is found by its values, and two numbers after it are start and stop.
+The texts come from the column text; for SIMS from the English text_en if present; or --text-column.
+Not read: annotation, which contradicts the score in some rows; label_by; any polarity.
+--audio and --vision add features per clip. Other formats take this file as --labels.
 """
 
 import math
@@ -40,11 +40,11 @@ _NEW = (*_OLD, "label_T", "label_A", "label_V")
 _HEADERLESS = {7: _OLD, 8: _OLD, 9: _NEW, 10: _NEW}
 """First columns of the published layouts by their number of columns.
 
-Annotation and mode follow; behind them label_by (7), start and stop (8), text_en (10).
+Annotation and mode follow, then label_by (7), start and stop (8), text_en (10).
 """
 LABELS_NOT_NEEDED = "--labels was not needed"
-"""Begins a remark; it is dropped where nobody gave --labels."""
-_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")  # #NAME? of '-abc' and '=abc', in other languages too
+"""Start of a remark that is dropped if --labels was not given."""
+_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")  # #NAME? for '-abc' and '=abc', also in other languages
 _EXCEL_NUMBER = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23E+12
 
 Row = dict[str, str]
@@ -55,8 +55,8 @@ class _Table:
     path: Path
     columns: list[str]
     rows: list[Row]
-    lines: list[int]  # of the file, counted from 1, where each row begins
-    blanks: dict[str, int]  # cells of each column that had blanks around them, which were removed
+    lines: list[int]  # the line in the file, from 1, where each row starts
+    blanks: dict[str, int]  # number of cells of each column from which surrounding blanks were removed
     has_header: bool = True
     has_decimal_comma: bool = False
     remarks: tuple[str, ...] = ()  # what was rewritten or left out
@@ -78,10 +78,10 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
     """Read a label file as a corpus of texts.
 
     Raises:
-        SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
+        SourceError: the file cannot be read, lacks a column, or a row is invalid (the message names it).
     """
     if raw.kind != "table":
-        raise SourceError(f"{raw.path} must be a table to be read as {name}, found no text: leave --format out")
+        raise SourceError(f"{raw.path} must be a table to be read as {name}, but is not text: leave out --format")
     table = _read_table(raw.path)
     text_column = _text_column(table, request.text_column, request.takes_english) or "text"
     needed = (*_REQUIRED[:2], text_column, *_REQUIRED[3:])
@@ -94,9 +94,9 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
     notes = [f"{', '.join(partly)} left out: some rows are empty there"] if partly else []
     if is_chinese(request.dataset) and text_column == "text" and request.text_column is None:
         notes.append(CHINESE_TEXT_NOTE)
-    remarks = [] if table.has_header else [f"no header: the columns were taken as {_columns_said(table.columns)}"]
+    remarks = [] if table.has_header else [f"no header: the columns were read as {_columns_said(table.columns)}"]
     remarks += table.remarks
-    remarks += [f"the texts are those of the column {one_line(text_column)}"] if text_column != "text" else []
+    remarks += [f"the texts come from the column {one_line(text_column)}"] if text_column != "text" else []
     remarks += blanks_remark(table.blanks.get(text_column, 0))
     remarks += [f"{LABELS_NOT_NEEDED}: the source is a label file itself"] if request.labels is not None else []
     sha256, size = fingerprint([raw.path])
@@ -114,14 +114,14 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
 
 
 def blanks_remark(count: int) -> list[str]:
-    """Say of how many texts blanks at the ends were removed."""
+    """Describe how many texts had blanks at the ends."""
     return [f"removed blanks at the ends of {counted(count, 'text')}"] if count else []
 
 
 def samples_of(
     rows: Sequence[LabelRow], frames: Mapping[str, Sequence[Frames | None]] | None = None
 ) -> dict[str, list[Sample]]:
-    """Return rows as clips, by split; scores of a modality are kept where every row has one.
+    """Return rows as clips, by split; scores of a modality are kept if every row has one.
 
     Args:
         rows: rows with a split.
@@ -148,17 +148,17 @@ def read_label_rows(
     """Read a label file to be joined with a source.
 
     Args:
-        path: a file as this module's format description says.
-        needed: columns that must be there; all of them but texts must be filled in every row.
+        path: a file in this module's format.
+        needed: required columns; all of them except texts must be filled in every row.
         text_column: the column with the texts; None: `text`.
-        takes_english: take `text_en` instead of `text` where there is one.
+        takes_english: use `text_en` instead of `text` if present.
         unlabelled: scores and splits are not read.
 
     Returns:
         One item per row, in the file's order.
 
     Raises:
-        SourceError: the file cannot be read, lacks a column, or a row makes no sense (names the row).
+        SourceError: the file cannot be read, lacks a column, or a row is invalid (the message names it).
     """
     table = _read_table(path)
     column = _text_column(table, text_column, takes_english)
@@ -167,10 +167,10 @@ def read_label_rows(
 
 
 def read_texts(path: Path) -> Utterances:
-    """Read new utterances to score from a table with a column `text`, and with `id` or `video_id` and `clip_id` if any.
+    """Read new utterances to score from a table with a column `text` and, optionally, `id` or `video_id` and `clip_id`.
 
     Raises:
-        SourceError: the file is missing, empty, not CSV or has no column `text`.
+        SourceError: the file is missing, empty, not CSV, or has no column `text`.
     """
     table = _read_table(path, may_lack_header=False)
     _check_columns(table, ("text",))
@@ -239,7 +239,7 @@ def _split_of(table: _Table, number: int) -> str:
     split = split_of(mode)
     if split is None:
         raise SourceError(
-            f"{table.where(number)}: mode must be train, valid or test, found {mode[:40]!r}: mend the row"
+            f"{table.where(number)}: mode must be train, valid or test, found {mode[:40]!r}: correct the row"
         )
     return split
 
@@ -248,7 +248,7 @@ def _number(table: _Table, number: int, column: str) -> float:
     cell = table.rows[number][column]
     value = number_in(cell, has_decimal_comma=table.has_decimal_comma)
     if not math.isfinite(value):
-        raise SourceError(f"{table.where(number)}: {column} must be a number, found {cell[:40]!r}: mend the row")
+        raise SourceError(f"{table.where(number)}: {column} must be a number, found {cell[:40]!r}: correct the row")
     return value
 
 
@@ -259,12 +259,12 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
     missing = [name for name in required if table.columns.count(name) != 1]
     if missing == ["mode"] and "mode" not in table.columns:
         raise SourceError(
-            f"{table.path} has no column 'mode': every row must say train, valid or test there; add it{TO_SCORE}"
+            f"{table.path} has no column 'mode', which must be train, valid or test in every row: add it{TO_SCORE}"
         )
     if missing:
         absent = ", ".join(name for name in missing if name not in table.columns)
         twice = ", ".join(name for name in missing if name in table.columns)
-        wrong = [f"{what}: {names}" for what, names in (("missing", absent), ("there twice", twice)) if names]
+        wrong = [f"{what}: {names}" for what, names in (("missing", absent), ("repeated", twice)) if names]
         raise SourceError(
             f"{table.path} must have the column{'s' * (len(required) > 1)} {', '.join(required)}, separated by commas, "
             f"tabs or semicolons; {'; '.join(wrong)}; its first line is {names_of(table.columns)}"
@@ -302,7 +302,7 @@ def _read_table(path: Path, *, may_lack_header: bool = True) -> _Table:
 
 
 def _ids_as_whole_numbers(rows: Sequence[Row]) -> list[str]:
-    """Write 11.0 as 11 where all ids of a column are so, as spreadsheets and data frames write them; say so."""
+    """Write 11.0 as 11 if all ids of a column have this form of spreadsheets and data frames; return remarks."""
     remarks = []
     for name in (*_REQUIRED[:2], "id"):
         old = [row.get(name, "") for row in rows]
@@ -315,23 +315,23 @@ def _ids_as_whole_numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def _check_ids(table: _Table) -> None:
-    """Refuse ids that Excel destroyed, which nothing can bring back."""
+    """Refuse ids that Excel destroyed, which cannot be restored."""
     for name in (*_REQUIRED[:2], "id"):
         for lost, why in (
-            (_EXCEL_ERROR, "in place of ids that begin with -, + or ="),
-            (_EXCEL_NUMBER, "in place of long numbers"),
+            (_EXCEL_ERROR, "instead of ids that start with -, + or ="),
+            (_EXCEL_NUMBER, "instead of long numbers"),
         ):
             numbers = [number for number, row in enumerate(table.rows) if lost.fullmatch(row.get(name, ""))]
             if numbers:
                 cell = table.rows[numbers[0]][name][:40]
                 raise SourceError(
                     f"{table.where(numbers[0])}: {name} must be an id, found {cell!r}, which Excel writes {why} "
-                    f"({counted(len(numbers), 'row')}): take the table from before Excel, or import the column as text"
+                    f"({counted(len(numbers), 'row')}): use the table from before Excel, or import the column as text"
                 )
 
 
 def _lacks_header(first: Sequence[str]) -> bool:
-    """Tell whether a table's first row is a clip of a layout like the published ones, not the names of columns."""
+    """Say whether a table's first row is a clip in a layout like the published ones, and not the names of columns."""
     return (
         len(first) >= min(_HEADERLESS)
         and not _KNOWN_COLUMNS & set(first)
@@ -341,7 +341,7 @@ def _lacks_header(first: Sequence[str]) -> bool:
 
 
 def _columns_by_content(path: Path, cells: Sequence[Sequence[str]]) -> list[str]:
-    """Name the columns of a table without a header; unneeded ones get no name."""
+    """Name the columns of a table without a header; columns that are not needed get no name."""
     count = len(cells[0])
     known = _HEADERLESS.get(count, ())
     modes = [k for k in range(len(_OLD), count) if all(split_of(row[k]) for row in cells)]

@@ -1,4 +1,4 @@
-"""Finds the clips of a data set in another file that has one modality of them, as `joining.py` finds rows of labels."""
+"""Find the clips of a data set in another file with one modality, as `joining.py` finds rows of labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from conki_cli.system.errors import SourceError, names_of, one_line
 
 @dataclass(frozen=True)
 class Names:
-    """The clips of a file as it calls them.
+    """The clips of a file by its own names.
 
     Attributes:
-        where: names the file in messages.
-        scores: by id ('video$_$clip'); None: the file has none for the clip.
-        are_positions: whether it wrote them as 'video[3]', which counts from 0.
+        where: the file's name in messages.
+        scores: scores by id ('video$_$clip'); None if the file has none for the clip.
+        are_positions: whether the file names them by position from 0, 'video[3]'.
     """
 
     where: str
@@ -28,7 +28,7 @@ class Names:
 
 @dataclass(frozen=True)
 class _Match:
-    """Ids of the other file by those of the data set, how many scores are there to compare, and how many are equal."""
+    """The other file's ids by the data set's ids, the number of comparable scores, and the number of equal ones."""
 
     ids: dict[str, str]
     compared: int
@@ -40,10 +40,10 @@ class _Match:
 
 
 def match(clips: Names, others: Names, what: str) -> tuple[dict[str, str], list[str], list[str]]:
-    """Find the clips of a data set in another file, which may lack some.
+    """Find the clips of a data set in another file, which may lack some of them.
 
-    Equal ids are the same clip only if both files count alike. Equal scores show that; without scores, that both write
-    their ids in the same way, or have the very same ids: the clips of a video counted from 0 and from 1 have not.
+    Equal ids are the same clip only if both files count in the same way. Equal scores prove that; without scores, equal
+    forms of the ids or identical sets of ids do: clips counted from 0 and from 1 have different sets.
 
     Args:
         clips: the data set's.
@@ -51,10 +51,10 @@ def match(clips: Names, others: Names, what: str) -> tuple[dict[str, str], list[
         what: the modality, for messages.
 
     Returns:
-        The file's ids by the data set's, notes, and remarks that say how they were found.
+        The file's ids by the data set's, notes, and remarks about how they were found.
 
     Raises:
-        SourceError: fewer than half of the clips were found, or nothing shows that those found are the same ones.
+        SourceError: fewer than half of the clips were found, or nothing proves that they are the same clips.
     """
     exact = _same_names(clips, others)
     has_half = 2 * len(exact.ids) >= len(clips.scores)
@@ -68,7 +68,7 @@ def match(clips: Names, others: Names, what: str) -> tuple[dict[str, str], list[
         return exact.ids, [], []
     if is_same:
         note = f"{_file(others)} has the ids of {_file(clips)}, but of {exact.compared} scores "
-        return exact.ids, [f"{note}only {exact.equal} are equal: is it the same data?"], []
+        return exact.ids, [f"{note}only {exact.equal} are equal: check that it is the same data"], []
     raise SourceError(_refusal(clips, others, what, exact))
 
 
@@ -77,7 +77,7 @@ def _file(names: Names) -> str:
 
 
 def _same_names(clips: Names, others: Names) -> _Match:
-    """Find clips by the same id, or else 'video_clip' for 'video$_$clip', or else 11.0 for 11."""
+    """Find clips by the same id, else as 'video_clip' for 'video$_$clip', else as 11.0 for 11."""
     found: dict[str, str] = {}
     owners: dict[str, str] = {}
     whole = {_with_whole_number(name): name for name in others.scores}
@@ -90,7 +90,7 @@ def _same_names(clips: Names, others: Names) -> _Match:
         if name in owners:
             raise SourceError(
                 f"{others.where}: {one_line(name)[:80]!r} may be {one_line(owners[name])[:80]!r} or "
-                f"{one_line(clip)[:80]!r}: call it by the whole id, with {ID_SEPARATOR} between video and clip"
+                f"{one_line(clip)[:80]!r}: use the whole id, with {ID_SEPARATOR} between video and clip"
             )
         owners[name] = clip
         found[clip] = name
@@ -107,8 +107,8 @@ def _with_whole_number(name: str) -> str:
 
 
 def _under_other_names(clips: Names, others: Names) -> tuple[dict[str, str], str] | None:
-    """Find clips in any of the ways of joining, if the scores prove it; return ids of the file by ours, and the way."""
-    # Positions count the clips of the side that has all of a video: it may be either.
+    """Find clips by any way of joining that the scores prove; return the file's ids by ours, and the way."""
+    # Positions count the clips of the side that has the complete video, which may be either.
     for asking, answering in ((others, clips), (clips, others)):
         rows = [LabelRow(*parts_of(name), score=score) for name, score in answering.scores.items()]
         videos = {row.video for row in rows}
@@ -132,7 +132,7 @@ def _refusal(clips: Names, others: Names, what: str, exact: _Match) -> str:
     if 2 * len(exact.ids) >= len(clips.scores) and exact.compared:
         return (
             f"{head}; {found} have the same id, but only {exact.equal} of {exact.compared} of them the same score: "
-            "these are other clips, or counted in another way"
+            "these are other clips, or they are counted differently"
         )
     if clips.are_positions != others.are_positions and not exact.compared:
         one, other = (clips, others) if clips.are_positions else (others, clips)

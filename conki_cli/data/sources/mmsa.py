@@ -4,7 +4,7 @@ One dictionary with the splits train, valid (or dev) and test; each is a diction
 
     id                  'video$_$clip', as text or bytes; needed
     raw_text            the spoken words; needed, or --labels. --text-column names
-                        another key; sims and simsv2: text_en if it is there
+                        another key; sims and simsv2: text_en if present
     regression_labels   one score per clip, (N,), (N, 1) or (N, 1, 1), or seven, of which
                         the first is the sentiment; needed, or --labels; with _T, _V,
                         _A: scores of one modality alone
@@ -12,15 +12,16 @@ One dictionary with the splits train, valid (or dev) and test; each is a diction
                         list of one array [frames, features] per clip, not padded
     *_lengths           real frames of vision or audio per clip, list or array
 
-"Unaligned" files have lengths: they are authoritative, what lies outside them is dropped, and counted where it is not
-zero. The side of the padding (MMSA-FET's padding_location) is found from the zeros, per modality; a file whose values
-contradict its lengths on both sides is refused. "Aligned" files have no lengths: a clip ends with its last frame that
-is not all zeros, or begins with its first where the zeros stand in front. text and text_bert are not read
-(the text encoder of the model reads raw_text), neither are annotations and classification_labels, which contradict the
-score of some clips. MMSA-FET adds a top-level `config`, may leave any modality out, may hold torch tensors, and writes
-clips in any order. Splits of other names, such as train_mix of SIMS v2, are ignored. --audio FILE, --vision FILE and
---text FILE take one modality from another file of this layout, matched by id, as MMSA's feature_A, feature_V and
-feature_T do.
+"Unaligned" files have lengths, which are authoritative: frames outside are dropped, and counted if
+they are not zero. The side of the padding (MMSA-FET's padding_location) is found from the zeros, per
+modality; a file whose values contradict its lengths on both sides is refused. "Aligned" files have
+no lengths: a clip ends with its last frame that is not all zeros, or, if the zeros are in front,
+starts with its first. Not read are text and text_bert (the model's text encoder reads raw_text), and
+annotations and classification_labels, which contradict the score of some clips. MMSA-FET adds a
+top-level `config`, may leave out any modality, may use torch tensors, and writes clips in any order.
+Splits with other names, such as train_mix of SIMS v2, are ignored. --audio FILE, --vision FILE and
+--text FILE take one modality from another file of this layout, matched by id, like MMSA's feature_A,
+feature_V and feature_T.
 
 Axes: N clips of a split, P padded frames, d features per frame.
 """
@@ -74,7 +75,7 @@ _UNIMODAL_KEYS = {
 
 @dataclass(frozen=True)
 class _Reader:
-    """What the whole file shares, and what was seen in it so far."""
+    """The state that all splits share, and the observations so far."""
 
     path: Path
     text_key: str
@@ -87,7 +88,7 @@ class _Reader:
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """The columns of one split, [N] each; None: the file has none."""
+    """The columns of one split, [N] each; None if the file lacks them."""
 
     ids: list[str]
     texts: list[str] | None
@@ -97,7 +98,7 @@ class _Split:
 
 
 def recognise(raw: Raw) -> str | None:
-    """Tell whether a file is in this layout."""
+    """Return the name of the format, if the file has this layout."""
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         return None
     parts = [part for key, part in raw.content.items() if split_of(key)]
@@ -105,14 +106,14 @@ def recognise(raw: Raw) -> str | None:
 
 
 def read(raw: Raw, request: Request, name: str) -> Corpus:
-    """Read a feature file; frames stay in it until they are asked for.
+    """Read a feature file; frames stay in it until they are read.
 
     Raises:
-        SourceError: the file lacks or contradicts something.
+        SourceError: the file is incomplete or contradicts itself.
     """
     parts = _splits_of(raw, request.needed_splits)
     reader = _Reader(raw.path, _text_key(request, parts), request.progress, unlabelled=request.unlabelled)
-    empty = [split for split, part in parts.items() if _is_empty(part.get("id"))]  # its columns are of no kind
+    empty = [split for split, part in parts.items() if _is_empty(part.get("id"))]  # its columns have no type
     if empty and not request.unlabelled:
         raise SourceError(f"{raw.path}: the split {empty[0]!r} must have at least one clip, found none{TO_SCORE}")
     parts = {split: part for split, part in parts.items() if split not in empty}
@@ -143,7 +144,7 @@ def _is_empty(ids: Any) -> bool:
 
 
 def is_layout(raw: Raw) -> bool:
-    """Tell whether a file has splits that are dictionaries of columns by id, whatever columns these are."""
+    """Say whether a file has splits that are dictionaries of columns by id, with any columns."""
     data = raw.content
     if raw.kind != "pickle" or not isinstance(data, dict):
         return False
@@ -151,10 +152,10 @@ def is_layout(raw: Raw) -> bool:
 
 
 def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
-    """Read one modality of every clip by its id, whatever else the file lacks.
+    """Read one modality of every clip by its id; the rest of the file may be missing.
 
     Raises:
-        SourceError: a split has no ids or not that modality.
+        SourceError: a split lacks ids or that modality.
     """
     reader = _Reader(raw.path, "raw_text", request.progress)
     columns: dict[str, _Split] = {}
@@ -184,10 +185,10 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
 
 
 def read_texts(raw: Raw, request: Request) -> dict[str, str]:
-    """Read the texts of every clip by its id, whatever else the file lacks.
+    """Read the texts of every clip by its id; the rest of the file may be missing.
 
     Raises:
-        SourceError: a split has no ids or no texts.
+        SourceError: a split lacks ids or texts.
     """
     parts = _splits_of(raw, needed=())
     key = _text_key(request, parts)
@@ -226,7 +227,7 @@ def _notes(reader: _Reader, request: Request) -> tuple[str, ...]:
 def _remarks(reader: _Reader, data: Mapping[Any, Any]) -> tuple[str, ...]:
     remarks = [*reader.rewritten, *blanks_remark(reader.blanks[reader.text_key])]
     if others := [key for key in data if split_of(key) is None]:
-        remarks.append(f"ignored beside the splits: {names_of(others)}")
+        remarks.append(f"ignored, besides the splits: {names_of(others)}")
     if reader.ignored:
         remarks.append(f"not read: {names_of(sorted(reader.ignored))}")
     return tuple(remarks)
@@ -254,12 +255,14 @@ def _read_split(reader: _Reader, name: str, part: dict[str, Any]) -> _Split:
 def _check_counts(where: str, found: Mapping[str, int]) -> None:
     if len(set(found.values())) != 1:
         counts = ", ".join(f"{key} {count}" for key, count in found.items())
-        raise SourceError(f"{where}: all keys must hold the same clips, found {counts}")
+        raise SourceError(f"{where}: all keys must have the same number of clips, found {counts}")
 
 
 def _value(where: str, part: Mapping[str, Any], key: str) -> Any:
     if key not in part:
-        raise SourceError(f"{where} must have {key!r}, found only {names_of(part)}: is this an MMSA feature file?")
+        raise SourceError(
+            f"{where} must have {key!r}, found only {names_of(part)}: check that this is an MMSA feature file"
+        )
     return part[key]
 
 
@@ -270,7 +273,7 @@ def _ids(reader: _Reader, where: str, part: Mapping[str, Any]) -> list[str]:
 
 
 def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) -> dict[str, list[LabelRow]]:
-    """Return the rows of the label file for every split, if there is one and something to take from it."""
+    """Return the rows of the label file for every split, if there is one and it is needed."""
     lacking = [key for key, missing in (
         (reader.text_key, any(part.texts is None for part in columns.values())),
         ("regression_labels", not request.unlabelled and any(part.scores is None for part in columns.values())),
@@ -284,7 +287,7 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
     if request.labels is None:
         other = ", or name another key with --text-column" if lacking[0] == reader.text_key else ""
         raise SourceError(
-            f"{reader.path} must have {lacking[0]!r} in every split and has not: give the texts and scores with "
+            f"{reader.path} must have {lacking[0]!r} in every split but does not: give the texts and scores with "
             f"--labels label.csv{other}"
         )
     clips = [
@@ -333,18 +336,18 @@ def _samples(
 
 
 def _scores(reader: _Reader, where: str, value: Any) -> npt.NDArray[np.float64]:
-    """Return one score per clip, [N]: the first of (N, 7) and (N, 1, 7), the only one of other shapes."""
+    """Return one score per clip, [N]: the first of (N, 7) and (N, 1, 7), the only one for other shapes."""
     scores = array_of(where, "regression_labels", value)
     if scores.ndim < 2 or scores.shape[-1] != _WIDE or scores.size != len(scores) * _WIDE:
         return numbers_of(where, "regression_labels", scores)
-    remark = f"regression_labels have {_WIDE} values per clip: the first was read, the sentiment"
+    remark = f"regression_labels have {_WIDE} values per clip: only the first, the sentiment, was read"
     if remark not in reader.rewritten:
         reader.rewritten.append(remark)
     return scores[:].reshape(len(scores), _WIDE)[:, 0].astype(np.float64)
 
 
 def _clips(reader: _Reader, where: str, part: Mapping[str, Any], modality: str) -> Padded | ragged.Clips:
-    """Look through the frames of a split: padded [N, P, d], or one array per clip."""
+    """Scan the frames of a split: padded [N, P, d], or one array per clip."""
     key = f"{modality}_lengths"
     if (own := ragged.clips_in(part[modality])) is not None:
         lengths = lengths_of(where, key, part[key], len(own)) if key in part else None
@@ -361,7 +364,7 @@ def _frames(
     """Remove the padding.
 
     Returns:
-        Every clip's frames, [L, d] each, by split and modality; where padding was; what was repaired; and warnings.
+        Every clip's frames, [L, d] each, by split and modality; the side of the padding; counts of repairs; warnings.
     """
     padded = {m: [one for one in _of(columns, m) if isinstance(one, Padded)] for m in FRAME_MODALITIES}
     sides, padding, doubts = find_sides({m: parts for m, parts in padded.items() if parts}, "end")

@@ -14,20 +14,20 @@ per clip. The files hold words only as vectors (GloVe or BERT), so the texts com
                     stop in seconds; MultiBench: 'video[clip]'
     text            word vectors, not read; clips of zeros are kept
 
-A clip begins with its first frame that is not all zeros; a clip of zeros has no frames. Where more
-clips end with zeros than begin with them, the padding is taken to be at the end, per modality. Where
-clips disagree, the side with more frames of zeros in the whole file is taken, with a warning.
+A clip starts with its first frame that is not all zeros; a clip of zeros has no frames. If more clips
+of a modality end with zeros than start with them, its padding is at the end. If clips disagree, the
+side with more frames of zeros in the whole file counts, with a warning.
 
-LMF: mosi.pkl and the like, written by python 2
+LMF: mosi.pkl and similar files, written by python 2
 
     covarep, facet  numbers [clips, features] of the whole clip: they become one
                     frame; needed
     label           one score per clip; needed
     glove           word vectors, not read
 
-LMF's clips have no ids, nor have those of MulT without `id`: they are joined with the label file by
-their order, if the scores agree. The splits and scores of the pickle are kept. IEMOCAP (four
-emotions per clip) is refused.
+Clips of LMF, and of MulT without `id`, have no ids: they are joined with the label file by their
+order, if the scores agree. The splits and scores of the pickle are kept. IEMOCAP (four emotions per
+clip) is refused.
 
 Axes: N clips of a split, P padded frames, d features per frame.
 """
@@ -62,8 +62,8 @@ from conki_cli.data.store.records import FRAME_MODALITIES, Corpus, Sample
 from conki_cli.system.errors import SourceError, names_of
 
 FORMATS = {
-    "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and the like; needs --labels label.csv",
-    "multibench": "MultiBench mosi_raw.pkl, mosei_raw.pkl and the like; needs --labels label.csv",
+    "mult": "MulT mosi_data.pkl, mosei_senti_data_noalign.pkl and similar; needs --labels label.csv",
+    "multibench": "MultiBench mosi_raw.pkl, mosei_raw.pkl and similar; needs --labels label.csv",
     "lmf": "LMF mosi.pkl, written by python 2; needs --labels label.csv",
 }
 _NAMES = {"mult": "MulT", "multibench": "MultiBench", "lmf": "LMF"}
@@ -75,13 +75,13 @@ _FOREIGN = {"raw_text", "regression_labels", "annotations", "text_bert"}  # keys
 
 @dataclass(frozen=True)
 class _Reader:
-    """What all splits share, and what was seen in them so far."""
+    """The state that all splits share, and the observations so far."""
 
     path: Path
     keys: Mapping[str, str]
     progress: Progress
     unlabelled: bool = False
-    remarks: dict[str, None] = field(default_factory=dict)  # in the order they came, each once
+    remarks: dict[str, None] = field(default_factory=dict)  # in the order of occurrence, each once
     ignored: set[str] = field(default_factory=set)
 
 
@@ -95,7 +95,7 @@ class _Split:
 
 
 def recognise(raw: Raw) -> str | None:
-    """Tell which of these formats this is."""
+    """Return the name of the format, if it is one of these."""
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         return None
     for key, value in raw.content.items():
@@ -111,7 +111,7 @@ def recognise(raw: Raw) -> str | None:
 
 
 def _is_list(ids: Any) -> bool:
-    """Tell one id per clip from a table of ids and times; None is neither."""
+    """Distinguish one id per clip from a table of ids and times; None is neither."""
     return isinstance(ids, list) or (isinstance(ids, np.ndarray | FileArray) and ids.ndim > 0 and ids.size == len(ids))
 
 
@@ -120,10 +120,10 @@ def _named(part: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def read(raw: Raw, request: Request, name: str) -> Corpus:
-    """Read padded arrays, joined with the texts of a label file; frames stay in their file until they are asked for.
+    """Read padded arrays, joined with the texts of a label file; frames stay in their file until they are read.
 
     Raises:
-        SourceError: the file lacks or contradicts something, or there is no label file or not one that fits.
+        SourceError: the file is incomplete or contradicts itself, or there is no matching label file.
     """
     if raw.kind != "pickle" or not isinstance(raw.content, dict):
         raise SourceError(f"{raw.path} must be a dictionary of splits, found a {type(raw.content).__name__}")
@@ -131,7 +131,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     parts = splits_of(raw.path, raw.content, request.needed_splits)
     reader = _Reader(raw.path, _LMF_KEYS if name == "lmf" else _KEYS, request.progress, request.unlabelled)
     if others := [key for key in raw.content if split_of(key) is None]:
-        reader.remarks[f"ignored beside the splits: {names_of(others)}"] = None
+        reader.remarks[f"ignored, besides the splits: {names_of(others)}"] = None
     _check_labels(reader, parts, request)
     columns = {split: _read_split(reader, f"{raw.path}, split {split!r}", part) for split, part in parts.items()}
     sides, padding, doubts = find_sides(
@@ -158,7 +158,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
 
 
 def _check_labels(reader: _Reader, parts: Mapping[str, Any], request: Request) -> None:
-    # Before the arrays are looked through: that takes minutes for MOSEI.
+    # Check before the arrays are scanned, which takes minutes for MOSEI.
     for part in parts.values():
         labels = _named(part).get(reader.keys["scores"]) if isinstance(part, dict) else None
         if isinstance(labels, np.ndarray | FileArray) and is_emotion_shape(labels.shape):
@@ -190,7 +190,7 @@ def _read_split(reader: _Reader, where: str, part: Any) -> _Split:
     counts = {keys["scores"]: len(scores), keys["ids"]: len(rows), **{keys[m]: len(a) for m, a in frames.items()}}
     if len(set(counts.values())) != 1 or not len(scores):
         found = ", ".join(f"{key} {count}" for key, count in counts.items())
-        raise SourceError(f"{where}: all keys must hold the same clips, one or more, found {found}")
+        raise SourceError(f"{where}: all keys must have the same number of clips, at least one, found {found}")
     reader.ignored.update(key for key in columns if key not in keys.values())
     padded = {m: _padded(reader, where, m, array) for m, array in frames.items()}
     return _Split(rows, scores, padded)
@@ -205,7 +205,7 @@ def _scores(reader: _Reader, where: str, key: str, value: Any) -> npt.NDArray[np
         raise SourceError(f"{where}: {key!r} must hold one score per clip, found the shape {array.shape}")
     width = array.shape[-1] if array.ndim > 1 else 1
     if width > 1:
-        reader.remarks[f"{key} have {width} values per clip: the first was read, the sentiment"] = None
+        reader.remarks[f"{key} have {width} values per clip: only the first, the sentiment, was read"] = None
     firsts = [block.reshape(len(block), -1)[:, 0] for block in slices_of(array)]
     return np.concatenate([np.empty(0), *firsts]).astype(np.float64)
 
@@ -225,7 +225,7 @@ def _id_rows(where: str, value: Any) -> Iterator[Clip]:
             raise SourceError(
                 f"{where}, row {number}: 'id' must be an id, or id, start and stop, found {len(parts)} parts"
             )
-        # Some sets have numbers as ids; python refuses to write down endless ones.
+        # Some sets have numbers as ids; python refuses to print very long ones.
         name = str(parts[0]) if isinstance(parts[0], int) and abs(parts[0]) < 2**63 else parts[0]
         start, stop = (_seconds(parts[k]) if len(parts) > k else None for k in (1, 2))
         yield Clip(name_of(f"{where}, row {number}", "id", name), start=start, stop=stop)

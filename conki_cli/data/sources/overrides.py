@@ -27,17 +27,17 @@ _CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def override(corpus: Corpus, paths: Mapping[str, Path], request: Request, *, source: Path | None) -> Corpus:
-    """Replace modalities of a corpus by what other files have of them.
+    """Replace modalities of a corpus by those of other files.
 
     Args:
-        corpus: what the source gave.
+        corpus: the corpus of the source.
         paths: the file or folder for each modality.
-        request: how these files are to be read.
-        source: what was read; where it is a label file, or a folder with one, its times cut sequences. None: nothing
-            but these files.
+        request: how to read these files.
+        source: the source; if it is a label file, or a folder with one, its times cut sequences into clips. None: only
+            these files are read.
 
     Raises:
-        SourceError: a file cannot be read, or knows too few of the clips.
+        SourceError: a file cannot be read, or has too few of the clips.
     """
     if "text" in paths:
         corpus = _with_texts(corpus, paths["text"], request)
@@ -46,7 +46,7 @@ def override(corpus: Corpus, paths: Mapping[str, Path], request: Request, *, sou
 
 
 def _labels_of(source: Path) -> Path | None:
-    """Return the label file that a source is, or that lies in it."""
+    """Return the source if it is a label file, or the label file in it."""
     candidates = [source / name for name in LABEL_FILES] if source.is_dir() else [source]
     return next((path for path in candidates if path.is_file() and path.suffix in TABLE_SUFFIXES), None)
 
@@ -83,7 +83,7 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
 
 
 def _with_own_ids(raw: Raw, request: Request) -> Corpus:
-    """Read a file whose clips have the label file's ids, or, where that does not have all of them, ids of their own."""
+    """Read a file whose clips get the label file's ids, or keep their own if that file lacks some of them."""
     from conki_cli.data.sources.formats import read_raw
 
     try:
@@ -109,7 +109,7 @@ def _check_ids(path: Path, corpus: Corpus) -> None:
 
 
 def _names_in_columns(raw: Raw) -> Names:
-    """Return the ids in a file of MMSA's layout that was read, and its scores; whatever is no score is left alone."""
+    """Return the ids and scores in a file of MMSA's layout; values that are not scores are ignored."""
     scores: dict[str, float | None] = {}
     written: list[str] = []
     for split, part in splits_of(raw.path, raw.content, needed=()).items():
@@ -128,7 +128,9 @@ def _names_in_columns(raw: Raw) -> Names:
 
 def _cut(path: Path, modality: str, request: Request) -> FeatureTable:
     if request.labels is None:
-        raise SourceError(f"{path} is to be cut by time: give --labels label.csv with the columns start and stop")
+        raise SourceError(
+            f"{path} must be cut into clips by time: give --labels label.csv with the columns start and stop"
+        )
     if request.align_words:
         raise SourceError(f"--align words needs {path.name} and the words in one folder: give that as --source")
     rows = read_label_rows(request.labels)
@@ -145,8 +147,8 @@ def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
     lacking = [clip for clip in mine.scores if clip not in found or found[clip] not in texts]
     if lacking:
         raise SourceError(
-            f"{path} must have a text for every clip of {corpus.source}, has none for {len(lacking)} of "
-            f"{len(mine.scores)}, such as {one_line(lacking[0])[:80]!r}: add them, or leave --text out"
+            f"{path} must have a text for every clip of {corpus.source}, but has none for {len(lacking)} of "
+            f"{len(mine.scores)}, such as {one_line(lacking[0])[:80]!r}: add them, or leave out --text"
         )
     splits = {
         name: [replace(clip, text=stripped(texts[found[clip.id]])) for clip in part]

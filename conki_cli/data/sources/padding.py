@@ -1,10 +1,10 @@
-"""Padding: on which side of the clips it stands, told from the values, and the frames that are left without it.
+"""Padding: find its side from the values, and remove it.
 
-One routine for all formats with padded arrays. Where a file says how many frames of a clip are real, the rest must be
-zeros on one side, and that side is looked for, per modality: MMSA's files are padded at the end, MulT's in front, and
-MMSA-FET writes either. A few clips with values outside their length are known from published files (14 % of MOSI's in
-vision): these frames are dropped and counted. A file that contradicts its lengths on both sides is refused. Where it
-has no lengths, frames of zeros are padding on the side where most of them are.
+One routine for all formats with padded arrays. If a file says how many frames of a clip are real, the rest must be
+zeros on one side, which is found per modality: MMSA's files are padded at the end, MulT's in front, and MMSA-FET writes
+both. Published files have some clips with values outside their length (14 % of MOSI's in vision): these frames are
+dropped and counted. A file that contradicts its lengths on both sides is refused. Without lengths, frames of zeros are
+padding on the side with most of them.
 
 Axes: N clips, P padded frames, d features per frame.
 """
@@ -27,9 +27,9 @@ SIDES: tuple[Side, Side] = ("front", "end")
 MOST_MISFITS = 0.5
 """Share of the padded clips that may have values on both sides of their length; published files have up to 0.15."""
 MOST_OPPOSED = 0.05
-"""Share of the padded clips whose zeros may stand on the other side alone: a face that was lost in the first frames."""
+"""Share of the padded clips whose zeros may be only on the other side, as when a face is lost in the first frames."""
 UNCLEAR = "the side of the padding is not clear"
-"""Begins the warning."""
+"""Start of the warning."""
 _CLEARLY = 0.9
 """Without lengths: the share of the clips, or of the frames of zeros, that must be on one side to be believed."""
 
@@ -39,12 +39,12 @@ class Padded:
     """Padded clips of one modality, and where their values are.
 
     Attributes:
-        where: names the place in messages.
+        where: the place in messages.
         frames: [N, P, d].
         first: the first frame of every clip that is not all zeros, [N].
-        end: the end of the last such frame, [N]; 0: the clip is all zeros.
-        lengths: real frames of every clip, P at most, [N]; None: the file does not say.
-        misfits: frames that are not all zeros outside the length, were the padding in front and at the end, [N, 2].
+        end: the end of the last such frame, [N]; 0 if the clip is all zeros.
+        lengths: real frames of every clip, P at most, [N]; None if the file has no lengths.
+        misfits: nonzero frames outside the length, if the padding is in front and if it is at the end, [N, 2].
         num_clamped: lengths that were greater than P.
     """
 
@@ -87,13 +87,13 @@ def look_at(
     lengths: npt.NDArray[np.float64] | None = None,
     told: Callable[[int], None] = lambda count: None,
 ) -> Padded:
-    """Look through padded frames, slice after slice.
+    """Scan padded frames slice by slice.
 
     Args:
-        where: names the place in messages.
+        where: the place in messages.
         frames: [N, P, d].
-        lengths: whole numbers from 0, [N], where the file has them.
-        told: takes the number of bytes that were read since the last call.
+        lengths: whole numbers from 0, [N], if the file has them.
+        told: receives the number of bytes read since the last call.
     """
     count, longest = frames.shape[:2]
     kept = None if lengths is None else np.minimum(lengths, longest).astype(np.int64)
@@ -114,7 +114,7 @@ def look_at(
 
 
 def look_at_clip(where: str, frames: Array, length: float) -> Padded:
-    """Look through the padded frames of one clip, [P, d]."""
+    """Scan the padded frames of one clip, [P, d]."""
     if isinstance(frames, FileArray):
         return look_at(where, dataclasses.replace(frames, shape=(1, *frames.shape)), np.array([length]))
     return look_at(where, frames[None], np.array([length]))
@@ -124,11 +124,11 @@ def find_sides(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple[dict
     """Find the side that each modality is padded on.
 
     Args:
-        parts: by modality, all that one file has of it.
-        usual: the side that this format is padded on where the values do not tell.
+        parts: all padded clips of a file, by modality.
+        usual: the side of this format, if the values do not show it.
 
     Returns:
-        The sides; how they were found, by modality, where there may be padding; and a warning if that is not clear.
+        The sides; how they were found, by modality, if there may be padding; and a warning if the side is not clear.
 
     Raises:
         SourceError: the values contradict the lengths on both sides.
@@ -154,7 +154,7 @@ def find_sides(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple[dict
 def without_padding(padded: Padded, side: Side) -> list[Array]:
     """Return the frames of every clip, [L, d] each, as parts of the padded array.
 
-    A clip whose values stand on the other side alone is cut there: nothing real is lost.
+    A clip with values only on the other side is truncated there: no real value is lost.
     """
     longest, is_front = padded.num_padded, side == "front"
     starts, ends = np.zeros_like(padded.end), padded.end
@@ -169,7 +169,7 @@ def without_padding(padded: Padded, side: Side) -> list[Array]:
 
 
 def repairs_of(padded: Sequence[Padded], side: Side) -> dict[str, int]:
-    """Count what lies outside the lengths of a file, and lengths that are greater than its array; {}: it has none."""
+    """Count frames outside the lengths of a file, and lengths greater than its array; {} if there are none."""
     told = [part for part in padded if part.lengths is not None]
     if not told:
         return {}
@@ -196,14 +196,14 @@ def _side_by_lengths(modality: str, padded: Sequence[Padded], usual: Side) -> Si
     if opposed.sum() > MOST_OPPOSED * total:
         where, _ = _clip_at(padded, int(opposed.argmax()))
         raise SourceError(
-            f"{where}: {modality} must be padded on one side, but zeros stand in front in {alone[0]} clips and at the "
+            f"{where}: {modality} must be padded on one side, but zeros are in front in {alone[0]} clips and at the "
             f"end in {alone[1]}: the lengths are wrong, or clips of two files were mixed; write the file again"
         )
     return side
 
 
 def _opposed(part: Padded, side: Side) -> npt.NDArray[np.bool_]:
-    """Return which clips are padded on the other side than the file, [N]: their values fill their length there."""
+    """Return which clips are padded on the other side than the rest, [N]: their values fill their length there."""
     if part.lengths is None:
         return np.zeros(len(part), dtype=bool)
     has_junk = part.misfits[:, SIDES.index(side)] > 0
@@ -214,23 +214,23 @@ def _opposed(part: Padded, side: Side) -> npt.NDArray[np.bool_]:
 
 
 def _doubts(modality: str, padded: Sequence[Padded], side: Side) -> list[str]:
-    """Return warnings: clips that are padded on the other side than the file, and lengths that most arrays lack."""
+    """Return warnings about clips padded on the other side than the rest, and lengths greater than the array."""
     opposed = np.concatenate([_opposed(part, side) for part in padded])
     notes = []
     if opposed.any():
         where, _ = _clip_at(padded, int(opposed.argmax()))
         notes.append(
             f"{modality}: {int(opposed.sum())} of {len(opposed)} clips are padded on the other side than the rest and "
-            f"were cut there (the first: {where})"
+            f"were truncated there (the first: {where})"
         )
     clamped, total = sum(part.num_clamped for part in padded), len(opposed)
     if 2 * clamped > total:
-        notes.append(f"{modality}: {clamped} of {total} lengths are greater than the array: they are of other data")
+        notes.append(f"{modality}: {clamped} of {total} lengths are greater than the array: they belong to other data")
     return notes
 
 
 def _tells(part: Padded) -> npt.NDArray[np.bool_]:
-    """Return which clips can show a side, [N]: not those without padding, without frames, or with zeros alone."""
+    """Return which clips can show a side, [N]: not those without padding, without frames, or with only zeros."""
     if part.lengths is None:
         return np.zeros(len(part.end), dtype=bool)
     return (part.lengths > 0) & (part.lengths < part.num_padded) & (part.end > 0)
@@ -238,7 +238,7 @@ def _tells(part: Padded) -> npt.NDArray[np.bool_]:
 
 def _misfit(modality: str, padded: Sequence[Padded], neither: npt.NDArray[np.bool_], total: int) -> str:
     where, (longest, length) = _clip_at(padded, int(neither.argmax()))
-    others = f" ({int(neither.sum())} of {total} padded clips are so)" if total > 1 else ""
+    others = f" ({int(neither.sum())} of {total} padded clips have this problem)" if total > 1 else ""
     return (
         f"{where}: {modality} has {longest} frames and the length {length}, but neither side is {longest - length} "
         f"frames of zeros{others}: the length is wrong; write the file again"
@@ -246,7 +246,7 @@ def _misfit(modality: str, padded: Sequence[Padded], neither: npt.NDArray[np.boo
 
 
 def _clip_at(padded: Sequence[Padded], number: int) -> tuple[str, tuple[int, int]]:
-    """Return the place of a clip, counted through all parts, and its padded and real frames."""
+    """Return the place of a clip, counted over all parts, and its padded and real frames."""
     for part in padded:
         if number < len(part.end) and part.lengths is not None:
             row = f", row {number + 1}" if len(part.end) > 1 else ""
@@ -260,7 +260,7 @@ def _clip_at(padded: Sequence[Padded], number: int) -> tuple[str, tuple[int, int
 
 @dataclass(frozen=True)
 class _Zeros:
-    """Clips of a modality that begin with frames of zeros and that end with them, and how many frames these are."""
+    """Numbers of clips of a modality that start and that end with frames of zeros, and the numbers of these frames."""
 
     clips: tuple[int, int]  # in front, at the end
     frames: tuple[int, int]
@@ -293,11 +293,11 @@ def _sides_by_zeros(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple
     unclear = [m for m, found in zeros.items() if not found.is_clear]
     if not unclear:
         return sides, []
-    # Most files are padded on one side. Padding is long; what a tracker lost at the other end is short.
+    # Most files are padded on one side. Padding is long; zeros of a lost face at the other end are short.
     frames = (sum(found.frames[0] for found in zeros.values()), sum(found.frames[1] for found in zeros.values()))
     side = _larger(frames, usual)
     counts = ", ".join(f"{m} in {found.clips[0]} clips and {found.clips[1]}" for m, found in zeros.items())
     return {**sides, **dict.fromkeys(unclear, side)}, [
-        f"{UNCLEAR}: frames of zeros stand in front and at the end, {counts}; taken to be "
+        f"{UNCLEAR}: frames of zeros are in front and at the end, {counts}; assumed to be "
         f"{'in front' if side == 'front' else 'at the end'}, where {max(frames)} of {sum(frames)} such frames are"
     ]

@@ -1,4 +1,4 @@
-"""A modality as a list of arrays, one per clip and each as long as the clip, instead of one padded array.
+"""A modality as a list of arrays, one per clip with the clip's length, instead of one padded array.
 
 Axes: N clips, L frames of a clip, d features per frame.
 """
@@ -14,13 +14,13 @@ import numpy.typing as npt
 from conki_cli.data.sources.columns import slices_of
 from conki_cli.data.store.arrays import Array, FileArray
 
-PADDING = "none, every clip has an array of its own"
-"""What a report says of the padding of such clips."""
+PADDING = "none, every clip has its own array"
+"""The report's text about the padding of such clips."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """The frames of clips that have an array each, [L, d], and what was dropped of them."""
+    """The frames of clips with one array each, [L, d], and counts of dropped frames."""
 
     frames: list[Array]
     counts: Counter[str]
@@ -30,13 +30,13 @@ class Clips:
 
 
 def clips_in(value: Any) -> list[Array] | None:
-    """Return the frames of every clip, [L, d] each, from a list or an object array of arrays that differ in shape.
+    """Return the frames of every clip, [L, d] each, from a list or an object array of arrays of different shapes.
 
-    None and arrays without values are clips without frames. Arrays of one shape in a list are one padded array, which
-    other readers take.
+    None and arrays without values are clips without frames. Arrays of equal shape in a list are one padded array, which
+    other readers handle.
 
     Returns:
-        The arrays, those in a file still there; None if the value is anything else.
+        The arrays, which stay in their file; None for any other value.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind == "O" and value.ndim == 1:
         items = value.tolist()
@@ -61,11 +61,11 @@ def _empty() -> npt.NDArray[np.float32]:
 
 
 def cut(clips: Sequence[Array], lengths: npt.NDArray[np.float64] | None) -> tuple[list[Array], Counter[str]]:
-    """Cut clips to the lengths that their file gives; return them and counts of what was dropped.
+    """Truncate clips to the lengths in their file; return them and counts of dropped frames.
 
     Args:
         clips: frames, [L, d] each.
-        lengths: whole numbers from 0, [N]; None: there are none, and all frames are kept.
+        lengths: whole numbers from 0, [N]; None: keep all frames.
     """
     counts: Counter[str] = Counter()
     if lengths is None or _counts_columns(clips, lengths):
@@ -82,7 +82,7 @@ def cut(clips: Sequence[Array], lengths: npt.NDArray[np.float64] | None) -> tupl
 
 
 def _counts_columns(clips: Sequence[Array], lengths: npt.NDArray[np.float64]) -> bool:
-    """Tell whether the lengths are those of the second axis: then all arrays are [d, L], which others find out."""
+    """Say whether the lengths are those of the second axis: then all arrays are [d, L], which is detected later."""
     shapes = np.array([clip.shape for clip in clips])
     return bool((shapes[:, 1] == lengths).all() and (shapes[:, 0] != lengths).any())
 

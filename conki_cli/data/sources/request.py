@@ -1,4 +1,4 @@
-"""What `conki prepare` was asked for."""
+"""The requests of `conki prepare` to the readers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,24 +8,24 @@ from conki_cli.data.store.records import SPLITS
 from conki_cli.datasets import is_chinese
 
 Progress = Callable[[int, str], None]
-"""Takes the number of bytes or clips finished since the last call, and a remark."""
+"""A function of the number of bytes or clips finished since the last call, and a label."""
 
 
 def no_progress(count: int, remark: str) -> None:
-    """Show nothing."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a source is to be read, where the user says more than which one.
+    """The user's options for reading a source.
 
     Attributes:
-        format: name of the format; None: recognised from the content.
+        format: name of the format; None: detect it from the content.
         labels: `label.csv` to join by id.
-        overrides: file or folder per modality that replaces what the source has of it.
+        overrides: file or folder per modality that replaces the source's.
         text_column: the column or key with the texts.
         align_words: average frames over each word's interval.
-        prefers_english: whether texts of SIMS are taken from text_en where there is one.
+        prefers_english: whether texts of SIMS come from text_en if present.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
     """
 
@@ -40,19 +40,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader is asked for.
+    """A request to a reader.
 
     Attributes:
         dataset: name of the data set.
         score_range: lowest and highest possible score.
-        labels: `label.csv` to join by id: texts, scores, splits or times that the source itself does not have.
-        text_column: the column or key with the texts, instead of the reader's own choice.
+        labels: `label.csv` to join by id: texts, scores, splits or times that the source lacks.
+        text_column: the column or key with the texts, instead of the reader's default.
         align_words: average frames over each word's interval (sequences with times only).
-        prefers_english: whether texts of SIMS are taken from text_en where there is one; not when they are translated.
-        replaced: modalities that come from another file: what the source has of them does not matter.
-        needs_texts: whether clips are of use only with their texts; not where one modality is taken from a file.
+        prefers_english: whether texts of SIMS come from text_en if present; False if they are translated.
+        replaced: modalities that come from another file, so that the source's are ignored.
+        needs_texts: whether clips need their texts; False if only one modality is taken from a file.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
-        progress: told what was read.
+        progress: is notified of what was read.
     """
 
     dataset: str
@@ -68,10 +68,10 @@ class Request:
 
     @property
     def needed_splits(self) -> tuple[str, ...]:
-        """The splits that a source must have."""
+        """The required splits of a source."""
         return () if self.unlabelled else SPLITS
 
     @property
     def takes_english(self) -> bool:
-        """Whether texts come from text_en where there is one: SIMS has both, and the paper uses the English ones."""
+        """Whether texts come from text_en if present: SIMS has both, and the paper uses the English ones."""
         return self.prefers_english and is_chinese(self.dataset)

@@ -1,4 +1,4 @@
-"""Segments: where the clips of a data set lie in its videos, told by a label file's times or by the SDK's own labels.
+"""Segments: the places of clips in their videos, from a label file's times or from the SDK's own labels.
 
 Axes: n labels of a video.
 """
@@ -30,12 +30,12 @@ _SPLIT_ADVICE = "the SDK keeps its splits in code; give --labels with video_id, 
 
 @dataclass(frozen=True)
 class Segment:
-    """A clip to be made: its row of the label file, and where the sequences have it.
+    """A clip to be made: its row of the label file, and its place in the sequences.
 
     Attributes:
-        row: id, text, score, split; start and stop in the video, unless the file is cut already.
-        key: what the sequences call the video, or the clip where they are cut.
-        is_whole: whether the key names this clip alone.
+        row: id, text, score, split; start and stop in the video, unless the file is already cut into clips.
+        key: the name of the video in the sequences, or of the clip if they are cut.
+        is_whole: whether the key names only this clip.
     """
 
     row: LabelRow
@@ -45,7 +45,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Report:
-    """What a reading is about, and what it has to tell."""
+    """The files of a reading, and its notes and remarks."""
 
     path: Path
     labels: Path | None
@@ -54,7 +54,7 @@ class Report:
 
 
 def find_segments(report: Report, tracks: Mapping[str, Track], request: Request) -> list[Segment]:
-    """Find the clips: the label file's times, the keys of a file that is cut already, or the label sequence."""
+    """Find the clips by the label file's times, the keys of a file that is already cut, or the label sequence."""
     rows: list[LabelRow] = []
     if report.labels is not None:
         rows = read_label_rows(
@@ -77,7 +77,7 @@ def find_segments(report: Report, tracks: Mapping[str, Track], request: Request)
     unscored = next((clip.row.id for clip in clips if clip.row.score is None), None)
     if unscored is not None:
         raise SourceError(
-            f"{report.labels} must have a column label with the score of every clip, as no label sequence has it; "
+            f"{report.labels} must have a column label with the score of every clip, because no label sequence has it; "
             f"{one_line(unscored)[:80]!r} has none"
         )
     return clips
@@ -88,10 +88,10 @@ def _all_scored(clips: Sequence[Segment]) -> list[Segment]:
 
 
 def _timed_segments(report: Report, track: Track | None, rows: Sequence[LabelRow]) -> list[Segment]:
-    """Take the clips as the label file has them; a label sequence gives scores it lacks, and is compared otherwise."""
+    """Take the clips from the label file; a label sequence gives missing scores, and is compared otherwise."""
     _need_splits(report, rows)
     if not all(row.clip for row in rows):
-        raise SourceError(f"{report.labels} must have clip_id in every row that has start and stop: name the clips")
+        raise SourceError(f"{report.labels} must have clip_id in every row with start and stop: name the clips")
     clips = [Segment(row, row.video) for row in rows]
     if track is None:
         return clips
@@ -108,7 +108,7 @@ def _timed_segments(report: Report, track: Track | None, rows: Sequence[LabelRow
 
 
 def _score_at(table: Numbers, start: float | None) -> float | None:
-    """Return the score of the interval that begins at `start`; [n, 3] holds start, stop, score."""
+    """Return the score of the interval that starts at `start`; [n, 3] holds start, stop, score."""
     distances = np.nan_to_num(np.abs(table[:, 0] - (math.nan if start is None else start)), nan=math.inf)
     nearest = int(distances.argmin()) if len(distances) else -1
     return float(table[nearest, 2]) if nearest >= 0 and distances[nearest] <= _SAME_START else None
@@ -136,10 +136,10 @@ def _labelled_segments(report: Report, tracks: Mapping[str, Track], rows: Sequen
         table = label_rows(track, video)
         count += len(table)
         if count > _MOST_CLIPS:
-            raise SourceError(f"{track.path} has more than {_MOST_CLIPS:,} labels: use a file that you trust")
+            raise SourceError(f"{track.path} has more than {_MOST_CLIPS:,} labels: use a trustworthy file")
         for number, (start, stop, score) in enumerate(table.tolist()):
             row = LabelRow(video, str(number), score=score)
-            # Without a usable interval the clip has nothing but what the label file says.
+            # Without a usable interval the clip has only the label file's data.
             yield Segment(row if math.isnan(start) else replace(row, start=start, stop=stop), video)
 
 
@@ -149,13 +149,13 @@ def _need_splits(report: Report, rows: Sequence[LabelRow]) -> None:
     lacking = next((row for row in rows if row.split is None), None)
     if lacking is not None:
         raise SourceError(
-            f"{report.labels} must say train, valid or test in a column mode of every row, not so for "
+            f"{report.labels} must have a column mode with train, valid or test in every row, but has not for "
             f"{one_line(lacking.video)[:60]!r}: {_SPLIT_ADVICE}"
         )
 
 
 def _with_splits(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]) -> list[Segment]:
-    """Find the split of every clip, and its id and text if the label file has these; times are the sequence's."""
+    """Find the split of every clip, and its id and text if the label file has them; times come from the sequence."""
     _need_splits(report, rows)
     videos = {row.video for row in rows}
     known = [clip for clip in clips if clip.row.video in videos]
@@ -170,7 +170,7 @@ def _with_splits(report: Report, clips: Sequence[Segment], rows: Sequence[LabelR
 
 
 def _join(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]) -> list[Segment] | None:
-    """Give every clip its row of the label file; None: the file names no clips, or other ones."""
+    """Give every clip its row of the label file; None if the file names no clips, or other ones."""
     if report.labels is None or not all(row.clip for row in rows):
         return None
     asked = [Clip(clip.row.id, clip.row.score, clip.row.start) for clip in clips]
@@ -179,13 +179,13 @@ def _join(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]) ->
     except SourceError as error:
         if any(clip.row.score is None for clip in clips):
             raise
-        report.notes.append(f"of the label file only the splits were used: {error}")
+        report.notes.append(f"only the splits of the label file were used: {error}")
         return None
     report.remarks.extend(remarks)
     unused = len({row.id for row in rows} - {row.id for row in joined})
     if unused:
         report.notes.append(
-            f"{counted(unused, 'row')} of {report.labels} left out: no clip of {report.path.name} belongs there"
+            f"{counted(unused, 'row')} of {report.labels} left out: {report.path.name} has no clip for them"
         )
     return [
         replace(
@@ -213,17 +213,17 @@ def _by_video(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]
 
 
 def check_presence(report: Report, tracks: Mapping[str, Track], clips: Sequence[Segment]) -> None:
-    """Note which videos a track lacks.
+    """Report which videos are missing from a track.
 
     Raises:
-        SourceError: no track has any.
+        SourceError: no track has any of them.
     """
     wanted = dict.fromkeys(clip.key for clip in clips)
     data = [track for kind, track in tracks.items() if kind != "labels"]
     missing = [[key for key in wanted if not track.has(key)] for track in data]
     if all(len(keys) == len(wanted) for keys in missing):
         raise SourceError(
-            f"{report.path} must have the videos of its labels, has none of {len(wanted):,}, such as "
+            f"{report.path} must have the videos of its labels, but has none of {len(wanted):,}, such as "
             f"{one_line(next(iter(wanted), ''))[:60]!r}: give the label file of this data"
         )
     for track, keys in zip(data, missing, strict=True):
@@ -233,4 +233,4 @@ def check_presence(report: Report, tracks: Mapping[str, Track], clips: Sequence[
             report.notes.append(f"{track.label}: without {missed}, first {first!r}")
         others = sum(key not in wanted for key in track.keys)
         if others:
-            report.remarks.append(f"{track.label}: {counted(others, 'video')} left out, for no clip is in them")
+            report.remarks.append(f"{track.label}: {counted(others, 'video')} left out, because they have no clips")

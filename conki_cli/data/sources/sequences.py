@@ -2,25 +2,25 @@
 
 A .csd file is HDF5 and holds one sequence of all videos: <sequence>/data/<video>/features,
 [rows, features], and intervals, [rows, 2], the start and stop of every row in seconds. MultiBench
-keeps several sequences in one file, <sequence>/<video>/features, mostly cut already: its keys are
-'video[3]'. Type and number of the features and the name of the sequence tell what it holds:
+has several sequences in one file, <sequence>/<video>/features, usually already cut into clips with
+keys such as 'video[3]'. Type, number of features and name of a sequence show what it holds:
 
     words    text                      not named after phones
     labels   1 or 7 numbers            named opinion, label or sentiment
     audio    numbers                   named COVAREP, openSMILE, acoustic or audio
     vision   numbers                   named FACET, OpenFace, visual or vision
 
-Others, such as GloVe vectors and phones, are left out. Words alone are enough. Needed beside them:
-the clips, from --labels FILE, or from a label.csv or meta.csv in the folder. With video_id,
-clip_id, start, stop, mode and label it says everything. Without times the label sequence cuts
-(interval i of a video is its clip i, the first number its score), and the file needs video_id and
-mode, because the SDK keeps its splits in code; rows for the same clips also give ids and texts.
+Others, such as GloVe vectors and phones, are left out. Words alone are enough. The clips come from
+--labels FILE, or from a label.csv or meta.csv in the folder. The columns video_id, clip_id, start,
+stop, mode and label are sufficient. Without times the label sequence defines the clips (interval i
+of a video is its clip i, the first number its score), and the file needs video_id and mode, because
+the SDK has its splits only in code; rows for the same clips also give ids and texts.
 
-A word or frame belongs to the clip in which the middle of its interval lies. The words of a clip,
+A word or frame belongs to the clip that contains the middle of its interval. The words of a clip,
 without the pauses 'sp', are its text. They are compared with the texts of the label file, which
-stand in where a clip has no words (and everywhere with --text-column). --align words averages the
-frames in the interval of each word: numbers that are not finite are left out, a word without frames
-gets zeros. Rows whose interval makes no sense are ignored and counted. Metadata are not read.
+replace them if a clip has no words (and always with --text-column). --align words averages the
+frames in the interval of each word: numbers that are not finite are left out, and a word without
+frames gets zeros. Rows with an invalid interval are ignored and counted. Metadata are not read.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def recognise(raw: Raw) -> str | None:
         return "csd" if _csd_files(raw) else None
     if raw.kind != "hdf5":
         return None
-    with contextlib.suppress(Exception):  # whatever is strange is not ours
+    with contextlib.suppress(Exception):  # not one of these formats
         if is_track(raw.content, nested=True):
             return "csd"
         if is_track(raw.content, nested=False):
@@ -75,15 +75,15 @@ def recognise(raw: Raw) -> str | None:
 
 
 def read(raw: Raw, request: Request, name: str) -> Corpus:
-    """Read sequences as a corpus; frames stay in their files until they are asked for.
+    """Read sequences as a corpus; frames stay in their files until they are read.
 
     Raises:
-        SourceError: the files are refused or damaged, contradict each other, or do not say where the clips are.
+        SourceError: the files are refused or damaged, contradict each other, or do not locate the clips.
     """
     labels = _label_file(raw, request)
     report = Report(raw.path, labels)
     if raw.kind == "folder" and (unread := [name for name in LABEL_FILES if raw.content.get(name, labels) != labels]):
-        report.remarks.append(f"not read, as {one_line(str(labels))} was: {' and '.join(unread)}")
+        report.remarks.append(f"not read, because {one_line(str(labels))} was: {' and '.join(unread)}")
     tracks = _choose(report, _tracks_in(raw, name), request)
     if request.align_words and "words" not in tracks:
         raise SourceError(f"{raw.path} must hold words for --align words, found none: leave it out or add them")
@@ -134,14 +134,14 @@ def cut(
     """Cut one .csd file into the clips of a label file.
 
     Args:
-        path: the file; its only sequence of numbers is taken when none has a name of that modality.
-        rows: clips with start and stop, or those whose 'video[clip]' the file has.
+        path: the file; if no sequence is named after the modality, its only sequence of numbers is used.
+        rows: clips with start and stop, or clips that the file names 'video[clip]'.
         modality: "audio" or "vision".
-        words: the .csd file with the words in whose intervals frames are averaged, if they are.
-        progress: told how many clips are cut.
+        words: the .csd file with the words over which frames are averaged; None: no averaging.
+        progress: is notified of the finished clips.
 
     Returns:
-        The frames of every row, in the order of the rows; None where there are none. And notes.
+        The frames of every row, in the order of the rows (None for a row without frames), and notes.
 
     Raises:
         SourceError: a file is refused or damaged, has no such sequence, or the rows have no times.
@@ -158,7 +158,7 @@ def cut(
             raise SourceError(f"{words} must hold words to average over, found none: name another file")
     clips = [_segment_in(chosen[modality], row) for row in rows]
     if not any(clip.is_whole or clip.row.start is not None for clip in clips):
-        raise SourceError(f"{path} is to be cut by time: the label file must have the columns start and stop")
+        raise SourceError(f"{path} must be cut into clips by time: the label file must have the columns start and stop")
     report = Report(path, None)
     check_presence(report, chosen, clips)
     frames = [made.get(modality) for _, made in _cut_all(chosen, clips, words is not None, progress)]
@@ -190,7 +190,7 @@ def _tracks_in(raw: Raw, name: str) -> list[Track]:
         tracks = list(tracks_of(raw.content, nested=name == "csd"))
     else:
         raise SourceError(
-            f"{raw.path} must be HDF5 or a folder with .csd files to be read as {name}: leave --format out"
+            f"{raw.path} must be HDF5 or a folder with .csd files to be read as {name}: leave out --format"
         )
     if not tracks:
         raise SourceError(f"{raw.path} has no .csd file: name one, or a folder with some")
@@ -198,7 +198,7 @@ def _tracks_in(raw: Raw, name: str) -> list[Track]:
 
 
 def _choose(report: Report, tracks: Sequence[Track], request: Request) -> dict[str, Track]:
-    """Return the one track of every kind; what is left out becomes a remark."""
+    """Return the one track of every kind; a remark names the others."""
     chosen: dict[str, Track] = {}
     for track in tracks:
         if track.kind not in ("words", "labels", *FRAME_MODALITIES) or track.kind in request.replaced:
@@ -206,12 +206,14 @@ def _choose(report: Report, tracks: Sequence[Track], request: Request) -> dict[s
         if track.kind in chosen:
             raise SourceError(
                 f"{report.path} must have one sequence of {track.kind}, found {chosen[track.kind].label} and "
-                f"{track.label}: move one away, or name the one that is meant with --{track.kind} FILE.csd"
+                f"{track.label}: move one away, or name the right one with --{track.kind} FILE.csd"
             )
         chosen[track.kind] = track
     if not set(chosen) - {"labels"}:
         found = ", ".join(track.label for track in tracks[:10])
-        raise SourceError(f"{report.path} must have words, audio or vision, known by their names; found only {found}")
+        raise SourceError(
+            f"{report.path} must have words, audio or vision, recognised by their names; found only {found}"
+        )
     report.remarks.extend(f"{kind}: {track.label}" for kind, track in chosen.items())
     unused = [track.label for track in tracks if track not in chosen.values()]
     if unused:
@@ -225,7 +227,7 @@ def _choose(report: Report, tracks: Sequence[Track], request: Request) -> dict[s
 def _cut_all(
     tracks: Mapping[str, Track], clips: Sequence[Segment], align_words: bool, progress: Progress
 ) -> list[tuple[str, dict[str, Frames]]]:
-    """Return spoken text and frames of every clip; rows of one video at a time are in memory."""
+    """Return spoken text and frames of every clip; only the rows of one video at a time are in memory."""
     made: list[tuple[str, dict[str, Frames]]] = [("", {})] * len(clips)
     by_key: defaultdict[str, list[int]] = defaultdict(list)
     for number, clip in enumerate(clips):
@@ -239,9 +241,7 @@ def _cut_all(
             made[number] = _cut_clip(videos, words, clips[number], align_words)
             letters += len(made[number][0])
         if letters > _MOST_LETTERS:
-            raise SourceError(
-                f"the texts of all clips have more than {_MOST_LETTERS:,} letters: use data that you trust"
-            )
+            raise SourceError(f"the texts of all clips have more than {_MOST_LETTERS:,} letters: use trustworthy data")
         progress(len(numbers), one_line(key)[:60])
     return made
 
@@ -280,7 +280,7 @@ def _texts_of(report: Report, clips: Sequence[Segment], spoken: Sequence[str], r
     if not any(spoken) or request.text_column is not None:
         if not any(told) and not request.unlabelled:
             raise SourceError(f"{report.path} has no words for its clips: give --labels with a column text")
-        report.remarks.append(f"the texts are those of {report.labels}")
+        report.remarks.append(f"the texts come from {report.labels}")
         return told
     compared = [k for k in range(len(clips)) if spoken[k] and told[k]]
     other = [clips[k].row.id for k in compared if _letters(spoken[k]) != _letters(told[k])]

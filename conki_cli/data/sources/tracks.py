@@ -1,6 +1,6 @@
-"""Tracks: what one computational sequence of the CMU SDK says about every video, row after row in time; cut into clips.
+"""Tracks: one computational sequence of the CMU SDK, with rows in time for every video; cut into clips.
 
-A row belongs to the clip, or to the word, in whose interval [start, stop) the middle of its own interval lies.
+A row belongs to the clip, or word, whose interval [start, stop) contains the middle of the row's interval.
 
 Axes: n rows of a video, L frames of a clip, d features per frame.
 """
@@ -35,7 +35,7 @@ from conki_cli.data.store.records import Frames, counted
 from conki_cli.system.errors import SourceError, one_line
 
 PAUSE = "sp"
-"""The word that stands for silence."""
+"""The word for silence."""
 _NAMES = {
     "audio": re.compile(r"covarep|opensmile|acoustic|audio", re.IGNORECASE),
     "vision": re.compile(r"facet|openface|visual|vision", re.IGNORECASE),
@@ -44,7 +44,7 @@ _LABEL_NAME = re.compile(r"opinion|label|sentiment", re.IGNORECASE)
 _LABEL_WIDTHS = (1, 7)  # sentiment alone, or sentiment and six emotions
 _PHONES = re.compile(r"phon", re.IGNORECASE)
 _LOOKED_AT = 20
-"""Videos that are looked at for one with data, which says what the track holds."""
+"""Number of videos that are examined to find one with data, which shows the kind of the track."""
 
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -56,12 +56,12 @@ class Track:
 
     Attributes:
         path: its file.
-        name: what the file calls it.
-        kind: "words", "labels", "audio", "vision", "numbers" that are none of these, or "" for anything else.
+        name: its name in the file.
+        kind: "words", "labels", "audio", "vision", "numbers" for other numbers, or "" for anything else.
         videos: the group with one group per video.
         file: the open file, shared by everything that is read from the track.
-        counts: what was noticed while reading: rows, rows without a usable interval, videos without data.
-        addresses: places in the file that were read; none is read under a second name.
+        counts: rows, rows without a usable interval, and videos without data found so far.
+        addresses: places in the file that were read, to refuse a second name for the same data.
     """
 
     path: Path
@@ -79,12 +79,12 @@ class Track:
 
     @property
     def keys(self) -> list[str]:
-        """Names of the videos, or of the clips in files that are cut already."""
+        """Names of the videos, or of the clips in files that are already cut."""
         with damage_in(self.path):
             return list(self.videos)
 
     def has(self, key: str) -> bool:
-        """Tell whether the track has a video, or a clip in files that are cut already."""
+        """Say whether the track has a video, or a clip in files that are already cut."""
         return has(self.videos, key)
 
 
@@ -93,11 +93,11 @@ class Video:
     """The rows of one video of a track, in the order of time.
 
     Attributes:
-        track: where they are from.
+        track: the track of the rows.
         features: the data set in the file's order, [n, d], or [n] and [n, 1] for words.
-        intervals: start and stop of every row in seconds, [n, 2]; nan, and last, where the file's make no sense; None
-            where the file has none.
-        order: the rows of the file in the order of time, [n]; None where they are in that order already.
+        intervals: start and stop of every row in seconds, [n, 2]; invalid ones are nan, and last; None if the file has
+            no intervals.
+        order: the rows of the file in the order of time, [n]; None if they are already in that order.
     """
 
     track: Track
@@ -120,14 +120,14 @@ class Video:
         """Start and stop of every row in seconds, [n, 2].
 
         Raises:
-            SourceError: the file has none.
+            SourceError: the file has no intervals.
         """
         if self.intervals is None:
-            raise SourceError(f"{place_of(self.features)} must have intervals beside it to be cut by time, found none")
+            raise SourceError(f"{place_of(self.features)} needs intervals beside it to be cut by time, found none")
         return self.intervals
 
     def between(self, start: float, stop: float) -> slice:
-        """Return the rows whose middle lies in [start, stop)."""
+        """Return the rows whose middle is in [start, stop)."""
         first, last = np.searchsorted(self._middles, [start, stop]).tolist()
         return slice(first, max(first, last))
 
@@ -140,16 +140,16 @@ def tracks_of(file: Any, *, nested: bool) -> Iterator[Track]:
 
     Args:
         file: the `h5py.File`.
-        nested: whether a track keeps its videos in a group `data`, as .csd files do, or directly.
+        nested: whether the videos of a track are in a group `data`, as in .csd files, or directly in the track.
 
     Raises:
-        SourceError: there is none, or the file is hostile or damaged.
+        SourceError: there are no tracks, or the file is hostile or damaged.
     """
     path = path_of(file)
     with damage_in(path):
         names = list(file)
     if not names:
-        raise SourceError(f"{path} holds nothing: get the file again, whole")
+        raise SourceError(f"{path} holds nothing: get the complete file again")
     for name in names:
         root = group_in(file, name)
         videos = group_in(root, "data") if nested else root
@@ -157,7 +157,7 @@ def tracks_of(file: Any, *, nested: bool) -> Iterator[Track]:
 
 
 def is_track(file: Any, *, nested: bool) -> bool:
-    """Tell whether an HDF5 file's first group looks like a track; may raise on strange content; see `tracks_of`."""
+    """Say whether an HDF5 file's first group looks like a track; may raise on strange content; see `tracks_of`."""
     root = group_in(file, next(iter(file)))
     if nested:
         return has(root, "data") and (has(root, "metadata") or _has_features(group_in(root, "data")))
@@ -172,13 +172,13 @@ def open_tracks(path: Path) -> list[Track]:
     """Open a .csd file.
 
     Raises:
-        SourceError: it is no computational sequence, hostile or damaged.
+        SourceError: it is not a computational sequence, or is hostile or damaged.
     """
     return list(tracks_of(open_hdf5(path), nested=True))
 
 
 def _kind_of(path: Path, name: str, videos: Any) -> str:
-    """Tell what a track holds, from the type of its features, their width, and its name or that of its file."""
+    """Return the kind of a track, from the type and width of its features and its name or its file's name."""
     features = _first_features(videos)
     if features is None:
         return ""
@@ -200,7 +200,7 @@ def _first_features(videos: Any) -> Any:
     with damage_in(path_of(videos)):
         names = [name for _, name in zip(range(_LOOKED_AT), videos, strict=False)]
     if not names:
-        raise SourceError(f"{place} holds no videos: get the file again, whole")
+        raise SourceError(f"{place} holds no videos: get the complete file again")
     for name in names:
         features = dataset_in(group_in(videos, name), "features", texts=True)
         if features.size:
@@ -209,7 +209,7 @@ def _first_features(videos: Any) -> Any:
 
 
 def video_in(track: Track, key: str) -> Video | None:
-    """Open a video of a track; None: it is not there, or has no rows.
+    """Open a video of a track; None if it is missing or has no rows.
 
     Raises:
         SourceError: features and intervals contradict each other, or the file is hostile or damaged.
@@ -237,16 +237,18 @@ def video_in(track: Track, key: str) -> Video | None:
 def _read_once(track: Track, features: Any) -> None:
     address = address_of(features)
     if address in track.addresses:
-        raise SourceError(f"{place_of(features)} is the data set of another video under a second name: it is refused")
+        raise SourceError(
+            f"{place_of(features)} is the data set of another video under a second name, which is refused"
+        )
     track.addresses.add(address)
 
 
 def _intervals_of(track: Track, group: Any, count: int) -> Numbers:
-    """Read intervals, [n, 2]; those that make no sense become nan and are counted."""
+    """Read intervals, [n, 2]; invalid ones become nan and are counted."""
     dataset = dataset_in(group, "intervals", in_memory=True)
     if dataset.shape != (count, 2):
         raise SourceError(
-            f"{place_of(dataset)} must have the shape ({count}, 2), as there are {count} rows of features; "
+            f"{place_of(dataset)} must have the shape ({count}, 2) for {count} rows of features; "
             f"found {dataset.shape}: get the file again"
         )
     with damage_in(track.path):
@@ -259,10 +261,10 @@ def _intervals_of(track: Track, group: Any, count: int) -> Numbers:
 
 
 def notes_of(track: Track) -> list[str]:
-    """Return what was noticed in a track that a user should know.
+    """Return warnings about a track.
 
     Raises:
-        SourceError: not one row of it has a usable interval.
+        SourceError: no row has a usable interval.
     """
     bad, rows = track.counts["rows without a usable interval"], track.counts["rows"]
     if bad and bad == rows:
@@ -283,7 +285,7 @@ def words_of(video: Video) -> list[str]:
     """Read the words of a video in the order of time, [n]; pauses are empty.
 
     Raises:
-        SourceError: they are no texts.
+        SourceError: they are not texts.
     """
     words = [word.replace("\0", "").strip() for word in texts_of(video.features)]
     words = words if video.order is None else [words[row] for row in video.order]
@@ -291,7 +293,7 @@ def words_of(video: Video) -> list[str]:
 
 
 def frames_in(video: Video, rows: slice) -> Frames | None:
-    """Return frames of a video, [L, d], without reading them; None: there are none."""
+    """Return frames of a video, [L, d], without reading them; None if there are none."""
     start, stop, _ = rows.indices(len(video.features))
     if start >= stop:
         return None
@@ -304,7 +306,7 @@ def frames_in(video: Video, rows: slice) -> Frames | None:
 
 
 def frames_by_word(video: Video, intervals: Numbers) -> Frames | None:
-    """Return one frame per word, [L, d]: the mean of the frames whose middle lies in the word's interval.
+    """Return one frame per word, [L, d]: the mean of the frames whose middle is in the word's interval.
 
     Args:
         video: audio or vision.
@@ -323,7 +325,7 @@ def frames_by_word(video: Video, intervals: Numbers) -> Frames | None:
 
 @dataclass(frozen=True, eq=False)
 class PickedFrames:
-    """Frames that do not lie behind each other in the file, [L, d], read when they are asked for."""
+    """Frames that are not contiguous in the file, [L, d], read on demand."""
 
     frames: H5Frames
     rows: Indices
@@ -339,9 +341,9 @@ class PickedFrames:
 
 @dataclass(frozen=True, eq=False)
 class WordFrames:
-    """One frame per word of a clip, [L, d], averaged when they are asked for.
+    """One frame per word of a clip, [L, d], averaged on demand.
 
-    Numbers that are not finite are left out of the mean; where nothing remains it is 0. Word k has the frames
+    Numbers that are not finite are left out of the mean; if none remain it is 0. Word k has the frames
     `bounds[k, 0]:bounds[k, 1]`.
     """
 
@@ -360,7 +362,7 @@ class WordFrames:
 
 
 def label_rows(track: Track, key: str) -> Numbers:
-    """Read the labels of a video in the file's order, [n, 3]: start, stop, score; nan where an interval makes no sense.
+    """Read the labels of a video in the file's order, [n, 3]: start, stop, score; nan for an invalid interval.
 
     Raises:
         SourceError: see `video_in`.

@@ -1,4 +1,4 @@
-"""Clips to be scored: from any format that is read, without scores, all in one split."""
+"""Clips to be scored: from any supported format, without scores, all in one split."""
 
 import math
 from dataclasses import replace
@@ -15,18 +15,18 @@ NO_RANGE = (-math.inf, math.inf)
 
 
 def without_labels(corpus: Corpus) -> Corpus:
-    """Return the clips of all splits together, without the scores that a source may have."""
+    """Return the clips of all splits together, without scores."""
     clips = [replace(clip, score=math.nan, unimodal={}) for part in corpus.splits.values() for clip in part]
     if not clips:
-        raise SourceError(f"{corpus.source} must have a clip to be scored, found none: name another source")
+        raise SourceError(f"{corpus.source} must have at least one clip to be scored, found none: name another source")
     filled = [split for split, part in corpus.splits.items() if part]
-    together = [f"clips of {', '.join(filled)} are kept together, to be scored"] if len(filled) > 1 else []
+    together = [f"clips of {', '.join(filled)} are combined for scoring"] if len(filled) > 1 else []
     splits = {split: clips if split == SCORED else [] for split in SPLITS}
     return replace(corpus, splits=splits, score_range=NO_RANGE, unlabelled=True, remarks=(*corpus.remarks, *together))
 
 
 def with_folders(options: Options, source: Path | None) -> Options:
-    """Take the folders audio/ and vision/ of a source, with a file per clip, as its features; or itself, so called."""
+    """Use the folders audio/ and vision/ of a source as its features, or the source itself if it has such a name."""
     if source is None or not source.is_dir():
         return options
     folders = [source / name for name in FRAME_MODALITIES] if source.name not in FRAME_MODALITIES else [source]
@@ -35,6 +35,6 @@ def with_folders(options: Options, source: Path | None) -> Options:
 
 
 def read_features_alone(options: Options, request: Request) -> Corpus:
-    """Return the clips that files of features name, without texts; the frames are attached as those of any source."""
+    """Return the clips named in files of features, without texts; the frames are attached as for any source."""
     paths = {name: path for name, path in options.overrides.items() if name in FRAME_MODALITIES}
     return to_score([read_features(path, name, request) for name, path in paths.items()], request)

@@ -1,9 +1,9 @@
-"""Files of the field that are recognised and refused by name, each with the way to convert it.
+"""Known formats that are recognised and refused by name, each with the way to convert it.
 
 Refused: MFN's HDF5 files (joined columns), bc-LSTM tuples, GCNet lists, MERTools label.npz, MATLAB files of a whole
 data set (DeepCU) and of MATLAB 7.3, IEMOCAP (emotion classes, no score), archives and compressed files, torch.save
-files, old spreadsheets, Arrow, JSON, single .npy arrays, videos and sounds, and what a failed download leaves. Two
-targets fit everything:
+files, old spreadsheets, Arrow, JSON, single .npy arrays, videos and sounds, and failed downloads. Two target formats
+fit everything:
 
     a pickle in MMSA's layout, {'train': {...}, 'valid': {...}, 'test': {...}} with the keys id ('video$_$clip'),
     raw_text, regression_labels, vision, audio, and vision_lengths, audio_lengths for real frames
@@ -22,7 +22,7 @@ _EMOTIONS = {"happy", "sad", "angry", "neutral"}
 
 
 def refusal(raw: Raw) -> str | None:
-    """Say in one line why an opened file is not read, if it is in a format that is known and not read."""
+    """Say in one line why an opened file is not read, if its format is known but not supported."""
     if raw.kind == "pickle":
         reason = _reason_of_pickle(raw.content)
     elif raw.kind == "npz":
@@ -36,23 +36,23 @@ def refusal(raw: Raw) -> str | None:
 
 
 def iemocap() -> str:
-    """Say what IEMOCAP's files are and what to do."""
+    """Describe IEMOCAP's files and what to do."""
     return (
-        "IEMOCAP, emotion classes and no sentiment score, which conki learns: take MOSI, MOSEI or SIMS, "
-        f"or, with scores of your own, {AS_MMSA}"
+        "IEMOCAP, which has emotion classes but not the sentiment scores that conki learns: take MOSI, MOSEI or SIMS, "
+        f"or, with your own scores, {AS_MMSA}"
     )
 
 
 def is_emotion_shape(shape: tuple[int, ...]) -> bool:
-    """Tell whether labels have IEMOCAP's shape: four emotions for each clip, each with a no and a yes or one number."""
+    """Say whether labels have IEMOCAP's shape: four emotions for each clip, each with a no and a yes or one number."""
     return shape[1:] in ((4, 2), (4,), (1, 4))
 
 
 def _reason_of_pickle(content: Any) -> str | None:
     if isinstance(content, tuple):
-        return f"a tuple of dictionaries, as bc-LSTM keeps its features: {AS_MMSA}"
+        return f"a tuple of dictionaries, the format of bc-LSTM's features: {AS_MMSA}"
     if isinstance(content, list) and not is_clip_list(content):
-        return f"a list without splits, as GCNet keeps its features: {AS_MMSA}"
+        return f"a list without splits, the format of GCNet's features: {AS_MMSA}"
     if not isinstance(content, dict):
         return None
     parts = {plain_key(key): value for key, value in content.items()}
@@ -72,11 +72,11 @@ def _reason_of_hdf5(file: Any) -> str | None:
     import h5py
 
     for name in ("data", "d1"):
-        # Links are not followed: one could lead out of the file.
+        # Links are not followed: they could lead out of the file.
         is_inside = isinstance(file.get(name, getlink=True), h5py.HardLink)
         if is_inside and isinstance(file[name], h5py.Dataset):
             return (
                 "an HDF5 file of MFN, one array of joined columns (300 of words, 5 of sound and 20 of the face for "
-                f"MOSI) without ids: cut the columns apart, and {AS_MMSA}"
+                f"MOSI) without ids: split the columns, and {AS_MMSA}"
             )
     return None

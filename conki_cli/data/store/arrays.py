@@ -1,7 +1,7 @@
-"""Arrays whose bytes stay in their file until they are read, a few rows at a time.
+"""Arrays that stay in their file until they are read, a few rows at a time.
 
-A feature file of MOSEI holds 13 GB; nothing here ever holds more than the rows that were asked for. Bytes are read with
-`pread`, not through a memory map, whose pages would count as memory of the process.
+A feature file of MOSEI has 13 GB; only the requested rows are ever in memory. Bytes are read with `pread`, not through
+a memory map, whose pages would count as memory of the process.
 
 Axes: N rows of an array, L frames of a clip, d features per frame.
 """
@@ -20,13 +20,13 @@ from conki_cli.system.errors import ConkiError, SourceError, UnreadableError
 
 
 class OpenFile:
-    """A file that stays open, and so stays whole, as long as anything wants to read from it.
+    """A file that stays open, and so available, as long as anything may read from it.
 
     Args:
         path: the file.
-        handle: another handle on it, which is taken over, where it is open already.
+        handle: an open handle on it, which this object takes over; None: open the file.
         failure: the kind of error when reading fails.
-        advice: what to do when the file has become shorter.
+        advice: what to do if the file has become shorter.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class OpenFile:
         self.size = self.stamp[0]
 
     def check_unchanged(self) -> None:
-        """Refuse what was read so far when somebody has written into the file since it was opened.
+        """Refuse everything read so far if the file was changed after it was opened.
 
-        A file that another has replaced under its name, or deleted, stays as it was for whoever has it open.
+        A file that was replaced or deleted stays the same for a process that has it open.
 
         Raises:
-            ConkiError: of the kind given.
+            ConkiError: the file was changed; the error has the type `failure`.
         """
         if self._stamp() != self.stamp:
             raise self.failure(
-                f"{self.path} was changed while it was in use, so what was read of it cannot be trusted: "
-                "let nothing write into it, and run the same command again"
+                f"{self.path} was changed while it was in use, so the values read from it cannot be trusted: "
+                "make sure that nothing writes to it, and run the same command again"
             )
 
     def _stamp(self) -> tuple[int, int]:
@@ -69,17 +69,17 @@ class OpenFile:
 
     def _unreadable(self, error: OSError) -> ConkiError:
         return UnreadableError(
-            f"cannot read {self.path} ({error.strerror or error}): is it still there? If it is, run the command again"
+            f"cannot read {self.path} ({error.strerror or error}): check that it still exists, and try again"
         )
 
     def fill(self, values: npt.NDArray[Any], offset: int) -> None:
         """Fill an array with the bytes from `offset` on.
 
         Raises:
-            ConkiError: of the kind given: the file is closed, has become shorter, or cannot be read.
+            ConkiError: the file is closed, has become shorter, or cannot be read; the error has the type `failure`.
         """
         done = self._read(values, offset)
-        while 0 < done < values.nbytes:  # a read of more than 2 GiB, or a network's file system
+        while 0 < done < values.nbytes:  # reads of more than 2 GiB and network file systems may be partial
             count = self._read(values.reshape(-1).view(np.uint8)[done:], offset + done)
             done = done + count if count else 0
         if not done and values.nbytes:
@@ -91,7 +91,7 @@ class OpenFile:
 
     def _read(self, values: npt.NDArray[Any], offset: int) -> int:
         if self._handle < 0:
-            raise self.failure(f"{self.path} is closed: read it before")
+            raise self.failure(f"{self.path} is closed: read it earlier")
         try:
             return os.preadv(self._handle, [values], offset)  # type: ignore[list-item] # arrays are buffers
         except OSError as error:
@@ -109,7 +109,7 @@ class OpenFile:
 
 @dataclass(frozen=True, eq=False)
 class FileArray:
-    """An array in C order, [N, ...], whose bytes lie in a file from `offset` on."""
+    """An array in C order, [N, ...], whose bytes are in a file from `offset` on."""
 
     file: OpenFile
     offset: int
@@ -135,29 +135,29 @@ class FileArray:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
-        """Read neighbouring rows, [rows, ...]."""
+        """Read contiguous rows, [rows, ...]."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise IndexError("neighbouring rows are read, no others")
+            raise IndexError("only contiguous rows can be read")
         made = np.empty((max(0, stop - start), *self.shape[1:]), dtype=self.dtype)
         if made.size:
             self.file.fill(made, self.offset + start * self.row_bytes)
         if not is_text_or_numbers(made):
-            raise self.file.failure(f"{self.file.path} holds characters that are no text: {self.file.advice}")
+            raise self.file.failure(f"{self.file.path} has characters that are not valid text: {self.file.advice}")
         return made
 
     def __array__(self, dtype: Any = None, /, *, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
     def row(self, index: int, start: int, stop: int) -> "FileArray":
-        """Return the part [start:stop] of one row, as an array that is still in the file: the frames of a clip."""
+        """Return part [start:stop] of one row, such as the frames of a clip, as an array that stays in the file."""
         inner = math.prod(self.shape[2:]) * self.dtype.itemsize
         shape = (max(0, stop - start), *self.shape[2:])
         return FileArray(self.file, self.offset + index * self.row_bytes + start * inner, self.dtype, shape)
 
 
 def is_text_or_numbers(array: npt.NDArray[Any]) -> bool:
-    """Tell whether an array of text holds characters alone: Python fails in odd ways on codes beyond U+10FFFF."""
+    """Say whether an array of text has only valid characters: Python fails in odd ways on codes beyond U+10FFFF."""
     if array.dtype.kind != "U" or not array.size:
         return True
     codes = np.ravel(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))

@@ -1,6 +1,6 @@
-"""Check a corpus before it becomes a store: refuse what contradicts itself, leave out what is wrong, warn of the rest.
+"""Check a corpus before it becomes a store: refuse contradictions, leave out wrong clips, warn about the rest.
 
-Nothing is read here but ids, texts, scores and the shapes of the frames.
+This reads only ids, texts, scores and the shapes of the frames.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ from conki_cli.system.errors import SourceError
 from conki_cli.system.readable import human_size
 
 MAX_LEFT_OUT = 0.05
-"""More clips with impossible scores than this share are no accident: the score range or the file is wrong."""
+"""If more clips than this share have impossible scores, the score range or the file is wrong."""
 MAX_GROWTH = 64
-"""A file may declare this many times its own size; beyond lie shared references and compressed bombs."""
+"""A file may declare this many times its own size; more than that means shared references or compressed bombs."""
 FREE_BYTES = 64 * 2**20
-"""... and this much on top: small files may be anything."""
+"""... and this much in addition, for small files."""
 MANY_SHARED_TEXTS = 0.2
-"""Where more clips than this share have the text of another, texts are likely those of other clips; MOSEI has 1 %."""
+"""If more clips than this share have the text of another clip, the texts are probably wrong; MOSEI has 1 %."""
 
 _NAMED = 10  # ids that a warning names
 
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """A corpus that can be written.
+    """A checked corpus, ready to be written.
 
     Attributes:
         corpus: without the clips that were left out; every clip has frames, perhaps none, of each modality in `widths`.
         widths: features per frame of each modality that has frames, in the paper's order.
-        warnings: the reader's and the checker's.
-        report: what `conki prepare` says about the corpus, ready for JSON; see `report_of`.
+        warnings: warnings of the reader and of these checks.
+        report: the report of `conki prepare`, ready for JSON; see `report_of`.
     """
 
     corpus: Corpus
@@ -61,7 +61,7 @@ class Checked:
 
 @dataclass
 class _Findings:
-    """What was found so far: sentences for people, and the same as data."""
+    """The findings so far, as sentences and as data."""
 
     warnings: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -71,12 +71,12 @@ class _Findings:
 def check(corpus: Corpus) -> Checked:
     """Check a corpus.
 
-    Clips with impossible scores and clips that occur twice are left out, unimodal scores that not every clip has are
-    dropped, clips that lack a modality get no frames of it; each of these is a warning.
+    Clips with impossible scores and repeated clips are left out, unimodal scores that are not complete are dropped, and
+    clips without a modality get empty frames; each of these is a warning.
 
     Raises:
-        SourceError: the corpus contradicts itself (names the first clip that does), or declares far more than its file
-            can hold.
+        SourceError: the corpus contradicts itself (the message names the first such clip), or declares far more than
+            its file can hold.
     """
     for split in SPLITS:
         if not corpus.splits.get(split) and not corpus.unlabelled:
@@ -92,7 +92,7 @@ def check(corpus: Corpus) -> Checked:
     splits = _without_repetitions(corpus, _with_scores(corpus, found), found)
     for split in SPLITS:
         if not splits[split] and not corpus.unlabelled:
-            raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left", "mend its scores")
+            raise SourceError(f"{corpus.source}: no clip of the split {split!r} is left", "correct its scores")
     splits = _with_common_scores(corpus, splits, found)
     splits = _with_frames(corpus, splits, widths, found)
     _compare_texts(splits, found)
@@ -104,12 +104,12 @@ def check(corpus: Corpus) -> Checked:
 
 
 def report_of(corpus: Corpus, widths: Mapping[str, int], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Put together what `conki prepare` reports of a checked corpus.
+    """Build the report of `conki prepare` about a checked corpus.
 
     Returns:
-        `format`; `padding` per modality; `padding_share`: what padding every clip to the longest would add, as a share
-        of the padded frames; `remarks`; `texts`, if any were repaired or could not be; and what was found: `left_out`,
-        `without_frames`, `unimodal_left_out`, `empty_texts`, `repeated_texts`.
+        `format`; `padding` per modality; `padding_share`: the share of padding if every clip were padded to the longest
+        one; `remarks`; `texts`, if any were damaged; and the findings `left_out`, `without_frames`,
+        `unimodal_left_out`, `empty_texts`, `repeated_texts`.
     """
     samples = list(chain.from_iterable(corpus.splits[split] for split in SPLITS))
     shares = {}
@@ -131,7 +131,7 @@ def _clips(count: int) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Name the first few; ids from a file may be of any length."""
+    """Name the first few, shortened: ids from a file may have any length."""
     shown = [name[:60] for name in names[:_NAMED]]
     return ", ".join([*shown, "..."] if len(names) > len(shown) else shown)
 
@@ -145,14 +145,14 @@ def _samples(corpus: Corpus) -> Iterator[Sample]:
 
 
 def _check_size(corpus: Corpus) -> None:
-    # Only what costs nothing to ask for is asked: a million clips may share one text of a gigabyte.
+    # Only cheap checks: a million clips may share one text of a gigabyte.
     declared = sum(len(sample.id) + len(sample.text) for sample in _samples(corpus))
     for sample in _samples(corpus):
         frames = (sample.vision, sample.audio)
         declared += sum(4 * math.prod(part.shape) for part in frames if part is not None)
     if corpus.source_bytes > 0 and declared > MAX_GROWTH * corpus.source_bytes + FREE_BYTES:
         raise SourceError(
-            f"{corpus.source}: a file may hold at most {MAX_GROWTH} times its size, its clips declare "
+            f"{corpus.source}: clips may declare at most {MAX_GROWTH} times the size of their file, but they declare "
             f"{human_size(declared)} in a file of {human_size(corpus.source_bytes)}: it is damaged or hostile"
         )
 
@@ -164,7 +164,7 @@ def _check_texts(corpus: Corpus) -> None:
         for name, text in (("id", sample.id), ("text", sample.text)):
             if "\0" in text or not is_unicode(text):
                 raise SourceError(
-                    f"{corpus.source}: the {name} of {sample.id[:60]!r} holds characters that are no text"
+                    f"{corpus.source}: the {name} of {sample.id[:60]!r} has characters that are not valid text"
                 )
         if (control := next(filter(_is_control, sample.id), None)) is not None:
             raise SourceError(
@@ -175,13 +175,13 @@ def _check_texts(corpus: Corpus) -> None:
 
 
 def _is_control(character: str) -> bool:
-    """Say whether a character steers a terminal or breaks a line instead of being shown."""
+    """Say whether a character controls a terminal or breaks a line instead of being shown."""
     return unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def _width_of(corpus: Corpus, modality: str) -> int | None:
-    """Return the features per frame that all clips with frames have; None where no clip has a frame."""
-    widths: dict[int, tuple[int, Sample]] = {}  # how many clips have it, and the first of them
+    """Return the number of features per frame of all clips with frames; None if no clip has a frame."""
+    widths: dict[int, tuple[int, Sample]] = {}  # number of clips with this width, and the first of them
     shapes: list[tuple[int, int]] = []
     for sample in _samples(corpus):
         frames = getattr(sample, modality)
@@ -213,7 +213,7 @@ def _unequal_widths(modality: str, widths: Mapping[int, tuple[int, Sample]], sha
 
 
 def _named_with_file(sample: Sample, modality: str) -> str:
-    """Name a clip, and the file that holds nothing else than its frames if there is one."""
+    """Name a clip, and the file with only its frames if there is one."""
     path = getattr(getattr(sample, modality), "path", None)
     return f"{sample.id[:60]!r}" + (f" ({path})" if path is not None else "")
 
@@ -222,16 +222,16 @@ Splits = dict[str, list[Sample]]
 
 
 def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
-    """Leave out the clips whose score is no number in the range; refuse the corpus if they are many."""
+    """Leave out the clips whose score is not a number in the range; refuse the corpus if there are many."""
     if corpus.unlabelled:
         return {split: list(corpus.splits[split]) for split in SPLITS}
     low, high = corpus.score_range
     wrong = [sample for sample in _samples(corpus) if not in_range(sample.score, corpus.score_range)]
     total = sum(len(corpus.splits[split]) for split in SPLITS)
-    if len(wrong) > MAX_LEFT_OUT * total:  # of fewer than 20 clips, one is too many
+    if len(wrong) > MAX_LEFT_OUT * total:  # among fewer than 20 clips, one is too many
         finite = [sample.score for sample in _samples(corpus) if math.isfinite(sample.score)]
-        span = f", all scores go from {min(finite):g} to {max(finite):g}" if finite else ", none has a score"
-        advice = _score_advice(corpus.dataset) if finite else "clips to be scored take --unlabelled"
+        span = f", all scores are between {min(finite):g} and {max(finite):g}" if finite else ", none has a score"
+        advice = _score_advice(corpus.dataset) if finite else "give --unlabelled if the clips are to be scored"
         raise SourceError(
             f"{corpus.source}: scores must be numbers from {low:g} to {high:g}, {wrong[0].id[:60]!r} has "
             f"{wrong[0].score:g} ({len(wrong)} of {_clips(total)}{span}): {advice}"
@@ -239,7 +239,7 @@ def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
     if wrong:
         named = _some([f"{sample.id[:60]} has {sample.score:g}" for sample in wrong])
         found.warnings.append(
-            f"{_clips(len(wrong))} left out: the score is no number from {low:g} to {high:g} ({named})"
+            f"{_clips(len(wrong))} left out: the score is not a number from {low:g} to {high:g} ({named})"
         )
         found.data.setdefault("left_out", {})["score"] = _counted([sample.id for sample in wrong])
     return {s: [one for one in corpus.splits[s] if in_range(one.score, corpus.score_range)] for s in SPLITS}
@@ -247,12 +247,12 @@ def _with_scores(corpus: Corpus, found: _Findings) -> Splits:
 
 def _score_advice(dataset: str) -> str:
     if dataset in DATASETS:
-        return f"if this is other data than {dataset}, name it with --dataset; otherwise mend the labels"
-    return "mend the labels or give the right --score-range"
+        return f"if this is not {dataset}, give another --dataset; otherwise correct the labels"
+    return "correct the labels or give the right --score-range"
 
 
 def _without_repetitions(corpus: Corpus, splits: Splits, found: _Findings) -> Splits:
-    """Leave out clips that occur again with the same text and score in the same split; refuse other repeated ids."""
+    """Leave out repeated clips with the same text, score and split; refuse other repeated ids."""
     first: dict[str, tuple[str, Sample]] = {}
     repeated: list[str] = []
     kept: Splits = {split: [] for split in SPLITS}
@@ -273,7 +273,7 @@ def _without_repetitions(corpus: Corpus, splits: Splits, found: _Findings) -> Sp
             repeated.append(sample.id)
     if repeated:
         found.warnings.append(
-            f"{_clips(len(repeated))} left out: the same id, text and score came before ({_some(repeated)})"
+            f"{_clips(len(repeated))} left out: a clip with the same id, text and score came before ({_some(repeated)})"
         )
         found.data.setdefault("left_out", {})["repeated"] = _counted(repeated)
     return kept
@@ -292,14 +292,14 @@ def _with_common_scores(corpus: Corpus, splits: Splits, found: _Findings) -> Spl
     samples = [sample for split in SPLITS for sample in splits[split]]
     names = {name for sample in samples for name in sample.unimodal}
     if not names <= set(MODALITIES):
-        raise SourceError(f"{corpus.source}: unimodal scores must be of {', '.join(MODALITIES)}, found others")
+        raise SourceError(f"{corpus.source}: unimodal scores must belong to {', '.join(MODALITIES)}, found others")
     dropped = []
     for name in sorted(names, key=MODALITIES.index):
         wrong = [s.id for s in samples if not in_range(s.unimodal.get(name, math.nan), corpus.score_range)]
         if wrong:
             low, high = corpus.score_range
             found.warnings.append(
-                f"the {name} scores left out: of {_clips(len(wrong))} they are no numbers from {low:g} to {high:g} "
+                f"the {name} scores left out: for {_clips(len(wrong))} they are not numbers from {low:g} to {high:g} "
                 f"({_some(wrong)})"
             )
             dropped.append(name)
@@ -315,7 +315,7 @@ def _with_common_scores(corpus: Corpus, splits: Splits, found: _Findings) -> Spl
 
 
 def _with_frames(corpus: Corpus, splits: Splits, widths: Mapping[str, int], found: _Findings) -> Splits:
-    """Give the clips that lack a modality no frames of it; a modality that no clip has is absent."""
+    """Give empty frames to clips without a modality; drop a modality that no clip has."""
     samples = [sample for split in SPLITS for sample in splits[split]]
     missing: dict[str, dict[str, Any]] = {}
     for modality in FRAME_MODALITIES:
@@ -354,7 +354,9 @@ def _each(splits: Splits, change: Callable[[Sample], Sample]) -> Splits:
 def _compare_scores(splits: Splits, found: _Findings) -> None:
     scores = {sample.score for samples in splits.values() for sample in samples}
     if len(scores) == 1 and sum(map(len, splits.values())) > len(SPLITS):
-        found.warnings.append(f"all scores are {min(scores):g}: there is nothing to learn; is it the right column?")
+        found.warnings.append(
+            f"all scores are {min(scores):g}, so there is nothing to learn: check that this is the right column"
+        )
 
 
 def _compare_texts(splits: Splits, found: _Findings) -> None:
@@ -368,9 +370,11 @@ def _compare_texts(splits: Splits, found: _Findings) -> None:
     sharing = sum(counts[text] for text in repeated)
     if repeated:
         many = sharing > MANY_SHARED_TEXTS * sum(map(len, splits.values()))
-        line = f"{_clips(sharing)} have a text in common with another clip: {counted(len(repeated), 'text')}"
+        line = f"{_clips(sharing)} share their text with another clip: {counted(len(repeated), 'text')}"
         line += f", {across} of them in two splits"
-        (found.warnings if many else found.remarks).append(f"{line}; are they the right texts?" if many else line)
+        (found.warnings if many else found.remarks).append(
+            f"{line}; check that these are the right texts" if many else line
+        )
     repetitions = {"count": len(repeated), "clips": sharing, "across_splits": across}
     found.data.update(empty_texts=empty, repeated_texts=repetitions)
 
@@ -381,10 +385,10 @@ def _compare_splits(corpus: Corpus, splits: Splits, found: _Findings) -> None:
     for one, other in combinations(SPLITS, 2):
         if shared := len(videos[one] & videos[other]):
             line = f"{one} and {other} share {counted(shared, 'video')}: they are not independent of each other"
-            # A published split that does so, as that of SIMS, is what everybody compares with: no fault of the file.
+            # Published splits that do so, such as SIMS's, are what everybody compares with: not the file's fault.
             (found.remarks if sizes == published else found.warnings).append(line)
     if published is not None and sizes != published:
         found.warnings.append(
-            f"{'/'.join(map(str, sizes))} clips in {'/'.join(SPLITS)}, published are "
+            f"{'/'.join(map(str, sizes))} clips in {'/'.join(SPLITS)}, but published were "
             f"{'/'.join(map(str, published))}: results are not comparable with the paper's"
         )

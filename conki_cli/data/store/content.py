@@ -1,4 +1,4 @@
-"""What a store holds, as one number: the SHA-256 over every column and frame, computed anew from the file."""
+"""The content id of a store, computed again from the file: the SHA-256 over every column and frame."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,11 +14,11 @@ _Column = list[str] | npt.NDArray[Any]
 
 
 def content_of(store: FeatureStore, advance: Callable[[int, str], None]) -> tuple[str, int]:
-    """Return the SHA-256 of all columns and frames, in the order in which they were written, and count bad values.
+    """Return the SHA-256 of all columns and frames, in the order of writing, and the number of bad values.
 
     Args:
-        store: an open store; its `content_id` is what the digest was when it was written.
-        advance: told how many bytes of frames were read, and of what.
+        store: an open store; its `content_id` is the digest from when it was written.
+        advance: is called with the number of bytes read and a label.
 
     Raises:
         StoreError: the file was changed while it was read.

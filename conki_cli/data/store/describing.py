@@ -1,6 +1,6 @@
-"""Describe a store: sizes, lengths, scores and values; its columns, one of its clips, what differs from another store.
+"""Describe a store: sizes, lengths, scores and values; its columns; one of its clips; differences from another store.
 
-All that is returned is ready for JSON. Axes: T frames of all clips, L frames of a clip, d features per frame.
+All results are ready for JSON. Axes: T frames of all clips, L frames of a clip, d features per frame.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +25,9 @@ from conki_cli.data.store.records import (
 from conki_cli.datasets import about, sizes_of
 from conki_cli.system.errors import StoreError
 
-_NAMED = 10  # ids and clips that are named of those that differ
+_NAMED = 10  # number of differing ids and clips that are named
 _SHOWN = (5, 8)  # first frames and features of a clip that are shown
-_NEARLY = 1e-6  # scores that differ by less, times the range, are the same number written in two ways
+_NEARLY = 1e-6  # scores that differ by less than this share of the range are equal
 
 
 def describe(store: FeatureStore) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _describe_scores(scores: Float32Array | None, score_range: tuple[float, floa
 
 
 def _describe_values(ragged: Ragged) -> dict[str, float]:
-    """Return the shares of zero and of non-finite values (a store should have none of the latter; this looks)."""
+    """Return the shares of zero and of non-finite values (of which a store should have none)."""
     zero = bad = 0
     for block in blocks_of(ragged):
         zero += block.size - int(np.count_nonzero(block))
@@ -114,7 +114,7 @@ def _describe_values(ragged: Ragged) -> dict[str, float]:
 
 
 def blocks_of(ragged: Ragged) -> Iterator[Float32Array]:
-    """Yield the frames of all clips behind each other, [T, d], `SLICE_VALUES` at a time."""
+    """Yield the frames of all clips back to back, [T, d], `SLICE_VALUES` values at a time."""
     rows = max(1, SLICE_VALUES // ragged.width)
     for start in range(0, int(ragged.offsets[-1]), rows):
         yield np.asarray(ragged.values[start : start + rows])
@@ -125,7 +125,7 @@ def describe_features(store: FeatureStore) -> dict[str, Any]:
 
     Returns:
         `path`, `dataset` and `modalities`: for each, `frames` and `columns`, one dictionary of `mean`, `sd` (ddof 0),
-        `min`, `max`, `zero_share` and `constant` for each feature; the numbers are None where there is no frame.
+        `min`, `max`, `zero_share` and `constant` for each feature; the numbers are None if there are no frames.
     """
     with damage_in(store.path):
         modalities = {m: _describe_columns(store, m) for m in FRAME_MODALITIES if m in store.widths}
@@ -163,7 +163,7 @@ def describe_clip(store: FeatureStore, name: str) -> dict[str, Any]:
         `width`, `mean`, `sd`, `zero_share` (None without frames) and `first`, the first values of the first frames.
 
     Raises:
-        StoreError: there is no such clip (names similar ones).
+        StoreError: there is no such clip (the message names similar ones).
     """
     for split in store.splits:
         part = store.split(split)
@@ -194,8 +194,8 @@ def _no_clip(store: FeatureStore, name: str) -> str:
     similar = difflib.get_close_matches(name[:200], ids, n=3, cutoff=0.5)
     similar = similar or [clip for clip in ids if video_of(clip) == name][:3] or ids[:3]
     shown = ", ".join(f"'{clip[:60]}'" for clip in similar)
-    # An id between double quotes loses its middle in most shells, which is the likeliest mistake of all.
-    return f"{store.path} has no clip {name[:60]!r}: similar are {shown} (in single quotes, for the shell reads $_)"
+    # The most likely mistake: in double quotes most shells replace the middle of an id.
+    return f"{store.path} has no clip {name[:60]!r}: similar are {shown} (use single quotes: the shell replaces $_)"
 
 
 def _describe_frames(frames: Float32Array) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _describe_frames(frames: Float32Array) -> dict[str, Any]:
 
 
 def compare_stores(one: FeatureStore, other: FeatureStore) -> dict[str, Any]:
-    """Say what differs between two stores; clips are matched by id.
+    """Return the differences between two stores; clips are matched by id.
 
     Returns:
         `stores`: path, data set, content id, score range, normalisation and widths of both; `equal`: whether every
@@ -279,7 +279,7 @@ def _compare_columns(one: FeatureStore, other: FeatureStore, pairs: Sequence[_Pa
         if both[0] != both[1]:
             texts.append({"id": clip, "texts": both})
     names = [m for m in MODALITIES if any(m in s.split(p).unimodal for s in (one, other) for p in s.splits)]
-    tolerance = _NEARLY * (one.score_range[1] - one.score_range[0])  # of clips to be scored infinite: they have none
+    tolerance = _NEARLY * (one.score_range[1] - one.score_range[0])  # infinite for stores without scores
     scores = {
         name: _compare_scores([(c, _score(one, a, name), _score(other, b, name)) for c, a, b in pairs], tolerance)
         for name in ("", *names)
@@ -304,7 +304,7 @@ def _compare_scores(triples: Sequence[tuple[str, float | None, float | None]], t
 
 
 def _compare_frames(one: FeatureStore, other: FeatureStore, modality: str, pairs: Sequence[_Pair]) -> dict[str, Any]:
-    """Count the clips with another number of frames, and of the others those with other values."""
+    """Count the clips whose number of frames differs, and those of the rest whose values differ."""
     lengths, values, largest = [], [], 0.0
     frames: list[Mapping[str, Ragged]] = [
         {split: store.split(split).frames[modality] for split in store.splits} for store in (one, other)

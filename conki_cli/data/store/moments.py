@@ -1,4 +1,4 @@
-"""Means and standard deviations of feature columns, block after block of frames, in float64.
+"""Means and standard deviations of feature columns, block by block, in float64.
 
 Axes: T frames, d features per frame.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 CONSTANT_BELOW = 1e-6
-"""A column is constant if its deviation is at most this share of its mean: the rounding of float32 is 6e-8 of it."""
+"""A column is constant if its deviation is at most this share of its mean (float32 rounds by a share of 6e-8)."""
 
 Columns = npt.NDArray[np.float64]
 
@@ -23,9 +23,9 @@ class Moments:
     squares: Columns
 
     def joined(self, block: npt.NDArray[np.float32]) -> "Moments":
-        """Return the moments with further frames [T, d]: each block around its own mean, then Chan's rule.
+        """Return the moments including further frames [T, d]: each block around its own mean, then Chan's rule.
 
-        Sums of plain squares would lose a deviation of 1 beside a mean of 1e8; these do not (Chan et al. 1979).
+        Sums of plain squares would lose a deviation of 1 at a mean of 1e8; this does not (Chan et al. 1979).
         """
         if not len(block):
             return self
@@ -48,7 +48,7 @@ class Moments:
 
     @property
     def is_constant(self) -> npt.NDArray[np.bool_]:
-        """Which columns hold one value, up to rounding, [d]."""
+        """Which columns are constant up to rounding, [d]."""
         constant: npt.NDArray[np.bool_] = self.sd <= CONSTANT_BELOW * np.abs(self.mean)
         return constant
 

@@ -1,8 +1,8 @@
-"""Open an HDF5 file to read it, also where the file system has no locks.
+"""Open an HDF5 file for reading, even if the file system has no locks.
 
-HDF5 locks what it opens, so that no other program writes into it meanwhile. Where the file system offers no locks it
-does without: a store is written under another name and renamed, and one that is changed all the same is noticed by its
-size, time and checksums.
+HDF5 locks the files that it opens, so that no other program writes to them meanwhile. If the file system does not
+support locks, files are opened without: stores are written under another name and renamed, and any other change is
+detected by size, time and checksums.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from conki_cli.system.readable import NOT_OFFERED, system_error_in
 
 
 def open_hdf5(path: Path) -> Any:
-    """Open an HDF5 file to read it.
+    """Open an HDF5 file for reading.
 
     Returns:
         The `h5py.File`.

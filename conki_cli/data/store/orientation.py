@@ -1,4 +1,4 @@
-"""Which way the frames of a data set lie: [frames, features] as they must, or [features, frames] all of them.
+"""Detect frames that are all stored as [features, frames] instead of [frames, features], and transpose them.
 
 Axes: L frames of a clip, d features per frame.
 """
@@ -18,7 +18,7 @@ _FEWEST = 3  # arrays of two clips can have equal rows by chance
 
 @dataclass(frozen=True, eq=False)
 class Transposed:
-    """Frames [L, d] that lie as [d, L] where they come from."""
+    """Frames [L, d] that their source stores as [d, L]."""
 
     frames: Frames
 
@@ -32,10 +32,10 @@ class Transposed:
 
 
 def upright(corpus: Corpus) -> tuple[Corpus, list[str]]:
-    """Transpose the modalities whose clips are all [features, frames]; return warnings that say so.
+    """Transpose the modalities whose clips are all [features, frames]; return the corpus and warnings.
 
-    That is so where all clips have the same number of rows and half of them or more differ in their columns: as
-    [frames, features] they would have no width in common.
+    This applies if all clips have the same number of rows and at least half of them differ in their columns: as
+    [frames, features] they would not have a common width.
     """
     warnings = []
     for modality in FRAME_MODALITIES:
@@ -46,7 +46,7 @@ def upright(corpus: Corpus) -> tuple[Corpus, list[str]]:
         columns = [shape[1] for shape in shapes]
         warnings.append(
             f"{modality} was transposed: every clip has {shapes[0][0]} rows and {min(columns)} to {max(columns)} "
-            "columns, so rows are features and columns are frames; save [frames, features] (array.T) to be rid of "
+            "columns, so rows are features and columns are frames; save [frames, features] (array.T) to avoid "
             "this warning"
         )
         splits = {name: [_turned(sample, modality) for sample in samples] for name, samples in corpus.splits.items()}
@@ -55,7 +55,7 @@ def upright(corpus: Corpus) -> tuple[Corpus, list[str]]:
 
 
 def is_transposed(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Tell whether arrays can only be [features, frames]; clips without any values do not matter."""
+    """Say whether arrays can only be [features, frames]; clips without values are ignored."""
     filled = [shape for shape in shapes if 0 not in shape]
     if len(filled) < _FEWEST or any(len(shape) != 2 for shape in filled):
         return False
@@ -65,7 +65,7 @@ def is_transposed(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 
 def looks_transposed(shapes: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether most arrays have the same rows and differ in their columns, so that a hint may help."""
+    """Say whether most arrays agree in their rows and differ in their columns, so that a hint may help."""
     rows, columns = zip(*shapes, strict=True)
     return 2 * _most_common(rows) > len(shapes) >= 2 * _most_common(columns)
 

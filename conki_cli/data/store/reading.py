@@ -1,4 +1,4 @@
-"""Open a feature store: everything but the frames is read and checked at once, frames stay on disk."""
+"""Open a feature store: everything except the frames is read and checked at once; frames stay on disk."""
 
 import contextlib
 import json
@@ -31,35 +31,35 @@ from conki_cli.system.readable import check_read, check_readable, obstacle_at
 
 
 class FeatureStore:
-    """An open feature store; a context manager. Frames stay on disk until they are asked for.
+    """An open feature store; a context manager. Frames stay on disk until they are read.
 
     Attributes:
         path: the file.
         dataset: name of the data set.
-        is_unlabelled: whether its clips are to be scored: they have no scores, and lie in one split.
-        score_range: lowest and highest possible score; infinite where no clip has one.
+        is_unlabelled: whether its clips are to be scored: they have no scores, and are in one split.
+        score_range: lowest and highest possible score; infinite if the clips have no scores.
         widths: features per frame of each modality that has frames, in the paper's order.
         modalities: "text" and those with frames, in the paper's order.
         splits: names of the splits.
-        source: `name`, `format` and `sha256` of the file the store was made from.
-        repaired: counts of what was mended, per modality.
+        source: `name`, `format` and `sha256` of the file that the store was made from.
+        repaired: counts of repaired values, per modality.
         notes: warnings from when it was made.
-        report: what `conki prepare` said when it made the store; empty for stores from before 0.2.
+        report: the report of `conki prepare` about the store; empty for stores from before 0.2.
         normalization: `method`, "none" or "zscore"; for the latter also `epsilon` and `constant_columns`.
-        moments: mean and standard deviation [d] that z-scores were made with, per modality.
+        moments: mean and standard deviation [d] of the z-scores, per modality.
         content_id: SHA-256 over every column and frame.
         schema_version: the schema of the file.
         conki_version: the program that wrote it.
 
     Raises:
-        StoreError: the file is missing, no store, of another schema, or damaged.
-        UnreadableError: it may not be read, or the system fails to.
+        StoreError: the file is missing, is not a store, has another schema, or is damaged.
+        UnreadableError: reading it is not permitted, or the system failed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
-        # A handle of its own on the same file, even if another store has taken its name by now.
+        # A second handle on the same file, even if another store has replaced it by now.
         handle = os.dup(self._file.id.get_vfd_handle())
         advice = "make it again with `conki prepare`"
         self._bytes = OpenFile(self.path, handle=handle, failure=StoreError, advice=advice)
@@ -85,7 +85,7 @@ class FeatureStore:
             or not set(widths) <= set(FRAME_MODALITIES)
             or any(w < 1 for w in widths.values())
         ):
-            raise ValueError("score range or widths make no sense")
+            raise ValueError("score range or widths are invalid")
         self.score_range = (-math.inf, math.inf) if self.is_unlabelled else (low, high)
         self.widths = {m: widths[m] for m in FRAME_MODALITIES if m in widths}
         self.modalities = tuple(m for m in MODALITIES if m == "text" or m in widths)
@@ -135,12 +135,12 @@ class FeatureStore:
         scores: Float32Array = _dataset(group, name, "<f4", (count,))[:]
         if not all(in_range(float(score), self.score_range) for score in (scores.min(), scores.max())):
             row = next(row for row, score in enumerate(scores) if not in_range(float(score), self.score_range))
-            raise ValueError(f"{group.name}/{name} leaves the score range: {scores[row]} of clip {row + 1}")
+            raise ValueError(f"{group.name}/{name} is outside the score range: {scores[row]} for clip {row + 1}")
         return scores
 
     @property
     def stamp(self) -> list[int]:
-        """Size and time of the last change when it was opened, in bytes and nanoseconds."""
+        """Size in bytes, and time of the last change in nanoseconds, when the file was opened."""
         return list(self._bytes.stamp)
 
     def split(self, name: str) -> Utterances:
@@ -154,7 +154,7 @@ class FeatureStore:
         return self._utterances[name]
 
     def longest(self, modality: str, split: str) -> int:
-        """Return the longest sequence of a split: frames, or for "text" words between blanks."""
+        """Return the longest sequence of a split, in frames, or for "text" in words between blanks."""
         utterances = self.split(split)
         if modality == "text":
             return max(len(text.split()) for text in utterances.texts)
@@ -177,7 +177,7 @@ class FeatureStore:
 
 
 def _direct(frames: Any, file: OpenFile) -> Any:
-    """Return frames that are read without HDF5 where they lie plainly in the file, the HDF5 data set where not."""
+    """Return frames that are read without HDF5 if they are stored plainly in the file, else the HDF5 data set."""
     offset = frames.id.get_offset()
     inside = offset is not None and offset + 4 * math.prod(frames.shape) <= file.size
     if not inside:
@@ -186,7 +186,7 @@ def _direct(frames: Any, file: OpenFile) -> Any:
 
 
 def _report(found: Any) -> dict[str, Any]:
-    """Return a report as it was written; that of a damaged or hostile file raises, or holds nothing that could."""
+    """Return a report after checking it, because a damaged or hostile file may hold anything."""
     report = dict(found)
     for name in ("padding", "padding_share"):
         report[name] = dict(report.get(name, {}))
@@ -199,7 +199,7 @@ def _normalization(found: Any) -> dict[str, Any]:
     if found["method"] == "none":
         return {"method": "none"}
     if found["method"] != "zscore":
-        raise ValueError("the frames are normalised in an unknown way")
+        raise ValueError("the normalisation of the frames is unknown")
     constant = {str(m): [int(column) for column in columns] for m, columns in found["constant_columns"].items()}
     return {"method": "zscore", "epsilon": float(found["epsilon"]), "constant_columns": constant}
 
@@ -241,7 +241,7 @@ def _open(path: Path) -> Any:
         return file
     file.close()
     if found is None:
-        raise StoreError(f"{path} is HDF5 but no conki feature store", "make one with `conki prepare`")
+        raise StoreError(f"{path} is HDF5 but not a conki feature store", "make one with `conki prepare`")
     raise StoreError(
         f"{path} has store schema {found}, this conki reads {SCHEMA_VERSION}",
         "make it again with `conki prepare`, or install the conki that wrote it",
@@ -251,7 +251,7 @@ def _open(path: Path) -> Any:
 
 @contextlib.contextmanager
 def damage_in(path: Path, *passed: type[Exception]) -> Iterator[None]:
-    """Turn whatever a damaged or hostile file makes fail into one line; errors `passed` on stay as they are."""
+    """Turn every error that a damaged or hostile file causes into one line, except errors of the types `passed`."""
     try:
         yield
     except Exception as error:
@@ -264,7 +264,7 @@ def damage_in(path: Path, *passed: type[Exception]) -> Iterator[None]:
 
 
 def _child(group: Any, name: str, kind: type) -> Any:
-    """Return a member that lies in this very file: links elsewhere are refused, not followed."""
+    """Return a member that is stored in this file; links to other places are refused."""
     import h5py
 
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group.get(name), kind):
@@ -282,7 +282,7 @@ def _dataset(group: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -
     is_text = dtype == "text" and h5py.check_string_dtype(column.dtype) is not None
     if not fits or not (is_text or column.dtype == np.dtype(dtype if dtype != "text" else object)):
         raise ValueError(f"{column.name} is {column.dtype} {column.shape}")
-    # Stored plainly and wholly: a file cannot declare more than it holds or reach for other files.
+    # Stored plainly and completely: a file cannot declare more than it holds or refer to other files.
     declared = column.size * (16 if is_text else column.dtype.itemsize)  # 16 bytes point to a text
     if column.is_virtual or column.external or column.chunks or column.id.get_storage_size() != declared:
         raise ValueError(f"{column.name} is not stored as declared")

@@ -1,4 +1,4 @@
-"""What a data set is made of: one utterance as read, a whole corpus as read, one split of a store.
+"""The data model: one utterance as read, a whole corpus as read, one split of a store.
 
 Axes: N clips of a split, L frames of a clip, T frames of all clips, d features per frame.
 """
@@ -18,23 +18,23 @@ from conki_cli.data.store.arrays import FileArray
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
 SCORED = "test"
-"""The one split of a store of clips to be scored."""
+"""The only split of a store of clips to be scored."""
 
 FRAME_MODALITIES = MODALITIES[1:]
 ID_SEPARATOR = "$_$"
-"""Stands between video and clip in an id, as in the MMSA files: 'video$_$clip'."""
+"""Separates video and clip in an id, as in the MMSA files: 'video$_$clip'."""
 
 FORMAT = "conki feature store"
 """The `format` attribute of every store."""
 SLICE_VALUES = 4 * 2**20
-"""Frames are moved this many values, 16 MiB, at a time."""
+"""Number of values (16 MiB) of frames that are read or written at a time."""
 
 Float32Array = npt.NDArray[np.float32]
-SourceArray = npt.NDArray[Any]  # of any kind of number; the store keeps float32
+SourceArray = npt.NDArray[Any]  # any kind of number; the store holds float32
 
 
 class Frames(Protocol):
-    """The frames of one clip, [L, d]: an array, or something that reads them from a file when it is asked for one."""
+    """The frames of one clip, [L, d]: an array, or an object that reads them from a file on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,7 +48,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One utterance as read. None or no frames at all: the clip has nothing of that modality."""
+    """One utterance as read. None or empty frames: the clip lacks that modality."""
 
     id: str
     text: str
@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A data set as read: its clips by split, and where they came from.
+    """A data set as read: its clips by split, and their origin.
 
     Attributes:
         dataset: its name.
@@ -69,11 +69,11 @@ class Corpus:
         source: name of the file or folder.
         source_format: name of its format.
         source_sha256: SHA-256 of the file; of a folder, over the names and contents of the files that were read.
-        source_bytes: size of the files that were read; bounds what they may declare. 0: not bounded.
-        repaired: counts per modality of what the reader mended; of text, also what could not be mended.
-        notes: warnings; `--strict` makes errors of them.
-        remarks: what the reader did, understood or left out that is no reason to worry.
-        padding: per modality the side that padding was removed from, such as "end, by the lengths in the file".
+        source_bytes: size of the files that were read, which limits the sizes that they may declare. 0: no limit.
+        repaired: counts per modality of what the reader repaired; for text, also of what could not be repaired.
+        notes: warnings, which `--strict` turns into errors.
+        remarks: harmless facts: what the reader did, detected or left out.
+        padding: per modality the side from which padding was removed, such as "end, by the lengths in the file".
         unlabelled: whether these are clips to be scored: without scores, all in the split `SCORED`.
     """
 
@@ -93,12 +93,12 @@ class Corpus:
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Sequences of unequal length behind each other: clip i is `values[offsets[i]:offsets[i + 1]]`."""
+    """Sequences of unequal length, back to back: clip i is `values[offsets[i]:offsets[i + 1]]`."""
 
     values: Any  # FileArray, h5py.Dataset or ndarray, [T, d] float32
     offsets: npt.NDArray[np.int64]  # [N + 1]
     picked: npt.NDArray[np.int64] | None = None
-    """Which of the clips there are, if not all; they keep their places in the file."""
+    """Indices of the selected clips, if not all; their places in the file do not change."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -123,7 +123,7 @@ class Ragged:
         return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]], dtype=np.float32)
 
     def check_unchanged(self) -> None:
-        """Refuse what was read so far if its file was written into meanwhile.
+        """Refuse everything read so far if the file was changed meanwhile.
 
         Raises:
             ConkiError: it was.
@@ -134,7 +134,7 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class Utterances:
-    """One split: columns of length N, and the ragged frames of every modality that has them."""
+    """One split: columns of length N, and the ragged frames of every modality with frames."""
 
     ids: list[str]
     texts: list[str]
@@ -142,14 +142,14 @@ class Utterances:
     frames: Mapping[str, Ragged]
     unimodal: Mapping[str, Float32Array]
     path: Path | None = None
-    """The store that they are a split of."""
+    """The path of their store."""
     split: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def limited(self, count: int) -> "Utterances":
-        """Return at most `count` of the clips, spread evenly over the split, in their order; 0: all of them."""
+        """Return at most `count` of the clips, spread evenly over the split, in order; 0: all of them."""
         if not 0 < count < len(self):
             return self
         picked = evenly(count, len(self))
@@ -164,17 +164,17 @@ class Utterances:
 
 
 def evenly(count: int, total: int) -> npt.NDArray[np.int64]:
-    """Return `count` of the numbers 0..total-1, spread evenly; the first and the last are among them."""
+    """Return `count` of the numbers 0..total-1, spread evenly, including the first and the last."""
     return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
 def video_of(clip_id: str) -> str:
-    """Return the video of a clip: what stands before the last '$_$', or the whole id."""
+    """Return the video of a clip: the part before the last '$_$', or the whole id."""
     return clip_id.rpartition(ID_SEPARATOR)[0] or clip_id
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text can be stored; numpy and old pickles can hold what is no character at all."""
+    """Say whether a text can be stored; numpy and old pickles can hold invalid characters."""
     try:
         text.encode().decode()
     except UnicodeError:  # surrogates do not encode, numbers beyond U+10FFFF do not decode
@@ -188,7 +188,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def in_range(score: float, score_range: tuple[float, float]) -> bool:
-    """Tell whether a score is a number inside the range, within the rounding of float32."""
+    """Say whether a score is a number inside the range, within the rounding of float32."""
     low, high = score_range
     tolerance = 1e-6 * max(abs(low), abs(high))  # labels were float32 in many files
     return math.isfinite(score) and low - tolerance <= score <= high + tolerance

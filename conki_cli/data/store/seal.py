@@ -1,10 +1,10 @@
-"""A seal in front of an HDF5 file: a checksum of all that HDF5 itself would have to interpret.
+"""A seal in front of an HDF5 file: a checksum of everything that HDF5 itself would have to interpret.
 
-HDF5's library follows what a file says of itself, and on a damaged one may crash or never come back. So the first
-`BLOCK` bytes, which HDF5 leaves to the user, hold the file's size, where the plain numbers lie (frames, kept states),
-and the CRC-32 of everything else. It is compared before HDF5 sees the file; the numbers have checksums of their own.
-Files of others, and ours from before 0.3, begin with HDF5's signature and have no seal: another process reads their
-structure first (`probing`).
+HDF5's library trusts the structure of a file, and may crash or hang on a damaged one. So the first `BLOCK` bytes, which
+HDF5 leaves to the user, hold the file's size, the places of the plain numbers (frames, cached states), and the CRC-32
+of everything else. It is verified before HDF5 opens the file; the numbers have their own checksums. Other people's
+files, and ours from before 0.3, start with HDF5's signature and have no seal: another process reads their structure
+first (`probing`).
 """
 
 import json
@@ -24,20 +24,22 @@ _NAME = "conki seal 1"
 SEALED = b'{"name": "conki seal '
 """How sealed files begin."""
 _STEP = 1 << 20
-_SMALL = 1 << 18  # data sets below this many bytes are sealed with the rest
-_MOST = 1 << 30  # bytes beside the plain numbers; texts of 100,000 clips take 20 MB, a file full of holes any number
+_SMALL = 1 << 18  # smaller data sets are sealed with the rest
+_MOST = (
+    1 << 30
+)  # bytes beside the plain numbers; texts of 100,000 clips take 20 MB, but a sparse file may claim any size
 
 
 class ForeignFileError(ValueError):
-    """A file that neither we nor HDF5 wrote."""
+    """A file that neither conki nor HDF5 wrote."""
 
 
 class NewerSealError(ValueError):
-    """A file that a later version of ours sealed."""
+    """A file that a later version of conki sealed."""
 
 
 def seal(path: Path) -> None:
-    """Write the seal of a finished HDF5 file that was made with a user block of `BLOCK` bytes."""
+    """Write the seal of a finished HDF5 file that has a user block of `BLOCK` bytes."""
     import h5py
 
     ranges: list[tuple[int, int]] = []
@@ -60,11 +62,11 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Make sure that HDF5 can be let loose on a file: it is as it was sealed, or harmless to another process.
+    """Check that HDF5 can safely open a file: it matches its seal, or another process could read it.
 
     Raises:
-        ForeignFileError: it begins neither with a seal nor as HDF5.
-        ValueError: it is no longer the file that was sealed, or HDF5 does not come back from it.
+        ForeignFileError: it starts neither with a seal nor as HDF5.
+        ValueError: it was changed after it was sealed, or HDF5 cannot read it.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
@@ -75,7 +77,7 @@ def check_seal(path: Path) -> None:
             probe(path)
             return
         if not block.startswith(SEALED):
-            raise ForeignFileError("it does not begin as a file of ours")
+            raise ForeignFileError("it is not a file of conki")
         try:
             said = json.loads(block)
             name, size, crc32 = said["name"], said["size"], said["crc32"]
@@ -83,7 +85,7 @@ def check_seal(path: Path) -> None:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError("its seal cannot be read") from error
         if name != _NAME:
-            raise NewerSealError("its seal is of another version")
+            raise NewerSealError("its seal has another version")
         if (found := os.fstat(stream.fileno()).st_size) != size:
             raise ValueError(f"it has {found} bytes and was written with {size}")
         if _in_order(ranges, found) and sum(end - start for start, end in _gaps(found, ranges)) > _MOST:
@@ -100,7 +102,7 @@ def _in_order(ranges: list[tuple[int, int]], size: int) -> bool:
 
 
 def _checksum(stream: BinaryIO, size: int, ranges: list[tuple[int, int]]) -> str:
-    """Return the CRC-32 of what lies outside the ranges, behind the seal, and of the ranges and the size themselves."""
+    """Return the CRC-32 of the bytes after the seal and outside the ranges, and of the ranges and the size."""
     found = zlib.crc32(json.dumps([size, ranges]).encode())
     for start, end in _gaps(size, ranges):
         stream.seek(start)

@@ -1,4 +1,4 @@
-"""The file below HDF5 while it writes: a full disk must end in a message, not in a crash of the process."""
+"""The file that HDF5 writes to: a full disk must give an error message instead of crashing the process."""
 
 import errno
 import io
@@ -11,8 +11,8 @@ class Sink(io.RawIOBase):
     """The file that HDF5 writes to.
 
     HDF5 crashes the process when it cannot write while closing a file, and when it reads back what was not written. So
-    a failed write (a full disk) is remembered, that write and the few that follow are kept in memory instead, HDF5
-    closes in peace, and the failure is raised at the end.
+    a failed write (a full disk) is remembered, that write and the few after it go into memory instead, HDF5 closes
+    normally, and the failure is raised at the end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +77,7 @@ class Sink(io.RawIOBase):
         return self._size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._file)

@@ -1,4 +1,4 @@
-"""What was repaired in the frames of a store, in words; the counts are those of its `repaired`."""
+"""Describe the repairs in the frames of a store, as counted in its `repaired`."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from conki_cli.data.store.records import counted
 
 
 def repair_lines(modality: str, counts: Mapping[str, int]) -> list[str]:
-    """Say which values of a modality were no numbers that a store can hold."""
+    """Describe the values of a modality that a store cannot hold."""
     kinds = {"nan": "NaN", "inf": "infinite", "too_large": "too large (beyond float32)"}
     found = {name: counts[key] for key, name in kinds.items() if counts.get(key)}
     if not found:
@@ -16,18 +16,18 @@ def repair_lines(modality: str, counts: Mapping[str, int]) -> list[str]:
 
 
 def padding_lines(modality: str, counts: Mapping[str, int], padding: str = "") -> list[str]:
-    """Say where the padding of a file was not what its lengths announce, which does no harm.
+    """Describe where the padding of a file contradicted its lengths, which does no harm.
 
     Args:
         modality: vision or audio.
-        counts: the store's `repaired` of it.
-        padding: where the padding was, such as "front, by the file's lengths".
+        counts: the store's `repaired` for this modality.
+        padding: the side of the padding, such as "front, by the file's lengths".
     """
     lines = []
-    place = "in front of their frames" if padding.startswith("front") else "behind their length"
+    place = "before their frames" if padding.startswith("front") else "after their length"
     if clips := counts.get("clips_with_junk"):
         dropped = counted(counts.get("junk_frames", 0), "frame")
         lines.append(f"{modality}: {counted(clips, 'clip')} with values {place}: {dropped} dropped")
     if clips := counts.get("lengths_clamped"):
-        lines.append(f"{modality}: {counted(clips, 'clip')} with a length beyond the array: the whole array was taken")
+        lines.append(f"{modality}: {counted(clips, 'clip')} with a length beyond the array: the whole array was used")
     return lines

@@ -1,4 +1,4 @@
-"""Write a corpus as a feature store: checked first, repaired and hashed on the way, complete or not at all."""
+"""Write a corpus as a feature store atomically: checked first, repaired and hashed while writing."""
 
 import hashlib
 import json
@@ -36,16 +36,16 @@ from conki_cli.system.readable import check_read
 
 Normalization = Literal["none", "zscore"]
 Progress = Callable[[int, str], None]
-"""Takes the number of values finished since the last call, and a remark."""
+"""A function of the number of values finished since the last call, and a label."""
 
 
 def store_lock(path: Path) -> Path:
-    """Return the lock file that whoever makes the store `path` must hold meanwhile."""
+    """Return the lock file that a process must hold while it makes the store `path`."""
     return lock_beside(path)
 
 
 def num_values(corpus: Corpus, normalize: Normalization = "none") -> int:
-    """Count the values that `write_store` reports to its `progress`: those of the training split twice for z-scores."""
+    """Count the values that `write_store` reports to `progress`: for z-scores the training split counts twice."""
     splits = [*SPLITS, "train"] if normalize == "zscore" else SPLITS
     frames = (getattr(sample, m) for split in splits for sample in corpus.splits[split] for m in FRAME_MODALITIES)
     return sum(math.prod(part.shape) for part in frames if part is not None)
@@ -59,29 +59,29 @@ def write_store(
     strict: bool = False,
     progress: Progress = lambda count, remark: None,
 ) -> None:
-    """Check a corpus and write it as a feature store; the file appears complete or not at all.
+    """Check a corpus and write it as a feature store atomically.
 
-    NaN, infinite values and values beyond float32 become 0 and are counted. A store that cannot be opened never
-    replaces another. Two processes must not write one store: hold `store_lock`.
+    NaN, infinite values and values beyond float32 become 0 and are counted. A new store must open before it replaces an
+    old one. Two processes must not write the same store: hold `store_lock`.
 
     Args:
         path: the store.
         corpus: the data set.
         normalize: "zscore" subtracts the mean of every feature over the frames of the training split and divides by
             its standard deviation (ddof 0), in all splits; constant features (`moments.CONSTANT_BELOW`) are only
-            centred. Means and deviations are kept in the store.
+            centred. Means and deviations are written into the store.
         strict: refuse to write a corpus with warnings or repaired values.
-        progress: told what was written.
+        progress: is notified of what was written.
 
     Raises:
-        SourceError: the corpus contradicts itself (names the first clip that does), `strict` found a warning, or clips
-            to be scored shall have z-scores of their own.
-        ConkiError: the disk is full, or the place is not writable.
+        SourceError: the corpus contradicts itself (the message names the first such clip), `strict` found a warning, or
+            z-scores were requested for clips to be scored.
+        ConkiError: the disk is full, or the folder is not writable.
     """
     if corpus.unlabelled and normalize != "none":
         raise SourceError(
-            "clips to be scored must keep their frames as they are, for the run brings them to its own scale",
-            f"leave --normalize {normalize} out",
+            "clips to be scored must have raw frames, because the run converts them to its own scale",
+            f"leave out --normalize {normalize}",
         )
     checked = check(corpus)
     if strict:
@@ -110,7 +110,7 @@ def _refuse(corpus: Corpus, warnings: Sequence[str]) -> None:
         raise SourceError(
             f"{corpus.source}: --strict allows no warning, found {len(warnings)}: {first}"
             f"{'; ...' if len(warnings) > 3 else ''}",
-            "mend the file, or prepare it without --strict",
+            "repair the file, or prepare it without --strict",
         )
 
 
@@ -121,13 +121,13 @@ def _check_whole(path: Path, corpus: Corpus) -> None:
         raise
     except StoreError as error:
         raise SourceError(
-            f"{corpus.source}: the store made of it cannot be opened and was thrown away ({error.__cause__ or error}): "
-            "its ids, texts or scores are no plain ones"
+            f"{corpus.source}: the store made from it cannot be opened and was deleted ({error.__cause__ or error}): "
+            "check its ids, texts and scores"
         ) from error
 
 
 class _Writer:
-    """Writes columns and frames in a fixed order, hashing, repairing and normalising on the way."""
+    """Writes columns and frames in a fixed order, and hashes, repairs and normalises them meanwhile."""
 
     def __init__(self, file: Any, sink: Sink, checked: Checked, progress: Progress) -> None:
         self.file = file
@@ -136,12 +136,12 @@ class _Writer:
         self.checked = checked
         self.progress = progress
         self.hash = hashlib.sha256()
-        self.moments: dict[str, Moments] = {}  # of the training split, by modality; empty: frames stay as they are
+        self.moments: dict[str, Moments] = {}  # of the training split, by modality; empty: no normalisation
         self.repaired = {modality: Counter(nan=0, inf=0) for modality in checked.widths}
         self.is_zero = dict.fromkeys(checked.widths, True)
 
     def learn_moments(self) -> None:
-        """Take mean and deviation of every column of the training split, and keep them in the file."""
+        """Compute mean and deviation of every column of the training split, and write them into the file."""
         group = self.file.create_group("normalization")
         for modality, width in self.checked.widths.items():
             moments = no_moments(width)
@@ -173,7 +173,7 @@ class _Writer:
             self._frames(group.create_group(modality), split, modality)
 
     def write_attributes(self) -> None:
-        """Write what the file says about itself."""
+        """Write the attributes of the file."""
         corpus = self.corpus
         repaired = {m: {**counts, **corpus.repaired.get(m, {})} for m, counts in self.repaired.items()}
         constant = {m: np.flatnonzero(moments.is_constant).tolist() for m, moments in self.moments.items()}
@@ -201,13 +201,13 @@ class _Writer:
             self.file.attrs["score_range"] = np.asarray(corpus.score_range, dtype="<f8")
 
     def repairs(self) -> list[str]:
-        """Say what had to be repaired."""
+        """Describe the repairs."""
         return [line for modality, counts in self.repaired.items() for line in repair_lines(modality, counts)]
 
     def zeros(self) -> list[str]:
-        """Say which modalities have nothing but zeros."""
+        """Warn about modalities that are all zeros."""
         return [
-            f"{modality} is all zeros in every clip: is it the right file?"
+            f"{modality} is all zeros in every clip: check that this is the right file"
             for modality, is_so in self.is_zero.items()
             if is_so
         ]
@@ -241,7 +241,7 @@ class _Writer:
             if modality in self.moments:
                 moments = self.moments[modality]
                 standardize(block, moments.mean, np.where(moments.is_constant, 1.0, moments.sd))
-                nan, beyond = _repair(block)  # what lies too far from the mean for float32
+                nan, beyond = _repair(block)  # values too far from the mean for float32
                 self._count(modality, (nan, beyond), beyond)
             target[start : start + len(block)] = block
             self.hash.update(block.data)
@@ -257,10 +257,10 @@ class _Writer:
             self.repaired[modality].update(too_large=too_large)
 
     def _blocks(self, split: str, modality: str) -> Iterator[tuple[Float32Array, int]]:
-        """Yield the frames of all clips behind each other, `SLICE_VALUES` at a time.
+        """Yield the frames of all clips back to back, `SLICE_VALUES` values at a time.
 
         Yields:
-            One reused array, [T, d], and how many of its values are infinite because float32 ends before them.
+            One reused array, [T, d], and how many of its values became infinite because they exceed float32.
         """
         samples, width = self.corpus.splits[split], self.checked.widths[modality]
         total = sum(getattr(sample, modality).shape[0] for sample in samples)
@@ -280,7 +280,7 @@ class _Writer:
             yield block[:filled], too_large
 
     def _pieces(self, sample: Sample, modality: str, rows: int) -> Iterator[SourceArray]:
-        """Read the frames of a clip, [L, d] of any kind of number, a few at a time if the source can."""
+        """Read the frames of a clip, [L, d] of any kind of number, a few at a time if the source supports that."""
         frames, announced = getattr(sample, modality), getattr(sample, modality).shape
         for start in range(0, announced[0], max(1, rows)):
             stop = min(start + rows, announced[0])
@@ -297,13 +297,13 @@ class _Writer:
             if not whole or piece.dtype.kind not in "biuf":
                 raise SourceError(
                     f"{self.corpus.source}: {modality} of {sample.id[:60]!r} must be numbers {tuple(announced)} "
-                    f"as announced, found {piece.dtype} {piece.shape}"
+                    f"as declared, found {piece.dtype} {piece.shape}"
                 )
             yield piece
 
 
 def _copy(target: Float32Array, values: SourceArray) -> int:
-    """Copy frames [T, d] of any kind of number; return how many became infinite by that."""
+    """Copy frames [T, d] of any kind of number; return how many became infinite."""
     overflows: list[str] = []
     with np.errstate(over="call", call=lambda kind, flag: overflows.append(kind)):
         target[:] = values
@@ -311,7 +311,7 @@ def _copy(target: Float32Array, values: SourceArray) -> int:
 
 
 def _repair(values: Float32Array) -> tuple[int, int]:
-    """Put 0 where [T, d] holds no finite number; return how many were NaN and how many infinite."""
+    """Replace values of [T, d] that are not finite by 0; return how many were NaN and how many infinite."""
     if np.isfinite(values).all():
         return 0, 0
     counts = int(np.isnan(values).sum()), int(np.isinf(values).sum())

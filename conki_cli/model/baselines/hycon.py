@@ -1,13 +1,13 @@
 """HyCon: Hybrid Contrastive learning (Mai et al., IEEE Transactions on Affective Computing 2022; arXiv 2021).
 
-Three contrasts beside the task: within a modality, between modalities, and between the modalities of one clip. They
+Three contrasts besides the task: within a modality, between modalities, and between the modalities of one clip. They
 are ratios of similarities in [0, 1], without temperature or exponent, and may be negative.
 
 Pinned by sources: the formulas of the contrasts, second-hand (another author's code that cites equations 6 to 14 of
 arXiv 2109.01797v1); the shape of the encoders and the common width, from later code of the same authors.
 Our choice: weights of the three contrasts, rates, batch size and the width on SIMS. The authors' code is not public.
-Departures: the journal's choice of pairs and its margin between modalities are not in the first version, nor here; the
-last real position is read (that of [SEP] in a text) where the later code reads padding of the shorter clips.
+Departures: the journal's choice of pairs and its margin between modalities are neither in the first version nor here;
+the last real position is read ([SEP] for a text), while the later code reads padding of the shorter clips.
 
 Axis letters: B batch, M modalities (t, v, a), L positions, d common width, N = B M vectors of a batch.
 """
@@ -37,7 +37,7 @@ FACTS = {
     "pinned": "the three losses by a third party's code after the first version of the paper; encoders by later code",
     "ours": "task loss, loss weights, rates, batch sizes and SIMS settings: the authors' code is not public",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 TARGETS = {"intra": 1.0, "inter": 0.8, "semi": 0.8}
 """The similarity that a contrast pulls its positive pairs to: 1 within a modality, less between two."""
@@ -47,9 +47,9 @@ KERNEL = 3
 def contrasts(vectors: Tensor, scores: Tensor) -> dict[str, Tensor]:
     """Return the three contrasts: intra-modal, inter-modal and semi-contrastive.
 
-    An anchor is any of the N vectors. Within a modality it is compared with the vectors of the other samples in the
-    same modality, between modalities with those of the other samples in the others; positive are those of its class,
-    score >= 0 or below. The semi-contrast pulls the modalities of one sample together and reads no scores.
+    An anchor is any of the N vectors. Within a modality it is compared with the vectors of other samples in the same
+    modality, between modalities with those of other samples in other modalities; vectors of its class (score >= 0 or
+    below) are positive. The semi-contrast pulls the modalities of one sample together and uses no scores.
 
     Args:
         vectors: [B, M, d]; of length 0 they are similar to nothing.
@@ -71,14 +71,14 @@ def contrasts(vectors: Tensor, scores: Tensor) -> dict[str, Tensor]:
 
 
 def ratio_loss(similarities: Tensor, candidates: Tensor, positives: Tensor, *, target: float) -> Tensor:
-    """Return minus the positive share of an anchor's similarities, plus how far its positive ones are from the target.
+    """Return minus the positive share of an anchor's similarities, plus the distance of positive ones to the target.
 
-    The mean runs over the anchors that have a positive; without any the loss is 0 and its gradient too.
+    The mean is over the anchors with a positive; without any, the loss and its gradient are 0.
 
     Args:
-        similarities: [N, N], at least 0 for the share to be one.
-        candidates: all an anchor is compared with, [N, N].
-        positives: those of them that it should be like, [N, N].
+        similarities: [N, N], not negative.
+        candidates: the vectors that an anchor is compared with, [N, N].
+        positives: the candidates that it should resemble, [N, N].
         target: the similarity that positive pairs should have.
     """
     num_positives = positives.sum(dim=1)  # [N]
@@ -107,7 +107,7 @@ class Hycon(SentimentModel):
         self.head = relu_mlp([own.width, own.width, 1])
 
     def forward(self, batch: Batch) -> Output:
-        """Predict the scores of a batch; `t`, `v` and `a` are the vectors it contrasts, `f` their sum, each [B, d]."""
+        """Predict the scores of a batch; `t`, `v` and `a` are the contrasted vectors, `f` their sum, each [B, d]."""
         text = batch.modality("text")
         parts = {"text": Padded(self.text_states(batch) * text.mask.unsqueeze(-1), text.mask)}
         parts.update({name: self.frames(batch, name) for name in self.encoders})
@@ -116,7 +116,7 @@ class Hycon(SentimentModel):
         return Output(self.head(fused).squeeze(-1), parts={**vectors, "f": fused})
 
     def _encode(self, name: str, part: Padded) -> Tensor:
-        """Return a modality, zero behind its mask, at its last real position, [B, d]."""
+        """Return a modality, zero after its mask, at its last real position, [B, d]."""
         sequence: Tensor = self.convolutions[name](part.values.transpose(1, 2)).transpose(1, 2)  # [B, L, d]
         if name == "text":
             return last_position(sequence, part.mask)

@@ -1,11 +1,11 @@
 """ICCN: the Interaction Canonical Correlation Network (Sun et al., AAAI 2020).
 
-Outer products of text and audio, and of text and vision, go through a network each. These learn first, without
-scores, to correlate ("text-based audio" with "text-based vision"); then they stay and a head learns the scores.
+Outer products of text and audio, and of text and vision, go through one network each. These first learn, without
+scores, to correlate ("text-based audio" with "text-based vision"); then they freeze and a head learns the scores.
 
 Pinned by sources: the outer products, the deep CCA loss between the two networks, and the head over text-based audio,
 text and text-based vision (abstract, and the appendix of the ConKI paper).
-Our choice: everything else, no code being public: all sizes, a Linear that narrows the text before the products, the
+Our choice: everything else (no code is public): all sizes, a Linear that narrows the text before the products, the
 regression head, epochs and batch size of the correlation, L1.
 Departures: none known. Public code of deep CCA takes the root of every entry of T'T for its trace, which is not the
 sum of the singular values; here the singular values are summed.
@@ -42,7 +42,7 @@ FACTS = {
     "pinned": "outer products with the text, convolutions over them, the correlation between the two, concatenation",
     "ours": "every size, the two phases with their rates and the regression head: no implementation is public",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 KERNEL = 3
 MAPS = (8, 16)
@@ -59,12 +59,12 @@ def correlation_loss(first: Tensor, second: Tensor, *, ridge: float) -> Tensor:
     equal those of S11^(-1/2) S12 S22^(-1/2) (Andrew et al., 2013), but no root of a matrix is differentiated.
 
     Args:
-        first: [B, o]; B well above o, or everything correlates.
+        first: [B, o]; B must be well above o, or everything correlates.
         second: [B, o].
         ridge: r, added to the diagonals of S11 and S22.
 
     Raises:
-        ConkiError: a view does not vary in o directions, and no ridge makes up for it.
+        ConkiError: a view does not vary in o directions, and the ridge does not compensate for it.
     """
     one, two = (view.double() - view.double().mean(dim=0) for view in (first, second))
     covariances = torch.stack([_covariance(view, view, ridge) for view in (one, two)])  # [2, o, o]
@@ -73,7 +73,7 @@ def correlation_loss(first: Tensor, second: Tensor, *, ridge: float) -> Tensor:
         if not covariances.isfinite().all():
             return covariances.sum() * torch.nan  # the loop stops and names the term that is not finite
         raise ConkiError(
-            "iccn needs covariances that can be inverted and found one that cannot",
+            "iccn needs invertible covariances, but one is singular",
             advice=f"raise iccn.ridge, which is {ridge:g}, or iccn.cca_batch_size",
         )
     half = torch.linalg.solve_triangular(lower_one, _covariance(one, two), upper=False)  # L1^-1 S12
@@ -97,7 +97,7 @@ class FrameNetwork(nn.Module):
         self.lstm = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, frames: Padded) -> Tensor:
-        """Turn frames [B, L, d], zero behind the mask, into [B, s]."""
+        """Turn frames [B, L, d], zero after the mask, into [B, s]."""
         sequence = F.relu(self.convolution(frames.values.transpose(1, 2))).transpose(1, 2)  # [B, L, s]
         return run_lstm(self.lstm, sequence, frames.mask)[1]
 
@@ -143,7 +143,7 @@ class Iccn(SentimentModel):
         if 0 < own.text_width < LEAST_WIDTH:
             raise SettingsError(
                 f"iccn.text_width must be 0 or at least {LEAST_WIDTH}, found {own.text_width}",
-                advice=("raise it, the networks over outer products halve it"),
+                advice=("raise it, because the networks over outer products halve it"),
             )
         self.own = own
         self.phase = ""
@@ -161,19 +161,19 @@ class Iccn(SentimentModel):
         return ("main",) if self.counts_for_selection(epoch) else ("cca",)
 
     def batch_size(self, phase: str) -> int | None:
-        """Return the batch size of the correlation, whose estimate needs more rows."""
+        """Return the batch size of the correlation, which needs more rows for its estimate."""
         return self.own.cca_batch_size if phase == "cca" else None
 
     def smallest_batch(self, phase: str) -> int:
-        """Return more clips than features where these correlate: fewer correlate whatever they hold."""
+        """Return more clips than features for the correlation: fewer clips always correlate."""
         return self.own.out_width + 1 if phase == "cca" and self.own.cca_epochs else 1
 
     def counts_for_selection(self, epoch: int) -> bool:
-        """Tell whether the scores are learnt in this epoch."""
+        """Say whether the scores are learnt in this epoch."""
         return epoch > self.own.epochs_without_scores
 
     def start_phase(self, epoch: int, phase: str) -> None:
-        """Keep the text encoder as it is while the rest correlates: no dropout, no gradient."""
+        """Freeze the text encoder while the rest correlates: no dropout, no gradient."""
         self.phase = phase
         if phase == "cca" and self.text is not None:
             self.text.eval()
@@ -181,8 +181,8 @@ class Iccn(SentimentModel):
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `a` and `v` are text-based, [B, o], `t` is the text [B, w], `f` all three.
 
-        In two phases the correlation stops at the text and the scores stop at what correlates: neither phase moves the
-        other's weights.
+        With two phases, gradients of the correlation stop at the text and those of the scores stop at the correlating
+        networks, so that neither phase changes the other's weights.
         """
         learns = torch.is_grad_enabled()
         with torch.set_grad_enabled(learns and self.phase != "cca"):
@@ -200,7 +200,7 @@ class Iccn(SentimentModel):
         return Output(prediction, parts={"t": text, "v": based["vision"], "a": based["audio"], "f": fused})
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return minus the correlations, which need no scores, or the mean absolute error; where joint, both."""
+        """Return minus the correlations, which need no scores, or the mean absolute error; if joint, both."""
         terms = {} if phase == "cca" else {"task": absolute_loss(output.prediction, batch.scores)}
         if phase == "cca" or self._correlates_too(batch):
             weight = 1.0 if phase == "cca" else self.own.joint_weight
@@ -211,7 +211,7 @@ class Iccn(SentimentModel):
         return self.own.joint and len(batch) > self.own.out_width
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return what correlates, or the text encoder, its narrowing and the head."""
+        """Return the correlating networks, or the text encoder, its narrowing and the head."""
         decay = config.optimizer.weight_decay
         if phase == "cca":
             parts = (self.bridges, self.vectors, self.interactions)

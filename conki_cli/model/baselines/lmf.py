@@ -1,14 +1,14 @@
 """LMF: Low-rank Multimodal Fusion (Liu et al., ACL 2018).
 
-What TFN reads from the outer product of the three modality vectors through a full tensor of weights, LMF reads through
-a tensor of rank r: r products of one number per modality, weighed and summed. The outer product is never built.
+TFN applies a full tensor of weights to the outer product of the three modality vectors; LMF applies a tensor of rank r:
+r products of one number per modality, weighted and summed. The outer product is never built.
 
 Pinned by sources: layers, factors and their initial values (the authors' code); sizes, dropouts, rates, weight decay
 and the L1 loss (MMSA's settings). The encoders of the modalities are those of TFN.
 Our choice: fine-tuning the text encoder as an option.
 Departures: the rank weights and the bias train, as in the authors' code; MMSA leaves both out of its optimiser by
 mistake. The paper sums over the rank without weights; the code's learnt weights contain that. Means and the LSTM keep
-to the real positions, as in TFN. Both codes have a dropout behind the fusion that they never apply: it is not here.
+to the real positions, as in TFN. Both codes have a dropout after the fusion that they never apply: it is not here.
 
 Axis letters: B batch, r rank, d width of a vector.
 """
@@ -37,7 +37,7 @@ FACTS = {
     "pinned": "layers and factors by the authors' code; sizes, rates and L1 by MMSA",
     "ours": "means over the real frames; rank weights and bias train, as in the authors' code and unlike in MMSA",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 
 class LowRankFusion(nn.Module):
@@ -53,7 +53,7 @@ class LowRankFusion(nn.Module):
         nn.init.zeros_(self.combination.bias)
 
     def forward(self, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Fuse t, v and a, each [B, d], into scores [B] and the products that these weigh [B, r]."""
+        """Fuse t, v and a, each [B, d], into scores [B] and the weighted products [B, r]."""
         text, vision, audio = (with_one(vectors[name]) @ self.factors[name].T for name in "tva")  # each [B, r]
         products = text * vision * audio
         return self.combination(products).squeeze(-1), products
@@ -90,7 +90,7 @@ class Lmf(SentimentModel):
         return {"task": absolute_loss(output.prediction, batch.scores)}
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
-        """Return the text encoder, where it trains, the factors, and the rest."""
+        """Return the text encoder, if it trains, the factors, and the rest."""
         own, rates = config.own, config.optimizer
         assert isinstance(own, LmfConfig)
         speeds = {self.text_prefix: rates.lr_encoders, "fusion.factors.": own.lr_factors, "": rates.lr_others}

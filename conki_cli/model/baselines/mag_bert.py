@@ -1,14 +1,14 @@
 """MAG-BERT: a Multimodal Adaptation Gate inside BERT (Rahman et al., ACL 2020).
 
-What a clip looks and sounds like shifts the embedding of every token before the first block of BERT reads it; a gate
-decides how far. The rest of BERT, its pooler included, is fine-tuned as it is.
+Audio and vision of a clip shift the embedding of every token before the first block of BERT; a gate decides how far.
+The rest of BERT, including its pooler, is fine-tuned unchanged.
 
 Pinned by sources: the gate and its place behind the embedding layer (the authors' code and MMSA agree), its shift that
 is never longer than beta times the embedding, the initial weights N(0, 0.02); L1, rates and dropout from MMSA.
-Our choice: how frames of unaligned clips meet tokens (`align_to_tokens`), which neither source needs; a modality that
-the run leaves out has no term in the gate.
+Our choice: how frames of unaligned clips are assigned to tokens (`align_to_tokens`), which neither source needs; a
+modality that the run leaves out has no term in the gate.
 Departures: the authors train with MSE, AdamW and a warm-up, and repeat word-aligned features for every word piece; MMSA
-averages the padded sequence in windows, for SIMS, so that its padding counts. Here the real frames alone count.
+averages the padded sequence in windows, for SIMS, so that its padding counts. Here only the real frames count.
 
 Axis letters: B batch, L tokens, T frames, d width of the frames, D hidden size of the text encoder.
 """
@@ -34,14 +34,14 @@ FACTS = {
     "authors": "Rahman, Hasan, Lee, Zadeh, Mao, Morency, Hoque",
     "year": 2020,
     "venue": "ACL",
-    "idea": "a gate shifts BERT's token embeddings by what is heard and seen, before its first block",
+    "idea": "a gate shifts BERT's token embeddings by audio and vision, before its first block",
     "pinned": "the gate and its place by the authors' code; dropout, rates and L1 by MMSA",
-    "ours": "how frames of unaligned clips meet tokens: spread evenly over them; absent modalities have no term",
+    "ours": "frames of unaligned clips are spread evenly over the tokens; absent modalities have no term",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 INITIAL_DEVIATION = 0.02
-"""Of the new Linear layers, as BERT itself starts."""
+"""Initial deviation of the new Linear layers, as in BERT itself."""
 
 
 def align_to_tokens(frames: Tensor, frame_mask: Tensor, token_mask: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def align_to_tokens(frames: Tensor, frame_mask: Tensor, token_mask: Tensor) -> T
     Returns:
         [B, L, d].
     """
-    inner = token_mask.sum(dim=1, keepdim=True) - 2  # [B, 1]; 0 or less: nothing but [CLS] and [SEP]
+    inner = token_mask.sum(dim=1, keepdim=True) - 2  # [B, 1]; 0 or less: only [CLS] and [SEP]
     num_frames = frame_mask.sum(dim=1, keepdim=True)  # [B, 1]
     token = torch.arange(token_mask.shape[1], device=frames.device)  # [L]
     windows = inner.clamp_min(1)
@@ -72,7 +72,7 @@ def align_to_tokens(frames: Tensor, frame_mask: Tensor, token_mask: Tensor) -> T
 
 
 def limited_shift(embeddings: Tensor, shift: Tensor, beta: float) -> Tensor:
-    """Shorten a shift to at most beta times the length of what it shifts; both [..., D]."""
+    """Limit a shift to beta times the length of the embedding; both [..., D]."""
     room = beta * torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)  # [..., 1]
     length = torch.linalg.vector_norm(shift, dim=-1, keepdim=True)
     limited: Tensor = (room / (length + 1e-6)).clamp(max=1.0) * shift
@@ -146,19 +146,19 @@ def _check_embeddings(backbone: nn.Module, width: int) -> None:
     """Refuse a text encoder whose embeddings cannot be gated.
 
     Raises:
-        EncoderError: it has none of that name, or one of another width than its hidden states (ALBERT).
+        EncoderError: it lacks embeddings of that name, or their width differs from the hidden states' (ALBERT).
     """
     layer = getattr(backbone, "embeddings", None)
     if not isinstance(layer, nn.Module):
         raise EncoderError(
-            f"mag-bert needs a text encoder with a sub-module `embeddings`, as BERT and RoBERTa have, and "
+            f"mag-bert needs a text encoder with a sub-module `embeddings`, as in BERT and RoBERTa, but "
             f"{type(backbone).__name__} has none",
             advice="choose another --encoder",
         )
     found = getattr(getattr(backbone, "config", None), "embedding_size", width)
     if found != width:
         raise EncoderError(
-            f"mag-bert needs embeddings as wide as the hidden states, {width}, and those of {type(backbone).__name__} "
+            f"mag-bert needs embeddings as wide as the hidden states, {width}, but those of {type(backbone).__name__} "
             f"have width {found}",
             advice="choose another --encoder",
         )

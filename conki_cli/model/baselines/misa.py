@@ -1,8 +1,9 @@
 """MISA: Modality-Invariant and -Specific Representations (Hazarika et al., ACM Multimedia 2020).
 
-Every modality goes into two spaces: one of its own, and one that all three share. Three losses keep them apart and
-meaningful: the shared vectors of two modalities are distributed alike (central moments), private and shared vectors
-hold different things (orthogonality), and their sum restores the modality. Attention over the six vectors fuses them.
+Every modality is projected into two spaces: a private one, and one that all three share. Three losses keep them apart
+and meaningful: the shared vectors of two modalities have similar distributions (central moments), private and shared
+vectors hold different information (orthogonality), and their sum reconstructs the modality. Attention over the six
+vectors fuses them.
 
 Pinned by sources: layers and losses (the authors' code and MMSA agree); weights, rates, clipping and batches (MMSA).
 Our choice: none; `misa.orthogonal` and `misa.freeze_layers` are habits of the authors' code that MMSA dropped.
@@ -36,11 +37,11 @@ FACTS = {
     "authors": "Hazarika, Zimmermann, Poria",
     "year": 2020,
     "venue": "ACM Multimedia",
-    "idea": "each modality once in a space of its own and once in a common one; three losses keep them so",
+    "idea": "each modality in a private and in a common space; three losses shape the spaces",
     "pinned": "layers and losses by the authors' code; weights, rates and clipping by MMSA",
     "ours": "audio and vision are read at their own lengths, where MMSA takes the number of tokens",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 NUM_HEADS = 2
 FEED_FORWARD_WIDTH = 2048
@@ -49,7 +50,7 @@ HIGHEST_MOMENT = 5
 
 
 def moment_discrepancy(one: Tensor, other: Tensor) -> Tensor:
-    """Return how differently two sets of vectors are distributed: the distances of their means and central moments.
+    """Return the central moment discrepancy of two sets of vectors: distances of their means and central moments.
 
     Args:
         one: [B, h], entries in [0, 1].
@@ -65,7 +66,7 @@ def moment_discrepancy(one: Tensor, other: Tensor) -> Tensor:
 
 
 def dependence(one: Tensor, other: Tensor) -> Tensor:
-    """Return the mean squared entry of X'Y, X and Y centred and with rows of length 1: 0 where they are orthogonal.
+    """Return the mean squared entry of X'Y, X and Y centred and with rows of length 1: 0 if they are orthogonal.
 
     The lengths count as constants: no gradient flows through them.
 

@@ -1,17 +1,17 @@
 """MMIM: MultiModal InfoMax (Han et al., EMNLP 2021).
 
-Two bounds of mutual information are raised beside the task: between text and each other modality (the likelihood of
+Two bounds of mutual information are maximised besides the task: between text and each other modality (the likelihood of
 one given the other, and the entropy of the other over clips of one polarity), and from the fusion back to its parts
-(contrastive prediction). An epoch is two passes: `lld` trains the likelihood networks alone, `main` all the rest.
+(contrastive prediction). An epoch has two passes: `lld` trains only the likelihood networks, `main` everything else.
 
 Pinned by sources: layers, losses and passes by the authors' code (declare-lab/Multimodal-Infomax) and MMSA; sizes and
 rates by MMSA, which reads audio and vision in both directions (the authors' default is one). The likelihood lacks the
--log(variance)/2 of a Gaussian in both; it stays so, with the consequence that large variances alone raise it to 0.
-Our choice: entropies of a pair count only where either polarity has more clips than dimensions, and the covariances
+-log(variance)/2 of a Gaussian in both, and here too; as a consequence, large variances alone raise it to 0.
+Our choice: entropies of a pair count only if each polarity has more clips than dimensions, and the covariances
 get 1e-6 on their diagonal; in the originals a batch without such clips ends in nan.
-Departures: in `lld` nothing but the likelihood networks gets a gradient, as nothing else is stepped there, so that
-clipping by norm sees their gradients alone and no backward pass runs through the text encoder. The authors' code keeps
-an epoch only if its *test* loss improves as well; here the test split has no say.
+Departures: in `lld` only the likelihood networks get a gradient, because nothing else is updated there; so clipping by
+norm uses only their gradients, and no backward pass runs through the text encoder. The authors' code keeps an epoch
+only if its *test* loss improves as well; here the test split is not used.
 The projection to the entropies' space is a fixed random map, as in both sources, where no step ever reaches it: it is
 kept as buffers. Counts of parameters that include it (281,673 on MOSI with BERT-base) are 136 larger than what trains.
 
@@ -41,14 +41,14 @@ FACTS = {
     "authors": "Han, Chen, Poria",
     "year": 2021,
     "venue": "EMNLP",
-    "idea": "bounds of mutual information between the modalities, and from the fusion back to them, are raised",
+    "idea": "maximises bounds of mutual information between the modalities, and from the fusion back to them",
     "pinned": "layers, losses and the two passes of an epoch by the authors' code; sizes and rates by MMSA",
-    "ours": "entropies need five clips of either polarity; epochs are never chosen on the test split",
+    "ours": "entropies need five clips of each polarity; epochs are never chosen on the test split",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 PAIRS = ("v", "a")
-"""Text is paired with each of these."""
+"""The modalities that are paired with text."""
 BATCHES_BEFORE_ENTROPY = 2
 """Batches of a `main` pass without entropies: both sources wait until their index exceeds the size 1 of the bank."""
 RIDGE = 1e-6
@@ -139,7 +139,7 @@ class Mmim(SentimentModel):
         return Output(self.score(fused).squeeze(-1), parts={"t": text, "v": v, "a": a, "f": fused})
 
     def share(self, phase: str) -> float:
-        """Return the share of the batches that a pass sees: on MOSEI the likelihood pass sees half of them."""
+        """Return the share of the batches in a pass: on MOSEI the likelihood pass uses half of them."""
         return self.own.lld_share if phase == "lld" else 1.0
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ class Mmim(SentimentModel):
         return torch.stack([polarity_entropy(piece, signs, ridge=RIDGE) for piece in pieces]).sum()
 
     def start_phase(self, epoch: int, phase: str) -> None:
-        """Stop the gradients behind the representations in `lld`; empty the bank before each pass `main`."""
+        """Stop the gradients below the representations in `lld`; empty the bank before each pass `main`."""
         self.fits_likelihoods = phase == "lld"
         if phase == "main":
             self.bank, self.bank_scores = self.bank[:0].clone(), self.bank_scores[:0].clone()
@@ -220,13 +220,13 @@ def contrastive_prediction(values: Tensor, predicted: Tensor) -> Tensor:
 def polarity_entropy(rows: Tensor, scores: Tensor, *, ridge: float) -> Tensor:
     """Return (log det S+ + log det S-)/4 for the covariances of the rows with positive and negative scores.
 
-    A score of 0 belongs to neither. Where a side has no more rows than dimensions its covariance is singular, and the
+    A score of 0 belongs to neither. If a side has no more rows than dimensions, its covariance is singular, and the
     result is 0 with gradient 0.
 
     Args:
         rows: [R, k].
         scores: [R].
-        ridge: what is added to the diagonal of both covariances.
+        ridge: added to the diagonal of both covariances.
     """
     members = torch.stack([scores > 0, scores < 0])  # [2, R]
     counts = members.sum(dim=1)  # [2]

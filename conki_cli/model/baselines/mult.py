@@ -1,14 +1,14 @@
 """MulT: the Multimodal Transformer (Tsai et al., ACL 2019).
 
-Every modality looks at every other one, frame by frame and unaligned; what it found there is read by a Transformer of
-its own, and the last position of each of the three stands for the clip.
+Every modality attends to every other one, frame by frame and unaligned; a further Transformer per modality reads the
+results, and its last position represents the clip.
 
 Pinned by sources: the network, its initial weights, positions and mask (the authors' code, equal to 2e-7 on full
 sequences); sizes, rates, dropouts and the separate dropout of the text from MMSA, which Table 3 comes from.
-Our choice: keys and values share one dropout mask where a sequence is embedded; text states of the frozen encoder.
-Departures: MMSA leaves the positions out, and both codes read padding of the shorter clips and look at it. Here
-positions are on, masks and the order of sight follow every clip's own lengths, and the last real position is read.
-Neither drops the convolution where widths agree. MMSA states a weight decay but never passes it on: it is 0.
+Our choice: keys and values share one dropout mask for the embedded sequence; text states of the frozen encoder.
+Departures: MMSA leaves out the positions, and both codes read padding of the shorter clips and attend to it. Here
+positions are on, masks and the causal order follow every clip's own lengths, and the last real position is read.
+Neither drops the convolution if widths agree. MMSA states a weight decay but never applies it: it is 0.
 
 Axis letters: B batch, L positions, k width of a kernel, d common width.
 """
@@ -37,14 +37,14 @@ FACTS = {
     "venue": "ACL",
     "idea": "each modality attends to each other one, frame by frame, without alignment",
     "pinned": "layers, positions and mask by the authors' code; sizes, rates, clipping and L1 by MMSA",
-    "ours": "a padding mask, and the last real position where both read the last of the array",
+    "ours": "a padding mask, and the last real position, while both read the last of the array",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 CROSSINGS = tuple((target, source) for target in MODALITIES for source in MODALITIES if source != target)
-"""Who looks at whom."""
+"""The modalities that each modality attends to."""
 SELF_LAYERS = 3
-"""Layers, at least, of the encoders behind the crossings."""
+"""Minimum number of layers of the encoders after the crossings."""
 
 
 def convolve(convolution: nn.Module, kernel: int, part: Padded) -> Padded:
@@ -56,7 +56,7 @@ def convolve(convolution: nn.Module, kernel: int, part: Padded) -> Padded:
 
 
 class Mult(SentimentModel):
-    """Six crossings between the modalities, three encoders behind them, a residual head."""
+    """Six crossings between the modalities, three encoders after them, a residual head."""
 
     required_modalities = frozenset(MODALITIES)
 
@@ -107,7 +107,7 @@ class Mult(SentimentModel):
         return Output(prediction, parts={**read, "f": fused})
 
     def _represent_in_groups(self, parts: Mapping[str, Padded]) -> Tensor:
-        """Represent clips of similar length together, [B, 6d]: a CPU then computes less padding.
+        """Represent clips of similar length together, [B, 6d], so that a CPU computes less padding.
 
         A GPU would only wait for more and smaller steps.
         """
@@ -116,14 +116,14 @@ class Mult(SentimentModel):
         return torch.cat(pieces)[torch.argsort(torch.cat(groups))]
 
     def _represent(self, parts: Mapping[str, Padded]) -> Tensor:
-        """Return what clips are made of, [G, 6d]: the last positions of the three modalities."""
+        """Return the representations of clips, [G, 6d]: the last positions of the three modalities."""
         sequences = {}  # each [G, L, d]
         for name, part in parts.items():
             sequences[name] = convolve(self.convolutions[name], self.kernels[name], part)
         return torch.cat([self._read(name, sequences) for name in MODALITIES], dim=-1)
 
     def _read(self, target: str, sequences: Mapping[str, Padded]) -> Tensor:
-        """Return what a modality found in the other two, at its last real position, [B, 2d]."""
+        """Return what a modality attends to in the other two, at its last real position, [B, 2d]."""
         own = sequences[target]
         found = [
             self.crossings[f"{target}_from_{source}"](own.values, own.mask, other.values, other.mask)

@@ -1,8 +1,8 @@
 """Self-MM: Self-Supervised Multi-task learning (Yu et al., AAAI 2021).
 
-Beside the common prediction each modality predicts a label of its own. Training makes these labels itself: they start
-as the given score and move by how much nearer a modality's representation lies to the positive clips than the common
-one does. The unimodal heads serve training alone.
+Besides the common prediction, each modality predicts its own label. Training creates these labels itself: they start as
+the given score and move by how much closer a modality's representation is to the positive clips than the common one.
+The unimodal heads are used only in training.
 
 Pinned by sources: layers, losses and the order of the updates by the authors' code (thuiar/Self-MM) and MMSA, which
 agree; sizes and rates by MMSA. Our choice: a class without clips keeps its centre (MMSA stores nan, which spoils every
@@ -41,11 +41,11 @@ FACTS = {
     "authors": "Yu, Xu, Yuan, Wu",
     "year": 2021,
     "venue": "AAAI",
-    "idea": "each modality predicts a label of its own, which training derives from the common one",
+    "idea": "each modality predicts its own label, which training derives from the common one",
     "pinned": "layers, labels and losses by the authors' code; sizes and rates by MMSA, theirs too",
-    "ours": "an empty class keeps its centre; the last, short window of batches is stepped",
+    "ours": "an empty class keeps its centre; the last, short window of batches gets an optimiser step",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 UNIMODAL = {"t": "text", "v": "vision", "a": "audio"}
 HEADS = ("f", *UNIMODAL)
@@ -54,7 +54,7 @@ EPSILON = 1e-8
 
 
 class PredictionHead(nn.Module):
-    """A feature, from which one score is read."""
+    """A feature layer and a score from it."""
 
     def __init__(self, input_width: int, width: int, *, dropout: float) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PredictionHead(nn.Module):
 
 
 class SelfMm(SentimentModel):
-    """Four heads on three representations, and the memory of labels, features and centres they train with."""
+    """Four heads on three representations, and the memory of labels, features and centres for their training."""
 
     required_modalities = frozenset(MODALITIES)
     memory = ("labels", "features")
@@ -137,7 +137,7 @@ class SelfMm(SentimentModel):
 
     @torch.no_grad()
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
-        """Update the labels of these clips, by the centres as they stand, then their features, then the centres.
+        """Update the labels of these clips by the current centres, then their features, then the centres.
 
         No label moves in the first epoch: until its end the features of some clips are still zeros.
         """
@@ -185,14 +185,14 @@ class SelfMm(SentimentModel):
         return [group for group in groups if group.parameters]
 
     def _reading(self, name: str) -> list[nn.Parameter]:
-        """Return what turns the frames of a modality into its representation; the bridge of an external set, too."""
+        """Return the layers that turn a modality's frames into its representation, including the external bridge."""
         modules: Mapping[str, nn.Module] = {"audio": self.audio, "vision": self.vision}
         bridge = list(self.bridges[name].parameters()) if name in self.bridges else []
         return [*modules[name].parameters(), *bridge]
 
 
 def weighted_error(predictions: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
-    """Return mean(tanh|l - m| |y - l|): labels that left the given score count more, and those that did not count 0.
+    """Return mean(tanh|l - m| |y - l|): labels count by how far they moved from the given score.
 
     Args:
         predictions: y of one modality, [B].
@@ -203,7 +203,7 @@ def weighted_error(predictions: Tensor, labels: Tensor, scores: Tensor) -> Tenso
 
 
 def polarity_ratio(features: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Return R: how much nearer features [B, d] lie to the positive centre [d] than to the negative one, [B]."""
+    """Return R: how much closer features [B, d] are to the positive centre [d] than to the negative one, [B]."""
     to_positive = torch.linalg.vector_norm(features - positive, dim=1)  # [B]
     to_negative = torch.linalg.vector_norm(features - negative, dim=1)
     ratio: Tensor = (to_negative - to_positive) / (to_positive + EPSILON)
@@ -211,7 +211,7 @@ def polarity_ratio(features: Tensor, positive: Tensor, negative: Tensor) -> Tens
 
 
 def shifted_label(own: Tensor, fusion: Tensor, scores: Tensor, bound: Tensor) -> Tensor:
-    """Return the label that a modality's ratio suggests beside that of the fusion; all [B] but the bound [].
+    """Return the label that a modality's ratio and the fusion's ratio suggest; all [B] except the bound [].
 
     The mean of scaling the score by the quotient of the ratios and shifting it by their difference, within the bound.
     """
@@ -221,5 +221,5 @@ def shifted_label(own: Tensor, fusion: Tensor, scores: Tensor, bound: Tensor) ->
 
 
 def _polarities(labels: Tensor) -> Tensor:
-    """Return who has a positive and who a negative label, [2, N, H]; a label of 0 has neither."""
+    """Return which labels are positive and which negative, [2, N, H]; 0 is neither."""
     return torch.stack([labels > 0, labels < 0])

@@ -1,4 +1,4 @@
-"""What several baselines share: an LSTM over real positions, its last state as a vector, networks with ReLU.
+"""Layers that several baselines share: an LSTM over real positions, its last state as a vector, networks with ReLU.
 
 Axis letters: B batch, L positions, D width, d width of the input. Masks are boolean [B, L], True on real positions.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def relu_mlp(widths: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
-    """Build dropout, then Linear layers of the given widths with ReLU between them and none behind the last."""
+    """Build dropout, then Linear layers of the given widths with ReLU between them and none after the last."""
     layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
     for k, (before, after) in enumerate(itertools.pairwise(widths)):
         layers += [nn.ReLU()] if k else []
@@ -20,7 +20,7 @@ def relu_mlp(widths: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
 
 
 def run_lstm(lstm: nn.LSTM, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a one-layer LSTM over the real positions alone.
+    """Run a one-layer LSTM over only the real positions.
 
     Args:
         lstm: batch first, one layer, one or two directions.

@@ -4,7 +4,7 @@ Every modality becomes one vector. The outer product of the three, each with a 1
 and threefold products of their entries; a small network reads the score from it.
 
 Pinned by sources: layers and the order of the product (two public implementations agree, Justin1904's and MMSA's);
-sizes, dropouts, rates and the L1 loss (MMSA's settings); the score lies between -3 and 3 on every data set, SIMS too.
+sizes, dropouts, rates and the L1 loss (MMSA's settings); the score is between -3 and 3 on every data set, also SIMS.
 Our choice: fine-tuning the text encoder as an option (MMSA reads its states from a file).
 Departures: audio and vision are averaged over the real frames and the LSTM stops at the last real token, where MMSA
 divides by the padded length and runs on; no scaling of vision by its largest values, which BatchNorm makes redundant.
@@ -35,10 +35,10 @@ FACTS = {
     "pinned": "layers and order of the product by two public implementations; sizes, rates and L1 by MMSA",
     "ours": "means over the real frames; the LSTM stops at the last real token",
 }
-"""What is known of the model; `config/models.py` reads it without importing this file."""
+"""Facts about the model; `config/models.py` reads them without importing this file."""
 
 LARGEST_SCORE = 3.0
-"""The head cannot leave the open interval from minus this to this."""
+"""The head's scores are inside the open interval from minus this to this."""
 
 
 class ClipEncoder(nn.Module):
@@ -61,7 +61,7 @@ class ClipEncoder(nn.Module):
 
 
 def with_one(vectors: Tensor) -> Tensor:
-    """Put a 1 in front of vectors [B, d] -> [B, 1+d], so that products of them hold the lower ones too."""
+    """Prepend a 1 to vectors [B, d] -> [B, 1+d], so that their products include the lower-order ones."""
     return torch.cat([vectors.new_ones(len(vectors), 1), vectors], dim=1)
 
 

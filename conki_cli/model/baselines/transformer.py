@@ -1,8 +1,8 @@
-"""The Transformer that MulT and HyCon share: pre-norm layers over a sequence, looking at itself or at another one.
+"""The Transformer that MulT and HyCon share: pre-norm layers over a sequence that attends to itself or to another one.
 
-It stands apart from layers.py because no training step of ConKI goes through it.
+It is separate from layers.py because no training step of ConKI uses it.
 
-Axis letters: B batch, L positions (Lq of those that look, Lk of those looked at), D width, H heads.
+Axis letters: B batch, L positions (Lq of queries, Lk of keys), D width, H heads.
 Masks are boolean [B, L], True on the first positions of every row, one at least. Padding never changes an output.
 """
 
@@ -31,7 +31,7 @@ def check_heads(section: str, width: int, num_heads: int) -> None:
 
 
 def last_position(states: Tensor, mask: Tensor) -> Tensor:
-    """Return what stands at the last real position of every row: states [B, L, D] under mask [B, L] to [B, D]."""
+    """Return the state at the last real position of every row: states [B, L, D] under mask [B, L] to [B, D]."""
     last = mask.sum(dim=1) - 1  # [B]
     return states[torch.arange(len(states), device=states.device), last]
 
@@ -48,18 +48,18 @@ def sinusoids(length: int, width: int, *, device: torch.device | None = None) ->
 
 
 def visible_keys(mask: Tensor, source_mask: Tensor, *, ordered: bool) -> Tensor:
-    """Return which keys a position may look at: the real ones and, if ordered, none that lies too far ahead.
+    """Return which keys a position may attend to: the real ones and, if ordered, none too far ahead.
 
     In order, position i of a sequence of n sees key j of one of m where j <= i + |m - n| (MulT's mask, with each
     clip's own lengths): its last position sees all. Key 0 is seen even from padding, so no row is empty.
 
     Args:
-        mask: real positions of the sequences that look, [B, Lq].
-        source_mask: real positions of those looked at, [B, Lk].
-        ordered: whether the order of time limits the sight.
+        mask: real positions of the queries, [B, Lq].
+        source_mask: real positions of the keys, [B, Lk].
+        ordered: whether positions may not attend too far ahead in time.
 
     Returns:
-        [B, 1, Lq, Lk], or [B, 1, 1, Lk] where every position sees the same; True where seen.
+        [B, 1, Lq, Lk], or [B, 1, 1, Lk] if every position sees the same keys; True for visible keys.
     """
     real = source_mask[:, None, None, :]
     if not ordered:
@@ -78,7 +78,7 @@ class Dropouts:
     relu: float = 0.0
     """Inside the feed-forward layers."""
     residual: float = 0.0
-    """Of what a residual sum adds."""
+    """Before a residual sum."""
     embedding: float = 0.0
 
 
@@ -123,13 +123,13 @@ class CrossLayer(nn.Module):
 
 
 class SequenceTransformer(nn.Module):
-    """The encoder of MulT and HyCon: pre-norm layers over a sequence, looking at itself or at another one.
+    """The encoder of MulT and HyCon: pre-norm layers over a sequence that attends to itself or to another one.
 
-    Another sequence is looked at as it was embedded, in every layer; each layer normalises it with its own norm.
+    Every layer attends to the other sequence as it was embedded, and normalises it with its own norm.
     """
 
     def __init__(self, width: int, *, num_layers: int, num_heads: int, dropouts: Dropouts, ordered: bool) -> None:
-        """Make the layers; `ordered`: positions do not look too far ahead (see `visible_keys`)."""
+        """Make the layers; `ordered`: positions do not attend too far ahead (see `visible_keys`)."""
         super().__init__()
         self.dropouts = dropouts
         self.ordered = ordered

@@ -1,9 +1,10 @@
-"""Do two systems differ? Statistics over the stored predictions of finished runs that were judged on the same clips.
+"""Do two systems differ? Statistics over the stored predictions of finished runs on the same clips.
 
-The first system is the reference (ConKI in the paper's tables); every other one is held against it, metric by metric:
-a paired t-test (the paper's dagger) and a paired bootstrap that draws whole videos, both over the seeds that both have,
-and Welch's t-test over all seeds of each, since seeds of different systems are no natural pairs. Differences are a
-system minus the reference. Holm's correction covers the cells of one table, for each kind of test by itself.
+The first system is the reference (ConKI in the paper's tables); every other one is compared with it, metric by metric:
+with a paired t-test (the paper's dagger) and a paired bootstrap that resamples whole videos, both over the common
+seeds, and with Welch's t-test over all seeds of each, because seeds of different systems are not natural pairs.
+Differences are a system minus the reference. Holm's correction covers the cells of one table, separately for each kind
+of test.
 Axes: S seeds, N clips, V videos.
 """
 
@@ -43,17 +44,17 @@ __all__ = [
 ]
 
 LEVEL = 0.05
-"""A mark stands where p is below it."""
+"""A mark is shown if p is below this level."""
 TESTED = ("mae", "corr", "acc7", "acc2_nonneg", "acc2_pos", "f1_nonneg", "f1_pos", "acc2", "f1")
 """The metrics of the paper's tables, of MOSI and of SIMS: each system's are the cells of one table."""
 SIGNS = {"paired_t": "†", "welch": "‡", "bootstrap": "§"}
 
 
 class CellTests(TypedDict):
-    """Everything that is said of one cell; None where a test is not defined."""
+    """All test results of one cell; None if a test is undefined."""
 
     difference: float | None
-    """Of the two means, each over all seeds of its system: those that the table shows."""
+    """Difference of the two means in the table, each over all seeds of its system."""
     paired_t: SeedTest | None
     welch: SeedTest | None
     bootstrap: Bootstrap | None
@@ -63,19 +64,19 @@ class CellTests(TypedDict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One system held against the reference."""
+    """One system compared with the reference."""
 
     seeds: tuple[int, ...]
-    """The seeds that both have: those of the paired tests."""
+    """The common seeds, which the paired tests use."""
     cells: dict[str, CellTests] | None
-    """By metric; None: not tested."""
+    """Test results by metric; None if not tested."""
     reason: str = ""
-    """Why it was not tested, or by Welch's test alone."""
+    """Why it was not tested, or only by Welch's test."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Systems, the first of which is the reference, and one verdict for each of the others."""
+    """Systems, of which the first is the reference, and one verdict for each of the others."""
 
     systems: Sequence[System]
     verdicts: Sequence[Verdict]
@@ -106,7 +107,7 @@ def compare(systems: Sequence[System], protocol: str = "all", *, num_draws: int 
 
 
 def marks(cells: Mapping[str, CellTests]) -> dict[str, str]:
-    """Return the signs of the tests that find a difference, by metric: † as it is, ‡ and § after Holm's correction."""
+    """Return the signs of the tests that find a difference, by metric: † uncorrected, ‡ and § Holm-corrected."""
     found = {}
     for metric, cell in cells.items():
         t, welch, drawn = cell["paired_t"], cell["welch"], cell["bootstrap"]
@@ -120,12 +121,12 @@ def marks(cells: Mapping[str, CellTests]) -> dict[str, str]:
 
 
 def explanation(found: Comparison) -> list[str]:
-    """Say below a table which test each sign in it is, and which tests find nothing; why nothing was tested."""
+    """Explain the signs in a table, and say which tests find nothing or why nothing was tested."""
     if not found.is_tested:
-        return ["not tested: a test needs two seeds of each system"]
+        return ["not tested: a test needs at least two seeds of each system"]
     first = found.systems[0].label
     after = f"p < {LEVEL:g} after Holm's correction for the cells of the table"
-    drawn = f"{found.num_draws:,} draws of the {found.num_videos} videos"
+    drawn = f"{found.num_draws:,} resamples of the {found.num_videos} videos"
     tests = {
         "paired_t": f"paired t-test over seeds, p < {LEVEL:g}, uncorrected (the paper's dagger)",
         "welch": f"Welch's t-test over seeds, {after}",
@@ -136,7 +137,7 @@ def explanation(found: Comparison) -> list[str]:
     lines = [f"{SIGNS[name]} differs from {first}: {test}" for name, test in tests.items() if SIGNS[name] in signs]
     made = [name for name in tests if any(_made(cell, name) for table in cells for cell in table.values())]
     if silent := [tests[name] for name in made if SIGNS[name] not in signs]:
-        lines.append(f"no difference from {first} is found by: {'; '.join(silent)}")
+        lines.append(f"no difference from {first} found by: {'; '.join(silent)}")
     return [*(lines or [f"no test against {first} is defined"]), "effect sizes (Cohen's d) and p-values: --json"]
 
 
@@ -156,18 +157,18 @@ def _verdict(reference: System, other: System, videos: npt.NDArray[np.intp], pro
     counts = [len(system.seeds) for system in (reference, other)]
     if min(counts) < 2:
         found = f"{counts[0]} of {reference.label} and {counts[1]} of {other.label}"
-        return Verdict(seeds, None, f"a test needs two seeds of each system, found {found}")
+        return Verdict(seeds, None, f"a test needs at least two seeds of each system, found {found}")
     pair, unpaired = (reference, other), ""
     drawn: dict[str, Bootstrap | None] = {}
     if len(seeds) < 2:
         found = f"seed {seeds[0]}" if seeds else "none"
-        unpaired = f"a paired test needs two seeds that both systems have, found {found}"
+        unpaired = f"a paired test needs at least two common seeds, found {found}"
     else:
         means = [np.mean([one.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for one in pair]
         options: dict[str, Any] = {"rules": rules_of(reference.run.record.score_range), "protocol": protocol}
         options["threshold"] = reference.result.threshold
         drawn = bootstrap(means[0], means[1], reference.scores, videos, num_draws=num_draws, **options)
-    undrawn = "" if videos.any() else "it draws videos, and all clips are of one"
+    undrawn = "" if videos.any() else "it resamples videos, and all clips come from one video"
     why = {"paired_t": unpaired, "bootstrap": unpaired or undrawn}
     names = [name for name in TESTED if name in reference.result.metrics]
     return Verdict(seeds, {name: _cell(pair, name, seeds, drawn.get(name), why) for name in names}, unpaired)

@@ -23,7 +23,7 @@ class SeedTest(TypedDict):
 
 
 def paired_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
-    """Test the differences other - reference, [S], against 0; None where they do not vary or one is undefined."""
+    """Test the differences other - reference, [S], against 0; None if they do not vary or one is undefined."""
     from scipy.stats import ttest_rel
 
     one, two = (np.asarray(values, dtype=np.float64) for values in (reference, other))
@@ -31,7 +31,7 @@ def paired_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
 
 
 def welch_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
-    """Test the means of two systems over the seeds of each; None where neither varies or a value is undefined."""
+    """Test the means of two systems over the seeds of each; None if neither varies or a value is undefined."""
     from scipy.stats import ttest_ind
 
     one, two = (np.asarray(values, dtype=np.float64) for values in (reference, other))
@@ -40,12 +40,12 @@ def welch_t(reference: npt.ArrayLike, other: npt.ArrayLike) -> SeedTest | None:
 
 
 def _seed_test(test: Callable[[Floats, Floats], Any], one: Floats, two: Floats, deviation: float) -> SeedTest | None:
-    # Values that are equal but for rounding have a deviation that is rounding alone: nothing follows from it.
+    # If values differ only by rounding, their deviation is only rounding and means nothing.
     largest = float(np.max(np.abs([*one, *two])))
     if not np.isfinite(deviation) or deviation <= 1e-12 * largest or not np.isfinite(largest):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns of values that hardly vary, and is right
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy rightly warns about nearly constant values
         found = test(two, one)
     p = float(found.pvalue)
     return {

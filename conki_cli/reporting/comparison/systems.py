@@ -1,4 +1,4 @@
-"""Finished runs as they are compared: their metrics by seed and their stored predictions, on the same clips."""
+"""Finished runs to be compared: their metrics by seed and their stored predictions on the same clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class System:
     """One finished run as it is compared."""
 
     label: str
-    """Names it among the others: the run stands in it where two systems would have the same name."""
+    """Its name among the systems; it contains the run if two systems would have the same name."""
     run: Run
     config: RunConfig
     result: Evaluation
@@ -37,7 +37,7 @@ class System:
 
 
 def system_label(config: RunConfig) -> str:
-    """Name a run among those of other models: 'ConKI', 'ConKI, w/o C4', 'MISA', 'MISA, with mosei'."""
+    """Name a run among runs of other models: 'ConKI', 'ConKI, w/o C4', 'MISA', 'MISA, with mosei'."""
     label = run_label(config)
     if not config.is_baseline:
         return label if not config.model.drop else f"{label_of('conki')}, {label}"
@@ -52,12 +52,12 @@ def read_systems(
     *,
     threshold: float | None = None,
 ) -> list[System]:
-    """Read what finished fine-tuning runs say of a split; `seeds` leaves out all others.
+    """Read the metrics and predictions of finished fine-tuning runs for a split, of all seeds or only `seeds`.
 
-    All are measured at one threshold between two classes: the one given, else the one that the runs name.
+    All use one threshold between two classes: the given one, else that of the runs.
 
     Raises:
-        RunError: fewer than two runs, one twice, a stage-1 run, no finished seed, or runs of other data than the first.
+        RunError: there are fewer than two runs, a repeated run, a stage-1 run, no finished seed, or different data.
     """
     if len({run.path.resolve() for run in runs}) < max(2, len(runs)):
         raise RunError(f"a comparison needs two or more different runs, found {', '.join(run.name for run in runs)}")
@@ -77,17 +77,19 @@ def read_systems(
 
 
 def check_predicts(run: Run) -> None:
-    """Refuse a stage-1 run, whatever the split: it knows no score of the target.
+    """Refuse a stage-1 run for any split, because it does not learn the target's scores.
 
     Raises:
         RunError: it is one.
     """
     if run.record.stage != "finetune":
-        raise RunError(f"{run.name} is a stage-1 run, which predicts no target", advice="name a fine-tuned run")
+        raise RunError(
+            f"{run.name} is a stage-1 run, which does not predict the target", advice="name a fine-tuned run"
+        )
 
 
 def read_system(run: Run, split: str, result: Evaluation) -> System:
-    """Read what one run predicts for a split; `result` has its metrics."""
+    """Read one run's predictions for a split; `result` has its metrics."""
     stored = stored_predictions(run, split, result.seeds)
     first = next(iter(stored.values()))
     predictions = {seed: found.predictions for seed, found in stored.items()}
@@ -96,11 +98,11 @@ def read_system(run: Run, split: str, result: Evaluation) -> System:
 
 
 def _check_alike(one: System, other: System, split: str) -> None:
-    """Refuse systems that were not judged by the same clips of the same store."""
+    """Refuse systems that were not evaluated on the same clips of the same store."""
     datasets = [system.result.dataset for system in (one, other)]
     if datasets[0] != datasets[1]:
         raise RunError(
-            f"run {one.run.name} is of {datasets[0]}, {other.run.name} of {datasets[1]}: compare runs of one data set"
+            f"run {one.run.name} is for {datasets[0]}, {other.run.name} for {datasets[1]}: compare runs of one data set"
         )
     contents = [system.run.record.data.get(datasets[0]) for system in (one, other)]
     if contents[0] != contents[1]:
@@ -112,5 +114,5 @@ def _check_alike(one: System, other: System, split: str) -> None:
         raise RunError(
             f"the {split} predictions of runs {one.run.name} and {other.run.name} must name the same clips with the "
             "same scores but do not",
-            advice="delete those of one and evaluate it again",
+            advice="delete the predictions of one run and evaluate it again",
         )

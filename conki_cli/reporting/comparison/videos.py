@@ -1,7 +1,7 @@
-"""The paired bootstrap over videos: how the difference of two systems varies with the videos they are judged on.
+"""The paired bootstrap over videos: how the difference of two systems varies with the evaluated videos.
 
-The clips of a video resemble each other, so whole videos are drawn. Every metric follows from sums over clips; they are
-made once per video, and a draw is a product of counts and sums. Axes: N clips, V videos, R draws.
+The clips of a video resemble each other, so whole videos are resampled. Every metric follows from sums over clips,
+which are computed once per video; a resample is a product of counts and sums. Axes: N clips, V videos, R draws.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ _VALUES_AT_ONCE = 4 * 2**20
 
 
 class Bootstrap(TypedDict):
-    """A bootstrap of one cell over the videos, on each clip's mean prediction over the seeds."""
+    """The bootstrap result of one cell over the videos, for each clip's mean prediction over the seeds."""
 
     difference: float
     low: float
@@ -46,23 +46,23 @@ def bootstrap(
     threshold: float | None = 0.0,
     num_draws: int = NUM_DRAWS,
 ) -> dict[str, Bootstrap | None]:
-    """Draw V of V videos with replacement, R times, and look at how the difference of two systems varies.
+    """Resample V of V videos with replacement, R times, and measure how the difference of two systems varies.
 
     The p-value is two-sided and goes with the interval: twice the smaller share of draws in which the difference is
     at most, or at least, 0; one draw more is counted on either side, so that it is never 0.
 
     Args:
         reference: predictions, [N].
-        other: predictions of the system that is held against it, [N].
+        other: predictions of the compared system, [N].
         scores: true scores, [N].
         videos: number of each clip's video, [N], from 0.
         rules: which metrics there are and how they are counted, see `metrics.rules_of`.
         protocol: "nonzero" takes MAE and Corr on the clips whose score is not 0.
-        threshold: the score that separates two classes; None: nothing does, and their metrics are left out.
+        threshold: the score that separates two classes; None: there are none, and their metrics are left out.
         num_draws: R.
 
     Returns:
-        One entry per metric; None where it is undefined, or with a single video.
+        One entry per metric; None if it is undefined, or with a single video.
     """
     one, two, true = (np.asarray(values, dtype=np.float32) for values in (reference, other, scores))
     neutral = None if threshold is None else np.float32(threshold)
@@ -163,6 +163,6 @@ def _correlation(sums: Mapping[str, Floats]) -> Floats:
     squares = {}
     for name in ("p", "t"):
         square = sums[name + name] - _share(sums[name] ** 2, n, 0.0)
-        squares[name] = np.where(square > 1e-12 * sums[name + name], square, 0.0)  # what is less is rounding
+        squares[name] = np.where(square > 1e-12 * sums[name + name], square, 0.0)  # smaller values are rounding
     covariance = sums["pt"] - _share(sums["p"] * sums["t"], n, 0.0)
     return _share(covariance, np.sqrt(squares["p"] * squares["t"]))

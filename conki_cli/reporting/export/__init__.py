@@ -1,1 +1,1 @@
-"""Trained models and adapters that travel: exported folders, their model cards, the Hugging Face hub."""
+"""Export of trained models and adapters: exported folders, their model cards, the Hugging Face hub."""

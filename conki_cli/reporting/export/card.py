@@ -1,6 +1,6 @@
 """The model card of an exported folder: README.md, with the metadata that the Hugging Face hub reads.
 
-Only names and numbers go into it, no clip and no text. The same export gives the same card.
+It contains only names and numbers, no clips and no texts. The same export gives the same card.
 """
 
 import math
@@ -31,12 +31,12 @@ _METRICS = {
     "f1_nonneg": ("f1", "F1 (negative / non-negative)"),
     "f1_pos": ("f1", "F1 (negative / positive)"),
 }
-"""Our name of a metric -> the hub's name of its kind, and how the card calls it."""
+"""Our name of a metric -> the hub's name of its kind, and its name on the card."""
 _LIMITS = """## Limits
 
-Scores are those of one data set's annotators, languages and topics; check the {them} on your own clips first. The data
-sets and the text encoder have terms of their own, which may bind these weights. No clip and no text of the data sets is
-in this folder.
+Scores reflect one data set's annotators, languages and topics; check the {them} on your own clips first. The data sets
+and the text encoder have their own terms, which may apply to these weights. This folder contains no clips and no texts
+of the data sets.
 """
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 _PAPER = "https://aclanthology.org/2023.findings-acl.860"
@@ -60,7 +60,7 @@ class Card:
 
 
 def check_license(identifier: str) -> str:
-    """Return an identifier that can stand for a licence in a card.
+    """Return an identifier that is valid for a licence in a card.
 
     Raises:
         SettingsError: it cannot.
@@ -139,7 +139,7 @@ def _model_body(card: Card, exported: Run, manifest: Manifest) -> str:
         "## Use\n",
         f"```\nconki pull OWNER/NAME --out model\nconki predict ./model {call}\n```\n",
         "A prediction is the mean over the seeds. The weights are safetensors; nothing is unpickled, and `conki` "
-        "refuses a folder whose files do not fit the checksums in `conki.json`.\n",
+        "refuses a folder whose files do not match the checksums in `conki.json`.\n",
         _metric_table(card, exported),
         *(f"**Warning**: {_plain(line)}\n" for line in learning_warnings(exported, manifest.seeds)),
         _inputs(about),
@@ -151,11 +151,11 @@ def _model_body(card: Card, exported: Run, manifest: Manifest) -> str:
 def _adapters_body(card: Card, manifest: Manifest) -> str:
     about = card.about
     parts = [
-        f"# ConKI adapters that learnt from {about['external']}\n",
-        f"Adapters for {_listed(about['modalities'])} with the encoders that they learnt on, as stage 1 of "
-        f"[ConKI]({_PAPER}) left them ({_origin(about)}); {seeds_text(list(manifest.seeds))}, "
-        f"{human_size(manifest.size)}. They predict nothing by themselves: they give a model of another data set what "
-        "they know.\n",
+        f"# ConKI adapters trained on {about['external']}\n",
+        f"Adapters for {_listed(about['modalities'])} with the encoders that they were trained with, from stage 1 of "
+        f"[ConKI]({_PAPER}) ({_origin(about)}); {seeds_text(list(manifest.seeds))}, "
+        f"{human_size(manifest.size)}. They cannot predict by themselves: they transfer their knowledge to a model of "
+        "another data set.\n",
         "## Use\n",
         "```\nconki pull OWNER/NAME --out adapters\nconki finetune --dataset mosi --adapters ./adapters\n```\n",
         "The target needs the same text encoder and the same settings of encoders and adapters (`config.toml`).\n",
@@ -168,7 +168,7 @@ def _adapters_body(card: Card, manifest: Manifest) -> str:
 def _method(model: str) -> str:
     known = facts(model)
     if model == "conki":
-        return f"The method is [ConKI]({_PAPER}) ({known.venue} {known.year}), in an independent implementation."
+        return f"The method is [ConKI]({_PAPER}) ({known.venue} {known.year}), independently implemented."
     return f"The method is *{known.title}* ({known.authors}; {known.venue} {known.year}), as `conki` implements it."
 
 
@@ -214,7 +214,7 @@ def _inputs(about: Mapping[str, Any]) -> str:
             known += [f"format {_code(source['format'])}", f"normalisation {source['normalization']}"]
             known += [f"SHA-256 of the source {source['sha256'][:12]}"]
         lines.append(f"* features of {dataset}: {', '.join(known)}")
-    lines.append("\nFeatures of another extractor are not what the model knows, even where their widths fit.\n")
+    lines.append("\nThe model cannot use features of another extractor, even if their widths fit.\n")
     return "\n".join(lines)
 
 

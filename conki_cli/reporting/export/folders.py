@@ -1,7 +1,7 @@
-"""A run -> a folder that predicts anywhere, or that holds its adapters alone; texts of clips never go into one.
+"""A run -> a portable folder that predicts, or that holds only its adapters; it never contains texts of clips.
 
-Weights are the run's own, bit by bit. What is left out: paths of this machine, predictions, logs, the environment, and
-what a model remembers of single training clips (Self-MM's labels, MMIM's bank).
+Weights are bit-identical to the run's. Left out are paths of this machine, predictions, logs, the environment, and a
+model's memory of single training clips (Self-MM's labels, MMIM's bank).
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def export_model(export: Export, out: Path, workspace: Workspace, observer: Obse
     run = export.run
     if run.record.stage != "finetune":
         raise RunError(
-            f"{run.name} is a stage-1 run, which predicts nothing by itself",
+            f"{run.name} is a stage-1 run, which cannot predict by itself",
             advice=("add --adapters-only, or name a fine-tuned run"),
         )
     seeds = _chosen_seeds(export, observer)
@@ -100,13 +100,13 @@ def _stage_one_of(run: Run) -> Run:
     names = {result.stage_1 for result in run.results().values()} - {None}
     if not names:
         raise RunError(
-            f"{run.name} has no stage 1, so no adapters that learnt from other data", advice="name a run with one"
+            f"{run.name} has no stage 1, so it has no adapters trained on other data", advice="name a run with one"
         )
     name = str(sorted(map(str, names))[0])
     first = Run(run.path.parent / Path(name).name)
     if status_of(first.path / "result.json") is None:
         raise RunError(
-            f"the stage-1 run {name} that {run.name} started from is not there", advice="restore it, or train it"
+            f"the stage-1 run {name} that {run.name} started from is missing", advice="restore it, or train it"
         )
     return first
 
@@ -116,11 +116,11 @@ def _chosen_seeds(export: Export, observer: Observer) -> tuple[int, ...]:
     shown = ", ".join(map(str, finished)) or "none"
     if export.seeds is not None:
         if missing := sorted(set(export.seeds) - set(finished)):
-            raise RunError(f"seed {missing[0]} of {run.name} must be finished and is not; finished: {shown}")
+            raise RunError(f"seed {missing[0]} of {run.name} must be finished but is not; finished: {shown}")
         return tuple(sorted(export.seeds))
     if not finished:
         raise RunError(
-            f"run {run.name} has no finished seed", advice="give the command that began it again to continue it"
+            f"run {run.name} has no finished seed", advice="run the command that started it again to resume it"
         )
     if left_out := sorted(set(run.record.seeds) - set(finished)):
         observer.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
@@ -222,8 +222,8 @@ def _write_normalization(run: Run, folder: Path, workspace: Workspace, observer:
             write_scale(Run(folder), store)
     else:
         observer.say(
-            f"warning: run {run.name} does not say how its training frames were normalised, as runs of older versions, "
-            "and its store is not there: clips must be prepared exactly as in training"
+            f"warning: run {run.name}, of an older version, does not say how its training frames were normalised, and "
+            "its store is missing: clips must be prepared exactly as in training"
         )
 
 

@@ -1,6 +1,6 @@
 """Exported folders to the Hugging Face hub and back, through huggingface_hub; the endpoint is the library's.
 
-What a hub answers is not trusted: the list of files decides what is fetched, and it can name only files of an exported
+The hub's answers are not trusted: the list of files decides what is fetched, and it can only name files of an exported
 folder; sizes are compared and announced before anything is fetched, checksums afterwards.
 """
 
@@ -70,7 +70,9 @@ def parse_repo(word: str) -> Repo:
         SettingsError: anything else.
     """
     if (repo := _repo_of(word)) is None:
-        raise SettingsError(f"a model on the hub is written OWNER/NAME or OWNER/NAME@REVISION, found {word[:80]!r}")
+        raise SettingsError(
+            f"a model on the hub must have the form OWNER/NAME or OWNER/NAME@REVISION, found {word[:80]!r}"
+        )
     return repo
 
 
@@ -104,7 +106,7 @@ def fetch(repo: Repo, observer: Observer) -> tuple[Run, str]:
         The model, verified, and its name with the commit.
 
     Raises:
-        RunError: the hub does not have it, it is not an exported model, or it does not fit its checksums.
+        RunError: the hub does not have it, it is not an exported model, or it does not match its checksums.
     """
     try:
         listing = _list(repo)
@@ -132,7 +134,7 @@ def pull(repo: Repo, out: Path, observer: Observer) -> dict[str, Any]:
 
     Raises:
         SettingsError: something lies at `out`.
-        RunError: the hub does not have it, it is not an exported folder, or it does not fit its checksums.
+        RunError: the hub does not have it, it is not an exported folder, or it does not match its checksums.
     """
     listing = _list(repo)
     with new_folder(out, listing.manifest.size) as folder:
@@ -156,7 +158,7 @@ def push(folder: Path, repo: Repo, observer: Observer, *, private: bool, message
     """Upload an exported folder, verified; files of an earlier push that it lacks are deleted there.
 
     Raises:
-        RunError: the folder is not an exported one or does not fit its checksums, or the hub refuses.
+        RunError: the folder is not an exported one or does not match its checksums, or the hub refuses.
         SettingsError: a private repository is asked for, and a public one is there.
     """
     from huggingface_hub import HfApi
@@ -173,7 +175,7 @@ def push(folder: Path, repo: Repo, observer: Observer, *, private: bool, message
         is_public = private and not api.model_info(repo.name, timeout=_TIMEOUT).private
     if is_public:
         raise SettingsError(
-            f"{repo.name} is there and public", advice="leave --private out, or name another repository"
+            f"{repo.name} exists and is public", advice="leave out --private, or name another repository"
         )
     with _answered(repo, "be pushed to"):
         if repo.revision is not None:
@@ -195,7 +197,7 @@ def _check_card(path: Path) -> None:
     from huggingface_hub import ModelCard
 
     if path.is_symlink() or not path.is_file():
-        raise RunError(f"{path} must be a file of this folder and is not: export the folder again")
+        raise RunError(f"{path} must be a file of this folder but is not: export the folder again")
     try:
         ModelCard(path.read_bytes().decode("utf-8"))
     except Exception as error:  # YAML's and the library's errors share no base class
@@ -231,8 +233,8 @@ def _answered(repo: Repo, verb: str) -> Iterator[None]:
             raise disk_error(Path(os.fsdecode(found.filename)), found) from error
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise UnreachableError(
-            f"{repo} cannot {verb}, because the hub was not reached or not understood ({reason}): try again with a "
-            "network, or bring a folder of `conki pull` from another machine"
+            f"{repo} cannot {verb}, because the hub could not be reached or understood ({reason}): try again with a "
+            "network, or copy a folder of `conki pull` from another machine"
         ) from error
     finally:
         logging.set_verbosity(level)
@@ -248,7 +250,7 @@ def _refusal(error: Any) -> str:
     if isinstance(error, errors.GatedRepoError):
         return f"its owner must grant access first: ask on its page, then {login}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return "it has no such branch, tag or commit: check what stands behind @"
+        return "it has no such branch, tag or commit: check the part after @"
     if isinstance(error, errors.EntryNotFoundError):
         return "the hub lacks a file that it listed: try again"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -271,9 +273,9 @@ def _list(repo: Repo) -> _Listing:
             f"the hub must name a commit of {repo}, found {one_line(commit)[:60]!r}", advice="check HF_ENDPOINT"
         )
     if MANIFEST not in sizes:
-        raise RunError(f"{repo} is on the hub and was not made by `conki export`: it has no {MANIFEST}")
+        raise RunError(f"{repo} is on the hub but was not made by `conki export`: it has no {MANIFEST}")
     if (sizes[MANIFEST] or 0) > LARGEST_MANIFEST:
-        raise RunError(f"{MANIFEST} of {repo} takes {human_size(sizes[MANIFEST] or 0)}: that is not a list of files")
+        raise RunError(f"{MANIFEST} of {repo} has {human_size(sizes[MANIFEST] or 0)}, so it is not a list of files")
     with tempfile.TemporaryDirectory(prefix="conki-") as folder:
         with _answered(repo, "be fetched"):
             path = hf_hub_download(repo.name, MANIFEST, revision=commit, local_dir=folder, etag_timeout=_TIMEOUT)
@@ -282,7 +284,7 @@ def _list(repo: Repo) -> _Listing:
         if sizes.get(name) != entry.size:
             found = "lacks it" if name not in sizes else f"has {sizes[name]} bytes"
             raise RunError(
-                f"{repo} must have {name} with {entry.size} bytes, and {found}: its owner must push it again"
+                f"{repo} must have {name} with {entry.size} bytes, but {found}: its owner must push it again"
             )
     return _Listing(commit, manifest, has_card=0 < (sizes.get(CARD) or 0) <= LARGEST_MANIFEST)
 

@@ -1,4 +1,4 @@
-"""Figures of finished runs, fit for a paper: equal input, equal bytes. matplotlib loads when one is drawn."""
+"""Figures of finished runs, ready for a paper: equal input gives equal bytes. Only drawing loads matplotlib."""
 
 from conki_cli.reporting.figures.drawing import draw, draw_figure
 from conki_cli.reporting.figures.kinds import COLUMN, FORMS, KINDS, PAGE, Choices, Drawn, Form, Kind, check_runs

@@ -1,4 +1,4 @@
-"""Calibration: which scores the clips have whose prediction lies in an interval, and how many there are.
+"""Calibration: the true scores of the clips whose prediction is in an interval, and the number of these clips.
 
 Axes: I intervals, N clips.
 """

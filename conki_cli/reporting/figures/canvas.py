@@ -1,4 +1,4 @@
-"""The paper that figures are drawn on: size, fonts, colours, safe labels, and files whose bytes can be repeated."""
+"""The canvas of all figures: size, fonts, colours, safe labels, and reproducible files."""
 
 import contextlib
 import functools

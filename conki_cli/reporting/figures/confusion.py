@@ -1,4 +1,4 @@
-"""Confusion of classes: in which class a clip's prediction lies, against that of its true score.
+"""Confusion of classes: the class of each clip's prediction against the class of its true score.
 
 Axes: C classes, S seeds, N clips.
 """

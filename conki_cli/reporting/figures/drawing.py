@@ -56,7 +56,7 @@ def check_form(form: str) -> None:
         SettingsError: it is one.
     """
     if form not in FORMS:
-        raise SettingsError(f"a figure is written as {', '.join(FORMS)}, found '{form[:40]}'")
+        raise SettingsError(f"a figure must be written as {', '.join(FORMS)}, found '{form[:40]}'")
 
 
 def check_width(width: float) -> None:
@@ -66,4 +66,4 @@ def check_width(width: float) -> None:
         SettingsError: it is one.
     """
     if not (math.isfinite(width) and NARROWEST <= width <= WIDEST):
-        raise SettingsError(f"the width of a figure is {NARROWEST:g} to {WIDEST:g} millimetres, found {width:g}")
+        raise SettingsError(f"the width of a figure must be {NARROWEST:g} to {WIDEST:g} millimetres, found {width:g}")

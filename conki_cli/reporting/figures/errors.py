@@ -104,11 +104,11 @@ def _lengths(system: System, choices: Choices) -> tuple[npt.NDArray[np.int64] | 
     dataset = system.result.dataset
     path = choices.workspace_of(system.run).store(dataset)
     if not path.is_file():
-        return None, "", f"the feature store of {dataset} is not there"
+        return None, "", f"the feature store of {dataset} is missing"
     try:
         with FeatureStore(path) as store:
             if system.run.record.data.get(dataset) != store.content_id:
-                return None, "", f"the feature store of {dataset} is another version than the run was trained on"
+                return None, "", f"the feature store of {dataset} differs from the version that the run was trained on"
             clips = store.split(choices.split)
             lengths, unit = _lengths_in(clips)
     except ConkiError as error:

@@ -1,4 +1,4 @@
-"""The kinds of figures: what each shows and which runs it takes; quick to import."""
+"""The kinds of figures: what each shows and which runs it takes; fast to import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,10 +22,10 @@ COLUMN, PAGE = 77.0, 160.0
 
 @dataclass(frozen=True)
 class Choices:
-    """What a figure is drawn of, beside its runs."""
+    """The options of a figure besides its runs."""
 
     split: str = "test"
-    """Split whose stored predictions and clips are drawn."""
+    """Split whose stored predictions and clips are shown."""
     intervals: tuple[int, int] | None = None
     """Two sentiment intervals; None: -2 and 1 where both have clips, else the lowest and the highest that have."""
     seed: int | None = None
@@ -33,9 +33,9 @@ class Choices:
     num_clips: int | None = None
     """pairs: clips in the batch, by default 3; tsne: clips of an interval that are drawn at most, by default 50."""
     workspace: Workspace | None = None
-    """Where the feature stores lie; None: the folder that holds `runs/`."""
+    """The workspace of the feature stores; None: the folder that holds `runs/`."""
     observer: Observer = field(default_factory=Observer)
-    """Is told what is left out, and how long work goes on."""
+    """Is notified of what is left out, and of the progress."""
 
     def workspace_of(self, run: Run) -> Workspace:
         """Return the workspace in which the feature store of a run lies."""
@@ -162,7 +162,7 @@ def check_runs(kind: str, runs: Sequence[Run]) -> None:
         span = f"{found.least}" if found.least == found.most else f"{found.least} to {found.most}"
         raise SettingsError(f"a figure of kind {kind} takes {span} run{'s' * (found.most > 1)}, found {len(runs)}")
     if len({run.path.resolve() for run in runs}) < len(runs):
-        raise RunError(f"each run can be drawn once, found {', '.join(run.name for run in runs)}")
+        raise RunError(f"each run can be given only once, found {', '.join(run.name for run in runs)}")
     for run in runs:
         _check_run(found, run)
 

@@ -1,8 +1,8 @@
-"""Modalities: of one run how much it relies on each, of several runs what training on each is worth.
+"""Modalities: how much one run relies on each, or how much training on each helps several runs.
 
-One run: the error when a modality of every clip comes from another clip of the split (permutation importance). It says
+One run: the error if a modality of every clip comes from another clip of the split (permutation importance). It shows
 what the trained network uses, not what a network could learn without it. Several runs: the error by the modalities that
-each was trained on (Table 4), which says that.
+each was trained on (Table 4), which shows the latter.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,9 @@ def _of_one(run: Run, choices: Choices, width: float) -> Plot:
     system = read_system(run, choices)
     with training_clips(run, choices) as clips:
         if clips.scores is None or len(clips) < 2:
-            raise RunError(f"the {choices.split} clips of {clips.path} cannot be shuffled: two with scores are needed")
+            raise RunError(
+                f"the {choices.split} clips of {clips.path} cannot be shuffled: at least two with scores are needed"
+            )
         found = {seed: shuffled_errors(run, seed, clips, _DRAWS, choices) for seed in system.seeds}
     own = [error for error, _ in found.values()]
     names = list(next(iter(found.values()))[1])
@@ -61,7 +63,7 @@ def _of_several(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     if len(set(used)) < len(used):
         twice = next(found for found in used if used.count(found) > 1)
         raise SettingsError(
-            f"several runs are drawn by the modalities that they were trained on, and two have {', '.join(twice)}: "
+            f"several runs are shown by the modalities that they were trained on, but two have {', '.join(twice)}: "
             "name runs that differ, such as those of `conki ablate --drop T`, or one run alone"
         )
     rows = [

@@ -59,7 +59,7 @@ def _batch(run: Run, choices: Choices) -> tuple[Labels, list[float], list[int]]:
     """Choose the clips: the first of both intervals, in stored order."""
     count = _CLIPS if choices.num_clips is None else choices.num_clips
     if not FEWEST <= count <= MOST:
-        raise SettingsError(f"pairs are drawn of {FEWEST} to {MOST} clips, found {count}")
+        raise SettingsError(f"pairs needs {FEWEST} to {MOST} clips, found {count}")
     check_predicted(run, choices)
     seed = run.finished_seeds()[0]
     found = stored_predictions(run, choices.split, [seed])[seed]

@@ -1,4 +1,4 @@
-"""A trained seed at work for a figure: what it makes of chosen clips of the store that it was trained on.
+"""Inference of a trained seed for a figure, on chosen clips of the store that it was trained on.
 
 Axes: B clips, K kinds of knowledge, M modalities, D width, N = B K M vectors.
 """

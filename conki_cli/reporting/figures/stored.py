@@ -1,4 +1,4 @@
-"""What figures read of runs: stored predictions, logs, and the sentiment intervals of a range of scores.
+"""The inputs of figures: stored predictions, logs, and the sentiment intervals of a range of scores.
 
 Axes: S seeds, N clips.
 """
@@ -29,7 +29,7 @@ _BINS = 7
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """Neighbouring intervals of scores: those of Section 3.4, or equal parts of a range that has too few or many."""
+    """Adjacent intervals of scores: those of Section 3.4, or equal parts if these would be too few or too many."""
 
     names: tuple[str, ...]
     centres: Floats
@@ -128,7 +128,7 @@ def in_words(seeds: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Log:
-    """What a seed noted while it trained."""
+    """The log of a seed's training."""
 
     seed: int
     epochs: list[int]

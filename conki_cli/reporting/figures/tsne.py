@@ -84,10 +84,10 @@ def _panel(run: Run, choices: Choices, wanted: tuple[int, int] | None) -> tuple[
     """Compute one run's picture; the second run is drawn for the intervals of the first."""
     seed = _seed_of(run, choices)
     if choices.num_clips is not None and not 1 <= choices.num_clips <= _MOST_COMPARED:
-        raise SettingsError(f"tsne draws 1 to {_MOST_COMPARED} clips of an interval, found {choices.num_clips}")
+        raise SettingsError(f"tsne needs 1 to {_MOST_COMPARED} clips of an interval, found {choices.num_clips}")
     with training_clips(run, choices) as clips:
         if clips.scores is None:
-            raise RunError(f"the clips of {clips.path} have no scores, so they are of no interval")
+            raise RunError(f"the clips of {clips.path} have no scores, so they belong to no interval")
         rounded = rounded_scores(clips.scores)
         intervals = chosen_intervals(rounded, wanted, f"{run.config.data.dataset}, {choices.split}")
         rows, drawn = _chosen_rows(rounded, intervals, choices.num_clips or _MOST_DRAWN)
@@ -105,7 +105,7 @@ def _seed_of(run: Run, choices: Choices) -> int:
     finished = run.finished_seeds()
     if choices.seed is not None and choices.seed not in finished:
         known = ", ".join(map(str, finished))
-        raise RunError(f"seed {choices.seed} of run {run.name} is not finished: choose of {known} with --seed")
+        raise RunError(f"seed {choices.seed} of run {run.name} is not finished: choose one of {known} with --seed")
     return finished[0] if choices.seed is None else choices.seed
 
 

@@ -24,7 +24,7 @@ MEASURES = {
     "between_intervals": "between intervals",
     "between_knowledge": "between knowledge types",
 }
-"""The kinds of pairs whose mean cosine is told: P1, P2, the pairs of N2 across intervals, N1."""
+"""The kinds of pairs whose mean cosine is shown: P1, P2, the pairs of N2 across intervals, N1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +153,9 @@ def chosen_intervals(
     counts = Counter(rounded.tolist())
     shown = ", ".join(f"{interval} ({counts[interval]})" for interval in sorted(counts)[:20])
     if wanted is not None and wanted[0] == wanted[1]:
-        raise SettingsError(f"two different intervals are drawn, found {wanted[0]} twice: choose of {shown}")
+        raise SettingsError(f"the two intervals must differ, found {wanted[0]} twice: choose two of {shown}")
     if wanted is None and len(counts) < 2:
-        raise RunError(f"clips of two intervals are drawn, and all of {where} are of interval {shown}")
+        raise RunError(f"clips of two intervals are needed, but all of {where} are in interval {shown}")
     outermost = _WANTED if all(counts[one] for one in _WANTED) else (min(counts), max(counts))
     chosen = wanted or outermost
     if wanted is None and sum(counts[one] for one in chosen) < num_clips:

@@ -1,4 +1,4 @@
-"""The report: finished runs as one HTML file that needs nothing else, to be read, searched, printed and passed on."""
+"""The report: finished runs as one self-contained HTML file to read, search, print and share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +29,12 @@ def check_page(path: Path, *, is_default: bool = False) -> None:
         ConkiError: another ending, a place that cannot be written, or a file that is not a report.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ConkiError(f"a report is written to a file that ends in .html, found '{path.name}': choose such a name")
+        raise ConkiError(
+            f"a report must be written to a file that ends in .html, found '{path.name}': choose such a name"
+        )
     check_writable(path)
     if is_default and status_of(path) is not None and MARK not in _beginning(path):
-        raise ConkiError(f"{path} is not a report of conki and is not replaced: give --out another name")
+        raise ConkiError(f"{path} is not a report of conki, so it is not replaced: give --out another name")
 
 
 def _beginning(path: Path) -> str:

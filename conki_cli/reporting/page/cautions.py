@@ -1,4 +1,4 @@
-"""What a reader of a report must know before believing its numbers: one line each, and what it is about."""
+"""Warnings for the reader of a report: what limits the trust in its numbers, one line each with its subject."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

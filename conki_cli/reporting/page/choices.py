@@ -1,4 +1,4 @@
-"""What a report is to hold."""
+"""The options of a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PageChoices:
-    """What a report is to hold."""
+    """The options of a report."""
 
     split: str = "test"
     protocol: str = "all"
     """See `metrics.sentiment_metrics`."""
     threshold: float | None = None
-    """What separates two classes, instead of what the runs say."""
+    """The score that separates two classes, instead of the runs' own."""
     with_texts: bool = True
-    """Whether the texts of the clips are in it: licences of data may forbid to pass them on."""
+    """Whether the report has the texts of the clips, whose licence may forbid sharing them."""
     figures: Sequence[str] | None = None
     """Kinds of figures; None: those that fit the runs and are not slow."""

@@ -1,4 +1,4 @@
-"""What stands on the page of a report, before it is laid out. Axes: N clips, S seeds of a system."""
+"""The content of a report, before it is rendered. Axes: N clips, S seeds of a system."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

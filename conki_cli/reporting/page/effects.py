@@ -10,12 +10,12 @@ _HEADERS = ("", "difference", "paired t, p", "d_z", "Welch, p (Holm)", "d", "boo
 _CLASSES = {"nonneg": "negative or not", "pos": "negative or positive"}
 
 EXPLANATION = (
-    "Differences are the system minus the reference: of MAE and Corr as they are, of all else in percentage points. "
+    "Differences are the system minus the reference: for MAE and Corr in their own units, else in percentage points. "
     "Paired t-test and bootstrap use the seeds that both systems have; Welch's test uses all of each. The bootstrap "
-    "draws whole videos and takes each clip's mean prediction over the seeds. d_z is the mean of the paired "
+    "resamples whole videos and uses each clip's mean prediction over the seeds. d_z is the mean of the paired "
     "differences over their deviation; d is the difference of the means over the root of the mean variance. Holm's "
-    "correction covers the cells of all tables here, for each kind of test by itself; the paired t-test is "
-    "uncorrected, as the paper's."
+    "correction covers the cells of all tables here, separately for each kind of test; the paired t-test is "
+    "uncorrected, as in the paper."
 )
 
 
@@ -26,7 +26,7 @@ def sheets_of_tests(compared: Comparison) -> tuple[list[Sheet], list[str]]:
     for system, verdict in zip(others, compared.verdicts, strict=True):
         if verdict.reason:
             notes.append(
-                f"{system.label} is {'not tested' if verdict.cells is None else 'tested by Welch alone'}: "
+                f"{system.label} is {'not tested' if verdict.cells is None else 'tested only by Welch'}: "
                 f"{verdict.reason}."
             )
         if verdict.cells is not None:

@@ -40,7 +40,7 @@ def chosen_kinds(words: str | None) -> tuple[str, ...] | None:
     names = tuple(dict.fromkeys(word.strip() for word in words.split(",")))
     if unknown := [name for name in names if name not in KINDS]:
         raise SettingsError(
-            f"--figures takes {ALL}, {STORED}, {NONE}, or kinds of figures with commas between "
+            f"--figures takes {ALL}, {STORED}, {NONE}, or kinds of figures separated by commas "
             f"({', '.join(KINDS)}), found '{unknown[0]}'"
         )
     return names

@@ -1,4 +1,4 @@
-"""Reads finished runs and says what stands in their report."""
+"""Read finished runs and build the content of their report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -200,7 +200,7 @@ def _clip_table(systems: Sequence[System], texts: Mapping[str, str] | None) -> C
 def _notes(choices: PageChoices, problems: Mapping[str, str], dataset: str) -> dict[str, str]:
     notes = {"clips": "", "data": ""}
     if not choices.with_texts:
-        notes["clips"] = "The texts are left out, for data licences may forbid to pass them on."
+        notes["clips"] = "The texts are left out, because data licences may forbid sharing them."
     elif dataset in problems:
         notes["clips"] = f"Without texts: {problems[dataset]}."
     if problems:

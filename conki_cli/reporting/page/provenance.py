@@ -1,4 +1,4 @@
-"""Where numbers come from: what was trained on what, settings, versions, data, the commands that make them again."""
+"""The provenance of numbers: training, settings, versions, data, and the commands that reproduce them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -44,7 +44,7 @@ def _training(system: System, stores: Mapping[str, StoreFacts]) -> Iterator[tupl
     yield "stage 1", _first_stage(config, seeds, stores)
     yield "trained on", _clips(dataset, ("train",), stores)
     yield "selected by", f"the lowest MAE on {_clips(dataset, ('valid',), stores)}"
-    yield "judged on", f"{dataset}, {result.split} split, {result.n:,} clips"
+    yield "evaluated on", f"{dataset}, {result.split} split, {result.n:,} clips"
     there = stores[dataset].modalities if dataset in stores else MODALITIES
     used = [modality for modality in there if not config.dropped(MODALITY_SWITCHES[modality])]
     yield "modalities", ", ".join(used)

@@ -44,7 +44,7 @@ def read_store(workspace: Workspace, dataset: str, content_id: str | None) -> St
     """
     with FeatureStore(workspace.store(dataset)) as store:
         if store.content_id != content_id or store.is_unlabelled:
-            raise StoreError(f"{store.path.name} is another version than the one that was trained on")
+            raise StoreError(f"{store.path.name} differs from the version that the run was trained on")
         splits = {name: store.split(name) for name in SPLITS}
         scores = np.asarray(splits["train"].scores, dtype=np.float64)
         return StoreFacts(
@@ -79,7 +79,7 @@ def leaks(target: StoreFacts, external: Sequence[StoreFacts], split: str) -> lis
         if shared := target.videos[one] & target.videos[other]:
             lines.append(
                 f"{one} and {other} of {target.dataset} share {counted(len(shared), 'video')}: their clips are not "
-                "independent of each other"
+                "independent"
             )
     for one in SPLITS[: SPLITS.index(split)]:
         lines += _same_texts(target, split, target, (one,), f"the {one} split")

@@ -1,4 +1,4 @@
-"""How all our tables look."""
+"""The style of all tables."""
 
 from rich import box
 from rich.table import Table
@@ -6,7 +6,7 @@ from rich.text import Text
 
 
 def empty_table(title: str, *, gap: int = 2) -> Table:
-    """Return a table without columns, as all of ours look."""
+    """Return a table without columns in the common style."""
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",

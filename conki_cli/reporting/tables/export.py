@@ -70,7 +70,7 @@ def check_export(path: Path, endings: Collection[str] = ()) -> None:
     allowed = endings or _FORMATS
     if path.suffix.lower() not in allowed:
         raise ConkiError(
-            f"a table is exported as {', '.join(allowed)}, found '{path.name}'", advice="choose such an ending"
+            f"a table must be exported as {', '.join(allowed)}, found '{path.name}'", advice="choose such an ending"
         )
     check_writable(path)
 

@@ -1,6 +1,6 @@
-"""What `conki doctor` shows: what was looked at, and below it what was found and what to do.
+"""The output of `conki doctor`: what was examined, the findings, and the advice for each.
 
-Names and messages come from files, perhaps hostile ones: they are drawn as plain text on one line.
+Names and messages may come from hostile files, so they are drawn as plain text on one line.
 """
 
 from collections.abc import Sequence

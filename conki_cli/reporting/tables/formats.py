@@ -1,4 +1,4 @@
-"""What `conki prepare --list-formats` shows: the readers' own descriptions, set for the width of the terminal."""
+"""The output of `conki prepare --list-formats`: the readers' descriptions, set for the width of the terminal."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What `conki models` shows: one block per model."""
+"""The output of `conki models`: one block per model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from conki_cli.system.errors import one_line
 
 
 def models_table(found: Mapping[str, Any]) -> list[RenderableType]:
-    """Draw the models as `contests.describe_models` returns them."""
+    """Draw the models as `comparisons.describe_models` returns them."""
     grid = Table.grid(padding=(0, 2, 1, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
-    heads = ("--model", "parameters", "paper; what sources pin; what is our choice")
+    heads = ("--model", "parameters", "paper; what the sources fix; what we chose")
     grid.add_row(*(Text(head, style="dim") for head in heads))
     for model in found["models"]:
         count = f"{model['parameters']:,}" if model["parameters"] is not None else "-"
@@ -27,7 +27,7 @@ def models_table(found: Mapping[str, Any]) -> list[RenderableType]:
 def _about(model: Mapping[str, Any]) -> Text:
     about = Text(model["title"], style="bold")
     about.append(f"\n{model['authors']}. {model['venue']} {model['year']}", style="not bold dim")
-    about.append(f"\npinned: {model['pinned']}", style="not bold")
+    about.append(f"\nfixed: {model['pinned']}", style="not bold")
     about.append(f"\nours: {model['ours']}", style="not bold")
     if model["needs"]:
         about.append(f"\nnot here: needs {' and '.join(model['needs'])}", style="not bold yellow")

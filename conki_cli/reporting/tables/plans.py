@@ -38,7 +38,7 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         str(entry["stage"]),
         entry["run"],
         str(entry["seed"]),
-        _STATES[entry["state"]] + (", what is there is deleted" if entry["discards"] else ""),
+        _STATES[entry["state"]] + (", the existing run is deleted" if entry["discards"] else ""),
         str(entry["epochs"] - entry["epochs_done"]) if is_left else "-",
         f"{entry['trained']:,}" if entry["trained"] is not None else "-",
         human_size(entry["disk"]) if entry["disk"] is not None else "-",
@@ -55,14 +55,14 @@ def _lines(plan: Mapping[str, Any], left: int, folder: str) -> list[str]:
     if not left:
         return [*lines, "nothing is left to train"]
     if plan["disk"] is None:
-        lines.append("parameters and disk: known once everything is prepared")
+        lines.append("parameters and disk: unknown until everything is prepared")
     else:
-        lines.append("parameters: those that train; disk: of a seed's checkpoints while it trains")
+        lines.append("parameters: trainable ones; disk: a seed's checkpoints while it trains")
         lines.append(f"disk: at most {human_size(plan['disk'])} in all, below {folder}")
     if plan["seconds"] is not None:
-        lines.append(f"time: about {duration(plan['seconds'])}, as earlier runs of the same shape took on this device")
+        lines.append(f"time: about {duration(plan['seconds'])}, from earlier runs of the same shape on this device")
     else:
-        lines.append("time: '-' where no run of the same shape has been trained on this device")
+        lines.append("time: '-' if no run of the same shape was trained on this device")
     return lines
 
 

@@ -1,6 +1,6 @@
 """Stores on the screen: what was prepared, its columns, one clip, what differs between two.
 
-Whatever stands in a store came from a file, perhaps a hostile one: it is drawn as plain text on one line.
+The content of a store may come from a hostile file, so it is drawn as plain text on one line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,10 +87,10 @@ def _padding(modality: str, report: Mapping[str, Any]) -> str:
 
 def _normalization(found: Mapping[str, Any]) -> str:
     if found["method"] == "none":
-        return "none: the frames are as the source has them"
+        return "none: raw frames"
     constant = ", ".join(f"{len(columns)} of {m}" for m, columns in found["constant_columns"].items() if columns)
     text = "z-scores, by mean and deviation of the training split"
-    return f"{text}; only centred, for they are constant: {constant}" if constant else text
+    return f"{text}; only centred because they are constant: {constant}" if constant else text
 
 
 def _split_table(description: Mapping[str, Any]) -> Table:
@@ -182,7 +182,7 @@ def feature_tables(description: Mapping[str, Any]) -> list[RenderableType]:
         summary = f"{len(constant)} of {len(columns)} are constant: {_ranges(constant)}" if constant else ""
         table.caption = Text(summary or "none is constant")
         parts.append(table)
-    return _spaced(parts if len(parts) > 1 else [*parts, Text("The store has texts alone: no features.")])
+    return _spaced(parts if len(parts) > 1 else [*parts, Text("The store has only texts and no features.")])
 
 
 def _number(value: float | None) -> str:
@@ -255,7 +255,7 @@ def comparison_tables(found: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(what, str(count), largest, Text(one_line(example)[:200]))
     parts.append(table if differences else Text(f"No clip differs: the stores differ {_what_else(found)}."))
     if found["reordered"] and differences:
-        parts.append(Text("The clips of both stand in another order.", style="dim"))
+        parts.append(Text("The clips of both are in a different order.", style="dim"))
     return _spaced(parts)
 
 

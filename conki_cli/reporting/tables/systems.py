@@ -43,14 +43,14 @@ def warning_lines(label: str, result: Evaluation) -> list[str]:
 
 
 def limit_notes(configs: Mapping[str, RunConfig]) -> list[str]:
-    """Say which runs used a part of the clips alone (`--limit`): such numbers are a quick look."""
+    """Say which runs used only a part of the clips (`--limit`): such numbers are a quick look."""
     limits = {label: config.data.limit for label, config in configs.items() if config.data.limit}
     if not limits:
         return []
     if len(limits) == len(configs) and len(set(limits.values())) == 1:
         return [f"a quick look: at most {next(iter(limits.values()))} clips of each split were used (--limit)"]
     shown = ", ".join(f"{limit} of {label}" for label, limit in limits.items())
-    return [f"a quick look: of some runs, at most so many clips of each split were used (--limit): {shown}"]
+    return [f"a quick look: some runs used only part of each split (--limit), at most {shown}"]
 
 
 def table_info(results: Sequence[Evaluation], notes: Sequence[str] = ()) -> TableInfo:
@@ -84,7 +84,7 @@ def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> R
     values = {name: result.metrics[name]["values"] for name in TESTED if name in result.metrics}
     note = ""
     if verdict is not None and verdict.reason and found.is_tested:  # else it stands below the table
-        note = f"{'not tested' if verdict.cells is None else 'by Welch alone'}: {verdict.reason}"
+        note = f"{'not tested' if verdict.cells is None else 'only by Welch'}: {verdict.reason}"
     undefined = {name: reason for name, reason in result.undefined.items() if name in values}
     signs = marks((verdict.cells if verdict is not None else None) or {})
     published = _published(system.config, result)
