@@ -39,15 +39,12 @@ def test_the_picture_is_small_has_two_sets_of_colours_and_loads_nothing() -> Non
 
 
 def test_any_report_can_be_drawn_and_what_it_says_stays_text(tmp_path: Path) -> None:
-    space = make_space(tmp_path, num_clips=40)
-    runs = [
-        make_run(space, f"run-{n}", 0.3 * n + 0.3, drop=drop) for n, drop in enumerate((None, "C4", "N1", "C1", "T"))
-    ]
-    report = gather(runs, space, PageChoices(figures=()), Observer())
+    space = make_space(tmp_path)
+    report = gather([make_run(space, "full", 0.5)], space, PageChoices(figures=()), Observer())
     hostile = "</text><script>alert(1)</script> & co"
     draw = runpy.run_path(str(ROOT / "docs" / "draw_report.py"))["draw"]
     svg = draw(type(report)(**{**vars(report), "title": hostile}))
-    assert hostile in words_of(svg)
+    assert {hostile, *(one.label for one in report.headlines)} <= set(words_of(svg))
     assert not list(ElementTree.fromstring(svg).iter(f"{SVG}script"))
     heights = [float(text.get("y", 0)) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert max(heights) < float(ElementTree.fromstring(svg).get("height", 0))
