@@ -160,6 +160,16 @@ def test_figures_are_pictures_that_load(visit: Any) -> None:
     assert all(page.eval_on_selector_all("figure img", "all => all.map(one => one.alt.length)"))
 
 
+def test_on_a_phone_a_figure_scrolls_within_its_frame_instead_of_shrinking(visit: Any) -> None:
+    page = visit("one", viewport={"width": 390, "height": 800})
+    frame = page.locator(".picture").first
+    assert frame.bounding_box()["width"] < 390
+    assert frame.locator("img").bounding_box()["width"] >= 576
+    frame.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.picture').scrollLeft > 0")
+
+
 def test_everything_can_be_reached_without_a_mouse_and_has_a_name(visit: Any) -> None:
     page = visit("two")
     page.keyboard.press("Tab")

@@ -3,7 +3,7 @@
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,11 @@ def test_finished_runs_are_compared_without_trackers(trained: Trained) -> None:
 # ---- the real libraries, where they are installed ----
 
 LINE = "finetune --dataset tiny --external none --epochs 2 --device cpu --seeds 1 --set optimizer.batch_size=4 --json"
-real = pytest.mark.filterwarnings("default")
+
+
+def real(test: Any) -> Any:
+    """Mark a test that trains beside a real library."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("default")(test))
 
 
 @pytest.fixture
@@ -264,10 +268,13 @@ def test_trackio_has_settings_and_epochs(tmp_path: Path, train_with: Any, monkey
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     trackio = pytest.importorskip("trackio")
     run, epochs = train_with("trackio")
-    (found,) = [one for one in trackio.Api().runs("conki") if one.name == f"{run}/seed-1"]
+    storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
+    (found,) = trackio.Api().runs("conki")
+    assert found.name == f"{run}/seed-1"
     assert found.config["optimizer.batch_size"] == "4"
-    rows = found.metrics()
-    assert rows
+    rows = [row for row in storage.get_logs("conki", found.name) if "valid/mae" in row]
+    assert [(row["step"], row["valid/mae"]) for row in rows] == [(e.number, e.metrics["mae"]) for e in epochs]
+    assert [row["best/epoch"] for row in storage.get_logs("conki", found.name) if "best/test/mae" in row]
 
 
 @real
@@ -277,6 +284,24 @@ def test_wandb_offline_writes_into_the_workspace_and_asks_for_no_login(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    proto = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     run, epochs = train_with("wandb")
     (file,) = workspace.root.glob("wandb/offline-run-*/*.wandb")
-    assert file.stat().st_size > 0
+    records = [proto.Record.FromString(part) for part in parts_of(file.read_bytes())]
+    (begun,) = [record.run for record in records if record.HasField("run")]
+    assert (begun.display_name, begun.run_group, begun.project) == (f"{run}/seed-1", run, "conki")
+    assert {item.key: item.value_json for item in begun.config.update}["optimizer.batch_size"] == '"4"'
+    rows = [{"/".join(i.nested_key) or i.key: i.value_json for i in r.history.item} for r in records]
+    logged = [(float(row["epoch"]), float(row["valid/mae"])) for row in rows if "valid/mae" in row]
+    assert logged == [(e.number, e.metrics["mae"]) for e in epochs]
+    assert any(item.key == "best/test/mae" for record in records for item in record.summary.update)
+
+
+def parts_of(content: bytes) -> Iterator[bytes]:
+    """Yield the records of a .wandb file of one block: a header of 7 bytes, then check sum, length, kind, content."""
+    assert len(content) <= 32768
+    at = 7
+    while at < len(content):
+        length = int.from_bytes(content[at + 4 : at + 6], "little")
+        yield content[at + 7 : at + 7 + length]
+        at += 7 + length

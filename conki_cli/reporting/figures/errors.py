@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PANEL = 34.0
 _GROUPS = 5
 """Groups of clips by length, as equal in size as ties allow."""
+_CROWDED = 5
+"""Groups in a panel above which their labels have no room for more than two numbers."""
 _NAMED = 3
 """Videos that are named: those with the largest error."""
 _WORDS_PER_TEXT = 1.5
@@ -135,9 +137,10 @@ def _draw_groups(axes: "Axes", groups: Sequence[dict[str, Any]], what: str, over
     means, halves = ([group[key] for group in groups] for key in ("mae", "standard_error"))
     axes.axhline(overall, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.errorbar(places, means, yerr=np.nan_to_num(halves), fmt="o", color=SERIES[0], markersize=3.2, elinewidth=1)
-    axes.set_xticks(places, [f"{group['group']}\nn={group['n']:,}" for group in groups])
+    count, about = ("", "; below: clips") if len(groups) > _CROWDED else ("n=", "")
+    axes.set_xticks(places, [f"{group['group']}\n{count}{group['n']:,}" for group in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
-    _finish(axes, what)
+    _finish(axes, f"{what}{about}")
 
 
 def _draw_videos(axes: "Axes", videos: Sequence[dict[str, Any]], overall: float) -> None:

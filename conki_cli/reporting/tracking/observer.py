@@ -111,7 +111,7 @@ def _shown(value: Any) -> str:
 
 
 def values_of(epoch: Epoch) -> dict[str, float]:
-    """Return every loss term and validation metric of an epoch by name, and its seconds; undefined ones are left out."""
+    """Return the loss terms, validation metrics and seconds of an epoch by name, where they are defined."""
     losses = {f"loss/{name}": value for name, value in epoch.losses.items()}
     metrics = {f"valid/{name}": value for name, value in epoch.metrics.items()}
     return _finite({**losses, **metrics, "seconds": epoch.seconds})
