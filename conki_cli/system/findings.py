@@ -14,6 +14,8 @@ _LONGEST = 400  # characters of a message that may quote what a file holds
 
 UNREAD = "nothing is known to be wrong with it, so leave it: look again, and check the disk or the network it lies on"
 """The advice about what the system could not read."""
+_LIBRARY = "nothing is known to be wrong with it, so leave it: mend the environment first, then look again"
+"""The advice about what was not read because a library cannot be imported."""
 
 Severity = Literal["ok", "remark", "fault"]
 OK: Severity = "ok"
@@ -103,7 +105,11 @@ def is_newer(error: Exception | None) -> bool:
 
 def fault(subject: Path | str, error: Exception, path: Path, advice: str) -> Finding:
     """Turn an error about a file into a finding; the advice is for a file that was read, and is wrong."""
-    return Finding(str(subject), FAULT, fact_of(error, path), UNREAD if is_unread(error, path) else advice)
+    if isinstance(error, ImportError):
+        advice = _LIBRARY
+    elif is_unread(error, path):
+        advice = UNREAD
+    return Finding(str(subject), FAULT, fact_of(error, path), advice)
 
 
 def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -118,6 +124,8 @@ def fact_of(error: Exception, path: Path) -> str:
     """Return what an error about a file says, with the file's name for its path and without advice."""
     if isinstance(error, ConkiError):
         said = error.fact
+    elif isinstance(error, ImportError):
+        said = f"{path.name} was not examined ({reason_of(error)})"
     elif isinstance(error, OSError):
         said = f"{path.name} cannot be read: {error.strerror or error}"
     else:

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ from conki_cli.runs import Run
 from conki_cli.system.errors import CheckpointError, ConkiError
 from conki_cli.system.files import append_line, write_json
 from conki_cli.system.locks import locked
-from conki_cli.system.machine import disk_finding, this_machine, verify_machine
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
@@ -709,48 +710,6 @@ def test_a_run_that_another_process_trains_is_waited_for(unfinished: Path) -> No
 # --- the environment ---------------------------------------------------------------------------------------------
 
 
-def test_the_environment_names_versions_threads_and_devices(tmp_path: Path) -> None:
-    here, problem = this_machine()
-    found = list(verify_machine(Workspace(tmp_path), here, problem))
-    said = " ".join(finding.what for finding in found)
-    assert f"torch {torch.__version__}" in said
-    assert f"{here['threads']} thread" in said
-    assert "GPU" in said
-    assert " free" in said
-
-
-def test_a_library_that_is_missing_or_broken_is_a_fault(tmp_path: Path) -> None:
-    here, _ = this_machine()
-    here["packages"]["h5py"] = None
-    found = [one for one in verify_machine(Workspace(tmp_path), here, "libtorch.so: cannot open") if one.advice]
-    assert [one.what for one in found if one.severity == "fault"] == [
-        "h5py is not installed",
-        "torch cannot be imported: libtorch.so: cannot open",
-    ]
-
-
-def test_more_threads_than_cores_are_a_remark(tmp_path: Path) -> None:
-    here, _ = this_machine()
-    found = list(verify_machine(Workspace(tmp_path), {**here, "threads": 999}, ""))
-    assert [one.advice.partition(":")[0] for one in found if one.what.startswith("999 threads")] == [
-        "threads that share a core wait for each other"
-    ]
-
-
-def test_a_driver_that_torch_cannot_use_is_a_remark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("torch can use the GPU of this machine")
-    (tmp_path / "version").write_text("NVRM version")
-    monkeypatch.setattr("conki_cli.system.machine.NVIDIA_DRIVER", tmp_path / "version")
-    found = [one for one in verify_machine(Workspace(tmp_path), *this_machine()) if one.severity == "remark"]
-    assert "this machine has an NVIDIA driver, but torch " in " ".join(one.what for one in found)
-
-
-def test_a_nearly_full_disk_is_a_remark() -> None:
-    assert disk_finding("here", 2**30).what.startswith("1.0 GiB free, and one seed of BERT-base takes about 3.0 GiB")
-    assert disk_finding("here", 2**40).severity == "ok"
-
-
 def test_a_workspace_that_is_missing_or_a_file_is_a_fault(tmp_path: Path) -> None:
     found = [one for one in examine(Workspace(tmp_path / "nowhere"), Observer()) if one.severity == "fault"]
     assert only(found).what == "there is no such folder"
@@ -760,6 +719,14 @@ def test_a_workspace_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
     found = [one for one in examine(Workspace(tmp_path), Observer()) if one.severity == "fault"]
     assert only(found).what == "nothing can be written here: no store, no run"
+
+
+def test_sound_seeds_are_not_called_damaged_where_torch_cannot_be_imported(space: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from conki_cli.cli import app; app()"
+    command = [sys.executable, "-c", program, "doctor", run_of(space).name, "--json", "--workspace", str(space)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = {finding["what"] for finding in json.loads(done.stdout)["findings"] if finding["severity"] == "fault"}
+    assert {what.partition(" (")[0] for what in found} == {"seed-1 was not examined", "seed-2 was not examined"}
 
 
 # --- the command -------------------------------------------------------------------------------------------------
