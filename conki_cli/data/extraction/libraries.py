@@ -8,6 +8,7 @@ from conki_cli.system.errors import SettingsError
 _INSTALL = {
     "av": 'pip install "conki[video]"',
     "ai_edge_litert.interpreter": 'pip install "conki[video]", or leave faces out with --vision-features none',
+    "PIL.Image": 'pip install "conki[video]", or leave faces out with --vision-features none',
     "matplotlib": 'pip install "conki[video]"',
 }
 
