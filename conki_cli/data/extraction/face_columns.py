@@ -33,7 +33,7 @@ SIZE = FACE_COLUMNS.index("size")
 Values = npt.NDArray[np.float64]
 _BROWS = ((107, 70), (336, 300))  # inner, outer end
 _CHEEKS, _NOSE_WINGS = (205, 425), (129, 358)
-_CORNERS = (61, 291)
+_CORNERS, _JAW = (61, 291), (172, 397)
 
 
 def head_axes(face: Face) -> Values:
@@ -99,7 +99,7 @@ def _actions(points: Values, opening: float) -> tuple[float, ...]:
         corners - down(17),
         -(down(152) - down(17)),
         -mouth_width,
-        mouth_width,
+        mouth_width / max(gap(*_JAW), 1e-6),
         -float(points[[0, 17], 2].mean()),
         -lip_height,
         gap(13, 14),

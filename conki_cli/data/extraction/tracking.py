@@ -1,6 +1,6 @@
 """The faces of a clip over time: who is who, and who speaks.
 
-A face is looked for where it was; every half second, and where none is left, in the whole picture. Only a face that the
+A face is looked for where it was; every second, and where none is left, in the whole picture. Only a face that the
 mesh model believes in for a few rows in a row counts, since the detector also sees faces in clouds and letters. Of
 several faces the one counts whose mouth moves with the sound, else the largest.
 
@@ -20,9 +20,9 @@ from conki_cli.data.extraction.landmarks import Face, FaceReader, Region
 Row = npt.NDArray[np.float32]  # [31]
 
 _BEGIN, _KEEP = 0.8, 0.4  # presence of a face that is new, and of one that was there
-_SURE_ROWS = 3  # a face that is seen for fewer is none, unless the clip is shorter
+_SURE_ROWS = 5  # a face that is seen for fewer is none, unless the clip is shorter
 _MOST_FACES = 4
-_SECONDS_BETWEEN_SEARCHES = 0.5
+_SECONDS_BETWEEN_SEARCHES = 1.0
 _SECONDS_LOST = 1.0  # after which a face that comes back is somebody new
 _SAME = 0.5  # of the side of its region: a face this near is the same
 _SMALL_PIXELS = 48.0  # of the width of a face
