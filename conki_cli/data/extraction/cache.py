@@ -23,6 +23,9 @@ from conki_cli.system.files import disk_error, remove_leftovers_below, sha256_of
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.workspace import Reporter
 
+EXTRACTED = "extracted"
+"""The folder of the cache in a workspace."""
+
 _RESULT = "result.json"
 _NOTE = "provenance.json"
 MOST_WORKERS = 256

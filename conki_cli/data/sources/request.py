@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conki_cli.data.extraction.cache import Extraction
 from conki_cli.data.store.records import SPLITS
 
 Progress = Callable[[int, str], None]
@@ -26,6 +27,7 @@ class Options:
         align_words: average frames over each word's interval.
         prefers_english: whether texts of SIMS are taken from text_en where there is one.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
+        extraction: how features are made of videos; None: in the usual way.
     """
 
     format: str | None = None
@@ -35,6 +37,7 @@ class Options:
     align_words: bool = False
     prefers_english: bool = True
     unlabelled: bool = False
+    extraction: Extraction | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Request:
         replaced: modalities that come from another file: what the source has of them does not matter.
         needs_texts: whether clips are of use only with their texts; not where one modality is taken from a file.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
+        extraction: how features are made of videos.
         progress: told what was read.
     """
 
@@ -63,6 +67,7 @@ class Request:
     replaced: frozenset[str] = frozenset()
     needs_texts: bool = True
     unlabelled: bool = False
+    extraction: Extraction | None = None
     progress: Progress = no_progress
 
     @property

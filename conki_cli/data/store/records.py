@@ -88,6 +88,7 @@ class Corpus:
         remarks: what the reader did, understood or left out that is no reason to worry.
         padding: per modality the side that padding was removed from, such as "end, by the lengths in the file".
         unlabelled: whether these are clips to be scored: without scores, all in the split `SCORED`.
+        extraction: how features were made of videos (`data/extraction/recipe.py`); empty: they came in files.
     """
 
     dataset: str
@@ -102,6 +103,7 @@ class Corpus:
     remarks: tuple[str, ...] = ()
     padding: Mapping[str, str] = field(default_factory=dict)
     unlabelled: bool = False
+    extraction: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
