@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.extraction import extract
 from conki_cli.cli.models import compare, models
 from conki_cli.cli.program import app, main
 from conki_cli.cli.results import evaluate, predict, runs
@@ -13,6 +14,7 @@ __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
+    "extract": extract,
     "inspect": inspect_store,
     "pretrain": pretrain,
     "finetune": finetune,

@@ -63,7 +63,7 @@ def recognise(raw: Raw) -> str | None:
 
 def holds_videos(folder: Path) -> bool:
     """Tell whether there is a medium in a folder or in the folders below it."""
-    return next((True for _ in _media_in(folder)), False) if folder.is_dir() else False
+    return next((True for _ in media_in(folder)), False) if folder.is_dir() else False
 
 
 def read(raw: Raw, request: Request, name: str) -> Corpus:
@@ -120,7 +120,7 @@ def _without_replaced(extraction: Extraction, request: Request) -> Extraction:
 # ---- which clips there are ----
 
 
-def _media_in(folder: Path) -> Iterator[Path]:
+def media_in(folder: Path) -> Iterator[Path]:
     """Yield the media below a folder, sorted.
 
     Raises:
@@ -142,7 +142,7 @@ def _media_in(folder: Path) -> Iterator[Path]:
 def _index(folder: Path) -> _Found:
     clips: dict[tuple[str, str], Path] = {}
     alone: dict[str, Path] = {}
-    for number, path in enumerate(_media_in(folder)):
+    for number, path in enumerate(media_in(folder)):
         if number >= _MOST_FILES:
             raise SourceError(f"{folder} must hold {_MOST_FILES} media at most: split it")
         inside = path.relative_to(folder).parts
