@@ -153,7 +153,7 @@ def extract(
         written = write_archives(out, done, extraction.provenance())
     note_kept(", ".join(map(str, written[:3])))
     if plot is not None and done:
-        from conki_cli.reporting.extraction_plots import draw_clip
+        from conki_cli.reporting.video_figures import draw_clip
 
         draw_clip(plot, done[0], next(clip for clip in wanted if clip.id == done[0].id), extraction.provenance())
         screen.say(f"drawn: {plot}")

@@ -27,7 +27,7 @@ from conki_cli.doctor.seeds import Record, predictions_of_all, seed_findings
 from conki_cli.doctor.stores import known_store
 from conki_cli.doctor.traces import holder_of, left_over
 from conki_cli.doctor.weights import read_checkpoint
-from conki_cli.runs import Run, digest_of, learning_warnings, read_scale, stored_predictions
+from conki_cli.runs import Run, digest_of, learning_warnings, read_extraction, read_scale, stored_predictions
 from conki_cli.system.errors import one_line, quoted
 from conki_cli.system.files import read_json
 from conki_cli.system.locks import lock_beside
@@ -61,7 +61,7 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         parts.append(_data(run, result, visit, is_finished=len(finished) == len(seeds)))
         parts += [predictions_of_all(record, finished), _metrics(record, result, finished)]
         parts.append(_learning(run, finished))
-    parts += [_scale(run), _texts(run, finished), _stage_one(run, finished, visit), _environments(run, seeds, visit)]
+    parts += [_scale(run), _extraction(run), _texts(run, finished), _stage_one(run, finished, visit), _environments(run, seeds, visit)]
     parts.append(iter(encoder))
     parts += [guarded(run.seed_folder(seed), seed_findings(record, seed, visit)) for seed in seeds]
     parts.append(_encoder_weights(record, visit))
@@ -238,6 +238,14 @@ def _scale(run: Run) -> Iterator[Finding]:
         path = run.path / "normalization.json"
         advice = "restore it, or delete it and keep the training store at its place: new clips are scored with either"
         yield fault(path, error, path, advice)
+
+
+def _extraction(run: Run) -> Iterator[Finding]:
+    """Examine what says how the training frames were made of videos."""
+    _, error = tried(read_extraction, run)
+    if error is not None:
+        path = run.path / "extraction.json"
+        yield fault(path, error, path, "restore it; without it, the run scores stores but no videos")
 
 
 def _stage_one(run: Run, finished: Sequence[int], visit: Visit) -> Iterator[Finding]:

@@ -1,11 +1,13 @@
 """Run folders: names, states, results, stored predictions. No tensors here.
 
-`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), encoder/
+`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), extraction.json (how they
+were made of videos), encoder/
 (tokenizer and configuration of the text encoder) and one
 `seed-N/` per seed with environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
 from conki_cli.runs.differences import nearest_finished
+from conki_cli.runs.extraction import read_extraction, recipe_of, used_frames, write_extraction
 from conki_cli.runs.folders import (
     RUN_SCHEMA,
     Run,
@@ -60,9 +62,13 @@ __all__ = [
     "median_of",
     "nearest_finished",
     "open_run",
+    "read_extraction",
     "read_predictions",
     "read_scale",
+    "recipe_of",
     "stored_predictions",
+    "used_frames",
+    "write_extraction",
     "write_predictions",
     "write_scale",
     "write_scores",

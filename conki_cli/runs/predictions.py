@@ -237,6 +237,8 @@ def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
     """Write the scores of new utterances as CSV: id, text, their mean, and one column per seed."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["id", "text", "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
+        times = ["start", "stop"] if any("start" in clip for clip in scored["clips"]) else []
+        writer.writerow(["id", "text", *times, "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
         for clip in scored["clips"]:
-            writer.writerow([clip["id"], clip["text"], clip["prediction"], *clip["by_seed"].values()])
+            between = [clip.get(name, "") for name in times]
+            writer.writerow([clip["id"], clip["text"], *between, clip["prediction"], *clip["by_seed"].values()])

@@ -15,7 +15,7 @@ from conki_cli.model.batches import Inputs
 from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.layers import compile_positions
 from conki_cli.model.text_encoder import TextEncoder
-from conki_cli.runs import Run, open_run, write_scale
+from conki_cli.runs import Run, open_run, write_extraction, write_scale
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.workspace import Reporter, Workspace
 from conki_cli.text import TextReport, backbone_from_config, count_tokens, encoder_sizes, load_backbone
@@ -64,6 +64,7 @@ class Job:
         run = open_run(Workspace(self.run.path.parent.parent), self.config, self.data, self.inputs.score_range)
         if self.config.run.stage == "finetune":
             write_scale(run, self.inputs.target)
+            write_extraction(run, self.inputs.target)
 
 
 def is_finished(job: Job) -> bool:

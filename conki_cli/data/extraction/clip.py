@@ -12,7 +12,7 @@ from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.landmarks import FaceReader
 from conki_cli.data.extraction.pitch import RATE
-from conki_cli.data.extraction.recipe import COVAREP, MESH, Recipe
+from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe
 from conki_cli.data.extraction.sound import SOUND_COLUMNS, Loudness, num_sound_frames, sound_features
 from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
 from conki_cli.system.errors import SourceError
@@ -65,6 +65,8 @@ class Extractors:
             sound, pictures = has_sound(container), has_pictures(container)
         if not sound and not pictures:
             raise SourceError("no sound and no pictures that can be decoded: convert it with ffmpeg")
+        if self.recipe.audio == NONE and self.recipe.vision == NONE:
+            return Result(seconds=_length_of(path, span, seen, progress))
         wants_sound = self.recipe.audio == COVAREP or self.faces is not None
         heard = _decode_sound(path, span, folder / _SOUND, seen, progress) if sound and wants_sound else _Sound()
         if self.recipe.audio == COVAREP:
@@ -125,6 +127,19 @@ class _Sound:
         if not len(levels):
             return None
         return np.interp(times, (np.arange(len(levels)) + 0.5) / 10, levels.astype(np.float64))
+
+
+def _length_of(path: Path, span: Span, seen: Seen, progress: Progress) -> float:
+    """Return the seconds of a file, from what it says or, where it does not, by decoding it."""
+    with opened(path) as container:
+        if container.duration:
+            return float(container.duration) / 1e6
+        if has_sound(container):
+            for part in sound_of(container, span, seen):
+                progress(len(part) / RATE)
+            return seen.samples / RATE
+        times = [time for time, _ in pictures_of(container, span, 10.0, seen)]
+        return len(times) / 10.0
 
 
 def _decode_sound(path: Path, span: Span, target: Path, seen: Seen, progress: Progress) -> _Sound:

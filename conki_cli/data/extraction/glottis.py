@@ -153,16 +153,17 @@ def measure_flow(derivative: Array, period: Array) -> dict[str, Array]:
 
 
 def closures(derivative: Array, period: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where the last period before or around the middle of each frame begins and ends, [T] each."""
-    place, middle = np.arange(derivative.shape[1])[None], derivative.shape[1] // 2
-    half = period[:, None] / 2.0
-    near = np.abs(place - middle) <= half
-    last = np.where(near, derivative, np.inf).argmin(axis=1)
-    distance = last[:, None] - place
-    before = (distance >= 1.6 * half) & (distance <= 2.4 * half)
-    first = np.where(before, derivative, np.inf).argmin(axis=1)
-    usual = np.maximum(last - period.round().astype(np.int64), 0)
-    return np.where(before.any(axis=1), first, usual), last
+    """Return where a period at the middle of each frame begins and ends, [T] each: two closures of the glottis."""
+    size = derivative.shape[1]
+    place, half = np.arange(size)[None], period[:, None] / 2.0
+    one = np.where(np.abs(place - size // 2) <= half, derivative, np.inf).argmin(axis=1)
+    direction = np.where(one >= 1.2 * period, -1, 1)  # of a slow voice, the period before may begin before the frame
+    distance = (place - one[:, None]) * direction[:, None]
+    near = (distance >= 1.6 * half) & (distance <= 2.4 * half)
+    found = np.where(near, derivative, np.inf).argmin(axis=1)
+    usual = np.clip(one + direction * period.round().astype(np.int64), 0, size - 1)
+    other = np.where(near.any(axis=1), found, usual)
+    return np.minimum(one, other), np.maximum(np.maximum(one, other), np.minimum(one, other) + 1)
 
 
 def _first_two_harmonics(derivative: Array, period: Array) -> Array:
