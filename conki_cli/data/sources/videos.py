@@ -82,12 +82,13 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     rows, remarks = _rows_of(raw.path, labels, found, request)
     clips, failures = _clips_of(rows, found, raw.path)
     done, failed = extract_clips(clips, extraction)
-    failures = [*failures, *failed]
+    order = {row.id: place for place, row in enumerate(rows)}
+    failures = sorted([*failures, *failed], key=lambda failure: order[failure.id])
     if failures and not extraction.skip_failed:
         raise ExtractionError(failed_line(failures, len(rows)), failures)
     if not done:
         raise ExtractionError(f"{raw.path}: no clip could be extracted: see the table", failures)
-    return _corpus(raw.path, labels, [row for row in rows], done, failures, (request, extraction, remarks))
+    return _corpus(raw.path, labels, rows, done, failures, (request, extraction, remarks))
 
 
 def failed_line(failures: Sequence[Failure], count: int) -> str:
