@@ -32,6 +32,7 @@ class ExtractionFlags:
     face_models: Path | None = None
     workers: int | None = None
     skip_failed: bool = False
+    transcribe: str | None = None
 
     def extraction(self, workspace: Path) -> "Extraction":
         """Return how features are made, with the cache of a workspace."""
@@ -46,7 +47,7 @@ class ExtractionFlags:
             given["fps"] = parse_fps(self.fps)
         recipe = Recipe(**{key: value for key, value in given.items() if value is not None or key == "fps"})
         cache = workspace_at(workspace).root / EXTRACTED
-        return Extraction(cache, recipe, self.workers, self.skip_failed)
+        return Extraction(cache, recipe, self.workers, self.skip_failed, self.transcribe)
 
 
 def _flags(
@@ -72,8 +73,12 @@ def _flags(
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Leave out clips that cannot be extracted.", rich_help_panel=_PANEL)
     ] = False,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Write down what is said: a Whisper-type model.", rich_help_panel=_PANEL),
+    ] = None,
 ) -> ExtractionFlags:
-    return ExtractionFlags(audio_features, vision_features, fps, face_models, workers, skip_failed)
+    return ExtractionFlags(audio_features, vision_features, fps, face_models, workers, skip_failed, transcribe)
 
 
 def extraction_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -108,8 +108,11 @@ def predict(
     video: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A video to score, or a folder. Repeatable.")
     ] = None,
+    transcribe: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Write down what is said in a --video: a Whisper-type model.")
+    ] = None,
     segments: Annotated[
-        str | None, typer.Option(metavar="SECONDS", help="Score a --video in segments of this length, such as 5s.")
+        str | None, typer.Option(metavar="5s|sentences", help="Score a --video in segments.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the scores of segments over time.")
@@ -146,11 +149,11 @@ def predict(
     if video:
         if store is not None or source is not None or split is not None:
             raise SettingsError("--video is what to score: leave the store, --source and --split out")
-        flags = ExtractionFlags(face_models=face_models, workers=workers, skip_failed=skip_failed)
+        flags = ExtractionFlags(face_models=face_models, workers=workers, skip_failed=skip_failed, transcribe=transcribe)
         predict_videos(run, VideoWords(video, text or (), segments, plot, export, device), flags, workspace, screen)
         return
-    if segments is not None or plot is not None:
-        raise SettingsError("--segments and --plot need --video: name a video")
+    if segments is not None or plot is not None or transcribe is not None:
+        raise SettingsError("--segments, --plot and --transcribe need --video: name a video")
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError(
             "say what to score with one of --text, --source FILE.csv, --video FILE or a feature store (or raw file)"

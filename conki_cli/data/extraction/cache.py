@@ -11,13 +11,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.pool import Ended, Task, default_workers, run_tasks
-from conki_cli.data.extraction.recipe import Recipe, kind_of, provenance_of
+from conki_cli.data.extraction.recipe import NONE, Recipe, kind_of, provenance_of
 from conki_cli.system.errors import ConkiError, SettingsError, SourceError, one_line
 from conki_cli.system.files import disk_error, remove_leftovers_below, sha256_of, write_json
 from conki_cli.system.locks import lock_beside, locked
@@ -80,6 +80,7 @@ class Extraction:
         cache: folder in which they are kept.
         workers: processes; None: one per core.
         skip_failed: leave clips out that fail.
+        transcribe: name or folder of the model that writes down what is said; None: texts are given.
         reporter: is told the progress.
     """
 
@@ -87,7 +88,13 @@ class Extraction:
     recipe: Recipe = field(default_factory=Recipe)
     workers: int | None = None
     skip_failed: bool = False
+    transcribe: str | None = None
     reporter: Reporter = field(default_factory=Reporter)
+
+    @property
+    def for_words(self) -> "Extraction":
+        """The extraction that writes down words and nothing else."""
+        return replace(self, recipe=Recipe(NONE, NONE, transcribe=self.transcribe))
 
     def provenance(self) -> dict[str, Any]:
         """Return the note that goes with the features."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe
 from conki_cli.data.extraction.sound import SOUND_COLUMNS, Loudness, num_sound_frames, sound_features
 from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
 from conki_cli.system.errors import SourceError
+
+if TYPE_CHECKING:
+    from conki_cli.data.extraction.words import Transcriber
 
 AUDIO, VISION = "audio.npy", "vision.npy"
 Progress = Callable[[float], None]
@@ -37,6 +40,7 @@ class Result:
         face_frames: rows with a face.
         seconds: the longer of sound and pictures.
         warnings: what is worth a look, without the clip's name.
+        words: text, start and stop of every word, where they were written down.
     """
 
     audio_frames: int = 0
@@ -45,6 +49,7 @@ class Result:
     face_frames: int = 0
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    words: list[list[Any]] = field(default_factory=list)
 
 
 class Extractors:
@@ -52,6 +57,11 @@ class Extractors:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.words: Transcriber | None = None
+        if recipe.transcribe is not None:
+            from conki_cli.data.extraction.words import Transcriber
+
+            self.words = Transcriber(recipe.transcribe)
         self.faces = FaceReader(find_face_models(recipe.face_models)) if recipe.vision == MESH else None
 
     def extract(self, path: Path, span: Span, folder: Path, progress: Progress) -> Result:
@@ -65,6 +75,8 @@ class Extractors:
             sound, pictures = has_sound(container), has_pictures(container)
         if not sound and not pictures:
             raise SourceError("no sound and no pictures that can be decoded: convert it with ffmpeg")
+        if self.words is not None:
+            return self._written_down(path, span, folder, sound, progress)
         if self.recipe.audio == NONE and self.recipe.vision == NONE:
             return Result(seconds=_length_of(path, span, seen, progress))
         wants_sound = self.recipe.audio == COVAREP or self.faces is not None
@@ -80,6 +92,16 @@ class Extractors:
         if wanted and seen.pictures + seen.samples == 0:
             raise SourceError(f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again")
         return result
+
+    def _written_down(self, path: Path, span: Span, folder: Path, sound: bool, progress: Progress) -> Result:
+        """Write down what is said; nothing else is extracted."""
+        assert self.words is not None
+        if not sound:
+            return Result(warnings=["no sound in it, so there are no words"])
+        heard = _decode_sound(path, span, folder / _SOUND, Seen(), progress)
+        words = self.words.words_of(folder / _SOUND, progress)
+        (folder / _SOUND).unlink()
+        return Result(seconds=heard.samples / RATE, words=[[word.text, word.start, word.stop] for word in words])
 
     def _write_sound(self, folder: Path, heard: "_Sound", result: Result, progress: Progress) -> None:
         frames = num_sound_frames(heard.samples)

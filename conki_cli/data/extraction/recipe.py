@@ -33,12 +33,14 @@ class Recipe:
         vision: mesh or none.
         fps: rows of vision per second; None: one per picture of the video.
         face_models: folder with the model files of faces; None: the installed ones.
+        transcribe: name or folder of the model that writes down what is said; None: nothing is.
     """
 
     audio: str = COVAREP
     vision: str = MESH
     fps: float | None = DEFAULT_FPS
     face_models: Path | None = None
+    transcribe: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON, for another process."""
@@ -98,6 +100,10 @@ def provenance_of(recipe: Recipe) -> dict[str, Any]:
         }
     elif recipe.vision != NONE:
         raise SettingsError(f"--vision-features must be {MESH} or {NONE}, found {recipe.vision[:40]!r}")
+    if recipe.transcribe is not None:
+        from conki_cli.data.extraction.words import transcriber_note
+
+        found["text"] = transcriber_note(recipe.transcribe)
     return {**found, "libraries": _versions()}
 
 

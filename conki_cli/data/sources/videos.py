@@ -23,6 +23,7 @@ from conki_cli.data.extraction.cache import Clip, Extracted, Extraction, Extract
 from conki_cli.data.extraction.clip import AUDIO, VISION
 from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.recipe import NONE
+from conki_cli.data.extraction.words import Word, text_of
 from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import LABEL_FILES
 from conki_cli.data.sources.clip_files import ClipFile
@@ -82,6 +83,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     rows, remarks = _rows_of(raw.path, labels, found, request)
     clips, failures = _clips_of(rows, found, raw.path)
     done, failed = extract_clips(clips, extraction)
+    if extraction.transcribe is not None:
+        rows = with_words(rows, [clip for clip in clips if clip.id in {one.id for one in done}], extraction)
     order = {row.id: place for place, row in enumerate(rows)}
     failures = sorted([*failures, *failed], key=lambda failure: order[failure.id])
     if failures and not extraction.skip_failed:
@@ -89,6 +92,18 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     if not done:
         raise ExtractionError(f"{raw.path}: no clip could be extracted: see the table", failures)
     return _corpus(raw.path, labels, rows, done, failures, (request, extraction, remarks))
+
+
+def with_words(rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extraction) -> list[LabelRow]:
+    """Return rows with the words that are said in their clips as texts."""
+    said = {one.id: words_in(one) for one in extract_clips(clips, extraction.for_words)[0]}
+    return [dataclasses.replace(row, text=text_of(said.get(row.id, []))) for row in rows]
+
+
+def words_in(extracted: Extracted) -> list[Word]:
+    """Return the words that were written down of a clip."""
+    times = [(text, *(math.nan if time is None else float(time) for time in rest)) for text, *rest in extracted.result["words"]]
+    return [Word(text, start, stop) for text, start, stop in times]
 
 
 def failed_line(failures: Sequence[Failure], count: int) -> str:
@@ -171,7 +186,8 @@ def _rows_of(
             )
         rows = [LabelRow(*_name_of(*key), "", split=SCORED) for key in found.clips]
         return rows, [f"no label file: {counted(len(rows), 'file')} to be scored, without texts"]
-    text = () if "text" in request.replaced else ("text",)
+    has_texts = request.extraction is not None and request.extraction.transcribe is not None
+    text = () if has_texts or "text" in request.replaced else ("text",)
     rows = read_label_rows(
         labels,
         needed=("video_id", "clip_id", *text, "label", "mode"),
@@ -247,8 +263,14 @@ def _corpus(
         source_sha256=digest.hexdigest(),
         notes=(*_failed_notes(failures), *_notes(done)),
         remarks=(*remarks, *_remarks(done, extraction)),
-        extraction=extraction.provenance(),
+        extraction=extraction.provenance() | _words_note(extraction),
     )
+
+
+def _words_note(extraction: Extraction) -> dict[str, Any]:
+    """Return the note of the model that wrote the texts."""
+    note = {} if extraction.transcribe is None else extraction.for_words.provenance()
+    return {"text": note["text"]} if note else {}
 
 
 def _failed_notes(failures: Sequence[Failure]) -> list[str]:
