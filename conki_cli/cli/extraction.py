@@ -53,11 +53,11 @@ class ExtractionFlags:
 def _flags(
     audio_features: Annotated[
         str | None,
-        typer.Option(metavar="covarep|none", help="Features of sound. Default: covarep.", rich_help_panel=_PANEL),
+        typer.Option(metavar="covarep|MODEL|none", help="Of sound; MODEL[#LAYER] is an encoder. Default: covarep.", rich_help_panel=_PANEL),
     ] = None,
     vision_features: Annotated[
         str | None,
-        typer.Option(metavar="mesh|none", help="Features of faces. Default: mesh.", rich_help_panel=_PANEL),
+        typer.Option(metavar="mesh|MODEL|none", help="Of faces; MODEL[#LAYER] is an encoder. Default: mesh.", rich_help_panel=_PANEL),
     ] = None,
     fps: Annotated[
         str | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.config.switches import MODALITY_SWITCHES
-from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe, difference, provenance_of
+from conki_cli.data.extraction.recipe import NONE, Recipe, difference, provenance_of
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.system.errors import RunError
@@ -60,8 +60,9 @@ def recipe_of(run: Run, face_models: Path | None = None) -> Recipe:
             f"run {run.name} reads {' and '.join(missing)} features that came in files, and those of a video would be "
             "of another kind: score files of the same kind, or train on a store that `conki prepare` makes from videos"
         )
-    kinds = {"audio": COVAREP, "vision": MESH}
-    chosen: dict[str, Any] = {name: wanted[name].get("extractor", "") if name in used else NONE for name in kinds}
+    chosen: dict[str, Any] = {
+        name: str(wanted[name].get("extractor")) if name in used else NONE for name in ("audio", "vision")
+    }
     rate = wanted.get("vision", {}).get("rate")
     recipe = Recipe(**chosen, fps=float(rate) if isinstance(rate, int | float) else None, face_models=face_models)
     found = provenance_of(recipe)

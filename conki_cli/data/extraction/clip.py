@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
+from conki_cli.data.extraction.encoders import FaceEncoder, SoundEncoder
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.landmarks import FaceReader
 from conki_cli.data.extraction.pitch import RATE
-from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe
-from conki_cli.data.extraction.sound import SOUND_COLUMNS, Loudness, num_sound_frames, sound_features
+from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe, provenance_of
+from conki_cli.data.extraction.sound import Loudness, num_sound_frames, sound_features
 from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
 from conki_cli.system.errors import SourceError
 
@@ -62,7 +63,9 @@ class Extractors:
             from conki_cli.data.extraction.words import Transcriber
 
             self.words = Transcriber(recipe.transcribe)
-        self.faces = FaceReader(find_face_models(recipe.face_models)) if recipe.vision == MESH else None
+        self.faces = FaceReader(find_face_models(recipe.face_models)) if recipe.vision != NONE else None
+        self.sound = SoundEncoder(recipe.audio) if recipe.audio not in (COVAREP, NONE) else None
+        self.crops = FaceEncoder(recipe.vision) if recipe.vision not in (MESH, NONE) else None
 
     def extract(self, path: Path, span: Span, folder: Path, progress: Progress) -> Result:
         """Extract a clip into an empty folder.
@@ -79,16 +82,16 @@ class Extractors:
             return self._written_down(path, span, folder, sound, progress)
         if self.recipe.audio == NONE and self.recipe.vision == NONE:
             return Result(seconds=_length_of(path, span, seen, progress))
-        wants_sound = self.recipe.audio == COVAREP or self.faces is not None
+        wants_sound = self.recipe.audio != NONE or self.faces is not None
         heard = _decode_sound(path, span, folder / _SOUND, seen, progress) if sound and wants_sound else _Sound()
-        if self.recipe.audio == COVAREP:
+        if self.recipe.audio != NONE:
             self._write_sound(folder, heard, result, progress)
         if self.faces is not None and pictures:
             self._write_faces(path, span, folder, heard, seen, result, progress)
         (folder / _SOUND).unlink(missing_ok=True)
         result.seconds = max(heard.samples / RATE, result.seconds)
         result.warnings += _warnings(self.recipe, sound, pictures, heard, seen, result)
-        wanted = (sound and self.recipe.audio == COVAREP) or (pictures and self.faces is not None)
+        wanted = (sound and self.recipe.audio != NONE) or (pictures and self.faces is not None)
         if wanted and seen.pictures + seen.samples == 0:
             raise SourceError(f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again")
         return result
@@ -104,14 +107,22 @@ class Extractors:
         return Result(seconds=heard.samples / RATE, words=[[word.text, word.start, word.stop] for word in words])
 
     def _write_sound(self, folder: Path, heard: "_Sound", result: Result, progress: Progress) -> None:
-        frames = num_sound_frames(heard.samples)
+        sound, width = folder / _SOUND, 0
+        frames = num_sound_frames(heard.samples) if self.sound is None else self.sound.num_frames(heard.samples)
         if not frames:
             return
+        pieces = (
+            sound_features(sound, heard.loudness.level, progress)
+            if self.sound is None
+            else self.sound.features(sound, progress)
+        )
         with (folder / AUDIO).open("wb") as stream:
-            _write_header(stream, (frames, len(SOUND_COLUMNS)))
-            for piece in sound_features(folder / _SOUND, heard.loudness.level, progress):
+            for piece in pieces:
+                if not width:
+                    width = piece.shape[1]
+                    _write_header(stream, (frames, width))
                 stream.write(np.ascontiguousarray(piece, dtype="<f4").tobytes())
-                result.voiced_frames += int(piece[:, 1].sum())
+                result.voiced_frames += int(piece[:, 1].sum()) if self.sound is None else 0
         result.audio_frames = frames
 
     def _write_faces(
@@ -127,7 +138,14 @@ class Extractors:
         if not times:
             return
         rows = tracker.finished(heard.in_rows(np.array(times)))
-        np.save(folder / VISION, np.ascontiguousarray(rows.columns, dtype="<f4"))
+        columns = rows.columns
+        if self.crops is not None:
+            width = len(provenance_of(self.recipe)["vision"]["columns"])
+            with opened(path) as container:
+                shown = pictures_of(container, span, self.recipe.fps, Seen())
+                pairs = ((picture, region) for (_, picture), region in zip(shown, rows.regions, strict=False))
+                columns = self.crops.rows(pairs, len(times), width)
+        np.save(folder / VISION, np.ascontiguousarray(columns, dtype="<f4"))
         result.vision_frames = len(times)
         result.face_frames = int(rows.columns[:, -1].sum())
         result.seconds = times[-1] + (1 / self.recipe.fps if self.recipe.fps else 0.0)
@@ -204,15 +222,15 @@ def _of_faces(rows: FaceRows, result: Result) -> list[str]:
 def _warnings(recipe: Recipe, sound: bool, pictures: bool, heard: _Sound, seen: Seen, result: Result) -> list[str]:
     """Say what is missing or damaged."""
     found = []
-    if recipe.audio == COVAREP and not result.audio_frames:
+    if recipe.audio != NONE and not result.audio_frames:
         found.append("no sound in it" if not sound else f"too little sound ({heard.samples / RATE:.3f} s)")
-    elif recipe.audio == COVAREP and heard.loudness.level == 0.0:
+    elif recipe.audio != NONE and heard.loudness.level == 0.0:
         found.append("its sound is silence")
-    if recipe.vision == MESH and not result.vision_frames:
+    if recipe.vision != NONE and not result.vision_frames:
         found.append("no pictures in it" if not pictures else f"too few pictures ({seen.pictures})")
     lost = seen.declared_pictures - seen.pictures
     is_short = seen.declared_pictures and lost > _LOST_SHARE * seen.declared_pictures + 5
-    if seen.bad_packets or (is_short and recipe.vision == MESH):
+    if seen.bad_packets or (is_short and recipe.vision != NONE):
         counts = [f"{seen.pictures} of {seen.declared_pictures} pictures"] if seen.declared_pictures else []
         counts += [f"{seen.bad_packets} bad packets"] if seen.bad_packets else []
         found.append(f"damaged or incomplete: {', '.join(counts)}")

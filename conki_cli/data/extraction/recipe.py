@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conki_cli.data.extraction.encoders import ENCODER_RATE, encoder_note
 from conki_cli.data.extraction.face_columns import FACE_COLUMNS, FACE_VERSION
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.libraries import library
@@ -29,8 +30,8 @@ class Recipe:
     """What is asked for.
 
     Attributes:
-        audio: covarep or none.
-        vision: mesh or none.
+        audio: covarep, none, or name or folder of an encoder.
+        vision: mesh, none, or name or folder of an encoder.
         fps: rows of vision per second; None: one per picture of the video.
         face_models: folder with the model files of faces; None: the installed ones.
         transcribe: name or folder of the model that writes down what is said; None: nothing is.
@@ -86,20 +87,14 @@ def provenance_of(recipe: Recipe) -> dict[str, Any]:
             "columns": list(SOUND_COLUMNS),
         }
     elif recipe.audio != NONE:
-        raise SettingsError(f"--audio-features must be {COVAREP} or {NONE}, found {recipe.audio[:40]!r}")
-    if recipe.vision == MESH:
+        found["audio"] = encoder_note(recipe.audio, "audio", ENCODER_RATE)
+    if recipe.vision != NONE:
         library("ai_edge_litert.interpreter")
         library("PIL.Image")
-        models = find_face_models(recipe.face_models)
-        found["vision"] = {
-            "extractor": MESH,
-            "version": FACE_VERSION,
-            "rate": recipe.fps or "own",
-            "columns": list(FACE_COLUMNS),
-            "models": models.sha256,
-        }
-    elif recipe.vision != NONE:
-        raise SettingsError(f"--vision-features must be {MESH} or {NONE}, found {recipe.vision[:40]!r}")
+        models, rate = find_face_models(recipe.face_models), recipe.fps or "own"
+        mesh = {"extractor": MESH, "version": FACE_VERSION, "rate": rate, "columns": list(FACE_COLUMNS)}
+        found["vision"] = mesh if recipe.vision == MESH else encoder_note(recipe.vision, "vision", rate)
+        found["vision"]["models"] = models.sha256
     if recipe.transcribe is not None:
         from conki_cli.data.extraction.words import transcriber_note
 

@@ -22,7 +22,7 @@ import numpy as np
 from conki_cli.data.extraction.cache import Clip, Extracted, Extraction, ExtractionError, Failure, extract_clips
 from conki_cli.data.extraction.clip import AUDIO, VISION
 from conki_cli.data.extraction.decode import Span
-from conki_cli.data.extraction.recipe import NONE
+from conki_cli.data.extraction.recipe import COVAREP, NONE
 from conki_cli.data.extraction.words import Word, text_of
 from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import LABEL_FILES
@@ -301,7 +301,8 @@ def _remarks(done: Sequence[Extracted], extraction: Extraction) -> list[str]:
     lines = [f"extracted {counted(len(done), 'clip')}, {sum(one.result['seconds'] for one in done) / 60:.1f} minutes"]
     if recipe.audio != NONE and total("audio_frames"):
         share = total("voiced_frames") / total("audio_frames")
-        lines.append(f"audio: {recipe.audio}, 100 frames a second, {share:.0%} of them voiced")
+        voiced = f"100 frames a second, {share:.0%} of them voiced" if recipe.audio == COVAREP else "50 frames a second"
+        lines.append(f"audio: {recipe.audio}, {voiced}")
     if recipe.vision != NONE and total("vision_frames"):
         share = total("face_frames") / total("vision_frames")
         rate = "the video's own rate" if recipe.fps is None else f"{recipe.fps:g} rows a second"
