@@ -15,7 +15,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
-LEFT = ("system", "config", "metrics", "data.store", "text", "data.raw", "data.extraction", "data.sources", "data.preparation", "runs")
+LEFT = (
+    "system",
+    "config",
+    "metrics",
+    "data.store",
+    "text",
+    "data.raw",
+    "data.extraction",
+    "data.sources",
+    "data.preparation",
+    "runs",
+)
 MAY_IMPORT_TORCH = ("model", "training")
 RIGHT = ("experiments", "doctor", "reporting", "cli", "__main__")
 ORDER = (*LEFT, *MAY_IMPORT_TORCH, *RIGHT)

@@ -43,7 +43,9 @@ class ExtractionFlags:
         given["face_models"] = self.face_models
         if self.fps is not None:
             if self.vision_features == "none":
-                raise SettingsError("--fps says how often faces are looked at: leave it out with --vision-features none")
+                raise SettingsError(
+                    "--fps says how often faces are looked at: leave it out with --vision-features none"
+                )
             given["fps"] = parse_fps(self.fps)
         recipe = Recipe(**{key: value for key, value in given.items() if value is not None or key == "fps"})
         cache = workspace_at(workspace).root / EXTRACTED
@@ -53,15 +55,25 @@ class ExtractionFlags:
 def _flags(
     audio_features: Annotated[
         str | None,
-        typer.Option(metavar="covarep|MODEL|none", help="Of sound; MODEL[#LAYER] is an encoder. Default: covarep.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="covarep|MODEL|none",
+            help="Of sound; MODEL[#LAYER] is an encoder. Default: covarep.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None,
     vision_features: Annotated[
         str | None,
-        typer.Option(metavar="mesh|MODEL|none", help="Of faces; MODEL[#LAYER] is an encoder. Default: mesh.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="mesh|MODEL|none",
+            help="Of faces; MODEL[#LAYER] is an encoder. Default: mesh.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None,
     fps: Annotated[
         str | None,
-        typer.Option(metavar="N|own", help="Rows of vision per second, or the video's own. Default: 10.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="N|own", help="Rows of vision per second, or the video's own. Default: 10.", rich_help_panel=_PANEL
+        ),
     ] = None,
     face_models: Annotated[
         Path | None,

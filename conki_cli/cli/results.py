@@ -111,9 +111,7 @@ def predict(
     transcribe: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Write down what is said in a --video: a Whisper-type model.")
     ] = None,
-    segments: Annotated[
-        str | None, typer.Option(metavar="5s|sentences", help="Score a --video in segments.")
-    ] = None,
+    segments: Annotated[str | None, typer.Option(metavar="5s|sentences", help="Score a --video in segments.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the scores of segments over time.")
     ] = None,
@@ -149,7 +147,9 @@ def predict(
     if video:
         if store is not None or source is not None or split is not None:
             raise SettingsError("--video is what to score: leave the store, --source and --split out")
-        flags = ExtractionFlags(face_models=face_models, workers=workers, skip_failed=skip_failed, transcribe=transcribe)
+        flags = ExtractionFlags(
+            face_models=face_models, workers=workers, skip_failed=skip_failed, transcribe=transcribe
+        )
         predict_videos(run, VideoWords(video, text or (), segments, plot, export, device), flags, workspace, screen)
         return
     if segments is not None or plot is not None or transcribe is not None:

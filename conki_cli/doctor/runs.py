@@ -61,7 +61,13 @@ def run_findings(run: Run, visit: Visit) -> Iterator[Finding]:
         parts.append(_data(run, result, visit, is_finished=len(finished) == len(seeds)))
         parts += [predictions_of_all(record, finished), _metrics(record, result, finished)]
         parts.append(_learning(run, finished))
-    parts += [_scale(run), _extraction(run), _texts(run, finished), _stage_one(run, finished, visit), _environments(run, seeds, visit)]
+    parts += [
+        _scale(run),
+        _extraction(run),
+        _texts(run, finished),
+        _stage_one(run, finished, visit),
+        _environments(run, seeds, visit),
+    ]
     parts.append(iter(encoder))
     parts += [guarded(run.seed_folder(seed), seed_findings(record, seed, visit)) for seed in seeds]
     parts.append(_encoder_weights(record, visit))

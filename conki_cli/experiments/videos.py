@@ -57,7 +57,9 @@ def parse_segments(text: str) -> float | str:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)s?", text.strip())
     seconds = float(found[1]) if found else 0.0
     if not 0.5 <= seconds <= 3600:
-        raise SettingsError(f"--segments must be seconds from 0.5s to 3600s, such as 5s, or sentences, found {text[:40]!r}")
+        raise SettingsError(
+            f"--segments must be seconds from 0.5s to 3600s, such as 5s, or sentences, found {text[:40]!r}"
+        )
     return seconds
 
 
@@ -165,7 +167,8 @@ def _texts_of(run: Run, clips: Sequence[Clip], texts: Sequence[str]) -> dict[str
     if not texts:
         if "T" not in run.config.model.drop:
             raise RunError(
-                f'run {run.name} reads what is said: give it with --text "...", once per video, or name a model with --transcribe'
+                f'run {run.name} reads what is said: give it with --text "...", once per video, or name a model '
+                "with --transcribe"
             )
         return {}
     if len(texts) not in (1, len(clips)):
@@ -173,9 +176,7 @@ def _texts_of(run: Run, clips: Sequence[Clip], texts: Sequence[str]) -> dict[str
     return {clip.id: texts[0 if len(texts) == 1 else number] for number, clip in enumerate(clips)}
 
 
-def _segments(
-    whole: Sequence[Clip], seconds: float, extraction: Extraction
-) -> tuple[list[Clip], list[Failure]]:
+def _segments(whole: Sequence[Clip], seconds: float, extraction: Extraction) -> tuple[list[Clip], list[Failure]]:
     """Cut videos into segments of equal length; how long they are, decoding tells."""
     lengths, failures = extract_clips(whole, dataclasses.replace(extraction, recipe=Recipe(NONE, NONE)))
     found = {one.id: float(one.result["seconds"]) for one in lengths}

@@ -71,7 +71,9 @@ def _draw_face(axes: Sequence[Any], values: npt.NDArray[Any], columns: list[str]
     last = max(float(times[-1]), 1e-3)
     for panel, names in ((axes[0], ("AU25_lips_apart", "AU45_blink")), (axes[1], ("yaw", "pitch", "roll"))):
         for name, color in zip(names, (_BLUE, _ORANGE, _GREY), strict=False):
-            panel.plot(times, np.where(present, values[:, columns.index(name)], np.nan), color=color, label=name, lw=1.0)
+            panel.plot(
+                times, np.where(present, values[:, columns.index(name)], np.nan), color=color, label=name, lw=1.0
+            )
         panel.fill_between(times, 0, 1, where=~present, **_shade(panel))
         panel.legend(fontsize=7, loc="upper right", ncols=3)
         panel.set(xlim=(0, last))

@@ -12,13 +12,15 @@ from media_support import RATE, picture, tone, turn_clockwise, write_media
 from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
 from conki_cli.system.errors import SourceError
 
+WHOLE = Span()
 
-def sound(path: Path, span: Span = Span(), seen: Seen | None = None) -> np.ndarray:
+
+def sound(path: Path, span: Span = WHOLE, seen: Seen | None = None) -> np.ndarray:
     with opened(path) as container:
         return np.concatenate([np.zeros(0, dtype=np.float32), *sound_of(container, span, seen or Seen())])
 
 
-def pictures(path: Path, fps: float | None = 10.0, span: Span = Span(), seen: Seen | None = None) -> list[tuple]:
+def pictures(path: Path, fps: float | None = 10.0, span: Span = WHOLE, seen: Seen | None = None) -> list[tuple]:
     with opened(path) as container:
         return list(pictures_of(container, span, fps, seen or Seen()))
 

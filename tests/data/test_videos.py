@@ -116,7 +116,9 @@ def test_ids_never_lead_out_of_the_folder(talks: Path, tmp_path: Path) -> None:
     folder.mkdir()
     write_media(tmp_path / "secret.wav", sound=tone(0.3))
     write_media(folder / "a.wav", sound=tone(0.3))
-    (folder / "label.csv").write_text("video_id,clip_id,text,label,mode\n..,secret,x,1,train\n../..,../secret,x,1,test\n")
+    (folder / "label.csv").write_text(
+        "video_id,clip_id,text,label,mode\n..,secret,x,1,train\n../..,../secret,x,1,test\n"
+    )
     result = prepare(tmp_path)
     assert result.exit_code == 1
     assert "2 of 2 clips could not be extracted" in result.stderr

@@ -30,7 +30,14 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     letters = sorted(ByteLevel.alphabet())
     (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
+    special = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        "<|en|>",
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|notimestamps|>",
+    ]
     times = [f"<|{number * 0.02:.2f}|>" for number in range(1501)]
     tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer.add_special_tokens({"additional_special_tokens": special + times})
@@ -41,7 +48,8 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=len(tokenizer), num_mel_bins=16, d_model=16, encoder_layers=1, decoder_layers=2,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
         max_target_positions=24, bos_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"], decoder_start_token_id=ids["<|startoftranscript|>"], begin_suppress_tokens=None,
+        pad_token_id=ids["<|endoftext|>"], decoder_start_token_id=ids["<|startoftranscript|>"],
+        begin_suppress_tokens=None,
     )  # fmt: skip
     torch.manual_seed(1)
     model = WhisperForConditionalGeneration(config)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,8 @@ from conki_cli.data.extraction.pitch import RATE
 from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe, provenance_of
 from conki_cli.data.extraction.sound import Loudness, num_sound_frames, sound_features
 from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
+from conki_cli.data.extraction.words import Transcriber
 from conki_cli.system.errors import SourceError
-
-if TYPE_CHECKING:
-    from conki_cli.data.extraction.words import Transcriber
 
 AUDIO, VISION = "audio.npy", "vision.npy"
 Progress = Callable[[float], None]
@@ -60,8 +58,6 @@ class Extractors:
         self.recipe = recipe
         self.words: Transcriber | None = None
         if recipe.transcribe is not None:
-            from conki_cli.data.extraction.words import Transcriber
-
             self.words = Transcriber(recipe.transcribe)
         self.faces = FaceReader(find_face_models(recipe.face_models)) if recipe.vision != NONE else None
         self.sound = SoundEncoder(recipe.audio) if recipe.audio not in (COVAREP, NONE) else None
@@ -129,7 +125,8 @@ class Extractors:
         self, path: Path, span: Span, folder: Path, heard: "_Sound", seen: Seen, result: Result, progress: Progress
     ) -> None:
         assert self.faces is not None
-        tracker, times = FaceTracker(self.faces), []
+        tracker = FaceTracker(self.faces)
+        times: list[float] = []
         with opened(path) as container:
             for time, picture in pictures_of(container, span, self.recipe.fps, seen):
                 tracker.take(time, picture)
@@ -215,7 +212,9 @@ def _of_faces(rows: FaceRows, result: Result) -> list[str]:
     if rows.num_small > _SMALL_SHARE * result.face_frames:
         found.append(f"the face is too small in {rows.num_small} of {result.vision_frames} rows: its numbers are noise")
     if rows.num_faces > 1:
-        found.append(f"{rows.num_faces} faces: in each row that one counts whose mouth moves with the sound, else the largest")
+        found.append(
+            f"{rows.num_faces} faces: in each row that one counts whose mouth moves with the sound, else the largest"
+        )
     return found
 
 

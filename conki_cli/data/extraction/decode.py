@@ -1,7 +1,8 @@
 """Sound and pictures of a media file, by time: nothing but the file itself is read, and nothing grows with its length.
 
 Only a process of its own may call this on a file of others: the decoders are C code, and a broken file may crash them
-or keep them busy for ever. Times are seconds from the start of the file, or of the clip where a part of it is asked for.
+or keep them busy for ever. Times are seconds from the start of the file, or of the clip where a part of it is asked
+for.
 
 Axes: N samples; H, W rows and columns of a picture.
 """
@@ -104,7 +105,9 @@ def _check(container: Any) -> None:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > _MOST_PIXELS:
-        raise SourceError(f"pictures must have {_MOST_PIXELS / 1e6:.0f} megapixels at most, found {width}x{height}: scale it")
+        raise SourceError(
+            f"pictures must have {_MOST_PIXELS / 1e6:.0f} megapixels at most, found {width}x{height}: scale it"
+        )
 
 
 def has_sound(container: Any) -> bool:

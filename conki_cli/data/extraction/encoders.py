@@ -1,8 +1,8 @@
 """Features of pretrained encoders through transformers, instead of covarep and mesh.
 
-Sound: wav2vec 2.0, HuBERT, WavLM and the like, and Whisper's encoder; 50 frames a second. Faces: CLIP, SigLIP, DINOv2 or
-any vision transformer on the crop of the face that the mesh finds, one vector a row; a row without a face is zeros. The
-last column of vision says whether there is a face. A frame is the mean of the last four layers, or one layer:
+Sound: wav2vec 2.0, HuBERT, WavLM and the like, and Whisper's encoder; 50 frames a second. Faces: CLIP, SigLIP, DINOv2
+or any vision transformer on the crop of the face that the mesh finds, one vector a row; a row without a face is zeros.
+The last column of vision says whether there is a face. A frame is the mean of the last four layers, or one layer:
 `NAME_OR_PATH#LAYER`.
 
 Axes: N samples, T frames or rows, d features, K tokens of a picture.
@@ -48,7 +48,9 @@ def split_name(name: str) -> tuple[str, int | None]:
     if not sign:
         return model, None
     if not layer.isdigit():
-        raise EncoderError(f"what stands behind # must be the number of a layer, found {layer[:40]!r}: such as {model}#9")
+        raise EncoderError(
+            f"what stands behind # must be the number of a layer, found {layer[:40]!r}: such as {model}#9"
+        )
     return model, int(layer)
 
 
@@ -85,7 +87,9 @@ def _width_of(folder: Path) -> int:
         config = getattr(config, "vision_config", None) or config
         return int(getattr(config, "hidden_size", 0) or config.d_model)
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise EncoderError(f"{folder} must be an encoder with a config.json ({reason_of(error)}): name another") from error
+        raise EncoderError(
+            f"{folder} must be an encoder with a config.json ({reason_of(error)}): name another"
+        ) from error
 
 
 class _Encoder:

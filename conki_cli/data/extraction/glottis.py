@@ -1,8 +1,8 @@
 """Columns about the voice source: glottal flow by inverse filtering, wavelets, and slow pulses.
 
 The flow comes from iterative adaptive inverse filtering (Alku 1992), frame by frame; what is measured on it are NAQ
-(Alku 2002), QOQ, H1H2 and PSP (Alku 1997) of the period that ends nearest to the middle of the frame. MDQ and peak slope
-(Kane and Gobl 2011, 2013) come from wavelets of one octave each. All are estimates from one microphone.
+(Alku 2002), QOQ, H1H2 and PSP (Alku 1997) of the period that ends nearest to the middle of the frame. MDQ and peak
+slope (Kane and Gobl 2011, 2013) come from wavelets of one octave each. All are estimates from one microphone.
 
 Axes: N samples, T frames, W samples of a frame, S octaves of wavelets.
 """
@@ -55,9 +55,7 @@ def source_of(signal: Array, pitch: Array) -> Source:
         for name, values in found.items():
             columns[name][voiced] = values
         columns["mdq"][voiced] = _dispersion(residual, centres[voiced], period)
-    return Source(
-        **columns, peak_slope=_peak_slope(bands, centres), creak=np.asarray(creak_of(residual, num_frames))
-    )
+    return Source(**columns, peak_slope=_peak_slope(bands, centres), creak=np.asarray(creak_of(residual, num_frames)))
 
 
 # ---- inverse filtering ----
@@ -278,7 +276,7 @@ def creak_of(residual: Array, num_frames: int) -> Array:
     correlation, shape = (_autocorrelation(values) for values in (frames * window, window[None]))
     values = correlation / shape
     difference = values[:, _LONG_LAGS].max(axis=1) - np.maximum(values[:, _SHORT_LAGS].max(axis=1), 0.0)
-    return np.clip(difference, 0.0, 1.0)
+    return np.asarray(np.clip(difference, 0.0, 1.0))
 
 
 def _autocorrelation(frames: Array) -> Array:

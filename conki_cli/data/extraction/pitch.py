@@ -91,7 +91,7 @@ def _candidates(signal: Array, num_frames: int, level: float) -> tuple[Array, Ar
 def _autocorrelation(frames: Array) -> Array:
     """Return the autocorrelation of every row divided by its value at lag 0."""
     spectrum = np.fft.rfft(frames, _SIZE, axis=1)
-    values = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, _SIZE, axis=1)[:, : _LAGS]
+    values = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, _SIZE, axis=1)[:, :_LAGS]
     return np.asarray(values / np.maximum(values[:, :1], 1e-12))
 
 

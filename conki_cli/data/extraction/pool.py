@@ -1,5 +1,6 @@
 """The processes that decode: one clip each at a time; one that crashes, hangs or ends takes only its clip with it."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -122,11 +123,9 @@ class _Worker:
 
     def _tell(self, value: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it is gone: `heard` says so
             self._process.stdin.write(json.dumps(value).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:  # it is gone: `heard` says so
-            pass
 
     def heard(self) -> Iterator[Ended]:
         """Read what it says; yield the clip that ended by that."""
@@ -180,7 +179,5 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
-        try:
+        with contextlib.suppress(OSError):  # what was not read yet
             self._process.stdin.close()
-        except OSError:  # what was not read yet
-            pass

@@ -124,7 +124,9 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any], modality: st
     if one == other:
         return ""
     if not one or not other:
-        return f"{modality} {'is extracted' if one else 'is not extracted'} there, and here it is{'' if other else ' not'}"
+        return (
+            f"{modality} {'is extracted' if one else 'is not extracted'} there, and here it is{'' if other else ' not'}"
+        )
     key = next(key for key in (*one, *other) if one.get(key) != other.get(key))
     values = (json.dumps(note.get(key))[:60] for note in (one, other))
     return f"{key} of {modality}: {next(values)} there, {next(values)} here"

@@ -70,9 +70,9 @@ def num_sound_frames(num_samples: int) -> int:
     return count if count >= _SHORTEST else 0
 
 
-def sound_features(path: Path, level: float, progress: Callable[[float], None] = lambda seconds: None) -> Iterator[
-    npt.NDArray[np.float32]
-]:
+def sound_features(
+    path: Path, level: float, progress: Callable[[float], None] = lambda seconds: None
+) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the columns of a file of float32 samples at 16 kHz, piece by piece, [T, 74] together.
 
     Args:

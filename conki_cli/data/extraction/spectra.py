@@ -3,7 +3,8 @@
 The envelope is the spectrum of a frame, joined between harmonics where it is voiced. Its logarithm, on a frequency axis
 that is warped as hearing is, gives the cepstrum. The phases of the harmonics, without those that the envelope implies
 (minimum phase), give the phase distortion of Degottex (2010): PD_k = theta_{k+1} - theta_k - theta_1, which does not
-change when the frame moves in time. Rd is the pulse of the Liljencrants-Fant model whose phase distortion comes nearest.
+change when the frame moves in time. Rd is the pulse of the Liljencrants-Fant model whose phase distortion comes
+nearest.
 
 Axes: T frames, H harmonics, B linear frequency bins from 0 to 8 kHz, C coefficients or warped bands, R values of Rd.
 """
@@ -105,7 +106,7 @@ def _cosines(num_bins: int) -> Array:
 def _band_bins(count: int) -> npt.NDArray[np.int64]:
     """Return the linear bins nearest to the centres of bands that are equally wide on the warped axis, [C]."""
     axis = warped(np.linspace(0.0, np.pi, _BINS))
-    return np.abs(axis[None] - (np.arange(count)[:, None] + 0.5) * np.pi / count).argmin(axis=1)
+    return np.asarray(np.abs(axis[None] - (np.arange(count)[:, None] + 0.5) * np.pi / count).argmin(axis=1))
 
 
 def _noise_envelope(signal: Array, centres: npt.NDArray[np.int64]) -> Array:
@@ -249,7 +250,7 @@ def glottal_pulse(rd: float, size: int) -> Array:
 
     def pulse(alpha: float) -> Array:
         opening = -np.exp(alpha * (time - te)) * np.sin(omega * time) / np.sin(omega * te)
-        return np.where(time <= te, opening, closing)
+        return np.asarray(np.where(time <= te, opening, closing))
 
     low, high = -50.0, 200.0
     for _ in range(80):  # alpha: the flow of a period comes back to where it began

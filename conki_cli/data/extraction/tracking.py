@@ -44,7 +44,7 @@ class _Track:
 
 @dataclass(frozen=True, eq=False)
 class FaceRows:
-    """What was seen in a clip: columns [T, 31]; where the face was in every row; how many rows had several or small ones."""
+    """What was seen in a clip: columns [T, 31], where the face was in every row, and how many were several or small."""
 
     columns: npt.NDArray[np.float32]
     regions: list[Region | None]

@@ -37,7 +37,9 @@ def model_folder(name_or_path: str) -> Path:
     Raises:
         EncoderError: it is neither a folder nor a name that can be fetched.
     """
-    return local_folder(name_or_path, KIND) or hub_folder(name_or_path, (("config.json",), ("*.safetensors",)), _FILES, KIND)
+    return local_folder(name_or_path, KIND) or hub_folder(
+        name_or_path, (("config.json",), ("*.safetensors",)), _FILES, KIND
+    )
 
 
 def transcriber_note(name_or_path: str) -> dict[str, Any]:

@@ -35,10 +35,10 @@ from conki_cli.data.store.records import ID_SEPARATOR, SCORED, Corpus, counted
 from conki_cli.system.errors import SourceError, one_line
 
 FORMATS = {"videos": "a folder with label.csv and videos, one per clip or whole ones: features are extracted"}
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .asf .mpg .mpeg .ts .mts .3gp .ogv .ogg .opus .wav .mp3 .m4a .aac .flac "
-    ".wma .aiff .aif .amr .mxf .dv .nut".split()
-)
+_VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts")
+_MORE = (".3gp", ".ogv", ".mxf", ".dv", ".nut")
+_AUDIO = (".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma", ".aiff", ".aif", ".amr")
+MEDIA_SUFFIXES = frozenset((*_VIDEO, *_MORE, *_AUDIO))
 """Endings by which media are found in a folder; what is in a file, FFmpeg tells from its content."""
 
 _RAW = "Raw"
@@ -102,7 +102,10 @@ def with_words(rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extr
 
 def words_in(extracted: Extracted) -> list[Word]:
     """Return the words that were written down of a clip."""
-    times = [(text, *(math.nan if time is None else float(time) for time in rest)) for text, *rest in extracted.result["words"]]
+    times = [
+        (text, *(math.nan if time is None else float(time) for time in rest))
+        for text, *rest in extracted.result["words"]
+    ]
     return [Word(text, start, stop) for text, start, stop in times]
 
 
@@ -129,7 +132,7 @@ def frames_of(extracted: Extracted, modality: str) -> ClipFile | None:
 
 def _without_replaced(extraction: Extraction, request: Request) -> Extraction:
     """Extract nothing that another file replaces."""
-    gone = {name: NONE for name in ("audio", "vision") if name in request.replaced}
+    gone: dict[str, Any] = {name: NONE for name in ("audio", "vision") if name in request.replaced}
     return dataclasses.replace(extraction, recipe=dataclasses.replace(extraction.recipe, **gone))
 
 
@@ -170,13 +173,13 @@ def _index(folder: Path) -> _Found:
         clips[key] = path
         alone.setdefault(path.stem, path)
     if not clips:
-        raise SourceError(f"{folder} must hold videos or sound ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...), found none")
+        raise SourceError(
+            f"{folder} must hold videos or sound ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...), found none"
+        )
     return _Found(clips, alone)
 
 
-def _rows_of(
-    folder: Path, labels: Path | None, found: _Found, request: Request
-) -> tuple[list[LabelRow], list[str]]:
+def _rows_of(folder: Path, labels: Path | None, found: _Found, request: Request) -> tuple[list[LabelRow], list[str]]:
     """Return the rows of the label file; without one, a row for every file, to be scored."""
     if labels is None:
         if not request.unlabelled:
