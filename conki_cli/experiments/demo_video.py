@@ -1,0 +1,47 @@
+"""`conki demo --video`: videos made on the spot, their features, a small model, and scores for a clip."""
+
+from dataclasses import replace
+from typing import Any
+
+from conki_cli.config.resolving import resolve
+from conki_cli.data.extraction.cache import EXTRACTED, Extraction
+from conki_cli.data.preparation import Preparation, prepare
+from conki_cli.data.sources.demo_videos import write_demo_videos
+from conki_cli.data.sources.request import Options
+from conki_cli.experiments.plans import finetune
+from conki_cli.experiments.videos import VideoTask, score_videos
+from conki_cli.runs import Run
+from conki_cli.system.workspace import Reporter, Workspace
+
+DATASET = "demo-video"
+_EPOCHS = 30
+
+
+def demo_video(workspace: Workspace, seeds: tuple[int, ...], device: str, reporter: Reporter) -> tuple[Run, dict[str, Any]]:
+    """Go the whole way from videos to scores; what is there already is used again.
+
+    Returns:
+        The run, on vision and audio, and the scores of one test clip in segments.
+    """
+    folder = workspace.root / "data" / DATASET
+    if not (folder / "label.csv").is_file():
+        reporter.say(f"drawing faces and making voices in {folder}")
+        write_demo_videos(folder)
+    extraction = Extraction(workspace.root / EXTRACTED, reporter=reporter)
+    options = Options(format="videos", extraction=extraction)
+    task = Preparation(DATASET, workspace, folder, score_range=(-3, 3), options=options, normalize="zscore")
+    if not task.path.is_file():
+        prepare(task, reporter)
+    flags = {
+        "data.dataset": DATASET,
+        "data.external": "none",
+        "model.drop": "T",
+        "optimizer.num_epochs": _EPOCHS,
+        "optimizer.batch_size": 4,
+        "run.seeds": seeds,
+        "run.device": device,
+    }
+    run = finetune(resolve(flags=flags), workspace, reporter)
+    clip = folder / "Raw" / "test05" / "1.mp4"
+    video = VideoTask([clip], replace(extraction, reporter=Reporter()), device=device)
+    return run, score_videos(run, video, workspace, reporter)
