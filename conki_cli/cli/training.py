@@ -136,6 +136,9 @@ def demo(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    video: Annotated[
+        bool, typer.Option("--video", help="From videos to scores instead: drawn faces and synthetic voices.")
+    ] = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -145,7 +148,12 @@ def demo(
 
     conki demo
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
+    conki demo --video
     """
+    if video:
+        from conki_cli.cli.videos import show_demo_video
+
+        return show_demo_video(seeds, device, encoder, workspace, json)
     from conki_cli.config.words import parse_seeds
     from conki_cli.experiments.plans import ablate as work
     from conki_cli.experiments.plans import demo_rows
@@ -160,6 +168,7 @@ def demo(
         screen.say(f"run: {run.path.resolve()}")
     screen.answer({"rows": shown, "workspace": place.root.resolve()})
     screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")
+    return None
 
 
 def settings(json: JsonOption = False) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conki_cli.cli.extraction import ExtractionFlags, failures_shown
-from conki_cli.cli.program import workspace_at
+from conki_cli.cli.program import screen_for, workspace_at
 from conki_cli.cli.streams import note_kept
 from conki_cli.system.errors import SettingsError
 
@@ -53,3 +53,21 @@ def predict_videos(run: str, words: VideoWords, flags: ExtractionFlags, workspac
             screen.say(f"warning: {clip['id']}: {warning}")
     screen.show(scores_table(scored, width=screen.results.width))
     screen.answer(scored)
+
+
+def show_demo_video(seeds: str, device: str, encoder: str | None, workspace: Path, json: bool) -> None:
+    """Make videos, train on them, and show the metrics and the score of one clip."""
+    from conki_cli.config.words import parse_seeds, run_label
+    from conki_cli.experiments.demo_video import demo_video
+    from conki_cli.reporting.tables.screen import scores_table
+
+    if encoder is not None:
+        raise SettingsError("--video trains on vision and audio, without texts: leave --encoder out")
+    screen, place = screen_for(json), workspace_at(workspace)
+    run, scored = demo_video(place, parse_seeds(seeds), device, screen)
+    note_kept(str(place.runs))
+    shown = screen.compare([(run_label(run.config), run)], "test")
+    screen.show(scores_table(scored, width=screen.results.width))
+    screen.say(f"run: {run.path.resolve()}")
+    screen.say(f"next: conki predict {run.name} --video CLIP.mp4 --segments 0.5s --plot scores.png")
+    screen.answer({"rows": shown, "scored": scored, "workspace": place.root.resolve()})

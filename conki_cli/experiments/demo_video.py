@@ -14,10 +14,12 @@ from conki_cli.runs import Run
 from conki_cli.system.workspace import Reporter, Workspace
 
 DATASET = "demo-video"
-_EPOCHS = 30
+_EPOCHS = 8
 
 
-def demo_video(workspace: Workspace, seeds: tuple[int, ...], device: str, reporter: Reporter) -> tuple[Run, dict[str, Any]]:
+def demo_video(
+    workspace: Workspace, seeds: tuple[int, ...], device: str, reporter: Reporter
+) -> tuple[Run, dict[str, Any]]:
     """Go the whole way from videos to scores; what is there already is used again.
 
     Returns:
@@ -37,7 +39,10 @@ def demo_video(workspace: Workspace, seeds: tuple[int, ...], device: str, report
         "data.external": "none",
         "model.drop": "T",
         "optimizer.num_epochs": _EPOCHS,
-        "optimizer.batch_size": 4,
+        "optimizer.batch_size": 5,
+        "optimizer.lr_others": 1e-3,
+        "optimizer.lr_audio_vision": 1e-3,
+        "model.adapter_width": 32,
         "run.seeds": seeds,
         "run.device": device,
     }

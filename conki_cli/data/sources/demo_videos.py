@@ -24,7 +24,7 @@ from conki_cli.system.files import write_text
 SIZES = {"train": 20, "valid": 6, "test": 6}
 """Clips of each split."""
 
-_SECONDS, _FPS = 1.6, 12
+_SECONDS, _FPS = 1.2, 12
 _WIDTH, _HEIGHT, _FINER = 320, 240, 2  # pictures are drawn larger and scaled down
 _SYLLABLES = 4.0  # per second
 _SKIN, _SHADE, _DARK = (222, 178, 150), (208, 162, 136), (60, 40, 32)
