@@ -18,13 +18,16 @@ from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
+from conki_cli.data.extraction.decode import Seen, Span, opened, sound_of
+from conki_cli.data.extraction.pitch import track_pitch
 from conki_cli.data.extraction.pool import Task, run_tasks
 from conki_cli.data.extraction.recipe import Recipe, kind_of, parse_fps, provenance_of
+from conki_cli.data.extraction.sound import Loudness
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.system.errors import SettingsError
 
 SOUND = Recipe(vision="none")
-CLIPS = Path(__file__).parents[3] / "shared" / "data" / "clips"
+SPEECH = Path(__file__).parents[3] / "shared" / "data" / "speech"
 
 
 def conki(space: Path, *arguments: str) -> Result:
@@ -208,3 +211,20 @@ def test_a_rate_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--fps must be a number"):
         parse_fps(text)
     assert (parse_fps("own"), parse_fps("12.5")) == (None, 12.5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="needs the real recordings")
+@pytest.mark.parametrize("path", sorted(SPEECH.glob("*.ogg")), ids=lambda path: path.stem)
+def test_pitch_and_voicing_of_real_speech_agree_with_an_independent_estimate(path: Path) -> None:
+    pyworld = pytest.importorskip("pyworld", reason="needs pyworld as a reference")
+    with opened(path) as container:
+        signal = np.concatenate(list(sound_of(container, Span(), Seen()))).astype(np.float64)
+    loudness = Loudness()
+    loudness.take(signal.astype(np.float32))
+    found = track_pitch(signal - signal.mean(), len(signal) // 160, loudness.level)
+    other, times = pyworld.dio(signal, RATE, f0_floor=60, f0_ceil=500, frame_period=10.0)
+    other = pyworld.stonemask(signal, other, times, RATE)[: len(found)]
+    both = (found > 0) & (other > 0)
+    assert ((found > 0) == (other > 0)).mean() >= 0.85
+    assert (np.abs(found[both] / other[both] - 1) > 0.2).mean() <= 0.05
