@@ -34,7 +34,7 @@ def draw_time_line(path: Path, scored: Mapping[str, Any]) -> None:
                 by_seed = [clip["by_seed"][str(seed)] for clip in clips]
                 panel.stairs(by_seed, starts, color=_BLUE, linewidth=0.6, alpha=0.4, baseline=None)
             panel.set(ylim=(low, high), xlim=(starts[0], starts[-1]), ylabel="score")
-            panel.set_title(one_line(name)[:80], fontsize=9, loc="left")
+            panel.set_title(one_line(name)[:80], fontsize=9, loc="left", parse_math=False)
         axes[-1].set_xlabel("seconds")
 
 
@@ -51,7 +51,7 @@ def draw_clip(path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[
             draw(axes[2 * number : 2 * number + 2], values, list(columns), rate)
         if not panels:
             axes[0].set_title("no sound and no pictures in it", fontsize=9)
-        axes[0].set_title(f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left")
+        axes[0].set_title(f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left", parse_math=False)
         axes[-1].set_xlabel("seconds" if not panels or panels[-1][3] != "own" else "pictures")
 
 
