@@ -51,7 +51,9 @@ def draw_clip(path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[
             draw(axes[2 * number : 2 * number + 2], values, list(columns), rate)
         if not panels:
             axes[0].set_title("no sound and no pictures in it", fontsize=9)
-        axes[0].set_title(f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left", parse_math=False)
+        axes[0].set_title(
+            f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left", parse_math=False
+        )
         axes[-1].set_xlabel("seconds" if not panels or panels[-1][3] != "own" else "pictures")
 
 

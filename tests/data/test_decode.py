@@ -142,3 +142,10 @@ def test_sound_alone_and_pictures_alone_are_told(tmp_path: Path) -> None:
         assert (has_sound(container), has_pictures(container)) == (True, False)
     with opened(write_media(tmp_path / "b.mp4", pictures=[picture(1)] * 5)) as container:
         assert (has_sound(container), has_pictures(container)) == (False, True)
+
+
+def test_a_part_of_a_video_does_not_count_as_incomplete(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(50)])
+    seen = Seen()
+    assert len(pictures(path, span=Span(0.5, 1.0), seen=seen)) == 5
+    assert seen.declared_pictures == 0

@@ -45,7 +45,7 @@ class Seen:
     bad_packets: int = 0
     pictures: int = 0
     declared_pictures: int = 0
-    """Of the container; 0 where it does not say."""
+    """Of the container; 0 where it does not say, and for a part of a file."""
     samples: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -237,7 +237,7 @@ def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> It
         SourceError: its times or its sizes make no sense.
     """
     stream = next(stream for stream in container.streams.video if _can_decode(stream) and not _is_cover(stream))
-    seen.declared_pictures = int(stream.frames or 0)
+    seen.declared_pictures = int(stream.frames or 0) if span.is_whole else 0
     zero = _zero_of(container)
     _seek(container, stream, span, zero)
     usual = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
