@@ -18,7 +18,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 LEFT = (
     *("system", "datasets", "config", "metrics"),
-    *("data.store", "text", "data.raw", "data.sources", "data.preparation", "runs"),
+    *("data.store", "text", "data.raw", "data.extraction", "data.sources", "data.preparation", "runs"),
 )
 MAY_IMPORT_TORCH = ("model", "training")
 RIGHT = ("experiments", "doctor", "reporting", "cli", "__main__")

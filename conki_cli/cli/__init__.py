@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from conki_cli.cli.data import inspect_store, prepare
+from conki_cli.cli.extraction import extract
 from conki_cli.cli.figures import plot
 from conki_cli.cli.loudness import with_loudness
 from conki_cli.cli.models import compare, models
@@ -17,6 +18,7 @@ __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
+    "extract": extract,
     "inspect": inspect_store,
     "pretrain": pretrain,
     "finetune": finetune,

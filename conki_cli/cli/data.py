@@ -5,14 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from conki_cli.cli.extraction import ExtractionFlags, extraction_options, failures_shown
 from conki_cli.cli.options import JsonOption, WorkspaceOption
 from conki_cli.cli.program import ON_INTERRUPTION, screen_for, store_path, workspace_at
 from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
 
 
+@extraction_options
 def prepare(
     context: typer.Context,
+    extraction_flags: ExtractionFlags,
     dataset: Annotated[
         str | None, typer.Option(help="mosi, mosei, sims, simsv2, demo, demo-external, or a name of your own.")
     ] = None,
@@ -67,6 +70,7 @@ def prepare(
     conki prepare --dataset sims --translate MODEL@REVISION
     conki prepare --dataset mine --source label.csv --audio frames/audio --score-range -3..3
     conki prepare --dataset new --source clips.csv --audio frames/audio --unlabelled
+    conki prepare --dataset talks --source videos/ --score-range -3..3
     """
     if list_formats:
         return _list_formats(json)
@@ -86,6 +90,7 @@ def prepare(
         text_column=text_column,
         align_words=align == "words",
         unlabelled=unlabelled,
+        extraction=extraction_flags.extraction(workspace),
     )
     task = Preparation(
         dataset=dataset,
@@ -101,7 +106,9 @@ def prepare(
     _check_store_path(task.path)
     before = _identity(task.path)
     try:
-        made = work(task, screen_for(json))
+        screen = screen_for(json)
+        with failures_shown(screen):
+            made = work(task, screen)
         note_written(str(made))
         _describe(made, json)
     finally:

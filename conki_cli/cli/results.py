@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from conki_cli.cli.extraction import ExtractionFlags
 from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import check_export_option, clips_path, mention_damage, screen_for, workspace_at
 from conki_cli.cli.streams import note_written
+from conki_cli.cli.videos import VideoWords, predict_videos
 from conki_cli.system.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
@@ -107,11 +109,30 @@ def predict(
             help="New clips: a feature store (its name, or a file), or a path that `prepare --source` reads.",
         ),
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="A sentence to score. Repeatable.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A sentence to score, or what is said in a --video. Repeatable.")
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="Table with a column `text` and, optionally, `id`.")] = None,
     split: Annotated[
         Literal["train", "valid", "test"] | None, typer.Option(help="Split of a store with scores. Default: test.")
     ] = None,
+    video: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A video to score, or a folder. Repeatable.")
+    ] = None,
+    transcribe: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Write down what is said in a --video: a Whisper-type model.")
+    ] = None,
+    segments: Annotated[str | None, typer.Option(metavar="5s|sentences", help="Score a --video in segments.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the scores of segments over time.")
+    ] = None,
+    face_models: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with the model files that find faces.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that extract videos. Default: one per core.")] = None,
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed", help="Leave out videos that cannot be extracted.")
+    ] = False,
     export: Annotated[Path | None, typer.Option(help="Also write the scores to FILE.csv.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     workspace: WorkspaceOption = Path(),
@@ -126,16 +147,30 @@ def predict(
     conki predict mosi-conki-1a2b3c4d mosei --split test --export scores.csv
     conki predict mosi-conki-1a2b3c4d new_clips.pkl
     conki predict me/mosi-conki@v1.0 new_clips.pkl
+    conki predict talks-conki-1a2b3c4d --video clip.mp4 --text "I loved it"
     """
     from conki_cli.experiments.prediction import open_clips, predict_new, read_new
     from conki_cli.reporting.export.hub import find_model
     from conki_cli.reporting.tables.screen import scores_table
     from conki_cli.runs import write_scores
 
-    if sum(given is not None for given in (store, text, source)) != 1:
-        raise SettingsError("say what to score: give one of --text, --source FILE.csv or a feature store (or raw file)")
     screen = screen_for(json)
     check_export_option(export, ".csv")
+    check_export_option(plot, ".png", ".pdf", ".svg")
+    if video:
+        if store is not None or source is not None or split is not None:
+            raise SettingsError("--video is what to score: leave the store, --source and --split out")
+        flags = ExtractionFlags(
+            face_models=face_models, workers=workers, skip_failed=skip_failed, transcribe=transcribe
+        )
+        predict_videos(run, VideoWords(video, text or (), segments, plot, export, device), flags, workspace, screen)
+        return
+    if segments is not None or plot is not None or transcribe is not None:
+        raise SettingsError("--segments, --plot and --transcribe need --video: name a video")
+    if sum(given is not None for given in (store, text, source)) != 1:
+        raise SettingsError(
+            "say what to score with one of --text, --source FILE.csv, --video FILE or a feature store (or raw file)"
+        )
     place = None if store is None else clips_path(store, workspace)
     for name, given in (("--source ", source), ("", place)):
         if export is not None and given is not None and export.resolve() == given.resolve():

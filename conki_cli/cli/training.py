@@ -204,6 +204,9 @@ def demo(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    video: Annotated[
+        bool, typer.Option("--video", help="From videos to scores instead: drawn faces and synthetic voices.")
+    ] = False,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
@@ -216,7 +219,12 @@ def demo(
 
     conki demo
     conki demo --seeds 1..5 --workspace /tmp/conki-demo
+    conki demo --video
     """
+    if video:
+        from conki_cli.cli.videos import show_demo_video
+
+        return show_demo_video(seeds, device, encoder, workspace, json)
     from conki_cli.cli.reports import write_report
     from conki_cli.config.words import parse_seeds
     from conki_cli.experiments.demo import demo_rows
@@ -230,7 +238,7 @@ def demo(
     check_page(page, is_default=True)
     rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run, track=track)
     if not rows:
-        return
+        return None
     note_written(str(place.runs))
     shown = screen.compare(rows, "test")
     screen.say(f"features: {place.store('demo').parent.resolve()}")
@@ -240,6 +248,7 @@ def demo(
     write_report(page, [run for _, run in rows], workspace, choices, screen)
     screen.answer({"rows": shown, "workspace": place.root.resolve(), "report": page.resolve()})
     screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")
+    return None
 
 
 def settings(json: JsonOption = False) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from conki_cli.data.extraction.cache import EXTRACTED, Extraction
 from conki_cli.data.sources import check_dataset_name, read_corpus
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE
 from conki_cli.data.sources.request import Options
@@ -75,7 +76,11 @@ def prepare(task: Preparation, observer: Observer) -> Path:
                 workspace=task.workspace.root,
                 source=task.source,
                 score_range=task.score_range,
-                options=replace(task.options, prefers_english=task.translate is None),
+                options=replace(
+                    task.options,
+                    prefers_english=task.translate is None,
+                    extraction=_told(task.options.extraction, task.workspace, observer),
+                ),
                 progress=_in_words(advance),
             )
         if task.translate is not None:
@@ -137,6 +142,11 @@ def prepare_to_score(source: Path, dataset: str, out: Path, observer: Observer) 
         lines = [*store.report.get("remarks", []), *(f"warning: {note}" for note in store.notes)]
     for line in lines:
         observer.say(f"{source}: {line}")
+
+
+def _told(extraction: Extraction | None, workspace: Workspace, observer: Observer) -> Extraction:
+    """Return how features are made of videos, which takes long enough to be told of."""
+    return replace(extraction or Extraction(workspace.root / EXTRACTED), observer=observer)
 
 
 def _in_words(advance: Callable[[int, str], None]) -> Callable[[int, str], None]:

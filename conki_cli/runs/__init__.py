@@ -1,13 +1,14 @@
 """Run folders: names, states, results, stored predictions. No tensors here.
 
-`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), encoder/ (the text
-encoder's tokenizer and configuration) and one `seed-N/` per seed with environment.json, metrics.jsonl, result.json,
-predictions/<split>.csv and checkpoints/.
+`runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), extraction.json
+(how they were made of videos), encoder/ (the text encoder's tokenizer and configuration) and one `seed-N/` per seed with
+environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
 from conki_cli.runs.catalogue import Runs, check_settings
 from conki_cli.runs.differences import nearest_finished
 from conki_cli.runs.discarding import discard_run
+from conki_cli.runs.extraction import read_extraction, recipe_of, used_frames, write_extraction
 from conki_cli.runs.folders import Run, check_is_file
 from conki_cli.runs.learning import learning_warnings, median_of
 from conki_cli.runs.log import MetricsLog, logged_epochs
@@ -54,9 +55,13 @@ __all__ = [
     "median_of",
     "nearest_finished",
     "open_run",
+    "read_extraction",
     "read_predictions",
     "read_scale",
+    "recipe_of",
     "stored_predictions",
+    "used_frames",
+    "write_extraction",
     "write_predictions",
     "write_scale",
     "write_scores",

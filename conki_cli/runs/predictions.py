@@ -244,7 +244,9 @@ def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["id", "text", "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
+        times = ["start", "stop"] if any("start" in clip for clip in scored["clips"]) else []
+        writer.writerow(["id", "text", *times, "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
         for clip in scored["clips"]:
             names = (spreadsheet_cell(visible(clip[key])) for key in ("id", "text"))
-            writer.writerow([*names, clip["prediction"], *clip["by_seed"].values()])
+            between = [clip.get(name, "") for name in times]
+            writer.writerow([*names, *between, clip["prediction"], *clip["by_seed"].values()])

@@ -30,6 +30,7 @@ from conki_cli.runs import (
     measure_again,
     median_of,
     open_run,
+    write_extraction,
     write_predictions,
     write_scale,
 )
@@ -114,6 +115,7 @@ def _begin(
     open_run(run, config, data, score_range)
     if config.run.stage == "finetune":
         write_scale(run, target)
+        write_extraction(run, target)
 
 
 def _train_seed(job: Job, seed: int, first: Run | None) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from conki_cli.data.extraction.cache import EXTRACTED, Extraction
 from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.data.sources.columns import number_in
 from conki_cli.data.sources.formats import KINDS, families, read_raw, recognise
 from conki_cli.data.sources.request import Options, Progress, Request, no_progress
+from conki_cli.data.sources.videos import holds_videos
 from conki_cli.data.store.records import Corpus
 from conki_cli.datasets import DATASETS, OFFICIAL, WHERE, folder_of, is_generated
 from conki_cli.system.errors import SettingsError, SourceError, UnreadableError, one_line
@@ -82,7 +84,7 @@ def read_corpus(
     options = options or Options()
     bounds = _no_range(dataset, score_range) if options.unlabelled else _range_of(dataset, score_range)
     if is_generated(dataset):
-        if source is not None or options != Options():
+        if source is not None or replace(options, extraction=None) != Options():
             raise SettingsError(f"--dataset {dataset} is generated: leave out --source, or choose another name")
         from conki_cli.data.sources import demo
 
@@ -102,6 +104,7 @@ def read_corpus(
         prefers_english=options.prefers_english,
         replaced=replaced,
         unlabelled=options.unlabelled,
+        extraction=options.extraction or Extraction(workspace / EXTRACTED),
         progress=progress,
     )
     corpus = _read_source(path, request, options)
@@ -121,6 +124,8 @@ def read_corpus(
 
 def _found(dataset: str, workspace: Path, source: Path | None, options: Options) -> tuple[Options, Path | None]:
     """Return the file or folder to read; None if clips to be scored have only features."""
+    if options.format == "videos":
+        return options, source if source is not None else _folder_of(dataset, workspace)
     if not options.unlabelled:
         return options, find_source(dataset, workspace, source)
     from conki_cli.data.sources.unlabelled import with_folders
@@ -255,6 +260,10 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
     return score_range
 
 
+def _folder_of(dataset: str, workspace: Path) -> Path:
+    return workspace / "data" / folder_of(dataset)
+
+
 def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
     """Return the file or folder to read: the source itself, or the first match in it or below data/.
 
@@ -265,10 +274,14 @@ def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
         if not source.exists():
             raise SourceError(f"there is no file {source}: check --source")
         return source
-    folder = source if source is not None else workspace / "data" / folder_of(dataset)
+    folder = source if source is not None else _folder_of(dataset, workspace)
     for pattern in _PATTERNS:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if found and pattern in LABEL_FILES and holds_videos(folder):
+            return folder
         if found:
             return folder if pattern in _READ_AS_FOLDERS else found[0]
+    if holds_videos(folder):
+        return folder
     looked = ", ".join(_PATTERNS)
     raise SourceError(f"no data of {dataset} found; looked in {folder} for {looked}; {_ADVICE}")

@@ -12,7 +12,7 @@ from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import Corpus
 from conki_cli.system.errors import SourceError, names_of
 
-_FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels")
+_FAMILIES = ("mmsa", "clip_lists", "mult", "sequences", "features", "labels", "videos")
 """The modules with readers; the first that recognises a file reads it."""
 
 KINDS = {"pickle": "a pickle", "npz": "an npz archive", "hdf5": "HDF5", "folder": "a folder", "table": "text"}

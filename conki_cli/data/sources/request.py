@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conki_cli.data.extraction.cache import Extraction
 from conki_cli.data.store.records import SPLITS
 from conki_cli.datasets import is_chinese
 
@@ -27,6 +28,7 @@ class Options:
         align_words: average frames over each word's interval.
         prefers_english: whether texts of SIMS come from text_en if present.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
+        extraction: how features are made of videos; None: in the usual way.
     """
 
     format: str | None = None
@@ -36,6 +38,7 @@ class Options:
     align_words: bool = False
     prefers_english: bool = True
     unlabelled: bool = False
+    extraction: Extraction | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Request:
         replaced: modalities that come from another file, so that the source's are ignored.
         needs_texts: whether clips need their texts; False if only one modality is taken from a file.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
+        extraction: how features are made of videos.
         progress: is notified of what was read.
     """
 
@@ -64,6 +68,7 @@ class Request:
     replaced: frozenset[str] = frozenset()
     needs_texts: bool = True
     unlabelled: bool = False
+    extraction: Extraction | None = None
     progress: Progress = no_progress
 
     @property

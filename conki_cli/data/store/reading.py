@@ -46,6 +46,7 @@ class FeatureStore:
         notes: warnings from when it was made.
         report: the report of `conki prepare` about the store; empty for stores from before 0.2.
         normalization: `method`, "none" or "zscore"; for the latter also `epsilon` and `constant_columns`.
+        extraction: how features were made of videos; empty if they came in files.
         moments: mean and standard deviation [d] of the z-scores, per modality.
         content_id: SHA-256 over every column and frame.
         schema_version: the schema of the file.
@@ -96,6 +97,7 @@ class FeatureStore:
         self.content_id = str(attributes["content_id"])
         self.report = _report(json.loads(attributes.get("report", "{}")))
         self.normalization = _normalization(json.loads(attributes.get("normalization", '{"method": "none"}')))
+        self.extraction: dict[str, Any] = dict(json.loads(attributes.get("extraction", "{}")))
         self.moments = {m: self._read_moments(m) for m in widths if self.normalization["method"] != "none"}
 
     def _read_moments(self, modality: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -75,6 +75,7 @@ class Corpus:
         remarks: harmless facts: what the reader did, detected or left out.
         padding: per modality the side from which padding was removed, such as "end, by the lengths in the file".
         unlabelled: whether these are clips to be scored: without scores, all in the split `SCORED`.
+        extraction: how features were made of videos (`data/extraction/recipe.py`); empty: they came in files.
     """
 
     dataset: str
@@ -89,6 +90,7 @@ class Corpus:
     remarks: tuple[str, ...] = ()
     padding: Mapping[str, str] = field(default_factory=dict)
     unlabelled: bool = False
+    extraction: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

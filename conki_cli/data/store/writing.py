@@ -195,6 +195,8 @@ class _Writer:
             report=json.dumps({**self.checked.report, "repaired": repaired, "warnings": warnings}),
             content_id=self.hash.hexdigest(),
         )
+        if corpus.extraction:
+            self.file.attrs["extraction"] = json.dumps(dict(corpus.extraction))
         if corpus.unlabelled:
             self.file.attrs["unlabelled"] = True
         else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from conki_cli.runs.extraction import verify_extraction
 from conki_cli.runs.folders import is_run_folder
 from conki_cli.runs.normalization import verify_scale
 from conki_cli.runs.verifying.examined import ExaminedRun, locks_of
@@ -34,7 +35,7 @@ def verify_record(examined: ExaminedRun) -> Iterator[Finding]:
         parts += [verify_metrics(examined, result), verify_learning(examined)]
     folders = {seed: run.seed_folder(seed) for seed in examined.seeds}
     recorded = {seed: folder / "environment.json" for seed, folder in folders.items() if folder.is_dir()}
-    parts += [verify_scale(run), verify_texts(examined), verify_stage_one(examined)]
+    parts += [verify_scale(run), verify_extraction(run), verify_texts(examined), verify_stage_one(examined)]
     parts.append(verify_environments(run.path, recorded, examined.examination.here))
     for part in parts:
         yield from guarded(run.path, part)

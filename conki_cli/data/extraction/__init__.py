@@ -1,0 +1,1 @@
+"""Features of sound and faces from videos: decoding, extractors, processes, cache."""

@@ -1,0 +1,154 @@
+"""The faces of a clip over time: who is who, and who speaks.
+
+A face is looked for where it was; every second, and where none is left, in the whole picture. Only a face that the
+mesh model believes in for a few rows in a row counts, since the detector also sees faces in clouds and letters. Of
+several faces the one counts whose mouth moves with the sound, else the largest.
+
+Axes: T rows of a clip, 31 columns of a face.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.data.extraction.decode import Picture
+from conki_cli.data.extraction.face_columns import FACE_COLUMNS, MOUTH, SIZE, face_columns
+from conki_cli.data.extraction.landmarks import Face, FaceReader, Region
+
+Row = npt.NDArray[np.float32]  # [31]
+
+_BEGIN, _KEEP = 0.8, 0.4  # presence of a face that is new, and of one that was there
+_SURE_ROWS = 5  # a face that is seen for fewer is none, unless the clip is shorter
+_MOST_FACES = 4
+_SECONDS_BETWEEN_SEARCHES = 1.0
+_SECONDS_LOST = 1.0  # after which a face that comes back is somebody new
+_SAME = 0.5  # of the side of its region: a face this near is the same
+_SMALL_PIXELS = 48.0  # of the width of a face
+_SPEAKS = 0.1  # by which the correlation of mouth and sound must be higher
+_LEAST_TOGETHER = 10  # rows that two faces are seen together before sound decides
+
+
+@dataclass
+class _Track:
+    """One face over time."""
+
+    region: Region
+    last_time: float
+    is_here: bool = True
+    rows: dict[int, Row] = field(default_factory=dict)
+    regions: dict[int, Region] = field(default_factory=dict)
+    num_small: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FaceRows:
+    """What was seen in a clip: columns [T, 31], where the face was in every row, and how many were several or small."""
+
+    columns: npt.NDArray[np.float32]
+    regions: list[Region | None]
+    num_faces: int
+    num_small: int
+
+
+class FaceTracker:
+    """Follows the faces of one clip, row by row."""
+
+    def __init__(self, reader: FaceReader) -> None:
+        self._reader = reader
+        self._tracks: list[_Track] = []
+        self._num_rows = 0
+        self._searched = -np.inf
+        self._picture: Picture | None = None
+
+    def take(self, time: float, picture: Picture) -> None:
+        """Look at the picture of the next row; a picture that stays the same is not looked at again."""
+        row, self._num_rows = self._num_rows, self._num_rows + 1
+        if picture is self._picture:
+            self._repeat(row, time)
+            return
+        self._picture = picture
+        for track in self._here():
+            self._add(track, row, time, picture, self._reader.read(picture, track.region), _KEEP)
+        if not self._here() or time - self._searched >= _SECONDS_BETWEEN_SEARCHES:
+            self._searched = time
+            self._search(row, time, picture)
+
+    def _here(self) -> list[_Track]:
+        return [track for track in self._tracks if track.is_here]
+
+    def _repeat(self, row: int, time: float) -> None:
+        for track in self._here():
+            if row - 1 in track.rows:
+                track.rows[row], track.regions[row] = track.rows[row - 1], track.regions[row - 1]
+                track.last_time = time
+
+    def _search(self, row: int, time: float, picture: Picture) -> None:
+        for region in self._reader.detect(picture)[:_MOST_FACES]:
+            if any(_is_same(track.region, region) for track in self._here()):
+                continue
+            if len(self._here()) >= _MOST_FACES:
+                return
+            face = self._reader.read(picture, region)
+            lost = (track for track in self._tracks if not track.is_here and time - track.last_time <= _SECONDS_LOST)
+            track = next((track for track in lost if _is_same(track.region, region)), None) or _Track(region, time)
+            if self._add(track, row, time, picture, face, _BEGIN) and track not in self._tracks:
+                self._tracks.append(track)
+
+    def _add(self, track: _Track, row: int, time: float, picture: Picture, face: Face, least: float) -> bool:
+        """Note a face in its track, if it is one; say whether it is."""
+        track.is_here = face.presence >= least
+        if track.is_here:
+            track.rows[row] = face_columns(face, *picture.shape[:2])
+            track.regions[row] = track.region = face.region
+            track.last_time = time
+            track.num_small += face.width < _SMALL_PIXELS
+        return track.is_here
+
+    def finished(self, loudness: npt.NDArray[np.float64] | None = None) -> FaceRows:
+        """Choose a face for every row.
+
+        Args:
+            loudness: of the sound in every row, [T] or longer; None: there is no sound.
+        """
+        sure = [track for track in self._tracks if len(track.rows) >= min(_SURE_ROWS, self._num_rows)]
+        columns = np.zeros((self._num_rows, len(FACE_COLUMNS)), dtype=np.float32)
+        regions: list[Region | None] = [None] * self._num_rows
+        num_small = 0
+        for track in reversed(list(_ranked(sure, loudness))):  # the best comes last, over the others
+            for row, values in track.rows.items():
+                columns[row], regions[row] = values, track.regions[row]
+            num_small = track.num_small
+        return FaceRows(columns, regions, len(sure), num_small)
+
+
+def _is_same(one: Region, other: Region) -> bool:
+    reach = _SAME * max(min(one.side, other.side), 1.0)
+    return abs(one.x - other.x) < reach and abs(one.y - other.y) < reach
+
+
+def _ranked(tracks: list[_Track], loudness: npt.NDArray[np.float64] | None) -> Iterator[_Track]:
+    """Yield the faces, first the one that speaks or, where that cannot be told, the largest."""
+    by_size = sorted(tracks, key=lambda track: -float(np.sum([row[SIZE] for row in track.rows.values()])))
+    if len(by_size) > 1 and loudness is not None:
+        common = set(by_size[0].rows).intersection(*(track.rows for track in by_size[1:2]))
+        if len(common) >= _LEAST_TOGETHER:
+            speaks = [_speaking(track, loudness) for track in by_size]
+            best = int(np.argmax(speaks))
+            if speaks[best] > speaks[0] + _SPEAKS:
+                yield by_size.pop(best)
+    yield from by_size
+
+
+def _speaking(track: _Track, loudness: npt.NDArray[np.float64]) -> float:
+    """Return how much the movement of a mouth goes with the sound: a correlation; -1 where it cannot be told."""
+    rows = [row for row in sorted(track.rows) if row < len(loudness)]
+    if len(rows) < _LEAST_TOGETHER:
+        return -1.0
+    opening = np.array([track.rows[row][MOUTH] for row in rows], dtype=np.float64)
+    movement = np.abs(np.gradient(opening)) + np.maximum(opening - np.median(opening), 0.0)
+    smooth = [np.convolve(values, np.ones(3) / 3, mode="same") for values in (movement, loudness[rows])]
+    if min(values.std() for values in smooth) < 1e-9:
+        return -1.0
+    return float(np.corrcoef(smooth[0], smooth[1])[0, 1])

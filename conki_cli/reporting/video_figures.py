@@ -1,0 +1,101 @@
+"""Figures about videos: what was seen and heard in a clip, and scores over time."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conki_cli.data.extraction.cache import Clip, Extracted
+from conki_cli.data.extraction.libraries import library
+from conki_cli.data.sources.videos import frames_of
+from conki_cli.system.errors import one_line
+from conki_cli.system.files import atomic_path
+
+_INCHES = (9.0, 1.8)  # of one panel
+_BLUE, _ORANGE, _GREY = "#1f5f99", "#c2571a", "#888888"
+
+
+def draw_time_line(path: Path, scored: Mapping[str, Any]) -> None:
+    """Draw the scores of the segments of videos over time, one panel for each video."""
+    videos: dict[str, list[Mapping[str, Any]]] = {}
+    for clip in scored["clips"]:
+        videos.setdefault(str(clip["id"]).rpartition("$_$")[0], []).append(clip)
+    low, high = scored["score_range"]
+    with _figure(path, len(videos)) as axes:
+        for panel, (name, clips) in zip(axes, videos.items(), strict=True):
+            starts = [clip["start"] for clip in clips] + [clips[-1]["stop"]]
+            values = [clip["prediction"] for clip in clips]
+            panel.axhline(0.0, color=_GREY, linewidth=0.8)
+            panel.stairs(values, starts, color=_BLUE, linewidth=1.8, baseline=None)
+            for seed in scored["seeds"] if len(scored["seeds"]) > 1 else ():
+                by_seed = [clip["by_seed"][str(seed)] for clip in clips]
+                panel.stairs(by_seed, starts, color=_BLUE, linewidth=0.6, alpha=0.4, baseline=None)
+            panel.set(ylim=(low, high), xlim=(starts[0], starts[-1]), ylabel="score")
+            panel.set_title(one_line(name)[:80], fontsize=9, loc="left", parse_math=False)
+        axes[-1].set_xlabel("seconds")
+
+
+def draw_clip(path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[str, Any]) -> None:
+    """Draw pitch and voicing, whether a face is there, and how the mouth opens, over time."""
+    panels = []
+    for modality, draw in (("audio", _draw_sound), ("vision", _draw_face)):
+        frames = frames_of(extracted, modality)
+        columns = provenance.get(modality, {}).get("columns", ())
+        if frames is not None and columns:
+            panels.append((draw, np.asarray(frames), columns, provenance[modality]["rate"]))
+    with _figure(path, 2 * max(1, len(panels))) as axes:
+        for number, (draw, values, columns, rate) in enumerate(panels):
+            draw(axes[2 * number : 2 * number + 2], values, list(columns), rate)
+        if not panels:
+            axes[0].set_title("no sound and no pictures in it", fontsize=9)
+        axes[0].set_title(
+            f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left", parse_math=False
+        )
+        axes[-1].set_xlabel("seconds" if not panels or panels[-1][3] != "own" else "pictures")
+
+
+def _draw_sound(axes: Sequence[Any], values: npt.NDArray[Any], columns: list[str], rate: float) -> None:
+    times = (np.arange(len(values)) + 0.5) / rate
+    pitch = np.where(values[:, columns.index("VUV")] > 0, values[:, columns.index("F0")], np.nan)
+    axes[0].plot(times, pitch, ".", markersize=2.5, color=_BLUE)
+    axes[0].set(ylabel="F0 (Hz)", xlim=(0, times[-1]))
+    axes[1].plot(times, values[:, columns.index("MCEP_0")], color=_BLUE, linewidth=0.8)
+    axes[1].fill_between(times, 0, 1, where=values[:, columns.index("VUV")] > 0, **_shade(axes[1]))
+    axes[1].set(ylabel="MCEP_0\n(grey: voiced)", xlim=(0, times[-1]))
+
+
+def _draw_face(axes: Sequence[Any], values: npt.NDArray[Any], columns: list[str], rate: float | str) -> None:
+    times = np.arange(len(values)) / (rate if isinstance(rate, int | float) else 1.0)
+    present = values[:, columns.index("face_present")] > 0
+    last = max(float(times[-1]), 1e-3)
+    for panel, names in ((axes[0], ("AU25_lips_apart", "AU45_blink")), (axes[1], ("yaw", "pitch", "roll"))):
+        for name, color in zip(names, (_BLUE, _ORANGE, _GREY), strict=False):
+            panel.plot(
+                times, np.where(present, values[:, columns.index(name)], np.nan), color=color, label=name, lw=1.0
+            )
+        panel.fill_between(times, 0, 1, where=~present, **_shade(panel))
+        panel.legend(fontsize=7, loc="upper right", ncols=3)
+        panel.set(xlim=(0, last))
+    axes[0].set_ylabel("face\n(grey: none)")
+    axes[1].set_ylabel("degrees")
+
+
+def _shade(panel: Any) -> dict[str, Any]:
+    return {"transform": panel.get_xaxis_transform(), "color": "#dddddd", "zorder": 0, "step": "mid"}
+
+
+@contextlib.contextmanager
+def _figure(path: Path, panels: int) -> Iterator[Sequence[Any]]:
+    """Yield panels below one another; the figure is written when the block ends."""
+    library("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_INCHES[0], _INCHES[1] * panels + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield list(figure.subplots(panels, 1, squeeze=False)[:, 0])
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=120)

@@ -1,0 +1,151 @@
+"""Sound and pictures of media files, whole, broken and hostile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="needs the extra: pip install 'conki[video]'")
+
+from media_support import RATE, picture, tone, turn_clockwise, write_media
+
+from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
+from conki_cli.system.errors import SourceError
+
+WHOLE = Span()
+
+
+def sound(path: Path, span: Span = WHOLE, seen: Seen | None = None) -> np.ndarray:
+    with opened(path) as container:
+        return np.concatenate([np.zeros(0, dtype=np.float32), *sound_of(container, span, seen or Seen())])
+
+
+def pictures(path: Path, fps: float | None = 10.0, span: Span = WHOLE, seen: Seen | None = None) -> list[tuple]:
+    with opened(path) as container:
+        return list(pictures_of(container, span, fps, seen or Seen()))
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 2), (48_000, 2)])
+def test_sound_of_any_rate_becomes_16_khz_mono(tmp_path: Path, rate: int, channels: int) -> None:
+    path = write_media(tmp_path / "a.wav", sound=tone(1.0, rate=rate), rate=rate, channels=channels)
+    found = sound(path)
+    assert len(found) == pytest.approx(RATE, abs=20)
+    expected = tone(1.0)[: len(found)]
+    assert np.corrcoef(found[500:-500], expected[500 : len(found) - 500])[0, 1] > 0.999
+
+
+def test_a_part_of_the_sound_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.wav", sound=tone(4.0))
+    assert np.array_equal(sound(path, Span(2.5, 3.0)), sound(path)[40_000:48_000])
+
+
+def test_pictures_are_those_shown_in_the_middle_of_each_row(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(50)])
+    found = pictures(path, 10.0)
+    assert [time for time, _ in found] == pytest.approx([k / 10 for k in range(20)])
+    shown = [(int(values.mean()) - 16) / 4 for _, values in found]
+    assert shown == pytest.approx([int((k + 0.5) / 10 * 25) for k in range(20)], abs=0.6)
+
+
+def test_pictures_at_irregular_times_come_at_their_times(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mkv", pictures=[picture(0), picture(40), picture(20)], times=[0.0, 1.0, 1.2])
+    shown = [round((int(values.mean()) - 16) / 4 / 20) for _, values in pictures(path, 10.0)]
+    assert shown[:12] == [0] * 10 + [2, 2]
+    assert set(shown[12:]) <= {1}
+
+
+def test_the_videos_own_rate_gives_every_picture(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(7)])
+    assert len(pictures(path, None)) == 7
+
+
+def test_a_turned_video_is_upright(tmp_path: Path) -> None:
+    bright_top = np.full((48, 64, 3), 20, dtype=np.uint8)
+    bright_top[:24] = 230
+    path = write_media(tmp_path / "a.mp4", pictures=[bright_top] * 10)
+    turn_clockwise(path)
+    _, found = pictures(path)[0]
+    assert found.shape == (64, 48, 3)
+    assert found[:, 30:].mean() > 150 > found[:, :18].mean()
+
+
+def test_large_pictures_are_scaled_down(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", pictures=[picture(5, (1600, 900))] * 4)
+    assert pictures(path)[0][1].shape == (720, 1280, 3)
+
+
+def test_a_truncated_file_gives_what_it_has_and_counts(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (100, 48, 64, 3), dtype=np.uint8)
+    path = write_media(tmp_path / "a.ts", pictures=list(noise), fps=25)
+    whole = len(pictures(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert whole // 3 < len(pictures(path)) < whole * 2 // 3
+
+
+def test_rotten_bytes_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", sound=np.random.default_rng(2).normal(size=RATE * 4) * 0.1)
+    content, seen = bytearray(path.read_bytes()), Seen()
+    start = content.index(b"mdat")
+    for place in range(start + 4_000, start + 20_000, 1_500):
+        content[place : place + 300] = b"\xff" * 300
+    path.write_bytes(content)
+    found = sound(path, seen=seen)
+    assert np.isfinite(found).all()
+    assert 0 < len(found) <= RATE * 5
+    assert seen.bad_packets > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"hello, this is text\n" * 50, "no video or sound"),
+        (bytes(range(256)) * 40, "no video or sound"),
+        (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "no video or sound"),
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "no video or sound"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\x08free", "no video or sound"),
+    ],
+    ids=["empty", "text", "garbage", "playlist", "concat", "no moov"],
+)
+def test_what_is_no_medium_is_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=words), opened(path):
+        pass
+
+
+def test_a_playlist_opens_no_file_beside_it(tmp_path: Path) -> None:
+    write_media(tmp_path / "secret.ts", sound=tone(1.0))
+    for name, text in (
+        ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.ts\n#EXT-X-ENDLIST\n"),
+        ("a.txt", "ffconcat version 1.0\nfile secret.ts\n"),
+        ("a.sdp", "v=0\nm=audio 5004 RTP/AVP 0\nc=IN IP4 127.0.0.1\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SourceError), opened(tmp_path / name):
+            pass
+
+
+def test_pictures_that_declare_an_enormous_size_are_not_decoded(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.avi", pictures=[picture(1)] * 3, codec="mjpeg")
+    content = path.read_bytes()
+    sizes, huge = (48).to_bytes(2, "big") + (64).to_bytes(2, "big"), (60_000).to_bytes(2, "big") * 2
+    path.write_bytes(content.replace(b"\x08" + sizes, b"\x08" + huge))
+    assert path.read_bytes() != content
+    seen = Seen()
+    assert pictures(path, seen=seen) == []
+    assert seen.bad_packets == 3
+
+
+def test_sound_alone_and_pictures_alone_are_told(tmp_path: Path) -> None:
+    with opened(write_media(tmp_path / "a.wav", sound=tone(0.2))) as container:
+        assert (has_sound(container), has_pictures(container)) == (True, False)
+    with opened(write_media(tmp_path / "b.mp4", pictures=[picture(1)] * 5)) as container:
+        assert (has_sound(container), has_pictures(container)) == (False, True)
+
+
+def test_a_part_of_a_video_does_not_count_as_incomplete(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(50)])
+    seen = Seen()
+    assert len(pictures(path, span=Span(0.5, 1.0), seen=seen)) == 5
+    assert seen.declared_pictures == 0
