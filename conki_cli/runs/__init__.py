@@ -1,7 +1,7 @@
 """Run folders: names, states, results, stored predictions. No tensors here.
 
 `runs/<name>/` holds config.toml, result.json, normalization.json (the scale of its training frames), extraction.json
-(how they were made of videos), encoder/ (the text encoder's tokenizer and configuration) and one `seed-N/` per seed with
+(how they were made of videos), encoder/ (the text encoder's tokenizer and settings) and one `seed-N/` per seed with
 environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkpoints/.
 """
 
