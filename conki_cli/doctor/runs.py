@@ -112,7 +112,7 @@ def _command(run: Run, visit: Visit) -> str:
         return visit.command(f"{'pretrain' if is_first else 'finetune'} --config {quoted(run.path / 'config.toml')}")
 
     is_whole = not any(tried(read, run)[1] for read in (_config, _result))
-    return tried(command)[0] or f"the command that made the run{'' if is_whole else ' (mend the run first)'}"
+    return tried(command)[0] or f"the command that made the run{'' if is_whole else ' (repair the run first)'}"
 
 
 def _settings(record: Record, bad_config: Exception | None, bad_result: Exception | None) -> Iterator[Finding]:
@@ -160,7 +160,7 @@ def _metrics(record: Record, result: RunRecord, finished: Sequence[int]) -> Iter
         advice = f"{record.command} writes them again"
         if contradicted := [seed for seed in finished if _is_contradicted(run, seed)]:
             names = ", ".join(f"seed {seed}" for seed in contradicted)
-            advice = f"first mend {names}, whose metrics are not those of its predictions (below)"
+            advice = f"first repair {names}, whose metrics do not match its predictions (below)"
         yield Finding(str(run.path), "fault", what, advice)
 
 
@@ -251,7 +251,7 @@ def _stage_one(run: Run, finished: Sequence[int], visit: Visit) -> Iterator[Find
             lost[name].append(str(seed))
     for name, seeds in lost.items():
         what = f"the stage-1 run {name} that {_named(seeds)} started from is not there, or not finished"
-        advice = "nothing for what is finished; further seeds train stage 1 anew"
+        advice = "nothing for finished seeds; further seeds train stage 1 again"
         yield Finding(str(run.path), "remark", what, advice)
 
 

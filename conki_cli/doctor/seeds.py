@@ -55,7 +55,7 @@ def seed_findings(record: Record, seed: int, visit: Visit) -> Iterator[Finding]:
         yield Finding(
             str(folder),
             "remark",
-            "this seed is not begun",
+            "this seed was not started",
             f"wait for {record.holder}" if record.holder else f"{record.command} trains it",
         )
         return
@@ -215,10 +215,10 @@ def _unfinished(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> It
         return
     if begun is None and problems:
         what = f"{'; '.join(problems)}; nothing is left to continue from"
-        yield Finding(subject, "fault", what, command if record.holder else f"{command} begins the seed anew")
+        yield Finding(subject, "fault", what, command if record.holder else f"{command} starts the seed over")
         return
     if begun is None:
-        what = "begun, but no checkpoint is written yet: it starts from the beginning"
+        what = "started, but without a checkpoint yet: it starts from the beginning"
         yield Finding(subject, "remark", what, command + rest)
         return
     facts = begun.facts
@@ -226,13 +226,13 @@ def _unfinished(record: Record, seed: int, read: Mapping[str, Checkpoint]) -> It
     lacks_best = not read["best"].exists and isinstance(best_mae, float) and math.isfinite(best_mae)
     if read["best"].problem or lacks_best:
         what = read["best"].problem or "checkpoints/best.safetensors is missing"
-        advice = command if record.holder else f"{command} begins the seed anew"
+        advice = command if record.holder else f"{command} starts the seed over"
         yield Finding(subject, "fault", what, advice)
         return
     before = [*problems, "continues from the checkpoint before it"] if begun is read["previous"] else problems
     yield Finding(subject, "remark", "; ".join([f"unfinished, {_place(facts)}", *before]), command + rest)
     if read["frozen"].problem:
-        yield Finding(subject, "remark", read["frozen"].problem, "nothing: it is written anew when the seed continues")
+        yield Finding(subject, "remark", read["frozen"].problem, "nothing: it is rewritten when the seed resumes")
     epochs = facts.get("epoch")
     if type(epochs) is int:
         yield from _log(record, seed, epochs - (facts.get("within") is not None), is_over=False)

@@ -16,7 +16,7 @@ def store_findings(path: Path, visit: Visit) -> Iterator[Finding]:
     """Examine a feature store: its header, every text, score and frame."""
     subject = str(path)
     if holder := holder_of(store_lock(path)):
-        yield Finding(subject, "remark", f"{holder} is writing it anew", "wait for it; until then the old one counts")
+        yield Finding(subject, "remark", f"{holder} is writing it again", "wait for it; until then the old one counts")
     store, error = tried(FeatureStore, path)
     visit.stores[path] = KnownStore(store.content_id) if store is not None else None
     if store is None:
