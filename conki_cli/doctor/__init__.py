@@ -80,7 +80,7 @@ def examine_named(name: str, store: Path, workspace: Workspace, observer: Observ
         name: of a run, a path to one, or what names a store.
         store: the store that `name` would mean.
         workspace: where runs lie, and the stores that they were trained on.
-        observer: is told the progress.
+        observer: is notified of the progress.
 
     Raises:
         ConkiError: there is no such thing.

@@ -30,9 +30,9 @@ class Finding:
     """One thing that was looked at."""
 
     subject: str
-    """A path, or a word for what is no file."""
+    """A path, or a word for something that is not a file."""
     severity: Severity
-    """ok; a remark, which harms nothing that is there; a fault, which has to be mended."""
+    """ok; a remark, which harms nothing; a fault, which must be repaired."""
     what: str
     advice: str = ""
     """The next command or action; empty where nothing is to be done."""

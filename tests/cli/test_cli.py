@@ -201,7 +201,7 @@ WRONG = {
     "evaluate ../space": "no run '../space'",
     "evaluate words --export {bad}/table.pdf": "a table is exported as .md, .csv, .tex",
     "evaluate words --export {bad}/empty/table.md": "a part of that path is a file",
-    "evaluate {first}": "is a stage-1 run, judged on validation clips only: give --split valid",
+    "evaluate {first}": "is a stage-1 run, which predicts only validation clips: give --split valid",
     "evaluate --workspace {bad}": "no finished fine-tuning run lies below",
     "ablate --dataset tiny": "say what to leave out",
     f"{TRAIN.replace('finetune', 'ablate')} --drop C4 --drop C2+C3": "no representation is left to fuse",

@@ -51,7 +51,7 @@ def test_json_says_what_is_drawn_and_where(trained: Trained, tmp_path: Path) -> 
         ("{run} --kind confusion --clips 3", "--clips is for pairs and tsne"),
         ("{run} --kind pairs --seed 1", "--seed is for tsne"),
         ("{run} --kind pairs --intervals -2", "--intervals takes two integers"),
-        ("{run} --kind pairs --clips 9", "pairs are drawn of 2 to 8 clips, found 9"),
+        ("{run} --kind pairs --clips 9", "pairs needs 2 to 8 clips, found 9"),
         ("{run} {first} --kind curves", "takes 1 run, found 2"),
         ("{first} --kind tsne", "is a stage-1 run"),
         ("nothing --kind curves", "no run 'nothing'"),

@@ -560,7 +560,7 @@ def test_metrics_that_a_seeds_predictions_contradict_are_not_to_be_written_on(sp
     result["metrics"]["test"]["mae"] = 0.1
     write_json(path, result)
     found = {finding.subject: finding for finding in wrong(space)}
-    assert found[str(path.parents[1])].advice.startswith("first mend seed 1, whose metrics are not those of")
+    assert found[str(path.parents[1])].advice.startswith("first repair seed 1, whose metrics are not those of")
     assert "if that is refused too, restore the seed's result.json" in found[str(path.parent)].advice
 
 
@@ -605,12 +605,12 @@ def test_a_damaged_last_with_nothing_before_it_is_a_fault(unfinished: Path) -> N
     found = only(of_seed(unfinished))
     assert found.severity == "fault"
     assert found.what.endswith("is damaged (its content does not fit its checksum); nothing is left to continue from")
-    assert found.advice.endswith("` begins the seed anew")
+    assert found.advice.endswith("` starts the seed over")
 
 
 def test_a_seed_without_a_checkpoint_starts_from_the_beginning(unfinished: Path) -> None:
     shutil.rmtree(unfinished)
-    assert only(of_seed(unfinished)).what == "begun, but no checkpoint is written yet: it starts from the beginning"
+    assert only(of_seed(unfinished)).what == "started, but without a checkpoint yet: it starts from the beginning"
 
 
 def test_an_unfinished_seed_needs_its_best(unfinished: Path) -> None:
@@ -687,7 +687,7 @@ def test_a_lock_file_alone_is_no_matter_and_a_held_one_names_its_process(space: 
     with locked(store_lock(store), what="the store"):
         found = only(wrong(space))
         assert found.what.startswith(f"process {os.getpid()}")
-        assert found.what.endswith(" is writing it anew")
+        assert found.what.endswith(" is writing it again")
     assert only(wrong(space)).subject.endswith(".part")
 
 

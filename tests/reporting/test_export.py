@@ -510,7 +510,7 @@ def test_an_exported_run_of_given_adapters_predicts_the_same_bits(
 
 def test_runs_without_adapters_have_none_to_export(trained: Trained, tmp_path: Path) -> None:
     run = Run(Path(shutil.copytree(trained.run.path, tmp_path / "runs" / "run")))
-    with pytest.raises(RunError, match=r"the stage-1 run .* is not there: restore it"):
+    with pytest.raises(RunError, match=r"the stage-1 run .* is missing: restore it"):
         export_adapters(Export(run), tmp_path / "out", trained.workspace, Observer())
 
 

@@ -110,7 +110,7 @@ def about(system: System, choices: Choices) -> str:
 
 
 def of_clips(system: System, choices: Choices) -> str:
-    """Say which clips were judged."""
+    """Say which clips were evaluated."""
     return f"{system.result.dataset}, {choices.split}, n = {len(system.scores):,}"
 
 

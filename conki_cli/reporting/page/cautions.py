@@ -53,7 +53,7 @@ def _stage_one(system: System) -> Iterator[str]:
             if (first.path / "result.json").is_file():
                 yield from (f"stage 1, {line}" for line in learning_warnings(first, first.finished_seeds()))
         except (ConkiError, KeyError, TypeError):
-            continue  # the doctor examines runs; a report is about the one that was judged
+            continue  # the doctor examines runs; a report is about the evaluated one
 
 
 def _truncated(system: System, split: str) -> Iterator[str]:

@@ -73,7 +73,7 @@ def read_stores(workspace: Workspace, contents: Mapping[str, Any]) -> tuple[dict
 
 
 def leaks(target: StoreFacts, external: Sequence[StoreFacts], split: str) -> list[str]:
-    """Say which videos and texts the judged clips share with clips that were learnt from."""
+    """Say which videos and texts the evaluated clips share with clips used in training."""
     lines = []
     for one, other in combinations(SPLITS, 2):
         if shared := target.videos[one] & target.videos[other]:
