@@ -9,6 +9,7 @@ from conki_cli.cli.options import (
     DryRunOption,
     EpochsOption,
     ExportOption,
+    JobsOption,
     JsonOption,
     ProtocolOption,
     WorkspaceOption,
@@ -43,6 +44,7 @@ def compare(
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
@@ -69,12 +71,13 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        if dry_run:
-            raise SettingsError("finished runs are compared without training", advice="leave out --dry-run")
+        if dry_run or jobs > 1:
+            idle = "--dry-run" if dry_run else "--jobs"
+            raise SettingsError("finished runs are compared without training", advice=f"leave out {idle}")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         configs = _table_configs(int(table), models, {**settings, "epochs": epochs})
-        found = _trained_rows(configs, workspace, screen, dry_run=dry_run)
+        found = _trained_rows(configs, workspace, screen, num_jobs=jobs, dry_run=dry_run)
         if not found:
             return
         _make_predictions(found, split, workspace, screen)
@@ -135,7 +138,9 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
     return table_configs(table, names, **{**settings, "flags": {**flags, "optimizer.num_epochs": epochs}})
 
 
-def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, dry_run: bool) -> list["Run"]:
+def _trained_rows(
+    configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, num_jobs: int, dry_run: bool
+) -> list["Run"]:
     from conki_cli.experiments.comparisons import plan_rows
     from conki_cli.experiments.execution import carry_out
     from conki_cli.runs import Runs
@@ -150,7 +155,7 @@ def _trained_rows(configs: "list[RunConfig]", workspace: Path, screen: "Screen",
         if dry_run:
             show_plan(screen, plan)
             return []
-        found = [run for _, run in carry_out(plan, screen)]
+        found = [run for _, run in carry_out(plan, screen, num_jobs=num_jobs)]
     note_kept(str(catalogue.workspace.runs))
     return found
 

@@ -62,6 +62,12 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Show the steps, their parameters, epochs, disk and time; change nothing."),
 ]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs", min=1, metavar="N", help="Train N seeds or rows side by side, each with its share of the threads."
+    ),
+]
 DropOption = Annotated[
     list[str] | None,
     typer.Option(help=f"Leave parts out, combined as C1+C4. Repeatable.\n\n{_SWITCH_HELP}.", metavar="SWITCHES"),

@@ -10,6 +10,7 @@ from conki_cli.cli.options import (
     DryRunOption,
     EpochsOption,
     ExportOption,
+    JobsOption,
     JsonOption,
     OverwriteOption,
     ProtocolOption,
@@ -70,6 +71,7 @@ def finetune(
     ] = None,
     epochs: EpochsOption = None,
     overwrite: OverwriteOption = False,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
@@ -91,7 +93,7 @@ def finetune(
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)
-    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run)
+    done = trained(screen, [config], catalogue, discard=overwrite, num_jobs=jobs, dry_run=dry_run)
     if done:
         _show_finished(screen, done[0][1], split="test")
 
@@ -103,6 +105,7 @@ def trained(
     *,
     stage: Literal["pretrain", "finetune"] = "finetune",
     discard: bool = False,
+    num_jobs: int = 1,
     dry_run: bool,
 ) -> "list[tuple[str, Run]]":
     """Train what is missing of some configurations and return their runs by label; a dry run shows the plan alone."""
@@ -113,7 +116,7 @@ def trained(
     with Shelf() as shelf:
         plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
         if not dry_run:
-            return carry_out(plan, screen)
+            return carry_out(plan, screen, num_jobs=num_jobs)
         show_plan(screen, plan)
         return []
 
@@ -150,6 +153,7 @@ def ablate(
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
     overwrite: OverwriteOption = False,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
@@ -180,7 +184,7 @@ def ablate(
     check_export_option(export)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=rows["ConKI"].run.name)
-    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run)
+    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, num_jobs=jobs, dry_run=dry_run)
     if not done:
         return
     note_kept(str(workspace_at(workspace).runs))
@@ -193,6 +197,7 @@ def demo(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
@@ -216,7 +221,8 @@ def demo(
     place = workspace_at(workspace)
     page = place.root / NAME
     check_page(page, is_default=True)
-    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run)
+    configs = demo_rows(encoder, parse_seeds(seeds), device)
+    rows = trained(screen, configs, Runs(place), num_jobs=jobs, dry_run=dry_run)
     if not rows:
         return
     note_kept(str(place.runs))
