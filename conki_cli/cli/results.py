@@ -112,7 +112,7 @@ def predict(
         Literal["train", "valid", "test"] | None, typer.Option(help="Split of a store with scores. Default: test.")
     ] = None,
     export: Annotated[Path | None, typer.Option(help="Also write the scores to FILE.csv.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:

@@ -196,7 +196,7 @@ def demo(
         str | None, typer.Option(help="A real text encoder: Hugging Face name or folder. Default: a small one, built.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),

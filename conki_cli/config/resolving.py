@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -182,6 +183,8 @@ def _checked(path: str, value: Any) -> Any:
         raise unknown_model(converted, limits["choices"])
     if "choices" in limits and converted not in limits["choices"]:
         raise SettingsError(_shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
+    if "pattern" in limits and not re.fullmatch(limits["pattern"], converted):
+        raise SettingsError(_shown(value), must=f"setting {path} must be {limits['help'].partition(': ')[2]}")
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         _check_bounds(path, converted, limits)
     return converted
