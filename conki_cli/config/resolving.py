@@ -65,6 +65,26 @@ def resolve(
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
 
 
+def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
+    """Return a configuration with one setting changed; presets are not asked again.
+
+    Raises:
+        SettingsError: an unknown setting, one of another model, a value that it cannot have.
+    """
+    checked = _checked(path, value)
+    section, key = path.split(".")
+    if section in BASELINES and section != config.model.name:
+        raise SettingsError(f"setting {path} belongs to --model {section}, this is {config.model.name}", "leave it out")
+    if config.is_baseline:
+        _refuse_unread(config.model.name, [path])
+    return canonical(config.with_values(section if section in SECTIONS else "own", **{key: checked}))
+
+
+def setting_value(text: str) -> Any:
+    """Return the value that a text stands for in TOML; a bare word is a text."""
+    return _assignment(f"value={text}")[1]
+
+
 def read_by_conki_alone(path: str) -> bool:
     """Say whether no baseline reads the setting 'section.key'."""
     is_shared = path.partition(".")[0] in SECTIONS and path in setting_fields()
