@@ -11,6 +11,7 @@ from conki_cli.cli.program import app, main
 from conki_cli.cli.reports import report
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.sharing import export, pull, push
+from conki_cli.cli.sweeping import sweep
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
 from conki_cli.cli.upkeep import doctor
 
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
     "ablate": ablate,
     "compare": compare,
+    "sweep": sweep,
     "report": report,
     "predict": predict,
     "export": export,

@@ -9,6 +9,7 @@ from conki_cli.cli.options import (
     DryRunOption,
     EpochsOption,
     ExportOption,
+    JobsOption,
     JsonOption,
     ProtocolOption,
     TrackOption,
@@ -42,6 +43,7 @@ def compare(
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Split to compare on.")] = "test",
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
@@ -69,13 +71,13 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        if dry_run or track:
-            unread = "--dry-run" if dry_run else "--track"
-            raise SettingsError("nothing is trained to compare finished runs", advice=f"leave out {unread}")
+        unread = {"--dry-run": dry_run, "--track": track, "--jobs": jobs > 1}
+        if given := [option for option, value in unread.items() if value]:
+            raise SettingsError("nothing is trained to compare finished runs", advice=f"leave out {given[0]}")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
     else:
         configs = _table_configs(int(table), models, {**settings, "epochs": epochs})
-        found = _trained_rows(configs, workspace, screen, dry_run=dry_run, track=track)
+        found = _trained_rows(configs, workspace, screen, num_jobs=jobs, dry_run=dry_run, track=track)
         if not found:
             return
         _make_predictions(found, split, workspace, screen)
@@ -137,7 +139,13 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
 
 
 def _trained_rows(
-    configs: "list[RunConfig]", workspace: Path, screen: "Screen", *, dry_run: bool, track: list[str] | None
+    configs: "list[RunConfig]",
+    workspace: Path,
+    screen: "Screen",
+    *,
+    num_jobs: int,
+    dry_run: bool,
+    track: list[str] | None,
 ) -> list["Run"]:
     from conki_cli.experiments.comparisons import plan_rows
     from conki_cli.reporting.tracking import load_trackers, tracked
@@ -152,7 +160,7 @@ def _trained_rows(
     with Shelf() as shelf:
         plan = plan_rows(configs, catalogue, screen, shelf=shelf, dry_run=dry_run)
         with tracked(libraries, catalogue.workspace, screen) as observer:
-            found = carried_out(screen, plan, observer, dry_run=dry_run)
+            found = carried_out(screen, plan, observer, num_jobs=num_jobs, dry_run=dry_run)
     if found:
         note_written(str(catalogue.workspace.runs))
     return [run for _, run in found]

@@ -68,6 +68,12 @@ TrackOption = Annotated[
         metavar="TRACKER", help="Follow the training in tensorboard, trackio, wandb or mlflow. Repeatable, or A,B."
     ),
 ]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs", min=1, metavar="N", help="Train N seeds or rows side by side, each with its share of the threads."
+    ),
+]
 DropOption = Annotated[
     list[str] | None,
     typer.Option(help=f"Leave parts out, combined as C1+C4. Repeatable.\n\n{_SWITCH_HELP}.", metavar="SWITCHES"),

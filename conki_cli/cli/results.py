@@ -134,7 +134,7 @@ def predict(
         bool, typer.Option("--skip-failed", help="Leave out videos that cannot be extracted.")
     ] = False,
     export: Annotated[Path | None, typer.Option(help="Also write the scores to FILE.csv.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:

@@ -10,6 +10,7 @@ from conki_cli.cli.options import (
     DryRunOption,
     EpochsOption,
     ExportOption,
+    JobsOption,
     JsonOption,
     OverwriteOption,
     ProtocolOption,
@@ -73,6 +74,7 @@ def finetune(
     ] = None,
     epochs: EpochsOption = None,
     overwrite: OverwriteOption = False,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
@@ -95,7 +97,7 @@ def finetune(
     config = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=config.run.name)
-    done = trained(screen, [config], catalogue, discard=overwrite, dry_run=dry_run, track=track)
+    done = trained(screen, [config], catalogue, discard=overwrite, num_jobs=jobs, dry_run=dry_run, track=track)
     if done:
         _show_finished(screen, done[0][1], split="test")
 
@@ -107,6 +109,7 @@ def trained(
     *,
     stage: Literal["pretrain", "finetune"] = "finetune",
     discard: bool = False,
+    num_jobs: int = 1,
     dry_run: bool,
     track: "Sequence[str] | None",
 ) -> "list[tuple[str, Run]]":
@@ -119,15 +122,17 @@ def trained(
     with Shelf() as shelf:
         plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
         with tracked(libraries, catalogue.workspace, screen) as observer:
-            return carried_out(screen, plan, observer, dry_run=dry_run)
+            return carried_out(screen, plan, observer, num_jobs=num_jobs, dry_run=dry_run)
 
 
-def carried_out(screen: "Screen", plan: "Plan", observer: "Observer", *, dry_run: bool) -> "list[tuple[str, Run]]":
+def carried_out(
+    screen: "Screen", plan: "Plan", observer: "Observer", *, num_jobs: int = 1, dry_run: bool
+) -> "list[tuple[str, Run]]":
     """Train what a plan has and return the runs by label; or, in a dry run, show the plan alone."""
     if not dry_run:
         from conki_cli.experiments.execution import carry_out
 
-        return carry_out(plan, observer)
+        return carry_out(plan, observer, num_jobs=num_jobs)
     from conki_cli.experiments.forecast import describe_plan
     from conki_cli.reporting.tables.plans import plan_table
 
@@ -159,6 +164,7 @@ def ablate(
     protocol: ProtocolOption = "all",
     export: ExportOption = None,
     overwrite: OverwriteOption = False,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
@@ -190,7 +196,8 @@ def ablate(
     check_export_option(export)
     catalogue = Runs(workspace_at(workspace))
     mention_damage(screen, catalogue, besides=rows["ConKI"].run.name)
-    done = trained(screen, ablation_rows(rows), catalogue, discard=overwrite, dry_run=dry_run, track=track)
+    rows_by_words = ablation_rows(rows)
+    done = trained(screen, rows_by_words, catalogue, discard=overwrite, num_jobs=jobs, dry_run=dry_run, track=track)
     if not done:
         return
     note_written(str(workspace_at(workspace).runs))
@@ -203,10 +210,11 @@ def demo(
         typer.Option(help="A real text encoder: Hugging Face name or folder. Default: a small built-in one."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds: 1..5 or 1,4,9.")] = "1",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     video: Annotated[
         bool, typer.Option("--video", help="From videos to scores instead: drawn faces and synthetic voices.")
     ] = False,
+    jobs: JobsOption = 1,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
@@ -236,7 +244,8 @@ def demo(
     place = workspace_at(workspace)
     page = place.root / NAME
     check_page(page, is_default=True)
-    rows = trained(screen, demo_rows(encoder, parse_seeds(seeds), device), Runs(place), dry_run=dry_run, track=track)
+    configs = demo_rows(encoder, parse_seeds(seeds), device)
+    rows = trained(screen, configs, Runs(place), num_jobs=jobs, dry_run=dry_run, track=track)
     if not rows:
         return None
     note_written(str(place.runs))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -62,6 +63,26 @@ def resolve(
     preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe, drop).items()}
     config = _build({**preset, **checked})
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
+
+
+def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
+    """Return a configuration with one setting changed; presets are not asked again.
+
+    Raises:
+        SettingsError: an unknown setting, one of another model, a value that it cannot have.
+    """
+    checked = _checked(path, value)
+    section, key = path.split(".")
+    if section in BASELINES and section != config.model.name:
+        raise SettingsError(f"setting {path} belongs to --model {section}, this is {config.model.name}", "leave it out")
+    if config.is_baseline:
+        _refuse_unread(config.model.name, [path])
+    return canonical(config.with_values(section if section in SECTIONS else "own", **{key: checked}))
+
+
+def setting_value(text: str) -> Any:
+    """Return the value that a text stands for in TOML; a bare word is a text."""
+    return _assignment(f"value={text}")[1]
 
 
 def read_by_conki_alone(path: str) -> bool:
@@ -182,6 +203,8 @@ def _checked(path: str, value: Any) -> Any:
         raise unknown_model(converted, limits["choices"])
     if "choices" in limits and converted not in limits["choices"]:
         raise SettingsError(_shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
+    if "pattern" in limits and not re.fullmatch(limits["pattern"], converted):
+        raise SettingsError(_shown(value), must=f"setting {path} must be {limits['help'].partition(': ')[2]}")
     if isinstance(converted, int | float) and not isinstance(converted, bool):
         _check_bounds(path, converted, limits)
     return converted

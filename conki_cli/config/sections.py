@@ -170,7 +170,12 @@ class RunSection:
     )
     stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
     seeds: tuple[int, ...] = _way((1,), "random seeds, one each (1..5 or 1,4,9)", flag="--seeds", of_results=True)
-    device: str = _way("auto", "where to compute", choices=("auto", "cpu", "cuda"), flag="--device")
+    device: str = _way(
+        "auto",
+        "where to compute: auto, cpu, cuda, cuda:1, mps, xpu or another device of torch",
+        pattern=r"[a-z]+(:\d{1,4})?",
+        flag="--device",
+    )
     name: str = _way("", "folder name below runs/; empty: derived from the settings", flag="--name")
     cache: str = _way_added(
         "fp32",

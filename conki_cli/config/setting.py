@@ -35,7 +35,8 @@ def setting(
         learnt: whether it changes what a run learns, and so the run's name.
         of_results: whether it can also be chosen for a finished run.
         since: the first version that has it; at its default it does not change the name of an older run.
-        limits: `low` or `above`, and `high`, bound numbers; `choices` lists the words allowed.
+        limits: `low` or `above`, and `high`, bound numbers; `choices` lists the words allowed,
+            `pattern` is the form of a word.
     """
     facts = {"flag": flag, "read_by": read_by, "learnt": learnt, "of_results": of_results, "since": since}
     return field(default=default, metadata={"help": help_text, **facts, **limits})

@@ -1,10 +1,11 @@
-"""Carry out a plan in this process, row by row; finished work is reused."""
+"""Carry out a plan, row by row or in several processes; finished work is reused."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.jobs import train_side_by_side
 from conki_cli.experiments.planning import Plan, PlannedRun, make_plan
 from conki_cli.runs import Run, Runs, discard_run, nearest_finished
 from conki_cli.system.locks import lock_beside, locked
@@ -12,7 +13,7 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.stages import take_over, train
-from conki_cli.training.steps import Shelf
+from conki_cli.training.steps import Shelf, Step
 
 
 def train_all(
@@ -22,6 +23,7 @@ def train_all(
     *,
     stage: Literal["pretrain", "finetune"] = "finetune",
     discard: bool = False,
+    num_jobs: int = 1,
 ) -> list[tuple[str, Run]]:
     """Plan some configurations and train what is missing.
 
@@ -31,6 +33,7 @@ def train_all(
         observer: is notified of the progress.
         stage: train only stage 1, or stage 2 after the stage 1 that it needs.
         discard: delete the requested runs and start over; their stage-1 runs are kept.
+        num_jobs: see `carry_out`.
 
     Returns:
         Label and run of every row.
@@ -40,11 +43,16 @@ def train_all(
     """
     with Shelf() as shelf:
         plan = make_plan(configs, Runs(workspace), observer, shelf=shelf, stage=stage, discard=discard)
-        return carry_out(plan, observer)
+        return carry_out(plan, observer, num_jobs=num_jobs)
 
 
-def carry_out(plan: Plan, observer: Observer) -> list[tuple[str, Run]]:
-    """Train the steps of a plan one after another.
+def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tuple[str, Run]]:
+    """Train the steps of a plan one after another, or side by side in several processes.
+
+    Args:
+        plan: what to train.
+        observer: hears of it.
+        num_jobs: processes; 1: this one.
 
     Returns:
         Label and run of every row.
@@ -55,11 +63,16 @@ def carry_out(plan: Plan, observer: Observer) -> list[tuple[str, Run]]:
     _refuse_if_held(plan)
     for line in plan.remarks:
         observer.say(line)
+    if num_jobs > 1:
+        left = [step for planned in plan.planned for step in _steps_left(plan, planned, observer)]
+        train_side_by_side(left, observer, num_jobs=num_jobs)
+        return [(row.label, row.run) for row in plan.rows]
     for number, row in enumerate(plan.rows, start=1):
         if len(plan.rows) > 1:
             observer.say(f"row {number} of {len(plan.rows)}: {row.label}")
         for planned in row.runs:
-            _train_run(plan, planned, observer)
+            for step in _steps_left(plan, planned, observer):
+                train(step, observer, shelf=plan.shelf, run=planned.run)
     return [(row.label, row.run) for row in plan.rows]
 
 
@@ -76,8 +89,8 @@ def _refuse_if_held(plan: Plan) -> None:
                 """Nobody holds it."""
 
 
-def _train_run(plan: Plan, planned: PlannedRun, observer: Observer) -> None:
-    """Train the remaining seeds of a run; an earlier row may have trained some of them meanwhile."""
+def _steps_left(plan: Plan, planned: PlannedRun, observer: Observer) -> list[Step]:
+    """Prepare a run and return its remaining steps; an earlier row may have trained some of them meanwhile."""
     run, stage = planned.run, f"stage {planned.stage}"
     if planned.discards and status_of(run.path) is not None:
         observer.say(f"{stage}: {run.path} is discarded and starts over")
@@ -88,13 +101,12 @@ def _train_run(plan: Plan, planned: PlannedRun, observer: Observer) -> None:
         target = plan.shelf.store(plan.runs.workspace.store(planned.config.data.dataset))
         observer.say(f"{stage}: {run.path} is finished, reused")
         take_over(run, planned.config, planned.data, target, observer)
-        return
+        return []
     if status_of(run.path) is None:
         finished = {other.name: other.config for other in plan.runs.usable() if other.is_finished}
         if line := nearest_finished(finished, planned.config):
             observer.say(f"{stage}: {line}")
-    for step in left:
-        train(step, observer, shelf=plan.shelf, run=run)
+    return left
 
 
 def _discard(run: Run, observer: Observer) -> None:

@@ -23,17 +23,38 @@ if TYPE_CHECKING:
     import torch
 
 
+_NEEDS = {"cuda": "NVIDIA GPU", "mps": "Apple GPU", "xpu": "Intel GPU"}
+
+
 def choose_device(name: str) -> "torch.device":
-    """Return the device of `--device auto|cpu|cuda`.
+    """Return the device of `--device`: auto takes the accelerator that is there, else the CPU.
 
     Raises:
-        SettingsError: a GPU was requested and none is usable.
+        SettingsError: torch knows no such device, or none is usable.
     """
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda needs a usable NVIDIA GPU, but none was found", "give --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device(found.type if found is not None else "cpu")
+    try:
+        device = torch.device(name)
+        count = int(torch.get_device_module(device).device_count())
+    except (RuntimeError, AttributeError) as error:  # no word of torch's, or a device that cannot compute, like meta
+        raise SettingsError(
+            repr(name[:80]),
+            "leave it out for auto",
+            must="--device must be auto, cpu, cuda, cuda:1, mps, xpu or the like",
+        ) from error
+    if not count:
+        what = _NEEDS.get(device.type, f"{device.type} device")
+        raise SettingsError(f"--device {name} needs a usable {what} and none was found", "give --device cpu")
+    if device.index is not None and device.index >= count:
+        last = f"{device.type}:{count - 1}"
+        raise SettingsError(
+            f"{count} {device.type} device(s) here", f"give --device {last}", must=f"--device {name} must exist"
+        )
+    return device
 
 
 def environment(data: Mapping[str, Mapping[str, object]], *, device: str, threads: int) -> dict[str, Any]:

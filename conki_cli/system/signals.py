@@ -29,7 +29,10 @@ ENDINGS: dict[int, type[BaseException]] = {signal.SIGINT: Interrupted, signal.SI
 """The exception that each signal raises."""
 if hasattr(signal, "SIGUSR1"):
     ENDINGS[signal.SIGUSR1] = TimeUp
-ANY_ENDING: tuple[type[BaseException], ...] = (KeyboardInterrupt, *ENDINGS.values())
+OF_PARENT = getattr(signal, "SIGUSR2", signal.SIGTERM)
+"""By which a process asks those that it started to end (`experiments/workers.py`)."""
+ENDINGS.setdefault(OF_PARENT, Terminated)
+ANY_ENDING: tuple[type[BaseException], ...] = (KeyboardInterrupt, *dict.fromkeys(ENDINGS.values()))
 
 
 def exit_code(ending: BaseException) -> int:

@@ -8,7 +8,6 @@ import torch
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.data.store.records import SPLITS
 from conki_cli.metrics import neutral_score
 from conki_cli.model import zoo
 from conki_cli.model.contract import Architecture, SentimentModel
@@ -53,8 +52,8 @@ class Job:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that this stage reads: stage 1 never sees the external test split."""
-        return ("train", "valid") if self.config.run.stage == "pretrain" else SPLITS
+        """The splits that this stage reads: stage 1 never sees the external test split, a sweep no test split."""
+        return ("train", "valid") if self.config.run.stage == "pretrain" else self.inputs.target.splits
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def check_network(job: Job) -> NetworkSize:
     schedule = training.schedule_of(config, config.run.seeds[0])
     training.check_batches(model, len(job.inputs.clips("train")), schedule.batch_size)
     text_report(job).check(config.data.max_unknown)
-    if config.run.stage == "finetune":
+    if "test" in job.splits:
         _look_through(job, "test")
     names, kept = model.stored_names()
     frozen = [*kept, *frozen_text(model)]

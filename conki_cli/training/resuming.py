@@ -54,8 +54,10 @@ def _within_step(progress: Progress, within: Position, schedule: Schedule) -> di
     """Return the random states, and the gradients if the next batch adds to them."""
     tensors = {f"{_RANDOM}cpu": torch.get_rng_state()}
     device = next(progress.model.parameters()).device
-    if device.type == "cuda":
-        tensors[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        state = module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)  # there is one at most
+        tensors[f"{_RANDOM}{device.type}"] = state
     if within.batches % schedule.accumulate:
         named = progress.model.named_parameters()
         tensors |= {f"{_GRADIENT}{name}": p.grad for name, p in named if p.grad is not None}
@@ -131,5 +133,10 @@ def restore(progress: Progress, tensors: Mapping[str, Tensor], facts: Mapping[st
         gradient = tensors.get(f"{_GRADIENT}{name}")
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
-    if f"{_RANDOM}cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"], next(model.parameters()).device)
+    device = next(model.parameters()).device
+    if device.type != "cpu" and (state := tensors.get(f"{_RANDOM}{device.type}")) is not None:
+        module = torch.get_device_module(device)
+        if device.type == "mps":
+            module.set_rng_state(state)
+        else:
+            module.set_rng_state(state, device)

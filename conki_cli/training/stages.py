@@ -15,6 +15,7 @@ from conki_cli.config.resolving import to_toml
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.records import SPLITS
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import (
@@ -278,6 +279,12 @@ def _check_stores(job: Job, seed: int) -> None:
     for store in job.stores:
         if known.get(store.dataset, store.stamp) == store.stamp:
             continue
+        if store.splits != SPLITS:
+            raise StoreError(
+                f"{store.path} was written or copied since this trial began, and a sweep may not read it whole to "
+                "compare it",
+                advice="begin another sweep with --name",
+            )
         job.observer.say(f"{store.path} was written or copied after seed {seed} started: its clips are compared")
         with job.observer.steps(f"comparing {store.dataset}", 0) as advance:
             digest, _ = content_of(store, lambda count, remark: advance(1, remark))
@@ -321,10 +328,10 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
 
 
 def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, first: Run | None) -> None:
-    """Read the test split once; store predictions and metrics of the best epoch; shrink the checkpoints."""
+    """Read the test split once, if there is one; store predictions and metrics; shrink the checkpoints."""
     run, model = job.run, progress.model
     checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
-    splits = ("valid",) if job.config.run.stage == "pretrain" else ("valid", "test")
+    splits = [split for split in job.splits if split != "train"]
     metrics = {split: store_predictions(job, seed, model, split) for split in splits}
     checkpoint.slim_last(
         run.checkpoint(seed, "last"),

@@ -1,7 +1,7 @@
 """Units of training: a `Step` is one seed of one stage as plain data; a `Shelf` holds its opened inputs."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,9 +46,10 @@ class Step:
 
 
 class Shelf:
-    """The stores and tokenizers that a command reads, each opened once."""
+    """The stores and tokenizers that a command reads, each opened once; `splits`: nothing of other splits is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, splits: Collection[str] | None = None) -> None:
+        self._splits = splits
         self._open = ExitStack()
         self._stores: dict[Path, FeatureStore] = {}
         self._readers: dict[str, _Reader] = {}
@@ -66,7 +67,7 @@ class Shelf:
             StoreError: it is missing or damaged.
         """
         if path not in self._stores:
-            self._stores[path] = self._open.enter_context(FeatureStore(path))
+            self._stores[path] = self._open.enter_context(FeatureStore(path, splits=self._splits))
         return self._stores[path]
 
     def inputs(self, config: RunConfig, stores: Mapping[str, Path], encoder: str) -> Inputs:

@@ -115,7 +115,7 @@ def test_a_setting_like_no_other_points_to_the_list() -> None:
         ("model.num_layers=1", "must be at least 2"),
         ("model.gate_norm=group", "must be one of layer, batch"),
         ("loss.reduction=mean", "must be one of sample-sum, anchor-mean"),
-        ("run.device=tpu", "must be one of auto, cpu, cuda"),
+        ("run.device=TPU 1", "must be auto, cpu, cuda"),
         ("run.recipe=mine", "must be one of paper, released"),
         ("loss.temperature", "takes section.key=value"),
         ("run.seeds=[]", "seeds must be different"),
@@ -484,3 +484,14 @@ def test_an_unknown_setting_names_those_that_may_be_meant(path: str, meant: list
     with pytest.raises(SettingsError, match="did you mean") as error:
         resolve(assignments=[f"{path}=1"])
     assert all(name in str(error.value) for name in meant)
+
+
+@pytest.mark.parametrize("word", ["cpu", "cuda:1", "mps", "xpu", "hpu:0"])
+def test_a_device_is_a_word_of_torch(word: str) -> None:
+    assert resolve(flags={"run.device": word}).run.device == word
+
+
+@pytest.mark.parametrize("word", ["", "cuda:", "GPU 1", "cpu; rm"])
+def test_a_device_of_another_form_is_refused_without_torch(word: str) -> None:
+    with pytest.raises(SettingsError, match=r"run\.device must be auto, cpu, cuda, cuda:1, mps, xpu or another"):
+        resolve(flags={"run.device": word})

@@ -427,3 +427,17 @@ def test_a_gpu_that_is_not_there_is_said() -> None:
 def test_auto_and_cpu_always_give_a_device() -> None:
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "meta", "cuda:x", "../cpu"])
+def test_a_device_that_torch_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="--device must be auto, cpu, cuda"):
+        choose_device(name)
+
+
+def test_a_device_needs_a_machine_that_has_it() -> None:
+    with pytest.raises(SettingsError, match=r"--device cpu:7 must exist, found 1 cpu device"):
+        choose_device("cpu:7")
+    if not torch.xpu.is_available():
+        with pytest.raises(SettingsError, match="--device xpu:0 needs a usable Intel GPU and none was found"):
+            choose_device("xpu:0")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,8 +57,9 @@ class FeatureStore:
         UnreadableError: reading it is not permitted, or the system failed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, *, splits: Collection[str] | None = None) -> None:
+        """Open the file; of `splits` alone, where they are given: nothing of the others is read."""
+        self.path, self._wanted = Path(path), splits
         self._file = _open(self.path)
         # A second handle on the same file, even if another store has replaced it by now.
         handle = os.dup(self._file.id.get_vfd_handle())
@@ -90,7 +91,8 @@ class FeatureStore:
         self.score_range = (-math.inf, math.inf) if self.is_unlabelled else (low, high)
         self.widths = {m: widths[m] for m in FRAME_MODALITIES if m in widths}
         self.modalities = tuple(m for m in MODALITIES if m == "text" or m in widths)
-        self.splits = (SCORED,) if self.is_unlabelled else SPLITS
+        splits = (SCORED,) if self.is_unlabelled else SPLITS
+        self.splits = tuple(split for split in splits if self._wanted is None or split in self._wanted)
         self.source: dict[str, str] = dict(json.loads(attributes["source"]))
         self.repaired: dict[str, dict[str, int]] = {m: dict(n) for m, n in json.loads(attributes["repaired"]).items()}
         self.notes: tuple[str, ...] = tuple(json.loads(attributes["notes"]))

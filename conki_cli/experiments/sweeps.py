@@ -1,0 +1,156 @@
+"""A sweep from its beginning to its answer: trials in one or several processes, the best of them, what mattered."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conki_cli.config.resolving import to_toml
+from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.spaces import changed, parse_over
+from conki_cli.experiments.trials import Sweep, open_study, try_all
+from conki_cli.experiments.workers import (
+    Advanced,
+    Carry,
+    Done,
+    Failed,
+    Gone,
+    Message,
+    Said,
+    Workers,
+    relay,
+    threads_each,
+)
+from conki_cli.runs import check_name, digest_of
+from conki_cli.system.errors import ConkiError
+from conki_cli.system.files import write_text
+from conki_cli.system.observer import Observer
+from conki_cli.system.workspace import Workspace
+
+__all__ = ["Sweep", "describe_sweep", "make_sweep", "sweep_all"]
+
+
+def make_sweep(
+    base: RunConfig, over: list[str], workspace: Workspace, *, num_trials: int, storage: str = "", name: str = ""
+) -> Sweep:
+    """Return a sweep over some settings of a configuration.
+
+    Args:
+        base: everything else, and the seeds that each trial trains.
+        over: lines of `--over`.
+        workspace: where everything lies.
+        num_trials: in all.
+        storage: a file, or the URL of a database; empty: a file in the sweep's folder.
+        name: of the sweep; empty: made from the settings, so the same command finds the same sweep.
+
+    Raises:
+        SettingsError: see `spaces.parse_over`.
+        RunError: the name is not usable.
+    """
+    space = parse_over(over, base)
+    given = check_name(name) or f"{base.data.dataset}-{base.model.name}-{digest_of(base)}-{_digest(space)}"
+    return Sweep(given, base.with_values("run", name=""), space, num_trials, workspace, storage)
+
+
+def _digest(space: Any) -> str:
+    import hashlib
+
+    return hashlib.sha256(repr(space).encode()).hexdigest()[:4]
+
+
+def sweep_all(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> None:
+    """Train the trials that are left, in this process or in several.
+
+    Raises:
+        ConkiError: nothing can work, or a process was killed; finished trials are kept, others continue.
+    """
+    if num_jobs == 1:
+        try_all(sweep, observer)
+        return
+    open_study(sweep)  # what cannot work is refused here, once
+    threads, doing = threads_each(num_jobs), {}
+    with observer.steps("trials", sweep.num_trials) as advance, Workers(num_jobs, _opened, threads=threads) as workers:
+        for worker in workers.idle:
+            worker.give(sweep)
+            doing[id(worker)] = True
+        while doing:
+            for worker, message, _ in workers.hear():
+                match message:
+                    case Advanced("trials", count, _, remark):
+                        advance(count, remark)
+                    case Done():
+                        doing.pop(id(worker))
+                    case _:
+                        _heed(message, observer)
+
+
+def _heed(message: Message, observer: Observer) -> None:
+    match message:
+        case Gone():
+            raise ConkiError(
+                f"a process of the sweep {message.words}; finished trials are kept and the others are saved",
+                advice="give the same command again to continue, with fewer --jobs if the memory was used up",
+            )
+        case Failed(error):
+            raise error
+        case Said(line):
+            observer.say(line)
+        case _:
+            relay(message, observer)
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[Carry]:
+    yield try_all
+
+
+def describe_sweep(sweep: Sweep) -> dict[str, Any]:
+    """Return what a sweep found, and write the settings of its best trial to best.toml.
+
+    Returns:
+        {"sweep", "storage", "over", "states": counts, "trials": best first, "importances", "best": None without a
+        finished trial, "config": path of best.toml, "run": folder of the best trial}.
+    """
+    study = open_study(sweep)
+    trials = [
+        {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "mae": trial.value,
+            "values": dict(trial.params),
+            "epochs": len(trial.intermediate_values),
+            "failure": trial.user_attrs.get("failure"),
+        }
+        for trial in study.get_trials(deepcopy=False)
+    ]
+    states = {name: sum(t["state"] == name for t in trials) for name in ("complete", "pruned", "fail", "running")}
+    ranked = sorted((t for t in trials if t["state"] == "complete"), key=lambda t: (t["mae"], t["number"]))
+    best: dict[str, Any] | None = ranked[0] if ranked else None
+    path: Path | None = None
+    if best is not None:
+        path = sweep.folder / "best.toml"
+        write_text(path, to_toml(changed(sweep.base, best["values"])))
+    return {
+        "sweep": sweep.name,
+        "storage": sweep.storage or str(sweep.folder / "journal.log"),
+        "over": [dimension.path for dimension in sweep.space],
+        "states": states,
+        "trials": ranked + [t for t in trials if t["state"] != "complete"],
+        "importances": _importances(study, len(ranked)),
+        "best": best,
+        "config": path and str(path),
+        "run": best and str(sweep.trial_run(best["number"]).path),
+    }
+
+
+def _importances(study: Any, num_complete: int) -> dict[str, float]:
+    """Return how much of the differences between trials each setting explains; nothing where too few tell it."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    if num_complete < 4:
+        return {}
+    try:
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    except (RuntimeError, ValueError):  # all trials are equally good
+        return {}
+    return {path: float(value) for path, value in found.items()}

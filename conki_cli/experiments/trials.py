@@ -1,0 +1,295 @@
+"""The trials of a sweep, which Optuna chooses and remembers: claimed by one process each, trained, judged, tidied.
+
+A trial trains like any run, in a folder of its own below trials/, and is judged by the validation MAE of its best
+epoch. The stores are opened without their test splits: no part of a sweep can read them.
+"""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.planning import PlannedRun, make_plan
+from conki_cli.experiments.spaces import Dimension, changed, combinations
+from conki_cli.runs import Run, Runs, digest_of, discard_run
+from conki_cli.system.errors import ConkiError, SettingsError, reason_of
+from conki_cli.system.files import write_text
+from conki_cli.system.locks import lock_beside, locked
+from conki_cli.system.observer import Epoch, Observer, Training
+from conki_cli.system.observers import Observers
+from conki_cli.system.workspace import Workspace
+from conki_cli.training.loop import schedule_of
+from conki_cli.training.stages import train
+from conki_cli.training.steps import Shelf
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+SPLITS_READ = ("train", "valid")
+_STARTS = 3  # a trial whose process was killed so often is given up
+_PLACE, _NUM_STARTS, _FAILURE, _WHAT = "place", "starts", "failure", "sweep"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep is; plain data, for any process."""
+
+    name: str
+    base: RunConfig
+    space: tuple[Dimension, ...]
+    num_trials: int
+    """In all, over all processes."""
+    workspace: Workspace
+    storage: str = ""
+    """A file, or the URL of a database; empty: a file in the sweep's folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's own files lie."""
+        return self.workspace.root / "sweeps" / self.name
+
+    @property
+    def lock(self) -> Path:
+        """The lock of whoever claims or tidies trials, for a moment."""
+        return lock_beside(self.folder)
+
+    def trial_run(self, number: int) -> Run:
+        """Return the run folder of a trial; beside runs/, so that caches are shared."""
+        return Run(self.workspace.root / "trials" / f"{self.name}-{number:04d}")
+
+    def trial_lock(self, number: int) -> Path:
+        """Return the lock of whoever has a trial; those of its run are taken while it trains."""
+        path = self.trial_run(number).path
+        return lock_beside(path.with_name(f"{path.name}.trial"))
+
+
+class PrunedError(Exception):
+    """A trial is worse than the others were at this epoch."""
+
+
+class _Judge(Observer):
+    """Reports the validation MAE of every epoch of the first seed, and ends a trial that is not worth more epochs."""
+
+    def __init__(self, trial: "Trial", seed: int) -> None:
+        self._trial, self._seed = trial, seed
+        self._known = set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+
+    def epoch(self, training: Training, epoch: Epoch) -> None:
+        """Report an epoch.
+
+        Raises:
+            PrunedError: the trial ends here.
+        """
+        if training.stage != 2 or training.seed != self._seed:
+            return
+        if epoch.number not in self._known:
+            self._trial.report(epoch.metrics["mae"], epoch.number)
+        if self._trial.should_prune():
+            raise PrunedError
+
+
+def open_study(sweep: Sweep) -> "Study":
+    """Open the study of a sweep in its storage, or begin it.
+
+    Raises:
+        SettingsError: Optuna is not installed, the storage cannot be opened, or it holds another sweep of this name.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise SettingsError("a sweep needs Optuna, which is not installed", "pip install 'conki[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    where, what = sweep.storage or str(sweep.folder / "journal.log"), _description(sweep)
+    warmup = max(1, schedule_of(sweep.base, sweep.base.run.seeds[0]).num_epochs // 10)
+    with locked(sweep.lock, what=f"the sweep {sweep.name}", wait=True):
+        try:
+            if "://" not in where:
+                Path(where).parent.mkdir(parents=True, exist_ok=True)
+            study = optuna.create_study(
+                storage=_storage(where),
+                study_name=sweep.name,
+                direction="minimize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(n_warmup_steps=warmup),
+            )
+            known = study.user_attrs.get(_WHAT)
+            if known is None:
+                study.set_user_attr(_WHAT, what)
+        except ConkiError:
+            raise
+        except Exception as error:  # of Optuna, SQLAlchemy, a database's driver, or the disk
+            raise SettingsError(
+                f"the storage {where} cannot be used: {reason_of(error)}", "give --storage a file or a database's URL"
+            ) from error
+        if not (place := sweep.folder / "place").exists():
+            write_text(place, uuid.uuid4().hex)
+    if known not in (None, what):
+        raise SettingsError(
+            f"the sweep {sweep.name} in {where} has other settings", "give --name another name, or its settings"
+        )
+    return study
+
+
+def _storage(where: str) -> Any:
+    import optuna
+
+    if "://" in where:
+        return optuna.storages.RDBStorage(where)
+    from optuna.storages.journal import JournalFileBackend
+
+    return optuna.storages.JournalStorage(JournalFileBackend(where))
+
+
+def _description(sweep: Sweep) -> str:
+    seeds = ",".join(map(str, sweep.base.run.seeds))
+    return f"{digest_of(sweep.base)} seeds {seeds} over {' '.join(map(repr, sweep.space))}"
+
+
+def try_all(sweep: Sweep, observer: Observer) -> None:
+    """Claim and train trials until there are as many as asked for.
+
+    Raises:
+        ConkiError: the first three trials have all failed, or the storage cannot be used.
+    """
+    study = open_study(sweep)
+    with Shelf(splits=SPLITS_READ) as shelf, observer.steps("trials", sweep.num_trials) as advance:
+        make_plan([sweep.base], Runs(sweep.workspace), observer, shelf=shelf, dry_run=False)
+        while True:
+            with _claimed(sweep, study) as trial:
+                if trial is None:
+                    return
+                _carry_out(sweep, trial, observer, shelf)
+                _tidy(sweep, study)
+            advance(1, f"trial {trial.number}")
+            _refuse_if_all_fail(study)
+
+
+@contextlib.contextmanager
+def _claimed(sweep: Sweep, study: "Study") -> Iterator["Trial | None"]:
+    """Hold a trial that no other process has: one whose process is gone, else a new one; None: there are enough."""
+    with contextlib.ExitStack() as stack:
+        with locked(sweep.lock, what=f"the sweep {sweep.name}", wait=True):
+            trial = _abandoned(sweep, study, stack) or _new(sweep, study, stack)
+        yield trial
+
+
+def _abandoned(sweep: Sweep, study: "Study", stack: contextlib.ExitStack) -> "Trial | None":
+    from optuna import Trial
+    from optuna.trial import TrialState
+
+    place = (sweep.folder / "place").read_text(encoding="utf-8")
+    for found in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if found.user_attrs.get(_PLACE) != place:  # on another machine, without these folders
+            continue
+        attempt = contextlib.ExitStack()
+        try:
+            attempt.enter_context(locked(sweep.trial_lock(found.number), what="the trial"))
+        except ConkiError:
+            continue  # another process trains it
+        if study.get_trials(deepcopy=False)[found.number].state != TrialState.RUNNING:
+            attempt.close()
+            continue
+        stack.enter_context(attempt)
+        trial = Trial(study, found._trial_id)
+        trial.set_user_attr(_NUM_STARTS, found.user_attrs.get(_NUM_STARTS, 1) + 1)
+        return trial
+    return None
+
+
+def _new(sweep: Sweep, study: "Study", stack: contextlib.ExitStack) -> "Trial | None":
+    import optuna
+
+    count, grid = len(study.get_trials(deepcopy=False)), combinations(sweep.space)
+    if count >= (min(sweep.num_trials, len(grid)) if grid else sweep.num_trials):
+        return None
+    if grid:
+        study.enqueue_trial(grid[count])
+    study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)  # of no two trials the same
+    stack.enter_context(locked(sweep.trial_lock(count), what="the trial"))
+    trial = study.ask({dimension.path: dimension.distribution() for dimension in sweep.space})
+    trial.set_user_attr(_PLACE, (sweep.folder / "place").read_text(encoding="utf-8"))
+    return trial
+
+
+def _carry_out(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -> None:
+    """Train a trial and tell the study how good it is, that it was pruned, or why it failed."""
+    from optuna.trial import TrialState
+
+    study, number = trial.study, trial.number
+    values = ", ".join(f"{path}={_short(value)}" for path, value in trial.params.items())
+    try:
+        if trial.user_attrs.get(_NUM_STARTS, 1) > _STARTS:
+            raise ConkiError(f"its process was killed {_STARTS} times")
+        value = _train(sweep, trial, observer, shelf)
+    except PrunedError:
+        study.tell(trial, state=TrialState.PRUNED)
+        observer.say(f"trial {number} ({values}): pruned, worse than half of the others at this epoch")
+    except (ConkiError, MemoryError) as error:
+        trial.set_user_attr(_FAILURE, reason_of(error, 400))
+        study.tell(trial, state=TrialState.FAIL)
+        observer.say(f"trial {number} ({values}): failed: {reason_of(error, 400)}")
+    else:
+        study.tell(trial, value)
+        observer.say(f"trial {number} ({values}): validation MAE {value:.4f}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _train(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -> float:
+    """Train the seeds of a trial and return their mean validation MAE."""
+    config = changed(sweep.base, trial.params)
+    run = sweep.trial_run(trial.number)
+    named = config.with_values("run", name=f"trial-{run.name}")  # no run's: its steps are all to be trained
+    runs = Runs(sweep.workspace)
+    plan = make_plan([named], runs, observer, shelf=shelf)
+    for planned in plan.planned:
+        if planned.stage == 1:
+            _share_stage_one(planned, observer, shelf)
+    judge = _Judge(trial, config.run.seeds[0])
+    for step in plan.planned[-1].steps:
+        train(replace(step, config=config, run=run.path), Observers(judge, observer), shelf=shelf)
+    found = [run.seed_result(seed) for seed in config.run.seeds]
+    return sum(result.metrics["valid"]["mae"] for result in found if result is not None) / len(found)
+
+
+def _share_stage_one(planned: PlannedRun, observer: Observer, shelf: Shelf) -> None:
+    """Train the stage 1 that trials start from, once: whoever comes second waits for it."""
+    for step in planned.steps:
+        run = Run(step.run)
+        mine = lock_beside(run.path.with_name(f"{run.name}.for-sweeps-{step.seed}"))
+        what = f"seed {step.seed} of the run {run.name}"
+        with locked(mine, what=what, wait=True, say=observer.say):
+            with locked(run.seed_lock(step.seed), what=what, wait=True, say=observer.say):
+                """Another command may train it."""
+            train(step, observer, shelf=shelf)
+
+
+def _tidy(sweep: Sweep, study: "Study") -> None:
+    """Delete what finished trials left on the disk, but for the best one."""
+    from optuna.trial import TrialState
+
+    with locked(sweep.lock, what=f"the sweep {sweep.name}", wait=True):
+        finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        done = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+        best = min(done, key=lambda trial: (trial.value, trial.number)).number if done else None
+        for trial in finished:
+            run = sweep.trial_run(trial.number)
+            if trial.number != best and run.path.exists():
+                discard_run(run)
+
+
+def _refuse_if_all_fail(study: "Study") -> None:
+    from optuna.trial import TrialState
+
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
+    if len(failed) == len(finished) >= _STARTS:
+        raise ConkiError(
+            f"all {len(failed)} trials failed, the last because: {failed[-1].user_attrs.get(_FAILURE, 'unknown')}",
+            "mend that, and give --name a new name",
+        )

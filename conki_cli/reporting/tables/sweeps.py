@@ -1,0 +1,55 @@
+"""What a sweep found, as a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from conki_cli.reporting.tables.drawing import empty_table
+from conki_cli.system.errors import one_line, quoted
+
+_SHOWN = 10
+
+
+def sweep_table(found: Mapping[str, Any]) -> list[RenderableType]:
+    """Draw the best trials of a sweep, as `describe_sweep` returns it, and lines about what mattered and comes next."""
+    states = found["states"]
+    counts = ", ".join(
+        f"{states[name]} {word}"
+        for name, word in (
+            ("complete", "finished"),
+            ("pruned", "pruned"),
+            ("fail", "failed"),
+            ("running", "unfinished"),
+        )
+        if states[name] or name == "complete"
+    )
+    table = empty_table(f"sweep {found['sweep']}: {counts}", gap=2)
+    for name in ("trial", "MAE↓ (valid)", *found["over"]):
+        table.add_column(name, justify="right")
+    for trial in [trial for trial in found["trials"] if trial["state"] == "complete"][:_SHOWN]:
+        cells = [str(trial["number"]), f"{trial['mae']:.4f}", *(_cell(trial["values"][p]) for p in found["over"])]
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    return [table, *(Text(one_line(line)) for line in _lines(found))]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    if not found["importances"]:
+        return []
+    shares = ", ".join(f"{path} {share:.0%}" for path, share in found["importances"].items())
+    return [f"importance for the validation MAE: {shares}"]
+
+
+def next_steps(found: Mapping[str, Any]) -> list[str]:
+    """Say what to do with the best trial of a sweep."""
+    if found["best"] is None:
+        return []
+    return [
+        f"the best settings with more seeds: conki finetune --config {quoted(found['config'])} --seeds 1..5",
+        f"the test split was not read; to read it for the best trial: conki evaluate {quoted(found['run'])}",
+    ]

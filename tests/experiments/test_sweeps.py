@@ -1,0 +1,196 @@
+"""A sweep: what it varies, which trials it trains, that it never reads the test split, how it continues."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import MakeConfig, Notes, resealed
+from process_support import SECONDS, started
+from typer.testing import CliRunner
+
+from conki_cli.cli import app
+from conki_cli.config.resolving import resolve, to_toml
+from conki_cli.config.sections import RunConfig
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.experiments import trials
+from conki_cli.experiments.spaces import combinations, parse_over
+from conki_cli.experiments.sweeps import describe_sweep, make_sweep, sweep_all
+from conki_cli.runs import Run
+from conki_cli.system.errors import ConkiError, SettingsError, StoreError
+from conki_cli.system.observer import Epoch, Observer, Training
+from conki_cli.system.workspace import Workspace
+
+GRID = "loss.temperature=0.05,0.5"
+
+
+@pytest.fixture
+def quick(tiny_config: MakeConfig) -> RunConfig:
+    """A configuration without stage 1 that trains for two epochs."""
+    return tiny_config("C1+C2", "data.external=none")
+
+
+def numbers_and_states(sweep: trials.Sweep) -> list[tuple[int, str]]:
+    return sorted((trial["number"], trial["state"]) for trial in describe_sweep(sweep)["trials"])
+
+
+def test_a_sweep_works_on_a_store_whose_test_split_is_gone(workspace: Workspace, quick: RunConfig) -> None:
+    path, whole = workspace.store("tiny"), workspace.root / "whole.h5"
+    shutil.copy2(path, whole)
+    with resealed(path) as file:
+        del file["test"]
+    with pytest.raises(StoreError):
+        FeatureStore(path)
+    sweep = make_sweep(quick, [GRID], workspace, num_trials=9, name="mine")
+    sweep_all(sweep, Observer())
+    found = describe_sweep(sweep)
+    assert numbers_and_states(sweep) == [(0, "complete"), (1, "complete")]
+    best = Run(Path(found["run"]))
+    assert list(best.seed_result(1).metrics) == ["valid"]
+    assert best.seed_result(1).metrics["valid"]["mae"] == found["best"]["mae"] == min(t["mae"] for t in found["trials"])
+    assert [path.name for path in best.path.parent.iterdir() if path.is_dir()] == [best.name]
+    shutil.copy2(whole, path)
+    done = CliRunner().invoke(app, ["evaluate", str(best.path), "--workspace", str(workspace.root)])
+    assert done.exit_code == 0, done.stderr
+    assert best.predictions_path(1, "test").is_file()
+
+
+def test_the_best_settings_are_a_configuration(workspace: Workspace, quick: RunConfig) -> None:
+    given = workspace.root / "given.toml"
+    given.write_text(to_toml(quick), encoding="utf-8")
+    words = ["sweep", "--config", str(given), "--workspace", str(workspace.root), "--name", "it", "--over", GRID]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    assert "sweep it: 2 finished" in done.stdout
+    best = resolve(config_file=workspace.root / "sweeps" / "it" / "best.toml")
+    assert best.loss.temperature in (0.05, 0.5)
+    assert best == resolve(config_file=given).with_values("loss", temperature=best.loss.temperature)
+    assert (workspace.root / "sweeps" / "it" / "sweep.svg").read_bytes().startswith(b"<?xml")
+    again = CliRunner().invoke(app, words)
+    assert again.stdout == done.stdout
+    other = CliRunner().invoke(app, [*words[:-1], "loss.temperature=0.05,0.6"])
+    assert (other.exit_code, "has other settings" in other.stderr) == (1, True)
+
+
+def test_a_trial_that_fails_is_recorded_and_the_others_go_on(workspace: Workspace, quick: RunConfig) -> None:
+    sweep = make_sweep(quick, ["optimizer.lr_others=1e30,1e-3"], workspace, num_trials=2)
+    notes = Notes()
+    sweep_all(sweep, notes)
+    assert numbers_and_states(sweep) == [(0, "fail"), (1, "complete")]
+    [failed] = [trial for trial in describe_sweep(sweep)["trials"] if trial["state"] == "fail"]
+    assert "not finite" in failed["failure"] or "is nan" in failed["failure"]
+    assert any(line.startswith("trial 0 (optimizer.lr_others=1e+30): failed: ") for line in notes.lines)
+
+
+class StopsIn(Notes):
+    """Interrupts the program at an epoch of a trial."""
+
+    def epoch(self, training: Training, epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_trial_is_continued_and_counts_once(workspace: Workspace, quick: RunConfig) -> None:
+    sweep = make_sweep(quick, ["loss.temperature=0.01..1:log"], workspace, num_trials=2)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_all(sweep, StopsIn())
+    assert numbers_and_states(sweep) == [(0, "running")]
+    notes = Notes()
+    sweep_all(sweep, notes)
+    assert numbers_and_states(sweep) == [(0, "complete"), (1, "complete")]
+    assert any("seed 1 continues after epoch 1" in line for line in notes.lines)
+
+
+def test_a_trial_that_another_process_trains_is_not_taken(workspace: Workspace, quick: RunConfig) -> None:
+    sweep = make_sweep(quick, ["loss.temperature=0.01..1"], workspace, num_trials=2)
+    study = trials.open_study(sweep)
+    with trials._claimed(sweep, study) as mine, trials._claimed(sweep, trials.open_study(sweep)) as other:
+        assert (mine.number, other.number) == (0, 1)
+        with trials._claimed(sweep, study) as none:
+            assert none is None
+    with trials._claimed(sweep, study) as abandoned:
+        assert (abandoned.number, abandoned.params) == (0, mine.params)
+
+
+def test_a_trial_is_pruned_by_the_validation_mae_of_its_first_seed() -> None:
+    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_warmup_steps=2))
+    for value in (0.5, 0.6, 0.7, 0.8, 0.9):
+        study.add_trial(optuna.create_trial(value=value, intermediate_values={1: value, 2: value}))
+    judge = trials._Judge(study.ask(), seed=4)
+
+    def hear(stage: int, seed: int, number: int, mae: float) -> None:
+        judge.epoch(Training("it", stage, seed, 9), Epoch(number, {}, {"mae": mae}, 1.0, is_best=True))
+
+    hear(1, 4, 2, 9.0)
+    hear(2, 5, 2, 9.0)
+    hear(2, 4, 1, 0.71)
+    with pytest.raises(trials.PrunedError):
+        hear(2, 4, 2, 0.71)
+
+
+def test_lists_are_a_grid_and_ranges_are_not() -> None:
+    space = parse_over(["loss.temperature=0.1,0.2", "optimizer.batch_size=8,16"], resolve())
+    assert combinations(space) == [
+        {"loss.temperature": t, "optimizer.batch_size": b} for t in (0.1, 0.2) for b in (8, 16)
+    ]
+    [one] = parse_over(["optimizer.batch_size=8..64:log"], resolve())
+    assert one.distribution() == optuna.distributions.IntDistribution(8, 64, log=True)
+    assert combinations([one]) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "needs something to vary"),
+        (["loss.temperature"], "--over takes section.key=LOW..HIGH"),
+        (["loss.temprature=1..2"], "unknown setting 'loss.temprature'.*loss.temperature"),
+        (["loss.temperature=2..1"], "must be LOW..HIGH with LOW < HIGH"),
+        (["loss.contrast_weight=0..1:log"], "0 < LOW where :log follows"),
+        (["loss.temperature=0..1"], "must be greater than 0"),
+        (["loss.temperature=0.1"], "two or more different values"),
+        (["loss.temperature=0.1,0.2", "loss.temperature=1..2"], "each setting once"),
+        (["data.dataset=mosi,sims"], "data.dataset is fixed"),
+        (["misa.dropout=0.1,0.2"], "belongs to --model misa"),
+        (["optimizer.algorithm=adam..adamw"], "has no range"),
+        (["optimizer.batch_size=1.5..2.5"], "must be a whole number"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused_in_one_line(lines: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.compile(message, re.DOTALL)) as error:
+        parse_over(lines, resolve())
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_that_changes_nothing_is_not_varied() -> None:
+    with pytest.raises(SettingsError, match=r"optimizer\.lr_adapters changes nothing in this configuration"):
+        parse_over(["optimizer.lr_adapters=1e-5,1e-4"], resolve(extra_drop=("C2",)))
+
+
+def test_a_sweep_that_cannot_work_is_refused_before_its_first_trial(workspace: Workspace, quick: RunConfig) -> None:
+    sweep = make_sweep(quick.with_values("data", dataset="absent"), [GRID], workspace, num_trials=2)
+    with pytest.raises(ConkiError, match="no feature store"):
+        sweep_all(sweep, Observer())
+    assert numbers_and_states(sweep) == []
+    nowhere = make_sweep(quick, [GRID], workspace, num_trials=2, storage="nonsense://there")
+    with pytest.raises(SettingsError, match="cannot be used"):
+        sweep_all(nowhere, Observer())
+
+
+@pytest.mark.slow
+def test_several_processes_on_one_storage_train_every_trial_once(
+    workspace: Workspace, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    given = tmp_path / "given.toml"
+    given.write_text(to_toml(tiny_config()), encoding="utf-8")  # with a stage 1 that the trials share
+    over = ("--over", "loss.temperature=0.01..1:log", "--trials", "8", "--name", "it")
+    words = ("-m", "conki_cli", "sweep", "--config", str(given), *over)
+    with (
+        started(*words, "--jobs", "2", space=workspace.root) as one,
+        started(*words, space=workspace.root) as other,
+    ):
+        errors = [process.communicate(timeout=SECONDS)[1] for process in (one, other)]
+    assert [one.returncode, other.returncode] == [0, 0], errors
+    told: list[Any] = [int(number) for text in errors for number in re.findall(r"^trial (\d+) \(", text, re.MULTILINE)]
+    assert sorted(told) == list(range(8))
