@@ -213,12 +213,12 @@ def test_sims_predictions_that_clip_to_a_constant_have_no_correlation() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39])
 def test_predictions_that_are_not_finite_are_counted_and_the_first_is_named(bad: float) -> None:
-    with pytest.raises(ConkiError, match=r"predictions must be finite numbers, 2 of 3 are not \(the first: 'b'"):
+    with pytest.raises(ConkiError, match=r"predictions must be finite numbers, but 2 of 3 are not \(the first: 'b'"):
         sentiment_metrics([1.0, bad, bad], [1.0, 0.0, 2.0], ids=["a", "b", "c"])
 
 
 def test_without_ids_the_position_of_the_first_bad_value_is_named() -> None:
-    with pytest.raises(ConkiError, match=r"scores must be finite numbers, 1 of 2 are not \(the first: sample 2"):
+    with pytest.raises(ConkiError, match=r"scores must be finite numbers, but 1 of 2 are not \(the first: sample 2"):
         sentiment_metrics([1.0, 1.0], [1.0, math.nan])
 
 

@@ -190,7 +190,7 @@ def test_a_single_seed_is_compared_but_not_tested(space: Path, names: dict[str, 
 def test_the_table_names_its_tests_and_shows_only_the_papers_columns(space: Path, names: dict[str, str]) -> None:
     shown = run_in(space, f"compare {names['conki']} {names['misa']}").stdout
     assert shown.startswith("tiny, test split, protocol all, seeds 1, 2, n = 6")
-    assert "no difference from ConKI is found by: paired t-test over seeds" in words(shown)
+    assert "no difference from ConKI found by: paired t-test over seeds" in words(shown)
     assert not set("†‡§") & set(shown)
     assert "Acc-7" in shown
     assert "Acc-5" not in shown

@@ -427,8 +427,8 @@ def test_only_signs_of_the_table_are_explained_and_the_other_tests_found_nothing
     lines = explanation(found)
     signs = {sign for signs in marks(found.verdicts[0].cells or {}).values() for sign in signs}
     assert signs == {line[0] for line in lines[:-2]} == {"§"}
-    assert "1,000 draws of the 5 videos" in lines[0]
-    assert lines[1].startswith("no difference from ConKI is found by: paired t-test over seeds, p < 0.05, uncorrected")
+    assert "1,000 resamples of the 5 videos" in lines[0]
+    assert lines[1].startswith("no difference from ConKI found by: paired t-test over seeds, p < 0.05, uncorrected")
     assert "Welch's t-test over seeds, p < 0.05 after Holm's correction" in lines[1]
     assert lines[2:] == ["effect sizes (Cohen's d) and p-values: --json"]
 
@@ -437,7 +437,7 @@ def test_where_nothing_differs_one_line_says_what_was_tested(make_run: MakeRun) 
     runs = [make_run("a", {1: 0.3, 2: 0.4}), make_run("b", {1: 0.4, 2: 0.25}, model="misa")]
     lines = explanation(compare(read_systems(runs, "test", "all"), num_draws=200))
     assert len(lines) == 2
-    assert lines[0].startswith("no difference from ConKI is found by: ")
+    assert lines[0].startswith("no difference from ConKI found by: ")
     assert all(test in lines[0] for test in ("paired t-test", "Welch's t-test", "paired bootstrap"))
 
 
@@ -450,7 +450,7 @@ def test_a_difference_of_every_kind_is_explained(make_run: MakeRun) -> None:
 def test_other_data_other_clips_and_other_stages_are_refused(make_run: MakeRun) -> None:
     first = make_run("a", {1: 0.3})
     faults = {
-        "is of mosi, other of mosei": {"dataset": "mosei"},
+        "is for mosi, other for mosei": {"dataset": "mosei"},
         "different versions of the store mosi": {"content": "c1"},
         "must name the same clips": {"ids": [*IDS[1:], IDS[0]]},
         "with the same scores": {"scores": SCORES[::-1]},

@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
         (errno.EFBIG, r"the file would exceed the allowed size: raise the file size limit \(ulimit -f\)"),
         (errno.EACCES, "writing is not permitted: give your user write permission .* choose another place with .*"),
         (errno.ENOENT, "its folder no longer exists: restore it and run the command again"),
-        (errno.EROFS, "that file system is read-only: choose another place with --workspace"),
+        (errno.EROFS, "the file system is read-only: choose another place with --workspace"),
         (errno.EIO, "Input/output error: nothing was written"),
         (errno.ESTALE, "Stale file handle: nothing was written"),
     ],
@@ -133,7 +133,7 @@ def test_a_disk_that_fails_once_the_file_is_there_is_not_said_to_have_written_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync_of_folders_failing(monkeypatch, errno.EIO)
-    with pytest.raises(ConkiError, match=r"file is written, but a power failure .* \(Input/output error\): check the"):
+    with pytest.raises(ConkiError, match=r"file was written, but a power failure .* \(Input/output error\): check the"):
         write_text(tmp_path / "file", "text")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "text"
 

@@ -70,14 +70,14 @@ def test_what_may_not_be_read_is_one_line_that_says_so(place: str, command: str,
         found = run(space, "-m", "conki_cli", *command.split())
     errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
     assert (found.returncode, len(errors)) == (1, 1), found.stderr
-    assert f"cannot read {place}: it is not permitted: let your user read it" in errors[0]
+    assert f"cannot read {place}: permission denied: give your user read permission" in errors[0]
 
 
 def test_the_list_of_runs_names_the_one_that_may_not_be_read(space: Path) -> None:
     with closed(space / "runs" / RUN):
         found = run(space, "-m", "conki_cli", "runs")
     assert found.returncode == 0
-    assert f"cannot read runs/{RUN}: it is not permitted" in found.stderr
+    assert f"cannot read runs/{RUN}: permission denied" in found.stderr
     assert RUN in found.stdout
 
 

@@ -389,6 +389,6 @@ def _compare_splits(corpus: Corpus, splits: Splits, found: _Findings) -> None:
             (found.remarks if sizes == published else found.warnings).append(line)
     if published is not None and sizes != published:
         found.warnings.append(
-            f"{'/'.join(map(str, sizes))} clips in {'/'.join(SPLITS)}, but published were "
+            f"{'/'.join(map(str, sizes))} clips in {'/'.join(SPLITS)}, published are "
             f"{'/'.join(map(str, published))}: results are not comparable with the paper's"
         )
