@@ -98,6 +98,12 @@ def is_unread(error: Exception, path: Path) -> bool:
     return isinstance(attempt(check_read, path, error)[1], UnreadableError)
 
 
+def missing_library(error: Exception | None) -> ImportError | None:
+    """Return why a library that reads a file cannot be imported, if that is behind an error: the file may be sound."""
+    found = (one for one in (error, error and error.__cause__) if isinstance(one, ImportError))
+    return next(found, None)
+
+
 def is_newer(error: Exception | None) -> bool:
     """Say whether an error is that a later version wrote the file."""
     return isinstance(error, ConkiError) and error.kind is Kind.NEWER
@@ -105,7 +111,7 @@ def is_newer(error: Exception | None) -> bool:
 
 def fault(subject: Path | str, error: Exception, path: Path, advice: str) -> Finding:
     """Turn an error about a file into a finding; the advice is for a file that was read, and is wrong."""
-    if isinstance(error, ImportError):
+    if missing_library(error) is not None:
         advice = _LIBRARY
     elif is_unread(error, path):
         advice = UNREAD
@@ -122,10 +128,10 @@ def guarded(subject: Path, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 def fact_of(error: Exception, path: Path) -> str:
     """Return what an error about a file says, with the file's name for its path and without advice."""
-    if isinstance(error, ConkiError):
+    if library := missing_library(error):
+        said = f"{path.name} was not examined ({reason_of(library)})"
+    elif isinstance(error, ConkiError):
         said = error.fact
-    elif isinstance(error, ImportError):
-        said = f"{path.name} was not examined ({reason_of(error)})"
     elif isinstance(error, OSError):
         said = f"{path.name} cannot be read: {error.strerror or error}"
     else:

@@ -729,6 +729,15 @@ def test_sound_seeds_are_not_called_damaged_where_torch_cannot_be_imported(space
     assert {what.partition(" (")[0] for what in found} == {"seed-1 was not examined", "seed-2 was not examined"}
 
 
+def test_nothing_is_to_be_deleted_where_transformers_cannot_be_imported(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    found = wrong_in(run_of(space))
+    assert "seed-1 was not examined (import of transformers halted; None in sys.modules)" in [one.what for one in found]
+    assert [one.advice for one in found if "delete" in one.advice] == []
+
+
 # --- the command -------------------------------------------------------------------------------------------------
 
 

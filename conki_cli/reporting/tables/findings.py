@@ -14,7 +14,7 @@ from rich.text import Text
 from conki_cli.system.errors import one_line
 
 if TYPE_CHECKING:
-    from conki_cli.doctor import Finding
+    from conki_cli.system.findings import Finding
 
 _STYLES = {"ok": "green", "remark": "yellow", "fault": "bold red"}
 

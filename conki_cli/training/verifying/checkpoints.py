@@ -19,8 +19,10 @@ from conki_cli.system.findings import (
     Finding,
     attempt,
     fact_of,
+    fault,
     is_newer,
     is_unread,
+    missing_library,
     size_on_disk,
 )
 
@@ -112,6 +114,9 @@ class Checkpoints:
             from conki_cli.training.verifying.network import needed_weights
 
             needed, error = attempt(needed_weights, run, config, read["best"].facts)
+            if error is not None and missing_library(error):
+                yield fault(subject, error, Path(subject), again)
+                return
             if needed is None:
                 what = f"its network cannot be built from best.safetensors ({reason_of(error) if error else ''})"
                 yield Finding(subject, FAULT, what, again)
