@@ -52,9 +52,9 @@ def test_the_best_constant_is_the_median_of_the_training_scores() -> None:
 def test_it_stands_in_the_result_and_is_said_before_training(trained: Trained) -> None:
     train = trained.run.seed_result(1).median
     assert trained.run.record.median == train
-    assert train["metrics"].keys() == {"valid", "test"}
-    mae = train["metrics"]["valid"]["mae"]
-    assert f"predicting the training median ({train['score']:.2f}) gives a validation MAE of {mae:.3f}" in trained.lines
+    assert train.metrics.keys() == {"valid", "test"}
+    mae = train.metrics["valid"]["mae"]
+    assert f"predicting the training median ({train.score:.2f}) gives a validation MAE of {mae:.3f}" in trained.lines
 
 
 @pytest.mark.parametrize(("valid_mae", "is_warned"), [(0.951, True), (0.949, False), (1.2, True)])
@@ -82,7 +82,7 @@ def test_a_best_epoch_that_is_the_last_may_not_be_the_best(run: Run) -> None:
 def test_the_median_is_the_last_line_of_a_table_and_warnings_stand_below(run: Run, tmp_path: Path) -> None:
     set_result(run, 1, valid_mae=0.99)
     run_text = evaluated(run, "--export", str(tmp_path / "table.md"), "--split", "test")
-    mae = evaluate_run(run, "test", "all").median["metrics"]["mae"]
+    mae = evaluate_run(run, "test", "all").median.metrics["mae"]
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
     assert rows[-1].startswith(f"| predicting the training median | {mae:.3f} | - |")
     assert "warning: ConKI, seeds 1, 2 did not learn" in run_text
@@ -91,8 +91,8 @@ def test_the_median_is_the_last_line_of_a_table_and_warnings_stand_below(run: Ru
 def test_json_has_the_median_and_the_warnings(run: Run) -> None:
     set_result(run, 1, valid_mae=0.99)
     found = json.loads(evaluated(run, "--json"))
-    assert found.median.metrics["corr"] is None
-    assert found.warnings[0].startswith("seeds 1, 2 did not learn")
+    assert found["median"]["metrics"]["corr"] is None
+    assert found["warnings"][0].startswith("seeds 1, 2 did not learn")
 
 
 def test_the_doctor_remarks_on_it(run: Run) -> None:

@@ -109,7 +109,7 @@ def test_the_doctor_gives_the_command_that_opens_it(place: str, names: list[str]
 def test_a_checkpoint_that_may_not_be_read_is_not_deleted_as_a_damaged_one_is(space: Path) -> None:
     last = space / "runs" / RUN / "seed-1" / "checkpoints" / "last.safetensors"
     latest = (
-        "from pathlib import Path; from conki_cli.runs import Run; from conki_cli.system.workspace import Observer; "
+        "from pathlib import Path; from conki_cli.runs import Run; from conki_cli.system.observer import Observer; "
         f"from conki_cli.training.resuming import latest; latest(Run(Path('runs/{RUN}')), 1, Observer())"
     )
     with closed(last):
