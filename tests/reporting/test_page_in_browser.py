@@ -167,7 +167,8 @@ def test_on_a_phone_a_figure_scrolls_within_its_frame_instead_of_shrinking(visit
     assert frame.locator("img").bounding_box()["width"] >= 576
     frame.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.picture').scrollLeft > 0")
+    moved = "one => new Promise(done => { (function look() { one.scrollLeft ? done(1) : setTimeout(look, 20) })() })"
+    assert frame.evaluate(moved)
 
 
 def test_everything_can_be_reached_without_a_mouse_and_has_a_name(visit: Any) -> None:
