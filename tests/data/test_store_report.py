@@ -87,7 +87,9 @@ def test_a_split_whose_every_score_is_impossible_is_refused() -> None:
 
 def test_a_clip_that_occurs_again_is_left_out() -> None:
     checked = check(corpus(clip("train", 5), clip("train", 5)))
-    assert checked.warnings == ("2 clips left out: the same id, text and score came before (train$_$5, train$_$5)",)
+    assert checked.warnings == (
+        "2 clips left out: a clip with the same id, text and score came before (train$_$5, train$_$5)",
+    )
     assert len(checked.corpus.splits["train"]) == 30
 
 
@@ -184,7 +186,7 @@ def test_a_split_without_a_modality_is_warned_of() -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "advice"),
-    [("own", "give the right --score-range"), ("sims", "other data than sims, name it with --da")],
+    [("own", "give the right --score-range"), ("sims", "if this is not sims, give another --da")],
 )
 def test_scores_of_another_range_are_refused_with_advice_that_can_be_followed(dataset: str, advice: str) -> None:
     with pytest.raises(SourceError, match=advice):
