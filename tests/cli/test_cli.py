@@ -139,7 +139,7 @@ WRONG = {
     "prepare --dataset mosi --score-range -1..1": "mosi has scores from -3 to 3",
     "prepare --dataset mosi --source {bad}/nothing": "there is no file",
     "prepare --dataset mosi --source {bad}/empty": "is empty",
-    "prepare --dataset mosi --source {bad}/newer.h5": "is HDF5 with test, train, valid, which is not a supported format",
+    "prepare --dataset mosi --source {bad}/newer.h5": "valid, which is not a supported format",
     "prepare --dataset demo --source x": "is generated",
     "prepare --dataset demo --out {bad}": "it is a folder: name a file in it",
     "prepare --dataset demo --out {bad}/empty/x.h5": "a part of the path is a file",

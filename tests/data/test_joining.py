@@ -136,7 +136,7 @@ def test_starts_that_the_label_file_lacks_are_named() -> None:
 
 
 def test_the_only_row_of_a_video_is_not_that_of_a_clip_with_another_name() -> None:
-    with pytest.raises(SourceError, match=r"0 of 1 have one; without one is 'b_c\$_\$7'"):
+    with pytest.raises(SourceError, match=r"0 of 1 have one; 'b_c\$_\$7' has no row"):
         texts_of([Clip("b_c$_$7", 3.0)])
 
 

@@ -170,7 +170,7 @@ def test_empty_and_repeated_texts_are_counted() -> None:
 def test_many_clips_with_the_text_of_another_are_warned_of() -> None:
     assert check(changed(8, text="the same")).warnings == ()
     (warning,) = check(changed(9, text="the same")).warnings
-    assert warning.startswith("9 clips share their text with another clip: 1 text, 0 of them in two splits; are")
+    assert warning.startswith("9 clips share their text with another clip: 1 text, 0 of them in two splits; check")
 
 
 def test_scores_that_are_all_equal_are_warned_of() -> None:
@@ -326,7 +326,7 @@ def test_a_senseless_report_is_damage(path: Path, name: str, value: str) -> None
 
 def test_strict_refuses_warnings_in_one_line_and_writes_nothing(path: Path) -> None:
     made = dataclasses.replace(changed(1, audio=None), notes=("a", "b", "c"))
-    with pytest.raises(SourceError, match=r"^own.pkl: --strict allows no warning, found 4: a; b; c; \.\.\.: mend"):
+    with pytest.raises(SourceError, match=r"^own.pkl: --strict allows no warning, found 4: a; b; c; \.\.\.: repair"):
         write_store(path, made, strict=True)
     assert not list(path.parent.iterdir())
 
