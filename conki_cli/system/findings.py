@@ -65,7 +65,7 @@ def attempt(
 
 
 def _closed_in(place: Path, *, deep: bool) -> Path | None:
-    """Return a file or folder, of those at and (with `deep`) below a place, that may not be read; None if all may.
+    """Return a file or folder, of those at and (with `deep`) below a place, that cannot be read; None if all can.
 
     Raises:
         UnreadableError: the system cannot read the place itself.
@@ -89,7 +89,7 @@ def closed_findings(subject: Path, *, deep: bool = False) -> list[Finding]:
         return [fault(subject, error, subject, UNREAD)]
     if closed is None:
         return []
-    what = f"{one_line(str(closed))} may not be read"
+    what = f"{one_line(str(closed))} cannot be read"
     return [Finding(str(subject), FAULT, what, f"let your user read it: chmod -R u+rX {quoted(subject)}")]
 
 

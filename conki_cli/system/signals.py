@@ -51,7 +51,7 @@ def leave_early() -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    os.write(2, b"interrupted: nothing was begun\n")
+    os.write(2, b"interrupted: nothing was started\n")
     os._exit(exit_code(ENDINGS[number]()))
 
 

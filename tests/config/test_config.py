@@ -207,9 +207,9 @@ def test_without_handover_stage_1_is_that_of_conki() -> None:
 @pytest.mark.parametrize(
     ("switches", "external", "message"),
     [
-        (("C2", "C3"), "mosei", "no representation is left"),
-        (("plain-transfer", "C3"), "mosei", "no representation is left"),
-        (("T", "V", "A"), "mosei", "leave no modality"),
+        (("C2", "C3"), "mosei", "there is no representation"),
+        (("plain-transfer", "C3"), "mosei", "there is no representation"),
+        (("T", "V", "A"), "mosei", "there is no modality"),
         (("plain-transfer", "C1"), "mosei", "plain-transfer trains on the external set first"),
         (("plain-transfer",), "none", "plain-transfer trains on the external set first"),
         ((), "mosi", "external data set must differ from the target"),

@@ -255,7 +255,7 @@ def test_numbers_of_words_are_joined_with_a_label_file(tmp_path: Path) -> None:
 def test_numbers_of_words_without_a_label_file_are_refused_with_advice(tmp_path: Path) -> None:
     item = (([4, 5], np.ones((2, 4)), np.ones((2, 3))), 1.0, "v[0]")
     message = refused(saved(tmp_path / "x.pkl", {"train": [item], "dev": [item], "test": [item]}))
-    assert "numbers of words" in message
+    assert "word ids instead of words" in message
     assert "--labels label.csv" in message
 
 

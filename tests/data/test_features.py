@@ -300,7 +300,7 @@ def test_clips_that_the_table_lacks_have_no_frames_and_its_others_are_a_remark(t
     assert made.splits["test"][0].audio is None
     assert made.remarks == (
         "audio of 3 of 4 clips from features.npz instead of those of label.csv",
-        "1 clips in features.npz belong to no clip of label.csv",
+        "1 clips in features.npz are not in label.csv",
     )
 
 
@@ -391,7 +391,7 @@ def test_a_table_of_some_clips_is_found_by_id_and_score(tmp_path: Path) -> None:
 
 
 def test_texts_have_no_features(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="features of vision and audio are read, not of text"):
+    with pytest.raises(SourceError, match="only features of vision and audio can be read, not of text"):
         table(npz(tmp_path, text=frames(4)), "text")
 
 
@@ -436,7 +436,7 @@ def test_what_an_archive_has_besides_is_named(tmp_path: Path) -> None:
     raw, request = source(tmp_path, other=np.zeros(3))
     made = features.read(raw, request, "npz")
     assert made.remarks[1:] == (
-        "vectors of texts (4, 2) were not read: the model encodes the texts itself",
+        "text vectors (4, 2) were not read: the model encodes the texts itself",
         "not read: other",
     )
     assert (made.source, made.source_format, made.notes) == ("all.npz", "npz", ())

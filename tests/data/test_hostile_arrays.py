@@ -134,9 +134,9 @@ def test_a_sparse_file_with_a_huge_shape_is_looked_at_without_reading_it(tmp_pat
 
 def test_characters_beyond_unicode_are_refused(path: Path) -> None:
     archive(path, {"id.npy": declared("(1,)", "<U1") + b"\xff\xff\xff\xff"})
-    assert "characters that are no text" in refused(read_npz, path)
+    assert "characters that are not valid text" in refused(read_npz, path)
     archive(path, {"id.npy": declared("(1,)", ">U1") + b"\x00\x11\x00\x00"})
-    assert "characters that are no text" in refused(read_npz, path)
+    assert "characters that are not valid text" in refused(read_npz, path)
 
 
 # ---- archives ----

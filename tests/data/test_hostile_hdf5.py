@@ -128,8 +128,8 @@ def named_type(path: Path, video: h5py.Group) -> None:
 HOSTILE: dict[Make, str] = {
     external_link: "is a link to another place",
     soft_link: "is a link to another place",
-    virtual_data_set: "keeps its values in other files",
-    external_storage: "keeps its values in other files",
+    virtual_data_set: "has its values in other files",
+    external_storage: "has its values in other files",
     terabytes_declared: "declares 2.7 TiB",
     contiguous_but_not_stored: "but 0 are stored",
     endless_fill_value: "declares 953.7 MiB",
@@ -247,7 +247,7 @@ def test_a_file_that_becomes_damaged_after_it_was_opened_is_one_line(path: Path)
 
 
 def test_frames_larger_than_memory_allows_are_refused(path: Path) -> None:
-    with h5py.File(path, "w") as file, pytest.raises(SourceError, match="is the most that is read"):
+    with h5py.File(path, "w") as file, pytest.raises(SourceError, match="and the limit is"):
         H5Frames(file, "/x", np.dtype("f8"), (10**6, 74), 0)
 
 

@@ -111,7 +111,7 @@ def test_clips_that_nothing_tells_apart_are_refused() -> None:
 
 def test_no_row_is_given_to_two_clips() -> None:
     rows = [LabelRow("v", "1", "one", 1.0)]
-    with pytest.raises(SourceError, match=r"'v\$_\$1' and 'v\$_\$01' have the same one"):
+    with pytest.raises(SourceError, match=r"'v\$_\$1' and 'v\$_\$01' have the same row"):
         texts_of([Clip("v$_$1", 1.0), Clip("v$_$01", 1.0)], rows)
 
 
@@ -136,13 +136,13 @@ def test_starts_that_the_label_file_lacks_are_named() -> None:
 
 
 def test_the_only_row_of_a_video_is_not_that_of_a_clip_with_another_name() -> None:
-    with pytest.raises(SourceError, match=r"0 of 1 have one; without one is 'b_c\$_\$7'"):
+    with pytest.raises(SourceError, match=r"0 of 1 have one; 'b_c\$_\$7' has no row"):
         texts_of([Clip("b_c$_$7", 3.0)])
 
 
 def test_an_id_that_is_the_video_alone_finds_the_only_clip_of_it() -> None:
     assert texts_of([Clip("b_c", 3.0)])[0] == ["two"]
-    with pytest.raises(SourceError, match="0 of 1 have one; without one is 'a'"):
+    with pytest.raises(SourceError, match="0 of 1 have one; 'a' has no row"):
         texts_of([Clip("a", 1.0)])
 
 
@@ -167,7 +167,7 @@ def test_a_clip_without_a_row_is_named() -> None:
 def test_clips_of_other_data_are_refused_with_the_best_way() -> None:
     with pytest.raises(SourceError) as error:
         texts_of([Clip("a$_$0001", 1.0), Clip("q$_$1", 0.0), Clip("q\n$_$2", 0.0)])
-    assert "at best, by id, 1 of 3 have one; without one is 'q$_$1'" in str(error.value)
+    assert "at best, by id, 1 of 3 have one; 'q$_$1' has no row" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -217,7 +217,7 @@ def chinese(path: Path) -> Path:
 def test_sims_prefers_the_english_text(path: Path) -> None:
     corpus = read(chinese(path), "sims")
     assert corpus.splits["train"][0].text == "good"
-    assert (corpus.notes, corpus.remarks) == ((), ("the texts are those of the column text_en",))
+    assert (corpus.notes, corpus.remarks) == ((), ("the texts come from the column text_en",))
     assert read(path, "own").splits["train"][0].text == "好"
 
 

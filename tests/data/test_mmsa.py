@@ -238,7 +238,7 @@ def changed(split: str, key: str, value: object) -> dict[str, Any]:
         ({"train": part("train"), "valid\n\x1b[2J": part("valid")}, "valid, test missing in: train, ?"),
         ({**features(), "test": [1]}, "'test' must be a dictionary of arrays"),
         ({**features(), "test": {"labels": [1.0], "vision": [1.0]}}, "must have 'id', found only labels, vision"),
-        (changed("valid", "raw_text", ["one"]), "the same clips, found id 3, raw_text 1"),
+        (changed("valid", "raw_text", ["one"]), "the same number of clips, found id 3, raw_text 1"),
         (changed("valid", "vision", np.zeros((3, 4))), r"must be [clips, frames, features], found the shape (3, 4)"),
         (changed("valid", "vision", [np.ones((10, 100))] * 3000), "repeats the same rows many times"),
         (changed("valid", "vision", [["a"]]), "'vision' must be an array of numbers"),

@@ -333,7 +333,7 @@ def test_iemocap_is_refused_by_name(tmp_path: Path, labels: Path, shape: tuple[i
         part["labels"] = np.zeros((len(part["vision"]), *shape))
     message = refused(saved(tmp_path / "x.pkl", value), labels)
     assert "IEMOCAP" in message
-    assert "no sentiment score" in message
+    assert "not the sentiment scores" in message
 
 
 def test_a_missing_split_is_named(tmp_path: Path, labels: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_run_is_given_by_name_or_path_and_a_folder_without_either_says_how(her
     shutil.copytree(trained.run.path, here / "mine")
     assert Runs(trained.workspace).find("./mine").path == Path("mine")
     assert Runs(trained.workspace).find(str(here / "mine")).path == here / "mine"
-    with pytest.raises(RunError, match=r"no run 'mine' lies below .*; ./mine means the one in the current folder"):
+    with pytest.raises(RunError, match=r"there is no run 'mine' below .*; ./mine means the one in the current folder"):
         Runs(trained.workspace).find("mine")
     with pytest.raises(RunError, match=r"a run's folder has a result.json"):
         Runs(trained.workspace).find(f"./{trained.run.name}")

@@ -193,4 +193,4 @@ def test_a_clip_that_is_padded_on_the_other_side_is_cut_there_and_named() -> Non
 def test_lengths_that_are_greater_than_most_arrays_are_a_warning() -> None:
     part = look_at("file", np.ones((4, 3, 2), dtype=np.float32), np.array([9.0, 9.0, 9.0, 3.0]))
     _, _, notes = find_sides({"audio": [part]}, "end")
-    assert notes == ["audio: 3 of 4 lengths are greater than the array: they are of other data"]
+    assert notes == ["audio: 3 of 4 lengths are greater than the array: they belong to other data"]

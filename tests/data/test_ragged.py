@@ -51,7 +51,7 @@ def test_a_modality_may_be_one_array_per_clip(tmp_path: Path, kind: Any) -> None
     corpus = read(saved(tmp_path / "x.pkl", ragged_features(kind)), "own", MOSI)
     for found, array in zip(audio_of(corpus), clips(), strict=True):
         np.testing.assert_array_equal(found, array)
-    assert corpus.padding["audio"] == "none, every clip has an array of its own"
+    assert corpus.padding["audio"] == "none, every clip has its own array"
 
 
 def test_frames_of_zeros_in_an_array_of_its_own_are_no_padding(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_list_of_anything_else_is_left_to_others(bad: list[Any]) -> None:
 
 
 def test_as_many_arrays_as_clips_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"must hold the same clips, found id 3, .*audio 2"):
+    with pytest.raises(SourceError, match=r"must have the same number of clips, found id 3, .*audio 2"):
         read(saved(tmp_path / "x.pkl", ragged_features(audio=clips()[:2])), "own", MOSI)
 
 

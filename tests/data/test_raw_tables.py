@@ -162,7 +162,7 @@ def test_ids_that_excel_destroyed_are_one_line(tmp_path: Path, name: str, column
     cells[column] = name
     message = refused(written(tmp_path / "label.csv", "\n".join([",".join(HEADER), ",".join(cells)])))
     assert f"{HEADER[column]} must be an id, found '{name}', which Excel writes instead of" in message
-    assert "(1 row): take the table from before Excel" in message
+    assert "(1 row): use the table from before Excel" in message
 
 
 # ---- JSON lines ----
@@ -188,7 +188,7 @@ def test_json_lines_are_found_without_being_named_and_join(tmp_path: Path) -> No
 
 def test_columns_of_lists_and_objects_are_left_out_and_said_to_be(tmp_path: Path) -> None:
     corpus = read(json_lines(tmp_path / "label.jsonl", words=["good"], more={"a": 1}))
-    assert corpus.remarks == ("not read, as they hold lists or objects: words, more",)
+    assert corpus.remarks == ("not read, because they hold lists or objects: words, more",)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_without_the_library_one_line_says_what_to_install(
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("xl/workbook.xml", "<workbook/>")
     message = refused(path)
-    assert f"needs {package}, and that is not installed: pip install {package}, or save the table as CSV" in message
+    assert f"needs {package}, which is not installed: pip install {package}, or save the table as CSV" in message
 
 
 def workbook(path: Path, rows: Sequence[Sequence[Any]] = (HEADER, *ROWS), *more: str) -> Path:
@@ -318,7 +318,7 @@ def test_numbers_gaps_and_lists_of_parquet_are_read_as_those_of_other_tables(tmp
     }
     corpus = read(parquet(tmp_path / "label.parquet", columns))
     assert contents(corpus) == [("v$_$11", "a", 1), ("v$_$12", "", 0), ("v$_$13", "c", -1)]
-    assert corpus.remarks[0] == "not read, as they hold lists or objects: words"
+    assert corpus.remarks[0] == "not read, because they hold lists or objects: words"
 
 
 def test_a_parquet_file_that_declares_too_much_or_is_damaged_is_refused(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_labels_that_are_not_needed_must_still_be_there_and_a_table(tmp_path: Pa
 @pytest.mark.parametrize("place", [0, 1])
 def test_aligning_to_words_needs_the_times_of_words(tmp_path: Path, place: int) -> None:
     with pytest.raises(
-        SourceError, match=r"--align words needs the times of words, .* is in the format (mmsa|labels): leave it"
+        SourceError, match=r"--align words needs the times of words, .* has the format (mmsa|labels): leave it"
     ):
         read(texts_of(tmp_path)[place], align_words=True)
 

@@ -87,7 +87,9 @@ def test_a_split_whose_every_score_is_impossible_is_refused() -> None:
 
 def test_a_clip_that_occurs_again_is_left_out() -> None:
     checked = check(corpus(clip("train", 5), clip("train", 5)))
-    assert checked.warnings == ("2 clips left out: the same id, text and score came before (train$_$5, train$_$5)",)
+    assert checked.warnings == (
+        "2 clips left out: a clip with the same id, text and score came before (train$_$5, train$_$5)",
+    )
     assert len(checked.corpus.splits["train"]) == 30
 
 
@@ -168,7 +170,7 @@ def test_empty_and_repeated_texts_are_counted() -> None:
 def test_many_clips_with_the_text_of_another_are_warned_of() -> None:
     assert check(changed(8, text="the same")).warnings == ()
     (warning,) = check(changed(9, text="the same")).warnings
-    assert warning.startswith("9 clips share their text with another clip: 1 text, 0 of them in two splits; are")
+    assert warning.startswith("9 clips share their text with another clip: 1 text, 0 of them in two splits; check")
 
 
 def test_scores_that_are_all_equal_are_warned_of() -> None:
@@ -184,7 +186,7 @@ def test_a_split_without_a_modality_is_warned_of() -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "advice"),
-    [("own", "give the right --score-range"), ("sims", "other data than sims, name it with --da")],
+    [("own", "give the right --score-range"), ("sims", "if this is not sims, give another --da")],
 )
 def test_scores_of_another_range_are_refused_with_advice_that_can_be_followed(dataset: str, advice: str) -> None:
     with pytest.raises(SourceError, match=advice):
@@ -324,7 +326,7 @@ def test_a_senseless_report_is_damage(path: Path, name: str, value: str) -> None
 
 def test_strict_refuses_warnings_in_one_line_and_writes_nothing(path: Path) -> None:
     made = dataclasses.replace(changed(1, audio=None), notes=("a", "b", "c"))
-    with pytest.raises(SourceError, match=r"^own.pkl: --strict allows no warning, found 4: a; b; c; \.\.\.: mend"):
+    with pytest.raises(SourceError, match=r"^own.pkl: --strict allows no warning, found 4: a; b; c; \.\.\.: repair"):
         write_store(path, made, strict=True)
     assert not list(path.parent.iterdir())
 

@@ -230,7 +230,7 @@ def test_a_split_of_clips_without_splits_is_refused(trained: Trained, tmp_path: 
 
 
 def test_a_run_that_reads_texts_refuses_clips_without_any(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(ConkiError, match="no clip has a text"):
+    with pytest.raises(ConkiError, match="none of these clips has a text"):
         predictions(trained, folders(tmp_path))
 
 

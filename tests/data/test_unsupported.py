@@ -61,7 +61,7 @@ KINDS = {
     "an old Excel or Word file": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
     "whose objects a safe reader cannot open": npz("train_corpus", "val_corpus", "test_corpus"),
     "raw video or sound": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00",
-    "which is not read yet": b"RIFF\x00\x00\x01\x00AVI LIST",
+    "which cannot be read yet": b"RIFF\x00\x00\x01\x00AVI LIST",
     "extract features": b"\x1a\x45\xdf\xa3\x01\x00\x00\x00",
     "raw video or sound, which": b"RIFF\x00\x00\x01\x00WAVEfmt ",
     "Arrow, a table": b"ARROW1\x00\x00",

@@ -129,7 +129,7 @@ def test_rows_that_are_the_same_experiment_are_shown_once(workspace: Workspace, 
 
 
 def test_an_impossible_row_is_refused_before_it_is_trained(workspace: Workspace, tiny_config: MakeConfig) -> None:
-    with pytest.raises(SettingsError, match="no representation is left"):
+    with pytest.raises(SettingsError, match="there is no representation"):
         ablate(rows_of(tiny_config("C2+T", *QUICK), ("C4",), ("C3",)), workspace, Observer())
     assert not workspace.runs.exists()
 

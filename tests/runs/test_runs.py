@@ -230,7 +230,7 @@ def test_a_damaged_result_is_one_line(place: Workspace, tiny_config: MakeConfig,
 
 def test_without_a_name_the_newest_finished_fine_tuning_is_meant(trained: Trained, place: Workspace) -> None:
     assert Runs(trained.workspace).find(None) == trained.run
-    with pytest.raises(RunError, match="no finished fine-tuning run lies below"):
+    with pytest.raises(RunError, match="there is no finished fine-tuning run below"):
         Runs(place).find(None)
 
 
@@ -324,7 +324,7 @@ def test_a_place_where_no_predictions_can_be_written_is_noticed_before_anything_
     folder = copied.run.predictions_path(1, "test").parent
     shutil.rmtree(folder)
     folder.write_text("", encoding="utf-8")
-    with pytest.raises(ConkiError, match="a part of that path is a file"):
+    with pytest.raises(ConkiError, match="a part of the path is a file"):
         copied.run.predictions_exist("test")
 
 

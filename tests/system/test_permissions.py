@@ -101,7 +101,7 @@ def test_the_doctor_gives_the_command_that_opens_it(place: str, names: list[str]
     with closed(space / place):
         found = run(space, "-m", "conki_cli", "doctor", *names)
     assert found.returncode == 1
-    assert f"{place} may not be read" in found.stdout
+    assert f"{place} cannot be read" in found.stdout
     assert "chmod -R u+rX" in found.stdout
     assert "damaged" not in found.stdout
 

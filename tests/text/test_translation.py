@@ -392,7 +392,7 @@ def test_a_folder_in_the_place_of_the_cache_is_refused(marian, tmp_path):
 
 
 def test_a_cache_below_a_file_is_refused(marian):
-    with pytest.raises(ConkiError, match="a part of that path is a file"):
+    with pytest.raises(ConkiError, match="a part of the path is a file"):
         translate(SOURCE, str(marian), Path(__file__) / "cache")
 
 
