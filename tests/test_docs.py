@@ -148,7 +148,8 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
 
 def test_the_readme_names_every_file_of_the_package_with_a_remark() -> None:
     package = ROOT / "conki_cli"
-    files = {str(path.relative_to(package)) for path in package.rglob("*") if path.suffix in (".py", ".typed", ".toml")}
+    kinds = (".py", ".typed", ".toml", ".html", ".css", ".js")
+    files = {str(path.relative_to(package)) for path in package.rglob("*") if path.suffix in kinds}
     tree = readme_tree()
     assert set(tree) == files
     assert all(tree.values())
