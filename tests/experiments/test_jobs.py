@@ -169,7 +169,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 def test_a_study_that_ends_early_continues_to_the_same_bits(
     how: str, workspace: Workspace, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = tiny_config("C1+C2", "data.external=none", "optimizer.num_epochs=30")
+    config = tiny_config("C1+C2", "data.external=none", "optimizer.num_epochs=12")
     shutil.copytree(workspace.root, tmp_path / "there")
     there = Workspace(tmp_path / "there")
     words = study(there, config)

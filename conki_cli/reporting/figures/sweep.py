@@ -33,6 +33,8 @@ def _draw_panel(axes: "Axes", path: str, trials: list[Mapping[str, Any]]) -> Non
     if all(type(value) in (int, float) for value in values):
         if min(values) > 0 and max(values) >= _DECADES * min(values):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers would be typeset as formulas
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
         places = [float(value) for value in values]
     else:
         names = list(dict.fromkeys(map(str, values)))
