@@ -169,7 +169,7 @@ def predict(
         raise SettingsError("--segments, --plot and --transcribe need --video: name a video")
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError(
-            "say what to score with one of --text, --source FILE.csv, --video FILE or a feature store (or raw file)"
+            "say what to score: give one of --text, --source FILE.csv, --video FILE or a feature store (or raw file)"
         )
     place = None if store is None else clips_path(store, workspace)
     for name, given in (("--source ", source), ("", place)):

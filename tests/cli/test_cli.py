@@ -208,8 +208,8 @@ WRONG = {
     f"{TRAIN.replace('finetune', 'ablate')} --drop C4 --export {{bad}}": "a table must be exported as .md, .csv, .tex",
     f"{TRAIN.replace('finetune', 'ablate')} --drop C4 --export {{bad}}/empty/x.md": "a part of the path is a file",
     # predict
-    "predict words": "one of --text, --source FILE.csv or a feature store",
-    "predict words tiny --text good": "one of --text, --source FILE.csv or a feature store",
+    "predict words": "one of --text, --source FILE.csv, --video FILE or a feature store",
+    "predict words tiny --text good": "one of --text, --source FILE.csv, --video FILE or a feature store",
     "predict nothing --text good": "there is no run 'nothing' below",
     "predict {first} --text good": "is a stage-1 run",
     "predict {run} --text good": "these clips have no vision: give a feature store",
