@@ -552,7 +552,7 @@ def test_a_hostile_pickle_is_refused_in_one_line(report: dict[str, Any], key: st
 
 
 def test_a_flood_of_objects_is_stopped_by_what_they_cost(report: dict[str, Any]) -> None:
-    assert "would take more than 512 MiB beside its arrays" in report["outcomes"]["a flood of lists"][0]
+    assert "would take more than 512 MiB besides its arrays" in report["outcomes"]["a flood of lists"][0]
 
 
 @pytest.mark.parametrize("key", HARMLESS)

@@ -128,7 +128,7 @@ def test_one_seed_alone_can_be_exported(trained: Trained, tmp_path: Path, export
     assert manifest.seeds == (2,)
     name = "seed-2/checkpoints/best.safetensors"
     assert equal_bits(content(tmp_path / "one" / name), content(exported / name))
-    with pytest.raises(RunError, match=r"seed 3 .* must be finished and is not; finished: 1, 2"):
+    with pytest.raises(RunError, match=r"seed 3 .* must be finished but is not; finished: 1, 2"):
         export_model(Export(trained.run, (3,)), tmp_path / "three", trained.workspace, Observer())
     assert not (tmp_path / "three").exists()
 
