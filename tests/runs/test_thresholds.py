@@ -104,7 +104,7 @@ def test_compared_runs_are_measured_at_one_threshold(stars: tuple[Workspace, Run
     assert cells["acc2_nonneg"]["difference"] is not None
     assert [system.result.threshold for system in read_systems([run, other], "test", "all", threshold=2)] == [2, 2]
     finetune(tiny_config("C1", *QUICK, "data.threshold=2"), workspace, Observer())
-    with pytest.raises(ConkiError, match="one threshold"):
+    with pytest.raises(ConkiError, match="the same threshold"):
         read_systems([run, other], "test", "all")
 
 

@@ -211,7 +211,7 @@ def test_an_interrupted_stage_2_continues_to_the_same_bits(
     tensors = content(Run(unfinished).checkpoint(1, "last"))
     assert [name for name in tensors if name.startswith("optimizer.")]
     run = finetune(config, workspace, notes)
-    assert f"{run.path} is unfinished: seed 1 continues after epoch 1" in notes.lines
+    assert f"{run.path} is unfinished: seed 1 resumes after epoch 1" in notes.lines
     assert_same_run(run, trained.run)
 
 
@@ -327,7 +327,7 @@ def test_clips_of_another_feature_width_are_refused(trained: Trained) -> None:
 
 
 def test_a_stage_1_run_predicts_nothing(trained: Trained) -> None:
-    with pytest.raises(RunError, match="is a stage-1 run: which hands over adapters and cannot predict"):
+    with pytest.raises(RunError, match="is a stage-1 run, which hands over adapters and cannot predict"):
         load_model(trained.first, 1, CPU)
 
 
