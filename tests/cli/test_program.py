@@ -144,7 +144,7 @@ def test_an_interrupted_training_continues_with_the_same_command(workspace: Work
         assert said.splitlines()[-1] == f"interrupted: what was finished is kept; resume with: {again}"
         assert "\x1b" not in said  # no terminal, no bar
         done = len(log.read_text(encoding="utf-8").splitlines())
-    assert re.search(r"runs/long is unfinished: seed 1 continues (after|in) epoch [1-9]", said)
+    assert re.search(r"runs/long is unfinished: seed 1 resumes (after|in) epoch [1-9]", said)
     epochs = [json.loads(line)["epoch"] for line in log.read_text(encoding="utf-8").splitlines()]
     assert epochs == list(range(1, len(epochs) + 1))
     assert not list(workspace.root.rglob("*.part"))

@@ -518,7 +518,7 @@ def test_a_stage_1_that_is_gone_is_a_remark(space: Path) -> None:
     name = first_of(space).name
     shutil.rmtree(first_of(space).path)
     found = only(wrong(space))
-    assert (found.severity, found.advice[:40]) == ("remark", "nothing for what is finished; further se")
+    assert (found.severity, found.advice[:40]) == ("remark", "nothing for finished seeds; further se")
     assert found.what.startswith(f"the stage-1 run {name} that seeds 1, 2 started from is not there")
 
 
@@ -560,7 +560,7 @@ def test_metrics_that_a_seeds_predictions_contradict_are_not_to_be_written_on(sp
     result["metrics"]["test"]["mae"] = 0.1
     write_json(path, result)
     found = {finding.subject: finding for finding in wrong(space)}
-    assert found[str(path.parents[1])].advice.startswith("first repair seed 1, whose metrics are not those of")
+    assert found[str(path.parents[1])].advice.startswith("first repair seed 1, whose metrics do not match")
     assert "if that is refused too, restore the seed's result.json" in found[str(path.parent)].advice
 
 
@@ -646,7 +646,7 @@ def test_kept_states_are_compared_with_their_checksums(unfinished: Path) -> None
     found = {Path(one.subject): one for one in wrong(space)}
     assert found[kept[0]].what.endswith(" was changed after it was written)")
     assert f"{kept[1].name} " in found[kept[1]].what
-    assert found[kept[2]].what == f"{kept[2].name} is damaged (other is not what its texts have)"
+    assert found[kept[2]].what == f"{kept[2].name} is damaged (other does not match its texts)"
     assert found[kept[0]].advice == f"delete it: rm {kept[0]}; the next training that reads it computes it again"
 
 

@@ -233,7 +233,7 @@ def test_dropping_all_that_the_store_has_is_refused(
     tiny_config: MakeConfig, opened: Callable[[Corpus], FeatureStore], encoder: Path
 ) -> None:
     target = opened(without(make_corpus("tiny", (4, 2, 2), seed=4, longest=3), "audio", "vision"))
-    with pytest.raises(SettingsError, match=r"tiny\.h5 has text and the run drops all of it"):
+    with pytest.raises(SettingsError, match=r"tiny\.h5 has text but the run drops all of them"):
         open_inputs(tiny_config("C1+T"), target, None, str(encoder))
 
 

@@ -128,7 +128,7 @@ def test_one_seed_alone_can_be_exported(trained: Trained, tmp_path: Path, export
     assert manifest.seeds == (2,)
     name = "seed-2/checkpoints/best.safetensors"
     assert equal_bits(content(tmp_path / "one" / name), content(exported / name))
-    with pytest.raises(RunError, match=r"seed 3 .* must be finished and is not; finished: 1, 2"):
+    with pytest.raises(RunError, match=r"seed 3 .* must be finished but is not; finished: 1, 2"):
         export_model(Export(trained.run, (3,)), tmp_path / "three", trained.workspace, Observer())
     assert not (tmp_path / "three").exists()
 
@@ -190,7 +190,7 @@ def test_a_run_of_version_1_takes_its_scale_from_its_store(tmp_path: Path) -> No
     space.store("tiny").unlink()
     export_model(Export(run), tmp_path / "without", space, notes)
     assert [line.partition(",")[0] for line in notes.lines] == [
-        f"warning: run {run.name} does not say how its training frames were normalised"
+        f"warning: run {run.name}, of an older version, does not say how its training frames were normalised"
     ]
 
 
@@ -561,7 +561,7 @@ def test_what_the_hub_sends_is_compared_with_the_checksums(hub: Hub, exported: P
 def test_sizes_that_do_not_fit_are_refused_before_weights_are_fetched(hub: Hub, exported: Path, tmp_path: Path) -> None:
     hub.commit("me/tiny", files_of(exported))
     hub.sizes["seed-1/checkpoints/best.safetensors"] = 10**12
-    assert "and has 1000000000000 bytes" in complaint("pull", "me/tiny", "--out", tmp_path / "here")
+    assert "but has 1000000000000 bytes" in complaint("pull", "me/tiny", "--out", tmp_path / "here")
     assert hub.downloads() == {MANIFEST}
 
 

@@ -299,7 +299,7 @@ def test_a_damaged_log_is_refused_in_one_line(copied: MakeCopy) -> None:
 def test_more_runs_than_a_kind_takes_and_a_run_twice_are_refused(trained: Trained, copied: MakeCopy) -> None:
     assert "takes 1 run, found 2" in refusal("curves", trained.run, copied())
     assert "takes 2 to 12 runs, found 1" in refusal("ablation", trained.run)
-    assert "can be drawn once" in refusal("seeds", trained.run, trained.run)
+    assert "can be given only once" in refusal("seeds", trained.run, trained.run)
 
 
 def test_an_interval_without_clips_is_refused_with_those_that_have_some(trained: Trained) -> None:

@@ -237,7 +237,7 @@ def test_without_a_name_the_newest_finished_fine_tuning_is_meant(trained: Traine
 def test_a_run_is_found_by_name_and_by_path(trained: Trained) -> None:
     assert Runs(trained.workspace).find(trained.run.name) == trained.run
     assert Runs(Workspace(Path("nowhere"))).find(str(trained.run.path)) == trained.run
-    with pytest.raises(RunError, match="no run 'other' lies below"):
+    with pytest.raises(RunError, match="there is no run 'other' below"):
         Runs(trained.workspace).find("other")
 
 
@@ -277,8 +277,8 @@ def test_predictions_come_back_to_the_last_bit(rows: list[tuple[str, float, floa
 
 
 DAMAGED = {
-    b"": "its first line is another",
-    b"id,score\n1,2\n": "its first line is another",
+    b"": "its first line is different",
+    b"id,score\n1,2\n": "its first line is different",
     b"id,score,prediction\n": "its end is missing",
     b"id,score,prediction\na,1,2": "its end is missing",
     b"id,score,prediction\na,1\n": "row 1 has 2 of 3 fields",
@@ -297,7 +297,9 @@ def test_damaged_predictions_are_one_line_that_names_file_row_and_what_to_do(
     tmp_path: Path, content: bytes, fault: str
 ) -> None:
     (tmp_path / "test.csv").write_bytes(content)
-    with pytest.raises(RunError, match=rf"test\.csv must hold .* rows, but {fault}.*: delete it: it is pred") as error:
+    with pytest.raises(
+        RunError, match=rf"test\.csv must hold .* rows, but {fault}.*: delete it: it will be pred"
+    ) as error:
         read_predictions(tmp_path / "test.csv")
     assert "\n" not in str(error.value)
 
@@ -367,7 +369,7 @@ def reorder(path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_two_seeds_with_other_clips_neither_is_blamed(copied: Trained, seed: int) -> None:
     reorder(copied.run.predictions_path(seed, "test"))
-    expected = r"seed-1/\S+ and \S+/seed-2/\S+ must hold the same clips .* delete both: they are predicted again"
+    expected = r"seed-1/\S+ and \S+/seed-2/\S+ must hold the same clips .* delete both: they will be predicted again"
     with pytest.raises(RunError, match=expected):
         evaluate_run(copied.run, "test", "all")
 
@@ -431,7 +433,7 @@ def test_the_nonzero_protocol_leaves_out_scores_of_zero(copied: Trained) -> None
 
 def test_a_run_without_a_finished_seed_cannot_be_evaluated(place: Workspace, tiny_config: MakeConfig) -> None:
     run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
-    with pytest.raises(RunError, match="has no finished seed: give the command that began it again"):
+    with pytest.raises(RunError, match="has no finished seed: run the command that started it again"):
         evaluate_run(run, "test", "all")
 
 

@@ -74,7 +74,7 @@ def test_the_training_median_is_measured_at_the_same_threshold(
 
 def test_a_threshold_outside_the_range_leaves_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
     write_stars(workspace.store("stars"))
-    with pytest.raises(SettingsError, match="must lie inside the range"):
+    with pytest.raises(SettingsError, match="must be inside the range"):
         finetune(tiny_config("C1", *QUICK, "data.threshold=5"), workspace, Observer())
     assert not any(workspace.runs.glob("*/"))
 
@@ -104,7 +104,7 @@ def test_compared_runs_are_measured_at_one_threshold(stars: tuple[Workspace, Run
     assert cells["acc2_nonneg"]["difference"] is not None
     assert [system.result.threshold for system in read_systems([run, other], "test", "all", threshold=2)] == [2, 2]
     finetune(tiny_config("C1", *QUICK, "data.threshold=2"), workspace, Observer())
-    with pytest.raises(ConkiError, match="one threshold"):
+    with pytest.raises(ConkiError, match="the same threshold"):
         read_systems([run, other], "test", "all")
 
 
@@ -118,7 +118,7 @@ def test_exports_name_the_threshold_or_say_why_there_are_no_classes(
         result = evaluate_run(run, "test", "all", threshold=threshold)
         export_table([run_row("x", run.config, result)], table_info([result]), tmp_path / f"t.{ending}")
         texts.append((tmp_path / f"t.{ending}").read_text())
-    assert ("nan" in texts[0]) if ending == "csv" else ("does not lie inside the range" in texts[0])
+    assert ("nan" in texts[0]) if ending == "csv" else ("is not inside the range" in texts[0])
     assert (",8,,3.0,1 2," in texts[1]) if ending == "csv" else ("two classes split at 3" in texts[1])
 
 

@@ -339,7 +339,7 @@ def test_an_unreadable_configuration_gives_one_line(copied, content):
 
 def test_an_encoder_decoder_is_refused(copied):
     (copied / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(EncoderError, match=r"as BERT does, but .* is of type 't5'"):
+    with pytest.raises(EncoderError, match=r"as BERT does, but .* has the type 't5'"):
         text.encoder_config(str(copied))
 
 
@@ -357,8 +357,8 @@ def test_a_folder_that_brings_its_own_code_does_not_run_it(copied):
     [
         ("", "must be a folder or a hub name"),
         ("nul\0byte", "must be a folder or a hub name"),
-        ("./nowhere", "no folder ./nowhere here"),
-        ("a/b/c", "no folder a/b/c here"),
+        ("./nowhere", "there is no folder ./nowhere"),
+        ("a/b/c", "there is no folder a/b/c"),
         (__file__, "is a file: pass the folder that holds it"),
     ],
 )

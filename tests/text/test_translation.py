@@ -284,7 +284,7 @@ def test_without_the_hub_the_error_says_how_to_fetch_the_model(cache, hub_cache)
     ("name", "message"),
     [
         ("", "must be a folder or a hub name"),
-        ("./nowhere", "no folder ./nowhere here.* check --translate"),
+        ("./nowhere", "there is no folder ./nowhere.* check --translate"),
         ("~nobody-of-that-name/x", "no folder ~nobody"),
         ("a/" * 3000, "no folder a/a/"),
         ("some/marian@", "after the @"),

@@ -126,7 +126,7 @@ def test_states_beyond_half_precision_are_computed_anew(cache: StateCache, input
         cache.encoder.backbone.encoder.layer[3].output.LayerNorm.weight.fill_(1e6)
     notes = Notes()
     assert cached_states(replace(cache, precision="fp16"), inputs, SPLITS, notes) is None
-    assert notes.lines[-1].startswith("some states of the frozen text encoder are no finite numbers as fp16; ")
+    assert notes.lines[-1].startswith("some states of the frozen text encoder are not finite in fp16; ")
     assert leftovers(cache.folder) == []
 
 
@@ -402,7 +402,7 @@ DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "in pieces": lambda file: _replace(file, "layer_4", file["layer_4"][:], chunks=(1, 16)),
     "one number": lambda file: file["layer_4"].__setitem__((3, 5), 0.25),
     "one number of the first tokens": lambda file: file["first"].__setitem__((0, 0), 0.25),
-    "no finite number": lambda file: _sealed(file, "layer_4", np.nan),
+    "not finite": lambda file: _sealed(file, "layer_4", np.nan),
     "no checksum": lambda file: file["layer_1"].attrs.__delitem__("crc32"),
     "a checksum of text": lambda file: file["layer_1"].attrs.__setitem__("crc32", "x"),
     "a group instead": lambda file: (file.__delitem__("first"), file.create_group("first")),

@@ -175,7 +175,7 @@ def test_a_damaged_last_checkpoint_costs_what_lies_behind_the_one_before(
     last = unfinished(config, workspace)
     damage(last)
     run = finetune(config, workspace, notes)
-    assert f"{run.path} is unfinished: seed 1 continues after epoch 1" in notes.lines
+    assert f"{run.path} is unfinished: seed 1 resumes after epoch 1" in notes.lines
     said = [line for line in notes.lines if f"checkpoint {last} is damaged" in line]
     assert [line.endswith("; used instead is the one before it") for line in said] == [True] * (damage != Path.unlink)
     for name in ("best", "last"):
@@ -310,7 +310,7 @@ def test_frozen_weights_that_are_damaged_while_a_seed_trains_are_written_anew(
     done: list[object] = []
     notes = Damaging(lambda: done.append(damage(path)) if path.exists() and not done else None)
     finetune(tiny_config("", *settings, name="mine"), workspace, notes)
-    assert [line.endswith(": written anew") for line in notes.lines if str(path) in line] == [True]
+    assert [line.endswith(": written again") for line in notes.lines if str(path) in line] == [True]
     checkpoint.load(path)
 
 

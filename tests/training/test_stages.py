@@ -211,7 +211,7 @@ def test_an_interrupted_stage_2_continues_to_the_same_bits(
     tensors = content(Run(unfinished).checkpoint(1, "last"))
     assert [name for name in tensors if name.startswith("optimizer.")]
     run = finetune(config, workspace, notes)
-    assert f"{run.path} is unfinished: seed 1 continues after epoch 1" in notes.lines
+    assert f"{run.path} is unfinished: seed 1 resumes after epoch 1" in notes.lines
     assert_same_run(run, trained.run)
 
 
@@ -313,7 +313,7 @@ def test_the_weights_of_stage_2_are_those_of_the_best_epoch(trained: Trained, op
 def test_clips_without_a_modality_of_the_run_are_refused(trained: Trained) -> None:
     with (
         read_new(["good film"], None, None, "test") as utterances,
-        pytest.raises(RunError, match=r"was trained on text, vision, audio and these clips have no vision"),
+        pytest.raises(RunError, match=r"was trained on text, vision, audio but these clips have no vision"),
     ):
         predict_utterances(trained.run, utterances, CPU)
 
@@ -327,7 +327,7 @@ def test_clips_of_another_feature_width_are_refused(trained: Trained) -> None:
 
 
 def test_a_stage_1_run_predicts_nothing(trained: Trained) -> None:
-    with pytest.raises(RunError, match="is a stage-1 run: which hands over adapters and cannot predict"):
+    with pytest.raises(RunError, match="is a stage-1 run, which hands over adapters and cannot predict"):
         load_model(trained.first, 1, CPU)
 
 
@@ -420,7 +420,7 @@ def test_without_text_the_encoders_weights_are_not_needed(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_said() -> None:
-    with pytest.raises(SettingsError, match="needs a usable NVIDIA GPU and none was found: give --device cpu"):
+    with pytest.raises(SettingsError, match="needs a usable NVIDIA GPU, but none was found: give --device cpu"):
         choose_device("cuda")
 
 

@@ -170,9 +170,7 @@ def test_a_last_batch_of_one_is_skipped_under_batchnorm_and_said_so(tiny_config:
     model.__class__ = Counting
     progress, _ = trained(job, model, notes, num_epochs=1)
     assert (seen, progress.step) == ([4, 4, 4], 4)
-    skipped = (
-        "the last batch of every epoch has 1 of 13 training clips and is skipped: this model needs 2 to learn from"
-    )
+    skipped = "the last batch of every epoch has 1 of 13 training clips and is skipped: this model needs at least 2"
     assert notes.lines == [skipped]
 
 
