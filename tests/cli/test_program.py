@@ -155,14 +155,14 @@ import signal, sys
 from conki_cli.training import loop as training
 from conki_cli.cli import main
 
-step = training._backward
+step = training._Fit._backward
 
 def interrupted(*given):
     for _ in range({count}):
         signal.raise_signal(signal.SIGINT)
     return step(*given)
 
-training._backward = interrupted
+training._Fit._backward = interrupted
 sys.argv = ["conki", *sys.argv[1:]]
 main()
 """
