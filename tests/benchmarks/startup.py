@@ -60,12 +60,12 @@ print("stepped")
 FIRST_STEP = """
 import sys
 from conki_cli.training import loop as training
-whole = training._backward
+whole = training._Fit._backward
 def first(*given):
     found = whole(*given)
     print("stepped", flush=True)
     raise SystemExit(0)
-training._backward = first
+training._Fit._backward = first
 from conki_cli.cli import main
 sys.argv = ["conki", *sys.argv[1:]]
 main()
