@@ -245,6 +245,8 @@ def _values(path: str) -> st.SearchStrategy[object]:
     limits, wanted = setting_fields()[path].metadata, setting_type(path)
     if "choices" in limits:
         return st.sampled_from(limits["choices"])
+    if "pattern" in limits:
+        return st.from_regex(limits["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii"))
     if path == "model.drop":
         return st.lists(st.sampled_from(list(SWITCHES)), max_size=3, unique=True).map(tuple)
     if path == "run.seeds":

@@ -81,7 +81,7 @@ class Extraction:
         workers: processes; None: one per core.
         skip_failed: leave clips out that fail.
         transcribe: name or folder of the model that writes down what is said; None: texts are given.
-        observer: is told the progress.
+        observer: is notified of the progress.
     """
 
     cache: Path

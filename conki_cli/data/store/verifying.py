@@ -72,7 +72,7 @@ def verify_store(path: Path, examination: Examination, stores: KnownStores) -> I
     """Verify a feature store: its header, every text, score and frame; note in `stores` what runs are compared with."""
     subject = str(path)
     if holder := holder_of(store_lock(path)):
-        yield Finding(subject, REMARK, f"{holder} is writing it anew", "wait for it; until then the old one counts")
+        yield Finding(subject, REMARK, f"{holder} is writing it again", "wait for it; until then the old one counts")
     store, error = attempt(FeatureStore, path)
     stores.note(path, KnownStore(store.content_id) if store is not None else None, error)
     if store is None:

@@ -117,4 +117,4 @@ def _command(run: Run, examination: Examination) -> str:
         return examination.command(words)
 
     is_whole = not any(attempt(read, run)[1] for read in (_config, _result))
-    return attempt(command)[0] or f"the command that made the run{'' if is_whole else ' (mend the run first)'}"
+    return attempt(command)[0] or f"the command that made the run{'' if is_whole else ' (repair the run first)'}"

@@ -94,7 +94,7 @@ def verify_metrics(examined: ExaminedRun, result: RunRecord) -> Iterator[Finding
         advice = f"{examined.command} writes them again"
         if contradicted := [seed for seed in finished if _is_contradicted(run, seed)]:
             names = ", ".join(f"seed {seed}" for seed in contradicted)
-            advice = f"first mend {names}, whose metrics are not those of its predictions (below)"
+            advice = f"first repair {names}, whose metrics do not match its predictions (below)"
         yield Finding(examined.subject, FAULT, what, advice)
 
 

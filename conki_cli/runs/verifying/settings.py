@@ -113,7 +113,7 @@ def verify_stage_one(examined: ExaminedRun) -> Iterator[Finding]:
     for name, seeds in lost.items():
         named = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
         what = f"the stage-1 run {name} that {named} started from is not there, or not finished"
-        advice = "nothing for what is finished; further seeds train stage 1 anew"
+        advice = "nothing for finished seeds; further seeds train stage 1 again"
         yield Finding(examined.subject, REMARK, what, advice)
 
 

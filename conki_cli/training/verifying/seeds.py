@@ -22,7 +22,7 @@ def verify_seed(checkpoints: Checkpoints, seed: int) -> Iterator[Finding]:
         return
     if not folder.is_dir():
         advice = f"wait for {examined.holder}" if examined.holder else f"{examined.command} trains it"
-        yield Finding(str(folder), REMARK, "this seed is not begun", advice)
+        yield Finding(str(folder), REMARK, "this seed was not started", advice)
         return
     result, error = attempt(examined.run.seed_result, seed)
     if error is not None:
@@ -53,7 +53,7 @@ def _outcome(result: SeedResult) -> str:
 def _unfinished(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     subject = str(examined.run.seed_folder(seed))
     command = f"wait for {examined.holder}" if examined.holder else f"{examined.command} continues it"
-    anew = command if examined.holder else f"{examined.command} begins the seed anew"
+    anew = command if examined.holder else f"{examined.command} starts the seed over"
     if hindered := list(_hindrances(examined, seed, read, command)):
         yield from hindered
         return
@@ -63,7 +63,7 @@ def _unfinished(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]
         yield Finding(subject, FAULT, f"{'; '.join(problems)}; nothing is left to continue from", anew)
         return
     if begun is None:
-        what = "begun, but no checkpoint is written yet: it starts from the beginning"
+        what = "started, but without a checkpoint yet: it starts from the beginning"
         yield Finding(subject, REMARK, what, command)
         return
     if problem := read["best"].problem or _lacking_best(read["best"], begun.facts):
@@ -72,7 +72,7 @@ def _unfinished(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]
     before = [*problems, "continues from the checkpoint before it"] if begun is read["previous"] else problems
     yield Finding(subject, REMARK, "; ".join([f"unfinished, {_place(begun.facts)}", *before]), command)
     if read["frozen"].problem:
-        yield Finding(subject, REMARK, read["frozen"].problem, "nothing: it is written anew when the seed continues")
+        yield Finding(subject, REMARK, read["frozen"].problem, "nothing: it is rewritten when the seed resumes")
     epochs = begun.facts.get("epoch")
     if type(epochs) is int:
         over = epochs - (begun.facts.get("within") is not None)
