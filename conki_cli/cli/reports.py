@@ -55,7 +55,7 @@ def report(
 
     screen = screen_for(json)
     path = workspace_at(workspace).root / NAME if out is None else out
-    check_page(path, is_default=out is None)
+    check_page(path)
     choices = PageChoices(split, protocol, threshold, texts, chosen_kinds(figures))
     found = _runs_to_report(runs or [], split, workspace, screen)
     write_report(path, found, workspace, choices, screen)

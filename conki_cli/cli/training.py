@@ -243,7 +243,7 @@ def demo(
     screen = screen_for(json)
     place = workspace_at(workspace)
     page = place.root / NAME
-    check_page(page, is_default=True)
+    check_page(page)
     configs = demo_rows(encoder, parse_seeds(seeds), device)
     rows = trained(screen, configs, Runs(place), num_jobs=jobs, dry_run=dry_run, track=track)
     if not rows:

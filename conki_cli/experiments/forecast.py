@@ -9,7 +9,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.planning import Plan, PlannedRun
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.differences import learnt_settings
-from conki_cli.runs.log import log_path, whole_lines
+from conki_cli.runs.log import log_path, logged_epochs, whole_lines
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import read_json
@@ -53,7 +53,7 @@ def _peak(entries: list[dict[str, Any]]) -> int:
 
 def _entries(runs: Runs, planned: PlannedRun, label: str) -> list[dict[str, Any]]:
     left = {step.seed for step in planned.steps}
-    pace = seconds_per_epoch(runs, planned.config) if left else None
+    pace = (seconds_per_epoch(runs, planned.config) or _own_pace(planned)) if left else None
     size = planned.size
     entries = []
     for seed in planned.config.run.seeds:
@@ -78,6 +78,15 @@ def _entries(runs: Runs, planned: PlannedRun, label: str) -> list[dict[str, Any]
         }
         entries.append(entry)
     return entries
+
+
+def _own_pace(planned: PlannedRun) -> float | None:
+    """Return the median time of an epoch that the run itself has trained on this device; None: it has none."""
+    device, found = str(choose_device(planned.config.run.device)), []
+    for seed in planned.config.run.seeds:
+        if _device_of(planned.run, seed) == device:
+            found += [epoch.seconds for epoch in logged_epochs(log_path(planned.run, seed))]
+    return statistics.median(found) if found else None
 
 
 def _epochs_done(run: Run, seed: int) -> int:

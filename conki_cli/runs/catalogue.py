@@ -1,5 +1,6 @@
 """The runs of a workspace: listed, found by name, located by configuration."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -89,10 +90,22 @@ class Runs:
             for run in self.usable():
                 if run.record.digest == digest and run.record.stage == config.run.stage:
                     return run
+            if (lost := self._without_result(config, digest)) is not None:
+                return lost
         run = self.at(self.workspace.runs / (check_name(config.run.name) or default_name(config)))
         if not discard:
             check_settings(run, config)
         return run
+
+    def _without_result(self, config: RunConfig, digest: str) -> Run | None:
+        """Return the run of a configuration whose result.json is lost; an older version may have named it otherwise."""
+        for path in sorted(self.workspace.runs.glob(f"[!.]*-{digest}")):
+            run = self.at(path)
+            if status_of(path / "result.json") is None and status_of(path / "config.toml") is not None:
+                with contextlib.suppress(ConkiError):
+                    if run.config.run.stage == config.run.stage and digest_of(run.config) == digest:
+                        return run
+        return None
 
     def described(self) -> list[dict[str, Any]]:
         """Return an entry per run: name, stage, state, seeds, test metrics, bytes on disk, time of change, problem."""
@@ -165,6 +178,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "seeds": list(record.seeds) if record else [],
         "finished_seeds": [] if problem else run.finished_seeds(),
         "metrics": _shown_metrics(run) if record else {},
+        "limit": run.config.data.limit if record else 0,
         "size": size_of(run.path),
         "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(dated.stat().st_mtime)),
         "problem": problem or None,

@@ -1,11 +1,12 @@
 """`--limit N`: a quick look with a part of the clips, which every table says."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import MakeConfig
+from conftest import MakeConfig, Trained
 from typer.testing import CliRunner
 
 from conki_cli.cli import app
@@ -60,3 +61,17 @@ def test_every_table_says_that_a_limit_was_used(workspace: Workspace, encoder: P
     assert "a quick look" in conki("evaluate", "quick").stdout
     split = conki("evaluate", "quick", "--split", "train", "--json")
     assert json.loads(split.stdout)["n"] == 4
+
+
+def test_a_limit_is_in_the_csv_and_in_the_list_of_runs_and_keeps_runs_apart(
+    copied: Workspace, trained: Trained, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = finetune(tiny_config("", *QUICK), copied, Observer())
+    env = {"CONKI_WORKSPACE": str(copied.root), "COLUMNS": "200", "FORCE_COLOR": None}
+    found = CliRunner().invoke(app, ["evaluate", run.name, "--export", str(tmp_path / "t.csv")], env=env)
+    assert found.exit_code == 0, found.stderr
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["limit"] for row in rows if row["run"] == run.name} == {"4"}
+    assert f"{run.name} (4 clips)" in CliRunner().invoke(app, ["runs"], env=env).stdout
+    refused = CliRunner().invoke(app, ["compare", run.name, trained.run.name], env=env)
+    assert "used --limit 4 and run" in refused.stderr

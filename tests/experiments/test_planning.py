@@ -50,9 +50,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counts[os.fspath(file)] += 1
         return open_file(file, mode, *rest, **options)
 
-    def counting_store(store: FeatureStore, path: Path) -> None:
+    def counting_store(store: FeatureStore, path: Path, **options: Any) -> None:
         counts[os.fspath(path)] += 1
-        open_store(store, path)
+        open_store(store, path, **options)
 
     def counting_load(name: str) -> Any:
         counts["tokenizer"] += 1

@@ -225,7 +225,7 @@ def test_the_command_writes_the_file_and_says_where_it_lies(space: Workspace, tm
         (["full", "--out", "page.txt"], "ends in .html"),
         (["full", "--out", "x.html", "--figures", "none,pie"], "--figures takes all, stored, none, or kinds"),
         (["nothing", "--out", "x.html"], "no run 'nothing'"),
-        ([], "is not a report of conki, so it is not replaced"),
+        ([], "is not a report of conki, so it is not overwritten"),
     ],
 )
 def test_what_cannot_be_reported_is_refused_in_one_line(space: Workspace, arguments: list[str], what: str) -> None:

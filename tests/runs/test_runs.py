@@ -189,7 +189,7 @@ def test_the_same_settings_find_the_same_run_and_add_their_seeds(place: Workspac
     one = begin(place, hub(tiny_config(seeds=(3, 1))), {"tiny": "a"}, RANGE)
     other = begin(place, hub(tiny_config(seeds=(2,))), {"tiny": "a"}, RANGE)
     assert one == other
-    assert other.record.seeds == [1, 2, 3]
+    assert other.record.seeds == (1, 2, 3)
     assert other.config.run.seeds == (1, 2, 3)
 
 
@@ -450,3 +450,13 @@ def test_the_silent_reporter_accepts_everything() -> None:
     observer.say("line")
     with observer.steps("label", 3) as advance:
         assert advance(1, "remark") is None
+
+
+def test_a_run_that_lost_its_result_is_found_by_its_digest_whatever_its_name(
+    place: Workspace, tiny_config: MakeConfig
+) -> None:
+    run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
+    older = place.runs / f"older-name-{run.record.digest}"
+    run.path.rename(older)
+    (older / "result.json").unlink()
+    assert Runs(place).locate(hub(tiny_config())).path == older

@@ -110,6 +110,13 @@ def _check_alike(one: System, other: System, split: str) -> None:
             f"runs {one.run.name} and {other.run.name} were trained on different versions of the store {datasets[0]}",
             advice="train one of them again",
         )
+    limits = [system.config.data.limit for system in (one, other)]
+    if limits[0] != limits[1]:
+        used = [f"--limit {limit}" if limit else "all clips" for limit in limits]
+        raise RunError(
+            f"run {one.run.name} used {used[0]} and run {other.run.name} {used[1]}",
+            advice="train both with the same --limit, or without",
+        )
     if one.ids != other.ids or not np.array_equal(one.scores, other.scores):
         raise RunError(
             f"the {split} predictions of runs {one.run.name} and {other.run.name} must name the same clips with the "

@@ -114,7 +114,7 @@ def _lengths(system: System, choices: Choices) -> tuple[npt.NDArray[np.int64] | 
             clips = store.split(choices.split)
             lengths, unit = _lengths_in(clips)
     except ConkiError as error:
-        return None, "", f"the feature store of {dataset} cannot be read ({str(error)[:100]})"
+        return None, "", f"the feature store of {dataset} cannot be read ({error.fact})"
     known = dict(zip(clips.ids, lengths.tolist(), strict=True))
     if not all(identity in known for identity in system.ids):
         return None, "", f"the feature store of {dataset} lacks clips of the predictions"

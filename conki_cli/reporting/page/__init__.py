@@ -18,12 +18,11 @@ NAME = "report.html"
 """What the file is called in a workspace, where no other name is given."""
 
 
-def check_page(path: Path, *, is_default: bool = False) -> None:
+def check_page(path: Path) -> None:
     """Refuse a place that a report cannot be written to, before any work begins.
 
     Args:
         path: the file.
-        is_default: nobody named it, so it must not replace a file of others.
 
     Raises:
         ConkiError: another ending, a place that cannot be written, or a file that is not a report.
@@ -33,8 +32,8 @@ def check_page(path: Path, *, is_default: bool = False) -> None:
             f"a report must be written to a file that ends in .html, found '{path.name}': choose such a name"
         )
     check_writable(path)
-    if is_default and status_of(path) is not None and MARK not in _beginning(path):
-        raise ConkiError(f"{path} is not a report of conki, so it is not replaced: give --out another name")
+    if status_of(path) is not None and MARK not in _beginning(path):
+        raise ConkiError(f"{path} is not a report of conki, so it is not overwritten: give --out another name")
 
 
 def _beginning(path: Path) -> str:

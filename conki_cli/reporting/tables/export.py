@@ -129,7 +129,7 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
 
 def _csv(rows: Sequence[Row], info: TableInfo) -> str:
     seeds = sorted({seed for row in rows if row.values for seed in _seeds_of(row, info)})
-    head = ["dataset", "split", "protocol", "n", "n_nonzero", "threshold", "seeds", "run", "label", "metric"]
+    head = ["dataset", "split", "protocol", "n", "n_nonzero", "threshold", "limit", "seeds", "run", "label", "metric"]
     head += ["mean", "std", "paper", "marks"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -151,7 +151,7 @@ def _csv(rows: Sequence[Row], info: TableInfo) -> str:
                 by_seed = dict(zip(own, values, strict=False))
                 shown = [mean, std if len(values) > 1 else "", paper, row.signs.get(name, "")]
                 shown_names = [spreadsheet_cell(visible(one)) for one in (row.run, row.label)]
-                named = [" ".join(map(str, own)), *shown_names, name]
+                named = [row.limit or "", " ".join(map(str, own)), *shown_names, name]
                 writer.writerow([*start, *named, *shown, *(by_seed.get(seed, "") for seed in seeds)])
     return stream.getvalue()
 

@@ -39,6 +39,8 @@ class Row:
     """Name of the run, for files."""
     seeds: Sequence[int] | None = None
     """Those of the values; None: the first of the table's."""
+    limit: int = 0
+    """Most clips of each split that the run used (`--limit`); 0: all."""
     is_constant: bool = False
     """Whether it is a constant prediction: the same for every seed, and without a correlation."""
 

@@ -22,10 +22,10 @@ def plan_table(plan: Mapping[str, Any], *, folder: str) -> list[RenderableType]:
     steps = plan["steps"]
     left = sum(entry["state"] != "reuse" for entry in steps)
     table = empty_table(f"dry run: {left} of {len(steps)} steps to train, nothing was changed", gap=1)
-    for name in ("stage", "run", "seed", "what", "epochs", "parameters", "disk", "time"):
+    for name in ("row", "stage", "run", "seed", "what", "epochs", "parameters", "disk", "time"):
         right = name in ("stage", "seed", "epochs", "parameters", "disk", "time")
         table.add_column(
-            name, justify="right" if right else "left", overflow="fold", no_wrap=name not in ("run", "what")
+            name, justify="right" if right else "left", overflow="fold", no_wrap=name not in ("row", "run", "what")
         )
     for entry in steps:
         table.add_row(*(Text(one_line(cell)) for cell in _cells(entry)))
@@ -35,6 +35,7 @@ def plan_table(plan: Mapping[str, Any], *, folder: str) -> list[RenderableType]:
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     is_left = entry["state"] != "reuse"
     return [
+        entry["row"],
         str(entry["stage"]),
         entry["run"],
         str(entry["seed"]),
@@ -70,6 +71,8 @@ def duration(seconds: float | None) -> str:
     """Return a time in words that fit a column: '42 s', '8 min', '2.3 h'; '-' if it is not known."""
     if seconds is None:
         return "-"
+    if seconds < 1:
+        return "< 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

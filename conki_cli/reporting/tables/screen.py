@@ -117,7 +117,10 @@ def runs_table(runs: Sequence[Mapping[str, Any]], *, width: int = 80) -> Rendera
     A name is never broken: where `width` columns do not hold all, it has a line of its own.
     """
     table = empty_table(f"{len(runs)} run{'s' if len(runs) != 1 else ''}, oldest first", gap=1)
-    table.caption = Text("MAE and Corr: test split, mean over the finished seeds")
+    caption = "MAE and Corr: test split, mean over the finished seeds"
+    if limited := [f"{one_line(run['name'])} ({run['limit']} clips)" for run in runs if run.get("limit")]:
+        caption += f"; a quick look with a part of the clips (--limit): {', '.join(limited)}"
+    table.caption = Text(caption)
     headers = ("run", "stage", "state", "seeds", "MAE", "Corr", "size", "changed")
     drawn = []
     for run in runs:

@@ -17,7 +17,15 @@ def run_row(label: str, config: RunConfig, result: Evaluation) -> Row:
     """Make the row of a run from what `runs.evaluate_run` says, with the paper's numbers."""
     values = {name: summary["values"] for name, summary in result.metrics.items()}
     published = _published(config, result)
-    return Row(label, values, published, undefined=result.undefined, run=result.run, seeds=result.seeds)
+    return Row(
+        label,
+        values,
+        published,
+        undefined=result.undefined,
+        run=result.run,
+        seeds=result.seeds,
+        limit=config.data.limit,
+    )
 
 
 def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Evaluation]]) -> tuple[list[Row], TableInfo]:
@@ -88,7 +96,8 @@ def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> R
     undefined = {name: reason for name, reason in result.undefined.items() if name in values}
     signs = marks((verdict.cells if verdict is not None else None) or {})
     published = _published(system.config, result)
-    return Row(system.label, values, published, note, undefined, signs, result.run, result.seeds)
+    limit = system.config.data.limit
+    return Row(system.label, values, published, note, undefined, signs, result.run, result.seeds, limit)
 
 
 def comparison_answer(found: Comparison) -> dict[str, Any]:
