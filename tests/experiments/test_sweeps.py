@@ -100,7 +100,7 @@ def test_an_interrupted_trial_is_continued_and_counts_once(workspace: Workspace,
     notes = Notes()
     sweep_all(sweep, notes)
     assert numbers_and_states(sweep) == [(0, "complete"), (1, "complete")]
-    assert any("seed 1 continues after epoch 1" in line for line in notes.lines)
+    assert any("seed 1 resumes after epoch 1" in line for line in notes.lines)
 
 
 def test_a_trial_that_another_process_trains_is_not_taken(workspace: Workspace, quick: RunConfig) -> None:

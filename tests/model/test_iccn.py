@@ -145,7 +145,7 @@ def test_views_of_one_value_have_no_correlation_and_a_finite_gradient() -> None:
 
 def test_a_covariance_that_cannot_be_inverted_is_named_in_one_line() -> None:
     with pytest.raises(
-        ConkiError, match=r"^iccn needs invertible covariances .*raise iccn.ridge, which is 0, or iccn.cca_batch"
+        ConkiError, match=r"^iccn needs invertible covariances, but .*raise iccn.ridge, which is 0, or iccn.cca_batch"
     ):
         correlation_loss(torch.ones(5, 2), torch.zeros(5, 2), ridge=0.0)
 

@@ -256,8 +256,8 @@ def test_encoders_of_other_families_are_gated_too(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
-        ("GPT2", "a sub-module `embeddings`, .*, and GPT2Model has none"),
-        ("Albert", ".*16, and .*Albert.* have width 8"),
+        ("GPT2", "a sub-module `embeddings`, .*, but GPT2Model has none"),
+        ("Albert", ".*16, but .*Albert.* have width 8"),
     ],
 )
 def test_an_encoder_that_cannot_be_gated_is_refused_in_one_line(kind: str, found: str) -> None:

@@ -217,7 +217,7 @@ def test_without_a_modality_a_model_works_or_says_in_one_line_that_it_cannot(
     with pytest.raises(SettingsError) as caught:
         build(name, modalities=left)
     said = str(caught.value)
-    assert said.startswith(f"{name} needs {modality} and this run has only {', '.join(left)}: do not drop ")
+    assert said.startswith(f"{name} needs {modality}, but this run has only {', '.join(left)}: do not drop ")
     assert "\n" not in said
 
 

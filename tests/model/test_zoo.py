@@ -47,7 +47,7 @@ def test_every_modality_that_is_missing_is_named() -> None:
     with pytest.raises(SettingsError) as caught:
         zoo.build(config_of("tfn"), Architecture(("text",), 16, 4), None)
     assert str(caught.value) == (
-        "tfn needs vision and audio and this run has only text: do not drop V, A, prepare a store that has them, "
+        "tfn needs vision and audio, but this run has only text: do not drop V, A, prepare a store that has them, "
         "or choose another --model"
     )
 

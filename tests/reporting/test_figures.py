@@ -134,7 +134,7 @@ def test_confusion_counts_what_a_loop_counts_and_its_diagonal_is_acc_7(trained: 
         for t, p in zip(found.scores, found.predictions, strict=True)
     )
     assert {(i, j): n for i, row in enumerate(numbers["counts"]) for j, n in enumerate(row) if n} == dict(pairs)
-    assert numbers["accuracy"] == pytest.approx(evaluate_run(trained.run, "test", "all")["metrics"]["acc7"]["mean"])
+    assert numbers["accuracy"] == pytest.approx(evaluate_run(trained.run, "test", "all").metrics["acc7"]["mean"])
 
 
 def test_the_classes_of_sims_are_those_of_acc_3() -> None:
@@ -185,7 +185,7 @@ def test_curves_hold_the_log_and_the_best_epoch_of_every_seed(trained: Trained) 
     lines = (trained.run.seed_folder(2) / "metrics.jsonl").read_text().splitlines()
     assert [s["seed"] for s in seeds] == [1, 2]
     assert seeds[1]["validation_mae"] == [json.loads(line)["validation"]["mae"] for line in lines]
-    assert seeds[1]["best_epoch"] == (trained.run.seed_result(2) or {})["best_epoch"]
+    assert seeds[1]["best_epoch"] == trained.run.seed_result(2).best_epoch
 
 
 def test_pairs_are_those_of_section_3_4(trained: Trained) -> None:
@@ -246,7 +246,7 @@ def test_tsne_draws_the_same_places_again_and_its_numbers_beside_them(trained: T
 
 def test_unshuffled_modalities_give_the_stored_error(trained: Trained) -> None:
     numbers = draw_figure("modalities", [trained.run]).numbers
-    stored = evaluate_run(trained.run, "test", "all")["metrics"]["mae"]["values"]
+    stored = evaluate_run(trained.run, "test", "all").metrics["mae"]["values"]
     assert numbers["mae"] == pytest.approx(stored, abs=1e-5)
     assert [row["label"] for row in numbers["shuffled"]] == ["text", "vision", "audio"]
 

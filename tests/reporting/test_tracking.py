@@ -202,7 +202,7 @@ def test_finished_runs_are_compared_without_trackers(trained: Trained) -> None:
     done = conki(trained.workspace, f"compare {trained.run.name} {trained.run.name} --track wandb")
     assert (done.exit_code, done.stderr) == (
         1,
-        "error: finished runs are compared without training: leave out --track\n",
+        "error: nothing is trained to compare finished runs: leave out --track\n",
     )
 
 

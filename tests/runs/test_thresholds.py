@@ -66,10 +66,10 @@ def test_the_training_median_is_measured_at_the_same_threshold(
     assert known.metrics["test"]["acc2_nonneg"] is None
     scores = read_predictions(run.predictions_path(1, "test")).scores
     expected = {at: float(np.mean((known.score >= at) == (scores >= at))) for at in (2, 3)}
-    evaluated = evaluate_run(run, "test", "all", threshold=2).median["metrics"]
+    evaluated = evaluate_run(run, "test", "all", threshold=2).median.metrics
     assert evaluated["acc2_nonneg"] == pytest.approx(expected[2])
     finetune(tiny_config("C1", *QUICK, "data.threshold=3"), workspace, Observer())
-    assert run.record.median["metrics"]["test"]["acc2_nonneg"] == pytest.approx(expected[3])
+    assert run.record.median.metrics["test"]["acc2_nonneg"] == pytest.approx(expected[3])
 
 
 def test_a_threshold_outside_the_range_leaves_no_folder(workspace: Workspace, tiny_config: MakeConfig) -> None:
