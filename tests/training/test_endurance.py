@@ -20,7 +20,7 @@ class Watch(Observer):
     """A observer that looks at the process whenever some epochs are over."""
 
     every: int = 1
-    epoch: str = ""
+    latest: str = ""
     files: list[int] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
@@ -30,8 +30,8 @@ class Watch(Observer):
         yield self._advance
 
     def _advance(self, count: int, remark: str) -> None:
-        if remark.startswith("epoch") and remark != self.epoch:
-            self.epoch = remark
+        if remark.startswith("epoch") and remark != self.latest:
+            self.latest = remark
             if int(remark.split()[1].split("/")[0]) % self.every:
                 return
             gc.collect()
