@@ -48,7 +48,7 @@ def choose_device(name: str) -> "torch.device":
         ) from error
     if not count:
         what = _NEEDS.get(device.type, f"{device.type} device")
-        raise SettingsError(f"--device {name} needs a usable {what} and none was found", "give --device cpu")
+        raise SettingsError(f"--device {name} needs a usable {what}, but none was found", "give --device cpu")
     if device.index is not None and device.index >= count:
         last = f"{device.type}:{count - 1}"
         raise SettingsError(

@@ -439,5 +439,5 @@ def test_a_device_needs_a_machine_that_has_it() -> None:
     with pytest.raises(SettingsError, match=r"--device cpu:7 must exist, found 1 cpu device"):
         choose_device("cpu:7")
     if not torch.xpu.is_available():
-        with pytest.raises(SettingsError, match="--device xpu:0 needs a usable Intel GPU and none was found"):
+        with pytest.raises(SettingsError, match="--device xpu:0 needs a usable Intel GPU, but none was found"):
             choose_device("xpu:0")

@@ -263,7 +263,7 @@ def test_label_memories_survive_an_interruption(
         finetune(config, workspace, Notes(interrupt_at="epoch 3/"))
     notes = Notes()
     run = finetune(config, workspace, notes)
-    assert any("continues after epoch 2" in line for line in notes.lines)
+    assert any("resumes after epoch 2" in line for line in notes.lines)
     one, other = content(whole.checkpoint(1, "last")), content(run.checkpoint(1, "last"))
     assert {"labels", "features"} <= one.keys()
     assert equal_bits(one, other)
