@@ -316,7 +316,9 @@ def test_a_number_that_is_not_finite_reaches_no_model(name: str, day: Day, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "lock"), [("prepare", "features/.own.h5.lock"), ("finetune", "runs/.full.seed-1.lock")], ids=["store", "run"]
+    ("name", "lock"),
+    [("prepare", "features/.own.h5.lock"), ("finetune", "runs/.full.seed-1.lock")],
+    ids=["store", "seed"],
 )
 def test_a_second_command_on_the_same_thing_is_told_who_is_at_it(
     name: str, lock: str, day: Day, tmp_path: Path

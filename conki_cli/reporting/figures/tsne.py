@@ -197,8 +197,10 @@ def _caption(panels: Sequence[_Panel], intervals: Sequence[int], choices: Choice
     shown = "; ".join(f"({'ab'[k]}) {name}" for k, name in enumerate(names)) if len(names) > 1 else names[0]
     drawn = len(first.labels.ids)
     some = f", {drawn} of them drawn" if drawn < sum(first.counts) else ""
+    kinds = dict.fromkeys(kind for panel in panels for kind in panel.labels.kinds)
+    words = {"O": "O (pan-knowledge, light)", "A": "A (knowledge-specific, dark)"}
     return (
-        f"{shown}: O (pan-knowledge, light) and A (knowledge-specific, dark) of the {first.counts[0]} and "
+        f"{shown}: {' and '.join(words[kind] for kind in kinds)} of the {first.counts[0]} and "
         f"{first.counts[1]} {first.run.config.data.dataset} {choices.split} clips of intervals "
         f"{interval_words(intervals)}{some}, by t-SNE (cosine, seed {_SEED}); distances between groups in it mean "
         "little, the cosines do not depend on it."

@@ -88,9 +88,11 @@ def _few_seeds(systems: Sequence[System]) -> list[Caution]:
 
 def _of_data(systems: Sequence[System], stores: Mapping[str, StoreFacts], split: str) -> Iterator[Caution]:
     dataset = systems[0].result.dataset
+    used = {system.config.data.external for system in systems if system.config.needs_pretraining}
+    for name in sorted({dataset, *used} - stores.keys()):
+        yield ("not checked", f"whether {name} shares videos or texts between splits: its store could not be read here")
     if (target := stores.get(dataset)) is None:
         return
-    used = {system.config.data.external for system in systems if system.config.needs_pretraining}
     external = [store for name, store in stores.items() if name in used and name != dataset]
     yield from (("leak", line) for line in leaks(target, external, split))
     for store in (target, *external):
