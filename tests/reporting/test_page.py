@@ -186,6 +186,7 @@ def test_without_its_store_a_report_has_no_texts_and_says_why(space: Workspace, 
     shutil.copytree(space.runs, tmp_path / "runs")
     text = make_page([Run(tmp_path / "runs" / "full")], Workspace(tmp_path), NO_FIGURES, Observer())
     assert "Without texts: there is no feature store features/mosi.h5" in text
+    assert "whether mosi shares videos or texts between splits: its store could not be read here" in text
     assert str(tmp_path) not in text
     assert "video-0$_$0" in text
 
@@ -243,3 +244,12 @@ def test_a_report_replaces_an_earlier_one(tmp_path: Path) -> None:
     for _ in range(2):
         assert conki("full", "--workspace", str(tmp_path), "--figures", "none").exit_code == 0
     assert "full.toml" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_named_file_of_others_is_not_overwritten(tmp_path: Path) -> None:
+    make_run(make_space(tmp_path), "full", 0.5)
+    foreign = tmp_path / "foreign.html"
+    foreign.write_text("mine", encoding="utf-8")
+    done = conki("full", "--workspace", str(tmp_path), "--figures", "none", "--out", str(foreign))
+    assert (done.exit_code, foreign.read_text(encoding="utf-8")) == (1, "mine")
+    assert "is not a report of conki, so it is not overwritten" in done.stderr
