@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from run_support import finetune, pretrain
 
 from conki_cli.config.resolving import canonical, resolve
 from conki_cli.config.sections import RunConfig
@@ -28,7 +29,6 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.text.demo_encoder import build_demo_encoder
 from conki_cli.training.jobs import Job, build_model
-from tests.run_support import finetune, pretrain
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

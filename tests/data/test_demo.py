@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_support import ablate, finetune
 
 from conki_cli.config.resolving import resolve
 from conki_cli.data.sources import demo
@@ -16,7 +17,6 @@ from conki_cli.experiments.prediction import predict_new
 from conki_cli.runs import evaluate_run, read_predictions
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import ablate, finetune
 
 SENTENCES = demo.encoder_sentences()
 TARGET, EXTERNAL = demo.demo_corpus(), demo.demo_external_corpus()

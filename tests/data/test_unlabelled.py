@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeConfig, Trained, make_corpus
+from run_support import finetune
 
 from conki_cli.data.preparation import Preparation, prepare
 from conki_cli.data.sources.request import Options
@@ -20,7 +21,6 @@ from conki_cli.experiments.prediction import open_clips, predict_new
 from conki_cli.system.errors import ConkiError, SettingsError, SourceError, StoreError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import finetune
 
 CLIPS = ["a$_$1", "a$_$2", "b$_$1"]
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeConfig, Notes, Trained, resealed
+from run_support import finetune
 from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
@@ -29,7 +30,6 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
 from conki_cli.training.inference import load_model
-from tests.run_support import finetune
 
 Damage = Callable[[Path], object]
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"

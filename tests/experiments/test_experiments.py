@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus, rows_of
+from run_support import ablate, finetune, pretrain
 
 from conki_cli.config.resolving import resolve
 from conki_cli.data.store.reading import FeatureStore
@@ -23,7 +24,6 @@ from conki_cli.system.errors import ConkiError, RunError, SettingsError, StoreEr
 from conki_cli.system.locks import locked
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import ablate, finetune, pretrain
 
 QUICK = ("pretraining.num_epochs=1", "optimizer.num_epochs=1")
 

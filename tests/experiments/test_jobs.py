@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import MakeConfig, Notes, Trained, content, equal_bits
 from process_support import SECONDS, finished, started
+from run_support import finetune
 from worker_support import room
 
 from conki_cli.config.resolving import resolve, to_toml
@@ -24,7 +25,6 @@ from conki_cli.system.errors import ConkiError, SettingsError
 from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.steps import Shelf, Step
-from tests.run_support import finetune
 
 STEP = Step(resolve(), 3, Path("run"), None, "bert", {}, {})
 QUICK = ("optimizer.num_epochs=2", "pretraining.num_epochs=1")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from conftest import MakeConfig, Trained
+from run_support import finetune, pretrain
 from typer.testing import CliRunner
 
 from conki_cli.cli import app
@@ -15,7 +16,6 @@ from conki_cli.doctor import examine
 from conki_cli.runs import read_predictions
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import finetune, pretrain
 
 QUICK = ("optimizer.num_epochs=1", "pretraining.num_epochs=1", "data.limit=4")
 

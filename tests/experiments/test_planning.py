@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MakeConfig, Notes, Trained, content, equal_bits
+from run_support import ablate, finetune, pretrain
 from typer.testing import CliRunner
 
 from conki_cli.cli import app
@@ -30,7 +31,6 @@ from conki_cli.text import encoders
 from conki_cli.training import inference
 from conki_cli.training.stages import train
 from conki_cli.training.steps import Shelf, Step
-from tests.run_support import ablate, finetune, pretrain
 
 QUICK = ("optimizer.num_epochs=1", "pretraining.num_epochs=1")
 

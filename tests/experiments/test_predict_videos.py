@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 pytest.importorskip("av", reason="needs the extra: pip install 'conki[video]'")
 
 from media_support import tone, write_media
+from run_support import finetune
 
 from conki_cli.cli import app
 from conki_cli.config.resolving import resolve
@@ -22,7 +23,6 @@ from conki_cli.runs import Run, read_extraction
 from conki_cli.system.files import read_json, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import finetune
 
 TEXTS = ["good film", "bad plot", "the film was great", "not very good", "dull", "fair"]
 

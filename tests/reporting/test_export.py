@@ -14,6 +14,7 @@ import pytest
 from conftest import MakeConfig, Notes, Trained, content, equal_bits
 from hub_support import Hub, running_hub
 from huggingface_hub import ModelCard
+from run_support import finetune
 from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
@@ -27,7 +28,6 @@ from conki_cli.system.errors import ConkiError, RunError, SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
-from tests.run_support import finetune
 
 ONCE = "optimizer.num_epochs=1"
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_support import finetune
 
 from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.config.sections import RunConfig
@@ -20,7 +21,6 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job, build_model
-from tests.run_support import finetune
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"
 

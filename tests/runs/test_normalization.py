@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeConfig, Notes, make_corpus
+from run_support import finetune
 
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
@@ -15,7 +16,6 @@ from conki_cli.system.errors import ConkiError, RunError
 from conki_cli.system.files import read_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import finetune
 
 QUICK = ("data.external=none", "optimizer.num_epochs=1", "run.cache=off")
 SIZES = (13, 6, 6)

@@ -13,6 +13,7 @@ import pytest
 from conftest import MakeConfig, Trained
 from hypothesis import given
 from hypothesis import strategies as st
+from run_support import begin
 
 from conki_cli.config.resolving import from_toml, stage_one
 from conki_cli.config.sections import RunConfig
@@ -35,7 +36,6 @@ from conki_cli.system.errors import ConkiError, RunError
 from conki_cli.system.files import read_json, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import begin
 
 RANGE = (-3.0, 3.0)
 

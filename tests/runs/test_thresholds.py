@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeConfig, Notes
+from run_support import finetune
 
 from conki_cli.config.resolving import resolve, stage_one, version_1_stage_one
 from conki_cli.data.store.records import Corpus, Sample
@@ -18,7 +19,6 @@ from conki_cli.system.errors import ConkiError, SettingsError
 from conki_cli.system.files import read_json, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import finetune
 
 QUICK = ("data.dataset=stars", "data.external=none", "optimizer.num_epochs=1")
 

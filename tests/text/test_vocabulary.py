@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeConfig, Notes, Trained, resealed
+from run_support import finetune
 from transformers import AutoTokenizer
 
 from conki_cli import text
@@ -25,7 +26,6 @@ from conki_cli.text.verifying import verify_encoder
 from conki_cli.text.vocabulary import TextReport, check_vocabulary, count_tokens, vocabulary_doubt
 from conki_cli.training.steps import Shelf
 from conki_cli.training.verifying import verify_run
-from tests.run_support import finetune
 
 QUICK = ("optimizer.num_epochs=1", "pretraining.num_epochs=1")
 Spoken = Callable[[str], Workspace]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from baseline_support import make, text_encoder
 from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, model_and_batch
+from run_support import finetune, pretrain
 from test_models import EIGHT, OVERRIDES
 
 from conki_cli.config.sections import RunConfig
@@ -25,7 +26,6 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.jobs import build_model
-from tests.run_support import finetune, pretrain
 
 CPU = torch.device("cpu")
 every_model = pytest.mark.parametrize("name", zoo.MODELS)

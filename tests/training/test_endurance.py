@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeConfig
+from run_support import finetune
 
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from tests.run_support import finetune
 
 
 @dataclass

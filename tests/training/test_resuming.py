@@ -13,6 +13,7 @@ import torch
 from conftest import MakeConfig, Notes, OpenJob
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from run_support import finetune
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.seal import seal
@@ -25,7 +26,6 @@ from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job, build_model
-from tests.run_support import finetune
 
 SETTINGS = {
     "conki": (),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, equal_bits
+from run_support import finetune, pretrain
 
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.prediction import predict_split, read_new
@@ -21,7 +22,6 @@ from conki_cli.training import checkpoint
 from conki_cli.training.evaluation import predict
 from conki_cli.training.inference import load_model, predict_utterances
 from conki_cli.training.jobs import Job, build_model
-from tests.run_support import finetune, pretrain
 
 CPU = torch.device("cpu")
 

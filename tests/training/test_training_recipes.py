@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MakeConfig, Notes, OpenJob, content, equal_bits
+from run_support import finetune
 from torch import Tensor, nn
 
 from conki_cli.config.resolving import stage_one
@@ -20,7 +21,6 @@ from conki_cli.system.workspace import Workspace
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job
 from conki_cli.training.loop import Epoch, Progress, Schedule
-from tests.run_support import finetune
 
 CPU = torch.device("cpu")
 PLAN = Schedule(num_epochs=1, batch_size=4, warmup=0.0, patience=0, seed=1, schedule="constant")
