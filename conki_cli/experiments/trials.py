@@ -291,5 +291,5 @@ def _refuse_if_all_fail(study: "Study") -> None:
     if len(failed) == len(finished) >= _STARTS:
         raise ConkiError(
             f"all {len(failed)} trials failed, the last because: {failed[-1].user_attrs.get(_FAILURE, 'unknown')}",
-            "mend that, and give --name a new name",
+            "fix that, and give --name a new name",
         )

@@ -14,7 +14,7 @@ _LONGEST = 400  # characters of a message that may quote what a file holds
 
 UNREAD = "nothing is known to be wrong with it, so leave it: look again, and check the disk or the network it lies on"
 """The advice about what the system could not read."""
-_LIBRARY = "nothing is known to be wrong with it, so leave it: mend the environment first, then look again"
+_LIBRARY = "nothing is known to be wrong with it, so leave it: repair the environment first, then look again"
 """The advice about what was not read because a library cannot be imported."""
 
 Severity = Literal["ok", "remark", "fault"]

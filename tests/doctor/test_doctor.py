@@ -165,7 +165,7 @@ def test_a_changed_score_is_found(space: Path) -> None:
 
 def test_a_frame_that_is_no_number_is_counted(space: Path) -> None:
     changed_frame(space / "features" / "tiny.h5", np.nan)
-    assert "1 value of its frames are no finite numbers" in [finding.what for finding in wrong(space)]
+    assert "1 value of its frames are not finite" in [finding.what for finding in wrong(space)]
 
 
 def test_a_store_that_was_cut_off_is_found_with_the_runs_that_need_it(space: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_file_that_the_system_could_not_read_is_to_be_left_alone() -> None:
 def test_a_file_whose_library_is_missing_is_not_called_damaged() -> None:
     found = fault(FILE, ImportError("libtorch.so: cannot open"), FILE, "delete it")
     assert found.what == "result.json was not examined (libtorch.so: cannot open)"
-    assert found.advice.startswith("nothing is known to be wrong with it, so leave it: mend the environment")
+    assert found.advice.startswith("nothing is known to be wrong with it, so leave it: repair the environment")
 
 
 def test_findings_before_an_unforeseen_error_are_kept() -> None:

@@ -68,7 +68,7 @@ def opened(path: Path) -> Iterator[Any]:
     """Open a media file as a PyAV container.
 
     Raises:
-        SourceError: it is no medium, of a kind that may lead elsewhere, or declares what cannot be.
+        SourceError: it is not a medium, is of a kind that may lead elsewhere, or declares what cannot be.
     """
     av = library("av")
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "enable_drefs": "0"}

@@ -42,7 +42,7 @@ def split_name(name: str) -> tuple[str, int | None]:
     """Split `NAME_OR_PATH#LAYER`; None: the mean of the last four layers.
 
     Raises:
-        EncoderError: the layer is no number.
+        EncoderError: the layer is not a number.
     """
     model, sign, layer = name.partition("#")
     if not sign:

@@ -114,7 +114,7 @@ def failed_line(failures: Sequence[Failure], count: int) -> str:
     first = failures[0]
     return (
         f"{len(failures)} of {counted(count, 'clip')} could not be extracted, such as {one_line(first.id)[:60]!r} "
-        f"({one_line(first.reason)[:160]}); the others are kept: mend these, or leave them out with --skip-failed"
+        f"({one_line(first.reason)[:160]}); the others are kept: repair these, or leave them out with --skip-failed"
     )
 
 
@@ -231,7 +231,7 @@ def _clips_of(rows: Sequence[LabelRow], found: _Found, folder: Path) -> tuple[li
             reason = f"{path.name} is a whole video and the label file has no start and stop for it: add these columns"
             failures.append(Failure(row.id, path, reason))
         elif is_part and not 0 <= (row.start or 0.0) < (row.stop or 0.0):
-            reason = f"start {row.start:g} must be before stop {row.stop:g}: mend the row of the label file"
+            reason = f"start {row.start:g} must be before stop {row.stop:g}: correct the row of the label file"
             failures.append(Failure(row.id, path, reason))
         else:
             clips.append(Clip(row.id, path, Span(row.start or 0.0, row.stop or math.inf) if is_part else Span()))

@@ -109,7 +109,7 @@ def _content(store: FeatureStore, examination: Examination, stores: KnownStores)
         )
         yield Finding(subject, FAULT, what, f"{advice}; what was trained on it since is doubtful")
     if bad:
-        yield Finding(subject, FAULT, f"{counted(bad, 'value')} of its frames are no finite numbers", advice)
+        yield Finding(subject, FAULT, f"{counted(bad, 'value')} of its frames are not finite", advice)
     if digest == store.content_id and not bad:
         stores.note(store.path, KnownStore(digest, {split: store.split(split).ids for split in store.splits}))
         yield Finding(subject, OK, _summary(store))

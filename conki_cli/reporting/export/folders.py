@@ -251,7 +251,7 @@ def _portable(run: Run, seeds: Sequence[int]) -> RunConfig:
 def _hub_name(run: Run) -> str | None:
     """Return the text encoder's name on the hub; None: it was a folder, the demo's own, or nobody can tell.
 
-    The digest of a run has a folder's content in place of its name, so a path that looks like OWNER/NAME is no name.
+    The digest of a run has a folder's content in place of its name, so a path that looks like OWNER/NAME is not a name.
     """
     name = run.config.model.text_encoder
     try:

@@ -34,7 +34,7 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5,
     "legend.fontsize": 6.5,
-    "text.parse_math": False,  # a label with dollar signs is no formula
+    "text.parse_math": False,  # a label with dollar signs is not a formula
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,
@@ -67,7 +67,7 @@ _STYLE: dict[str, Any] = {
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
     """Draw in the house's style, whatever the user's matplotlibrc says."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it caches its list of fonts is no concern here
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it caches its list of fonts does not matter here
     import matplotlib
 
     with matplotlib.rc_context():

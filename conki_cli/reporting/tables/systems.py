@@ -91,7 +91,7 @@ def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> R
     result = system.result
     values = {name: result.metrics[name]["values"] for name in TESTED if name in result.metrics}
     note = ""
-    if verdict is not None and verdict.reason and found.is_tested:  # else it stands below the table
+    if verdict is not None and verdict.reason and found.is_tested:  # otherwise it is a note under the table
         note = f"{'not tested' if verdict.cells is None else 'only by Welch'}: {verdict.reason}"
     undefined = {name: reason for name, reason in result.undefined.items() if name in values}
     signs = marks((verdict.cells if verdict is not None else None) or {})

@@ -53,21 +53,21 @@ def _outcome(result: SeedResult) -> str:
 def _unfinished(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]) -> Iterator[Finding]:
     subject = str(examined.run.seed_folder(seed))
     command = f"wait for {examined.holder}" if examined.holder else f"{examined.command} continues it"
-    anew = command if examined.holder else f"{examined.command} starts the seed over"
+    start_over = command if examined.holder else f"{examined.command} starts the seed over"
     if hindered := list(_hindrances(examined, seed, read, command)):
         yield from hindered
         return
     begun = next((read[name] for name in ("last", "previous") if read[name].is_sound), None)
     problems = [read[name].problem for name in ("last", "previous") if read[name].problem]
     if begun is None and problems:
-        yield Finding(subject, FAULT, f"{'; '.join(problems)}; nothing is left to continue from", anew)
+        yield Finding(subject, FAULT, f"{'; '.join(problems)}; nothing is left to continue from", start_over)
         return
     if begun is None:
         what = "started, but without a checkpoint yet: it starts from the beginning"
         yield Finding(subject, REMARK, what, command)
         return
     if problem := read["best"].problem or _lacking_best(read["best"], begun.facts):
-        yield Finding(subject, FAULT, problem, anew)
+        yield Finding(subject, FAULT, problem, start_over)
         return
     before = [*problems, "continues from the checkpoint before it"] if begun is read["previous"] else problems
     yield Finding(subject, REMARK, "; ".join([f"unfinished, {_place(begun.facts)}", *before]), command)
