@@ -413,9 +413,9 @@ def given(make: MakeConfig, folder: Path, *assignments: str, **run: object) -> A
 
 
 def test_given_adapters_train_the_bits_of_the_stage_1_that_they_are_from(
-    trained: Trained, injected: tuple[Run, Notes, Workspace], tiny_config: MakeConfig
+    copied: Workspace, injected: tuple[Run, Notes, Workspace], tiny_config: MakeConfig
 ) -> None:
-    own = finetune(tiny_config("handover", ONCE, seeds=(1,)), trained.workspace, Observer())
+    own = finetune(tiny_config("handover", ONCE, seeds=(1,)), copied, Observer())
     ours, theirs = (content(run.checkpoint(1, "frozen")) for run in (injected[0], own))
     assert equal_bits(ours, theirs)
     assert len(ours) > 20
