@@ -119,7 +119,7 @@ def test_exports_name_the_threshold_or_say_why_there_are_no_classes(
         export_table([run_row("x", run.config, result)], table_info([result]), tmp_path / f"t.{ending}")
         texts.append((tmp_path / f"t.{ending}").read_text())
     assert ("nan" in texts[0]) if ending == "csv" else ("is not inside the range" in texts[0])
-    assert (",8,,3.0,1 2," in texts[1]) if ending == "csv" else ("two classes split at 3" in texts[1])
+    assert (",8,,3.0,,1 2," in texts[1]) if ending == "csv" else ("two classes split at 3" in texts[1])
 
 
 def test_stage_1_is_measured_at_the_threshold_where_its_scores_have_the_targets_range() -> None:
