@@ -39,7 +39,7 @@ from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
 from conki_cli.system.files import read_json, remove_leftovers_below, write_json, write_text
-from conki_cli.system.locks import lock_beside, locked
+from conki_cli.system.locks import forget_killed, lock_beside, locked
 from conki_cli.system.observer import Observer, Training
 from conki_cli.system.observers import Observers
 from conki_cli.system.readable import human_size, status_of
@@ -88,6 +88,8 @@ def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Ru
 
 def take_over(run: Run, config: RunConfig, data: Mapping[str, str], target: FeatureStore, observer: Observer) -> None:
     """Update the record of a run whose seeds are all trained: requested seeds, the threshold between two classes."""
+    for seed in config.run.seeds:
+        forget_killed(run.seed_lock(seed))
     with _alone(run, observer):
         before = run.config.data.threshold
         _begin(run, config, data, run.record.score_range, target)

@@ -346,7 +346,7 @@ ODD_IDS = (
     "../../../escaped",
     "/escaped",
     "a b ",
-    "a\r\nb,c",
+    "a;b,c",
     "..",
     ".",
     'q"q',
