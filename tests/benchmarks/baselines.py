@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from conki_cli.model.batches import Batch
-from conki_cli.training.loop import plan_of
+from conki_cli.training.loop import schedule_of
 from tests.benchmarks.common import (
     FILE_LENGTHS,
     Steps,
@@ -50,7 +50,7 @@ def main() -> None:
         with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
             job = open_job(stack, options.workspace, options.encoder, stage=2, model=name)
             steps = Steps(job)
-            size, count = plan_of(job.config, 1).batch_size, (options.rounds + 1) * steps.accumulate
+            size, count = schedule_of(job.config, 1).batch_size, (options.rounds + 1) * steps.accumulate
             plain = first_batches(job, count, size)
             ours, per_clip = plain, 0.0
             if steps.model.layers_read is not None:

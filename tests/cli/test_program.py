@@ -130,6 +130,7 @@ def wait_for_epochs(log: Path, count: int, process: subprocess.Popen[str]) -> No
     pytest.fail("the training is stuck")
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_continues_with_the_same_command(workspace: Workspace, encoder: Path) -> None:
     stores = ["--dataset", "tiny", "--external", "none", "--drop", "V+A", "--encoder", str(encoder)]
     command = ["finetune", *stores, "--epochs", "4000", "--name", "long"]

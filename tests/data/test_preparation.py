@@ -131,6 +131,7 @@ def test_strict_makes_errors_of_warnings_and_keeps_the_old_store(task: Preparati
     assert texts(task) == ["good"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
 def test_killing_the_process_leaves_the_old_store_and_the_next_one_finishes(task: Preparation) -> None:
     prepare(task, Observer())

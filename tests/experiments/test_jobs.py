@@ -47,6 +47,7 @@ class Diary(Notes):
         self.epochs.append((training.seed, training.stage, epoch.number))
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_have_the_bits_of_seeds_one_after_another(workspace: Workspace, trained: Trained) -> None:
     diary = Diary()
     [(_, run)] = train_all([trained.config], workspace, diary, num_jobs=2)

@@ -175,6 +175,7 @@ def _train_in_another_process(word: bytes) -> None:
     train(pickle.loads(word), Observer())
 
 
+@pytest.mark.slow
 def test_a_step_trains_in_another_process_to_the_same_bits(
     workspace: Workspace, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

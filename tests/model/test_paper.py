@@ -10,7 +10,7 @@ from conki_cli.datasets import DATASETS, sizes_of
 from conki_cli.model.conki import TEXT_ADAPTER_LAYERS, AdapterModule, ConKI
 from conki_cli.model.contract import Architecture
 from conki_cli.reporting.tables.grid import published_row
-from conki_cli.training.loop import plan_of, rate_factor
+from conki_cli.training.loop import rate_factor, schedule_of
 
 
 def settings_of(dataset: str, recipe: str = "paper") -> RunConfig:
@@ -74,7 +74,7 @@ def test_stage_2_is_that_of_appendix_b(
 
 
 def test_the_warm_up_of_stage_1_lasts_one_of_ten_epochs() -> None:
-    plan = plan_of(stage_one(settings_of("mosi")), seed=1)
+    plan = schedule_of(stage_one(settings_of("mosi")), seed=1)
     steps_per_epoch = 511  # MOSEI in batches of 32
     factors = [rate_factor(step, plan.num_epochs * steps_per_epoch, plan.warmup) for step in range(2 * steps_per_epoch)]
     assert factors.index(1.0) + 1 == steps_per_epoch

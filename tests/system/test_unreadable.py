@@ -139,6 +139,7 @@ def test_the_doctor_blames_no_file_that_could_not_be_read(word: str, space: Path
     assert not [said for said in ("rm ", "damaged", "make it again") if said in done.stdout], done.stdout
 
 
+@pytest.mark.slow
 def test_without_memory_maps_a_run_is_read_plainly(space: Path, shim: Path) -> None:
     predict = ["-m", "conki_cli", "predict", RUN, "tiny", "--json"]
     usual, plain = (run(space, shim, calls, "/runs/", errno.ENODEV, *predict) for calls in ("", "mmap"))
