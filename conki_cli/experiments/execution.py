@@ -114,6 +114,6 @@ def _discard(run: Run, observer: Observer) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(lock_beside(run.path), what=f"the run {run.name}", wait=True, say=observer.say))
         for folder in run.path.glob("seed-*"):
-            name = f"seed {folder.name.removeprefix('seed-')} of the run {run.name}"
-            stack.enter_context(locked(lock_beside(run.path.with_name(f"{run.name}.{folder.name}")), what=name))
+            seed = folder.name.removeprefix("seed-")
+            stack.enter_context(locked(run.seed_lock(seed), what=f"seed {seed} of the run {run.name}"))
         discard_run(run)

@@ -86,7 +86,7 @@ class Run:
         """Return the folder of one seed."""
         return self.path / f"seed-{seed}"
 
-    def seed_lock(self, seed: int) -> Path:
+    def seed_lock(self, seed: int | str) -> Path:
         """Return the lock that a process holds while it trains a seed; it is beside the folder, which may not exist."""
         return lock_beside(self.path.with_name(f"{self.name}.seed-{seed}"))
 
