@@ -7,6 +7,7 @@ import typer
 
 from conki_cli.cli.options import (
     DropOption,
+    DryRunOption,
     EpochsOption,
     JobsOption,
     JsonOption,
@@ -35,6 +36,7 @@ def sweep(
     drop: DropOption = None,
     epochs: EpochsOption = None,
     jobs: JobsOption = 1,
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -46,8 +48,8 @@ def sweep(
 
     conki sweep --over loss.contrast_weight=1e-4..1e-1:log --over loss.temperature=0.03,0.07,0.2 --trials 50
     """
-    from conki_cli.experiments.sweeps import describe_sweep, make_sweep, sweep_all
-    from conki_cli.reporting.tables.sweeps import next_steps, sweep_table
+    from conki_cli.experiments.sweeps import describe_sweep, foresee_sweep, make_sweep, sweep_all
+    from conki_cli.reporting.tables.sweeps import foreseen, next_steps, sweep_table
     from conki_cli.system.files import write_bytes
 
     screen = screen_for(json)
@@ -55,6 +57,11 @@ def sweep(
     base = resolved(settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=drop)
     place = workspace_at(workspace)
     wanted = make_sweep(base, over or [], place, num_trials=trials, storage=storage or "", name=name)
+    if dry_run:
+        plan = foresee_sweep(wanted, screen)
+        screen.show(*foreseen(plan, folder=str(place.root)))
+        screen.answer(plan)
+        return
     screen.say(f"sweep {wanted.name}: {wanted.folder}")
     sweep_all(wanted, screen, num_jobs=jobs)
     note_written(str(wanted.folder))

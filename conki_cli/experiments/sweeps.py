@@ -7,8 +7,9 @@ from typing import Any
 
 from conki_cli.config.resolving import to_toml
 from conki_cli.config.sections import RunConfig
+from conki_cli.experiments.forecast import describe_plan
 from conki_cli.experiments.spaces import changed, parse_over
-from conki_cli.experiments.trials import Sweep, open_study, try_all
+from conki_cli.experiments.trials import SPLITS_READ, Sweep, num_finished, open_study, plan_of_trial, try_all
 from conki_cli.experiments.workers import (
     Advanced,
     Carry,
@@ -26,8 +27,9 @@ from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import write_text
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
+from conki_cli.training.steps import Shelf
 
-__all__ = ["Sweep", "describe_sweep", "make_sweep", "sweep_all"]
+__all__ = ["Sweep", "describe_sweep", "foresee_sweep", "make_sweep", "sweep_all"]
 
 
 def make_sweep(
@@ -56,6 +58,36 @@ def _digest(space: Any) -> str:
     import hashlib
 
     return hashlib.sha256(repr(space).encode()).hexdigest()[:4]
+
+
+def foresee_sweep(sweep: Sweep, observer: Observer) -> dict[str, Any]:
+    """Describe a sweep as `--dry-run --json` prints it; nothing is changed.
+
+    Returns:
+        {"sweep", "storage", "trials": in all, "finished": None if a database knows it, "trial": the plan of one as
+        `forecast.describe_plan` gives it, "seconds": of all that are left at most, None if that is unknown}.
+
+    Raises:
+        ConkiError: nothing can work, as `planning.make_plan` says it.
+    """
+    with Shelf(splits=SPLITS_READ) as shelf:
+        plan = plan_of_trial(sweep, sweep.name, sweep.base, observer, shelf=shelf, dry_run=True)
+        trial = describe_plan(plan)
+    done = num_finished(sweep)
+    return {
+        "sweep": sweep.name,
+        "storage": sweep.place,
+        "trials": sweep.limit,
+        "finished": done,
+        "trial": trial,
+        "seconds": _seconds(trial["steps"], sweep.limit - (done or 0)),
+    }
+
+
+def _seconds(steps: list[dict[str, Any]], num_left: int) -> float | None:
+    """Return the time of the trials that are left: stage 1 once, stage 2 in each; None if one is unknown."""
+    left = [(entry["seconds"], num_left if entry["stage"] == 2 else 1) for entry in steps if entry["state"] != "reuse"]
+    return None if any(time is None for time, _ in left) else sum(time * count for time, count in left)
 
 
 def sweep_all(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> None:
@@ -132,7 +164,7 @@ def describe_sweep(sweep: Sweep) -> dict[str, Any]:
         write_text(path, to_toml(changed(sweep.base, best["values"])))
     return {
         "sweep": sweep.name,
-        "storage": sweep.storage or str(sweep.folder / "journal.log"),
+        "storage": sweep.place,
         "over": [dimension.path for dimension in sweep.space],
         "states": states,
         "trials": ranked + [t for t in trials if t["state"] != "complete"],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.experiments.planning import PlannedRun, make_plan
+from conki_cli.experiments.planning import Plan, PlannedRun, make_plan
 from conki_cli.experiments.spaces import Dimension, changed, combinations
 from conki_cli.runs import Run, Runs, digest_of, discard_run
 from conki_cli.system.errors import ConkiError, SettingsError, reason_of
@@ -45,6 +45,17 @@ class Sweep:
     workspace: Workspace
     storage: str = ""
     """A file, or the URL of a database; empty: a file in the sweep's folder."""
+
+    @property
+    def limit(self) -> int:
+        """The number of trials in all: those asked for, but no more than a grid has."""
+        grid = combinations(self.space)
+        return min(self.num_trials, len(grid)) if grid else self.num_trials
+
+    @property
+    def place(self) -> str:
+        """Where its trials are kept: a file, or the URL of a database."""
+        return self.storage or str(self.folder / "journal.log")
 
     @property
     def folder(self) -> Path:
@@ -102,7 +113,7 @@ def open_study(sweep: Sweep) -> "Study":
     except ImportError as error:
         raise SettingsError("a sweep needs Optuna, which is not installed", "pip install 'conki[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    where, what = sweep.storage or str(sweep.folder / "journal.log"), _description(sweep)
+    where = sweep.place
     warmup = max(1, schedule_of(sweep.base, sweep.base.run.seeds[0]).num_epochs // 10)
     with locked(sweep.lock, what=f"the sweep {sweep.name}", wait=True):
         try:
@@ -117,20 +128,50 @@ def open_study(sweep: Sweep) -> "Study":
             )
             known = study.user_attrs.get(_WHAT)
             if known is None:
-                study.set_user_attr(_WHAT, what)
+                study.set_user_attr(_WHAT, _description(sweep))
         except ConkiError:
             raise
         except Exception as error:  # of Optuna, SQLAlchemy, a database's driver, or the disk
-            raise SettingsError(
-                f"the storage {where} cannot be used: {reason_of(error)}", "give --storage a file or a database's URL"
-            ) from error
+            raise _unusable(where, error) from error
         if not (place := sweep.folder / "place").exists():
             write_text(place, uuid.uuid4().hex)
-    if known not in (None, what):
-        raise SettingsError(
-            f"the sweep {sweep.name} in {where} has other settings", "give --name another name, or its settings"
-        )
+    _check_same(sweep, known)
     return study
+
+
+def _check_same(sweep: Sweep, known: str | None) -> None:
+    if known not in (None, _description(sweep)):
+        raise SettingsError(
+            f"the sweep {sweep.name} in {sweep.place} has other settings", "give --name another name, or its settings"
+        )
+
+
+def _unusable(place: str, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"the storage {place} cannot be used: {reason_of(error)}", "give --storage a file or a database's URL"
+    )
+
+
+def num_finished(sweep: Sweep) -> int | None:
+    """Count the trials that are finished, pruned or failed, without a change; None if a database knows it.
+
+    Raises:
+        SettingsError: as `open_study`.
+    """
+    if "://" in sweep.place:
+        return None
+    if not Path(sweep.place).exists():
+        return 0
+    import optuna
+
+    try:
+        study = optuna.load_study(study_name=sweep.name, storage=_storage(sweep.place))
+    except KeyError:
+        return 0
+    except Exception as error:  # of Optuna or the disk
+        raise _unusable(sweep.place, error) from error
+    _check_same(sweep, study.user_attrs.get(_WHAT))
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _storage(where: str) -> Any:
@@ -203,7 +244,7 @@ def _new(sweep: Sweep, study: "Study", stack: contextlib.ExitStack) -> "Trial | 
     import optuna
 
     count, grid = len(study.get_trials(deepcopy=False)), combinations(sweep.space)
-    if count >= (min(sweep.num_trials, len(grid)) if grid else sweep.num_trials):
+    if count >= sweep.limit:
         return None
     if grid:
         study.enqueue_trial(grid[count])
@@ -244,9 +285,7 @@ def _train(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -> fl
     """Train the seeds of a trial and return their mean validation MAE."""
     config = changed(sweep.base, trial.params)
     run = sweep.trial_run(trial.number)
-    named = config.with_values("run", name=f"trial-{run.name}")  # no run's: its steps are all to be trained
-    runs = Runs(sweep.workspace)
-    plan = make_plan([named], runs, observer, shelf=shelf)
+    plan = plan_of_trial(sweep, run.name, config, observer, shelf=shelf)
     for planned in plan.planned:
         if planned.stage == 1:
             _share_stage_one(planned, observer, shelf)
@@ -255,6 +294,14 @@ def _train(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -> fl
         train(replace(step, config=config, run=run.path), Observers(judge, observer), shelf=shelf)
     found = [run.seed_result(seed) for seed in config.run.seeds]
     return sum(result.metrics["valid"]["mae"] for result in found if result is not None) / len(found)
+
+
+def plan_of_trial(
+    sweep: Sweep, name: str, config: RunConfig, observer: Observer, *, shelf: Shelf, dry_run: bool = False
+) -> Plan:
+    """Return the plan of one trial, under a name that no run has: its stage 2 is to be trained."""
+    named = config.with_values("run", name=f"trial-{name}")
+    return make_plan([named], Runs(sweep.workspace), observer, shelf=shelf, dry_run=dry_run)
 
 
 def _share_stage_one(planned: PlannedRun, observer: Observer, shelf: Shelf) -> None:

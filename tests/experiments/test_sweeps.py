@@ -17,7 +17,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments import trials
 from conki_cli.experiments.spaces import combinations, parse_over
-from conki_cli.experiments.sweeps import describe_sweep, make_sweep, sweep_all
+from conki_cli.experiments.sweeps import describe_sweep, foresee_sweep, make_sweep, sweep_all
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, SettingsError, StoreError
 from conki_cli.system.observer import Epoch, Observer, Training
@@ -194,3 +194,22 @@ def test_several_processes_on_one_storage_train_every_trial_once(
     assert [one.returncode, other.returncode] == [0, 0], errors
     told: list[Any] = [int(number) for text in errors for number in re.findall(r"^trial (\d+) \(", text, re.MULTILINE)]
     assert sorted(told) == list(range(8))
+
+
+def test_a_dry_run_of_a_sweep_shows_one_trial_and_writes_nothing(workspace: Workspace, quick: RunConfig) -> None:
+    sweep = make_sweep(quick, [GRID], workspace, num_trials=9, name="mine")
+    before = sorted(workspace.root.rglob("*"))
+    plan = foresee_sweep(sweep, Observer())
+    assert sorted(workspace.root.rglob("*")) == before
+    assert (plan["trials"], plan["finished"], plan["seconds"]) == (2, 0, None)
+    assert [(entry["stage"], entry["state"]) for entry in plan["trial"]["steps"]] == [(2, "train")]
+
+
+def test_a_dry_run_counts_finished_trials_and_refuses_other_settings(workspace: Workspace, quick: RunConfig) -> None:
+    sweep_all(make_sweep(quick, [GRID], workspace, num_trials=1, name="mine"), Observer())
+    longer = make_sweep(quick, [GRID], workspace, num_trials=2, name="mine")
+    journal = Path(longer.place).read_bytes()
+    assert foresee_sweep(longer, Observer())["finished"] == 1
+    assert Path(longer.place).read_bytes() == journal
+    with pytest.raises(SettingsError, match="has other settings"):
+        foresee_sweep(make_sweep(quick, ["loss.temperature=0.1,0.2"], workspace, num_trials=2, name="mine"), Observer())

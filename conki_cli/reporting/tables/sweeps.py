@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from conki_cli.reporting.tables.drawing import empty_table
+from conki_cli.reporting.tables.plans import duration, plan_table
 from conki_cli.system.errors import one_line, quoted
 
 _SHOWN = 10
@@ -43,6 +44,16 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         return []
     shares = ", ".join(f"{path} {share:.0%}" for path, share in found["importances"].items())
     return [f"importance for the validation MAE: {shares}"]
+
+
+def foreseen(plan: Mapping[str, Any], *, folder: str) -> list[RenderableType]:
+    """Draw what a sweep would train, as `foresee_sweep` returns it: one trial, how many there are, the time of all."""
+    done = "as many as its database does not have" if plan["finished"] is None else f"{plan['finished']} are finished"
+    lines = [f"trials: {plan['trials']} in all, {done}; stage 1 is trained once and is kept"]
+    if plan["seconds"] is not None:
+        lines.append(f"time of all that are left: at most about {duration(plan['seconds'])}; pruned trials take less")
+    shown = plan_table(plan["trial"], folder=folder, what=f"dry run of one trial of the sweep {plan['sweep']}")
+    return [*shown, *(Text(one_line(line)) for line in lines)]
 
 
 def next_steps(found: Mapping[str, Any]) -> list[str]:
