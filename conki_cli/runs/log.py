@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from conki_cli.runs.folders import Run
 from conki_cli.system.files import append_line, to_json
@@ -88,7 +90,12 @@ def _parsed(line: str) -> Epoch | None:
     """Return what a line says; None where it is damaged."""
     try:
         found = json.loads(line)
-        losses, metrics = dict(found["losses"]), dict(found["validation"])
+        losses, metrics = _numbers(found["losses"]), _numbers(found["validation"])
         return Epoch(int(found["epoch"]), losses, metrics, float(found.get("seconds", 0.0)), bool(found.get("best")))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a line holds by name; nan for null, which stands for what is not defined."""
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}

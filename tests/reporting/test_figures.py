@@ -293,7 +293,7 @@ def test_an_unfinished_run_is_refused(copied: MakeCopy) -> None:
 def test_a_damaged_log_is_refused_in_one_line(copied: MakeCopy) -> None:
     run = copied()
     (run.seed_folder(2) / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    assert "one JSON line per epoch" in refusal("curves", run)
+    assert "one whole line per epoch" in refusal("curves", run)
 
 
 def test_more_runs_than_a_kind_takes_and_a_run_twice_are_refused(trained: Trained, copied: MakeCopy) -> None:

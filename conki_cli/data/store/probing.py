@@ -5,22 +5,30 @@ harm: that process ends itself after `PATIENCE` seconds without progress, and it
 reads everything that HDF5 would have to interpret for a reader: members, types, layouts, attributes, indices of chunks,
 and texts, but not the numbers. It ignores errors that HDF5 reports normally, because the reader will get them as well.
 
-This file is also a program, `python probing.py FILE`, so that the process imports only h5py.
+This file is also a program, so that the process imports only h5py. It reads paths from stdin, one JSON text per line,
+and answers each with an empty line. The same process reads the next file too, unless none comes for `IDLE` seconds.
 """
 
+import atexit
 import contextlib
 import faulthandler
+import json
+import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PATIENCE = 5.0
 """Seconds that reading one member may take; a member of megabytes takes milliseconds."""
 MEMORY = 2**30
 """Bytes of memory that reading the structure may take."""
+IDLE = 2.0
+"""Seconds that the process waits for another file before it ends."""
 _OUT_OF_MEMORY = 3  # exit code; 1 is Python's own
 _ROWS = 4096  # texts that are read at once
 _REST = 1.0  # minimum seconds between two steps of the alarm, each of which starts a thread
@@ -32,19 +40,89 @@ def probe(path: Path) -> None:
     Raises:
         ValueError: it crashes, hangs, or takes too much memory.
     """
-    # -P: import nothing from the current folder. A new session: only this process handles Ctrl-C.
-    command = [sys.executable, "-P", __file__, str(path)]
-    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True)
-    if ended.returncode == 0:
-        return
-    if "Timeout" in ended.stderr:
-        raise ValueError(f"HDF5 cannot read its structure within {PATIENCE:g} seconds")
-    if ended.returncode == _OUT_OF_MEMORY:
-        raise ValueError(f"HDF5 needs more than {MEMORY >> 20} MiB to read its structure")
-    if ended.returncode < 0:
-        raise ValueError(f"HDF5 crashes when it reads its structure (signal {-ended.returncode})")
-    last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-    raise ValueError(f"a process that reads its structure failed: {last}")
+    _reader.read(path)
+
+
+class _Reader:
+    """The process that reads, started when it is needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[str] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> None:
+        """Have a file read.
+
+        Raises:
+            ValueError: see `probe`.
+        """
+        with self._lock:
+            was_running = self._process is not None
+            ended = self._ask(path)
+            if ended is not None and was_running:  # it may have been idle, or an earlier file may have harmed it
+                ended = self._ask(path)
+        if ended is None:
+            return
+        code, said = ended
+        if "Timeout" in said:
+            raise ValueError(f"HDF5 cannot read its structure within {PATIENCE:g} seconds")
+        if code == _OUT_OF_MEMORY:
+            raise ValueError(f"HDF5 needs more than {MEMORY >> 20} MiB to read its structure")
+        if code < 0:
+            raise ValueError(f"HDF5 crashes when it reads its structure (signal {-code})")
+        last = (said.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"a process that reads its structure failed: {last}")
+
+    def _ask(self, path: Path) -> tuple[int, str] | None:
+        """Return None if the process has read the file; its exit code and last words if it ended instead."""
+        process = self._process = self._process or self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(str(path.absolute())) + "\n")
+                process.stdin.flush()
+            if process.stdout.readline():
+                return None
+        except BaseException:  # its answer would be taken for that to the next question
+            process.kill()
+            self._end()
+            raise
+        return self._end()
+
+    def _started(self) -> "subprocess.Popen[str]":
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        # -P: import nothing from the current folder. A new session: only this process handles Ctrl-C.
+        command = [sys.executable, "-P", __file__]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, start_new_session=True, cwd=os.sep
+        )
+
+    def _end(self) -> tuple[int, str]:
+        """Let the process end, and return its exit code and what it said."""
+        process, errors = self._process, self._errors
+        assert process is not None
+        assert errors is not None
+        self._process = self._errors = None
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        code = process.wait()
+        with errors:
+            errors.seek(0)
+            return code, errors.read()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._end()
+
+
+_reader = _Reader()
+atexit.register(_reader.close)
 
 
 class _Alarm:
@@ -116,25 +194,39 @@ def _attempt(read: Any, otherwise: Any) -> Any:
 
 
 def _limit_memory() -> None:
+    """Allow `MEMORY` more than the process has now."""
     try:
         import resource
     except ImportError:  # exists only on Unix
         return
     with contextlib.suppress(OSError, ValueError):
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _main(path: str) -> None:
-    import h5py  # noqa: F401 - before the limit, which applies only to reading the file
+def _main() -> None:
+    import h5py  # noqa: F401 - before the limit, which applies only to reading a file
 
-    _limit_memory()
-    try:
-        _look(path, _Alarm())
-    except MemoryError:
-        sys.exit(_OUT_OF_MEMORY)
+    def wait() -> threading.Timer:
+        timer = threading.Timer(IDLE, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    timer = wait()
+    for line in sys.stdin:
+        timer.cancel()
+        _limit_memory()
+        try:
+            _look(json.loads(line), _Alarm())
+        except MemoryError:
+            os._exit(_OUT_OF_MEMORY)
+        faulthandler.cancel_dump_traceback_later()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        timer = wait()
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main()

@@ -3,12 +3,10 @@
 Axes: S seeds, N clips.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +16,8 @@ from conki_cli.reporting.comparison import System, read_systems
 from conki_cli.reporting.comparison import read_system as system_of
 from conki_cli.reporting.figures.kinds import Choices
 from conki_cli.runs import Run, common_threshold, evaluate_run
+from conki_cli.runs.log import log_path, logged_epochs
 from conki_cli.system.errors import RunError
-from conki_cli.system.files import read_json
-from conki_cli.system.readable import check_read, unreadable
 
 Floats = npt.NDArray[np.float64]
 _MOST_INTERVALS, _FEWEST_INTERVALS = 13, 3
@@ -142,29 +139,17 @@ def read_log(run: Run, seed: int) -> Log:
     """Read the log of a finished seed; of an epoch that was repeated the last line counts.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: it lacks epochs that the seed was trained for.
     """
-    path = run.seed_folder(seed) / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        entries = {int(found["epoch"]): found for found in map(json.loads, lines)}
-        epochs = sorted(entries)
-        terms = dict.fromkeys(name for epoch in epochs for name in entries[epoch]["losses"])
-        losses = {str(name): [_number(entries[e]["losses"].get(name)) for e in epochs] for name in terms}
-        maes = [_number(entries[epoch]["validation"]["mae"]) for epoch in epochs]
-        best = int(read_json(run.seed_folder(seed) / "result.json")["best_epoch"])
-        if best not in entries:
-            raise ValueError
-    except OSError as error:
-        check_read(path, error)
-        raise RunError(f"{unreadable(path, error)}; train that seed again") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    path, result = log_path(run, seed), run.seed_result(seed)
+    epochs = logged_epochs(path)
+    numbers = [epoch.number for epoch in epochs]
+    if result is None or numbers != list(range(1, result.epochs + 1)) or result.best_epoch not in numbers:
         raise RunError(
-            f"{path} must hold one JSON line per epoch, with losses and validation, up to the best one, but does not: "
-            "restore it, or delete that seed's folder and train it again"
-        ) from error
-    return Log(seed, epochs, losses, maes, best)
-
-
-def _number(found: Any) -> float:
-    return math.nan if found is None else float(found)
+            f"{path} must hold one whole line per epoch, with losses and validation, but does not",
+            "restore it, or delete that seed's folder and train it again",
+        )
+    terms = dict.fromkeys(name for epoch in epochs for name in epoch.losses)
+    losses = {name: [epoch.losses.get(name, math.nan) for epoch in epochs] for name in terms}
+    maes = [epoch.metrics.get("mae", math.nan) for epoch in epochs]
+    return Log(seed, numbers, losses, maes, result.best_epoch)

@@ -8,7 +8,8 @@ from conki_cli.config.resolving import as_tables
 from conki_cli.config.sections import RunConfig
 from conki_cli.reporting.tracking.follower import Follower
 from conki_cli.reporting.tracking.tracker import Library, Subject
-from conki_cli.runs import Run, SeedResult, logged_epochs
+from conki_cli.runs import Run, SeedResult
+from conki_cli.runs.log import log_path, logged_epochs
 from conki_cli.system.errors import reason_of
 from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.system.workspace import Workspace
@@ -58,7 +59,7 @@ class Tracking(Observer):
             subject = Subject(training, flat_settings(run.config), self._workspace)
             for follower in self._followers:
                 follower.begin(subject)
-            for epoch in logged_epochs(run.seed_folder(training.seed) / "metrics.jsonl"):
+            for epoch in logged_epochs(log_path(run, training.seed)):
                 if epoch.number < before:
                     self._log(epoch)
 
