@@ -1,6 +1,7 @@
 """The house rules: who may import whom, what stays out of `--help`, docstrings, sizes, who prints."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -40,6 +41,7 @@ SLOW_LIBRARIES = {
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 

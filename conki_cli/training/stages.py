@@ -265,6 +265,7 @@ def _write_setting(job: Job, seed: int) -> None:
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
+    remove_leftovers_below(folder)
     if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
         save_encoder_files(job.encoder, folder, job.unused_tokenizer)
 

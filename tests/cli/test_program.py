@@ -169,7 +169,7 @@ main()
 """
 
 
-@pytest.mark.parametrize(("count", "saved"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("count", "saved"), [(1, True), pytest.param(2, False, marks=pytest.mark.slow)])
 def test_the_first_signal_lets_the_step_end_and_the_second_does_not(
     count: int, saved: bool, workspace: Workspace, encoder: Path
 ) -> None:
@@ -214,7 +214,7 @@ FINETUNE = "finetune --dataset tiny --external none --drop V+A --encoder {encode
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>/dev/full"])
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", pytest.param(">&- 2>/dev/full", marks=pytest.mark.slow)])
 @needs_dev_full
 def test_a_training_whose_streams_are_closed_ends_well(closed: str, workspace: Workspace, encoder: Path) -> None:
     done = shell(workspace.root, f"{FINETUNE.format(encoder=encoder)} {closed}")

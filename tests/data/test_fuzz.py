@@ -14,7 +14,6 @@ from conki_cli.data.store.seal import BLOCK
 from conki_cli.data.store.writing import write_store
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "version_1"
-STARTING_PROCESSES = ("old store", "sequences")  # a third of a second each
 every_kind = pytest.mark.parametrize("kind", READERS)
 
 
@@ -45,7 +44,7 @@ def findings(worker: Worker, kind: str, seeds: range) -> dict[int, str]:
 
 @every_kind
 def test_mutated_files_are_read_or_refused_in_one_line(kind: str, worker: Worker) -> None:
-    assert not findings(worker, kind, range(10 if kind in STARTING_PROCESSES else 40))
+    assert not findings(worker, kind, range(20))
 
 
 @pytest.mark.slow

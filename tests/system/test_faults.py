@@ -51,6 +51,7 @@ COMMANDS = {
 """In the order of a day's work: each begins with what the ones before it have left."""
 DEFAULT = {"prepare": 3, "pretrain": 2, "evaluate": 2}
 """How many faults a command meets in the default run, where it is not one."""
+KILLED = -9
 UNSTEADY = {"result.json", "environment.json", "metrics.jsonl"}
 """Files that hold times."""
 
@@ -165,6 +166,11 @@ def assert_survives(day: Day, name: str, space: Path, fault: Fault) -> bool:
     return bool(done.code)
 
 
+def kill(day: Day, name: str, space: Path, at: int) -> None:
+    """Kill a command, as `kill -9` does, when it is about to change the disk for the `at`-th time."""
+    assert day.run(name, space, Fault(at, kills=True)).code == KILLED
+
+
 def spread(total: int, count: int) -> list[int]:
     """Return at most `count` numbers from 1 to `total`, evenly far from each other."""
     return sorted({1 + int(total * (k + 0.5) / count) for k in range(count)})
@@ -174,6 +180,16 @@ def spread(total: int, count: int) -> list[int]:
 def test_a_disk_that_fails_costs_a_command_one_line_and_nothing_else(name: str, day: Day, tmp_path: Path) -> None:
     points = spread(day.events[name], DEFAULT.get(name, 1))
     assert [at for at in points if assert_survives(day, name, tmp_path / str(at), Fault(at))]
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_killed_command_ends_with_the_same_bits(name: str, day: Day, tmp_path: Path) -> None:
+    space = Path(shutil.copytree(day.before(name), tmp_path / "space"))
+    for at in (day.events[name] // 2, 3):
+        kill(day, name, space, at)
+    assert day.run(name, space).code == 0
+    assert_whole(space)
+    assert digests(space) == digests(day.after(name))
 
 
 @pytest.mark.slow
