@@ -12,10 +12,12 @@ from conki_cli.config.setting import FIRST_VERSION, Reader
 Field = dataclasses.Field[Any]
 
 
-def setting_fields(*, of_baselines: bool = True) -> dict[str, Field]:
+@cache
+def setting_fields(*, of_baselines: bool = True) -> Mapping[str, Field]:
     """Return every setting as 'section.key' -> its field, in the order of the resolved TOML."""
     sections = all_sections() if of_baselines else SECTIONS
-    return {f"{name}.{f.name}": f for name, section in sections.items() for f in dataclasses.fields(section)}
+    found = {f"{name}.{f.name}": f for name, section in sections.items() for f in dataclasses.fields(section)}
+    return types.MappingProxyType(found)
 
 
 def all_sections() -> dict[str, Any]:
@@ -25,6 +27,7 @@ def all_sections() -> dict[str, Any]:
     return {**SECTIONS, **BASELINE_SECTIONS}
 
 
+@cache
 def setting_type(path: str) -> Any:
     """Return the annotated type of the setting 'section.key', without the None of an optional one."""
     section, key = path.split(".")

@@ -1,6 +1,7 @@
 """The environment that a result depends on: device, versions, command, commit, data, machine."""
 
 import contextlib
+import functools
 import os
 import platform
 import subprocess
@@ -74,6 +75,7 @@ def environment(data: Mapping[str, Mapping[str, object]], *, device: str, thread
     }
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -81,6 +83,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """Return the commit of the source tree that the program runs from; None for an installed package."""
     if not ((root := Path(__file__).parents[2]) / ".git").exists():

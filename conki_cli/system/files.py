@@ -92,6 +92,13 @@ def temporary_files(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path,
             yield path, folder / path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0]
 
 
+def remove_leftovers_in(folder: Path) -> None:
+    """Remove temporary files of killed processes in a folder, not below it; its lock must be held."""
+    for path, _ in temporary_files(folder):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def remove_leftovers_below(folder: Path) -> None:
     """Remove temporary files of killed processes in a folder and below it; its lock must be held."""
     for entry in list(folder.rglob(f".*{_SUFFIX}")):

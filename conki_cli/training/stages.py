@@ -38,7 +38,7 @@ from conki_cli.runs import (
 from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
-from conki_cli.system.files import read_json, remove_leftovers_below, write_json, write_text
+from conki_cli.system.files import read_json, remove_leftovers_below, remove_leftovers_in, write_json, write_text
 from conki_cli.system.locks import forget_killed, lock_beside, locked
 from conki_cli.system.observer import Observer, Training
 from conki_cli.system.observers import Observers
@@ -103,6 +103,8 @@ def take_over(run: Run, config: RunConfig, data: Mapping[str, str], target: Feat
 def _alone(run: Run, observer: Observer) -> Iterator[None]:
     """Hold the run's lock for a moment to write what its seeds share."""
     with locked(lock_beside(run.path), what=f"the run {run.name}", wait=True, say=observer.say):
+        remove_leftovers_in(run.path)
+        remove_leftovers_below(run.path / "encoder")
         yield
 
 
@@ -265,7 +267,6 @@ def _write_setting(job: Job, seed: int) -> None:
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
-    remove_leftovers_below(folder)
     if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
         save_encoder_files(job.encoder, folder, job.unused_tokenizer)
 

@@ -242,6 +242,18 @@ def test_an_interruption_after_the_last_epoch_only_finishes(workspace: Workspace
     assert all(equal_bits(content(run.checkpoint(1, name)), tensors) for name, tensors in before.items())
 
 
+def test_what_a_killed_process_left_in_a_run_is_swept(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    config = tiny_config("C1+C2", "data.external=none")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, workspace, Notes(interrupt_at="epoch 2/2"))
+    (run,) = workspace.runs.glob("tiny-*")
+    (run / "encoder" / ".encoder.1.part").mkdir()
+    for folder in (run, run / "encoder" / ".encoder.1.part", run / "seed-1" / "checkpoints"):
+        (folder / ".result.json.1.part").write_text("{")
+    finetune(config, workspace)
+    assert list(workspace.runs.rglob("*.part")) == []
+
+
 def test_a_torn_line_of_the_log_is_dropped(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config = tiny_config("C1+T")
     with pytest.raises(KeyboardInterrupt):

@@ -92,7 +92,7 @@ class _Reader:
         return self._end()
 
     def _started(self) -> "subprocess.Popen[str]":
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by _end
         # -P: import nothing from the current folder. A new session: only this process handles Ctrl-C.
         command = [sys.executable, "-P", __file__]
         pipe = subprocess.PIPE
