@@ -77,7 +77,9 @@ def _flags(
     ] = None,
     face_models: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder with the model files that find faces.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="DIR|FILE.task", help="Where the model files that find faces lie.", rich_help_panel=_PANEL
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that extract. Default: one per core.", rich_help_panel=_PANEL)

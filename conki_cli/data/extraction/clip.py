@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
 from conki_cli.data.extraction.encoders import FaceEncoder, SoundEncoder
+from conki_cli.data.extraction.face_columns import columns_with
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.landmarks import FaceReader
 from conki_cli.data.extraction.pitch import RATE
@@ -59,7 +60,9 @@ class Extractors:
         self.words: Transcriber | None = None
         if recipe.transcribe is not None:
             self.words = Transcriber(recipe.transcribe)
-        self.faces = FaceReader(find_face_models(recipe.face_models)) if recipe.vision != NONE else None
+        models = find_face_models(recipe.face_models) if recipe.vision != NONE else None
+        self.faces = FaceReader(models) if models is not None else None
+        self.num_columns = len(columns_with(models)) if models is not None else 0
         self.sound = SoundEncoder(recipe.audio) if recipe.audio not in (COVAREP, NONE) else None
         self.crops = FaceEncoder(recipe.vision) if recipe.vision not in (MESH, NONE) else None
 
@@ -125,7 +128,7 @@ class Extractors:
         self, path: Path, span: Span, folder: Path, heard: "_Sound", seen: Seen, result: Result, progress: Progress
     ) -> None:
         assert self.faces is not None
-        tracker = FaceTracker(self.faces)
+        tracker = FaceTracker(self.faces, self.num_columns)
         times: list[float] = []
         with opened(path) as container:
             for time, picture in pictures_of(container, span, self.recipe.fps, seen):

@@ -4,7 +4,7 @@ A face is looked for where it was; every second, and where none is left, in the 
 mesh model believes in for a few rows in a row counts, since the detector also sees faces in clouds and letters. Of
 several faces the one counts whose mouth moves with the sound, else the largest.
 
-Axes: T rows of a clip, 31 columns of a face.
+Axes: T rows of a clip, d columns of a face (31, or 83 with blendshapes).
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from conki_cli.data.extraction.decode import Picture
 from conki_cli.data.extraction.face_columns import FACE_COLUMNS, MOUTH, SIZE, face_columns
 from conki_cli.data.extraction.landmarks import Face, FaceReader, Region
 
-Row = npt.NDArray[np.float32]  # [31]
+Row = npt.NDArray[np.float32]  # [d]
 
 _BEGIN, _KEEP = 0.8, 0.4  # presence of a face that is new, and of one that was there
 _SURE_ROWS = 5  # a face that is seen for fewer is none, unless the clip is shorter
@@ -44,7 +44,7 @@ class _Track:
 
 @dataclass(frozen=True, eq=False)
 class FaceRows:
-    """What was seen in a clip: columns [T, 31], where the face was in every row, and how many were several or small."""
+    """What was seen in a clip: columns [T, d], where the face was in every row, and how many were several or small."""
 
     columns: npt.NDArray[np.float32]
     regions: list[Region | None]
@@ -55,8 +55,8 @@ class FaceRows:
 class FaceTracker:
     """Follows the faces of one clip, row by row."""
 
-    def __init__(self, reader: FaceReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: FaceReader, width: int = len(FACE_COLUMNS)) -> None:
+        self._reader, self._width = reader, width
         self._tracks: list[_Track] = []
         self._num_rows = 0
         self._searched = -np.inf
@@ -113,7 +113,7 @@ class FaceTracker:
             loudness: of the sound in every row, [T] or longer; None: there is no sound.
         """
         sure = [track for track in self._tracks if len(track.rows) >= min(_SURE_ROWS, self._num_rows)]
-        columns = np.zeros((self._num_rows, len(FACE_COLUMNS)), dtype=np.float32)
+        columns = np.zeros((self._num_rows, self._width), dtype=np.float32)
         regions: list[Region | None] = [None] * self._num_rows
         num_small = 0
         for track in reversed(list(_ranked(sure, loudness))):  # the best comes last, over the others
