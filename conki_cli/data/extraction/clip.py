@@ -1,5 +1,6 @@
 """The features of one clip: decoded, extracted and written into a folder. Runs in a process that may be killed."""
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ class Extractors:
     ) -> None:
         assert self.faces is not None
         tracker = FaceTracker(self.faces, self.num_columns)
-        times: list[float] = []
+        times = array("d")
         with opened(path) as container:
             for time, picture in pictures_of(container, span, self.recipe.fps, seen):
                 tracker.take(time, picture)
@@ -158,13 +159,13 @@ class _Sound:
 
     samples: int = 0
     loudness: Loudness = field(default_factory=Loudness)
-    levels: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    levels: "array[float]" = field(default_factory=lambda: array("f"))
 
     def in_rows(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
         """Return the loudness in dB around the time of every row, [T]; None: there is no sound."""
         if not self.samples or self.loudness.level == 0.0:
             return None
-        levels = np.concatenate(self.levels)
+        levels = np.frombuffer(self.levels, dtype=np.float32)
         if not len(levels):
             return None
         return np.interp(times, (np.arange(len(levels)) + 0.5) / 10, levels.astype(np.float64))
@@ -196,7 +197,7 @@ def _decode_sound(path: Path, span: Span, target: Path, seen: Seen, progress: Pr
             whole = len(rest) // (RATE // 10) * (RATE // 10)  # loudness is kept 10 times a second
             if whole:
                 power = (rest[:whole].reshape(-1, RATE // 10) ** 2).mean(axis=1)
-                heard.levels.append(10 * np.log10(np.maximum(power, 1e-10)))
+                heard.levels.extend(10 * np.log10(np.maximum(power, 1e-10)))
                 rest = rest[whole:]
             if heard.samples - told >= RATE:
                 progress((heard.samples - told) / RATE)
