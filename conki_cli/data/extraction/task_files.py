@@ -6,6 +6,7 @@ Only files of known names count. How much is read is limited, whatever the archi
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 from conki_cli.system.errors import SettingsError, one_line, reason_of
 from conki_cli.system.readable import human_size
@@ -82,7 +83,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return members
 
 
-def _bounded(path: Path, name: str, stream: zipfile.ZipExtFile) -> bytes:
+def _bounded(path: Path, name: str, stream: IO[bytes]) -> bytes:
     """Read a member to its end, or as far as a model can reach."""
     parts, total = [], 0
     while part := stream.read(_CHUNK):
