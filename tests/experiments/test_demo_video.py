@@ -30,5 +30,4 @@ def test_a_stranger_sees_the_whole_way_from_videos_to_scores(tmp_path: Path) -> 
     assert len(scores) == 1
     assert scores[0] > 1.0  # the clip shows the happiest face of the test split
     with FeatureStore(tmp_path / "features" / "demo-video.h5") as store:
-        faces = store.split("test").frames["vision"]
-        assert sum(frames[:, -1].sum() for frames in faces) == sum(len(frames) for frames in faces)
+        assert any(remark.endswith("a face in 100% of them") for remark in store.report["remarks"])
