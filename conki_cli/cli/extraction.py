@@ -172,9 +172,12 @@ def extract(
         written = write_archives(out, done, extraction.provenance())
     note_written(", ".join(map(str, written[:3])))
     if plot is not None and done:
+        from conki_cli.data.extraction.showing import pictures_shown
         from conki_cli.reporting.video_figures import draw_clip
 
-        draw_clip(plot, done[0], next(clip for clip in wanted if clip.id == done[0].id), extraction.provenance())
+        first = next(clip for clip in wanted if clip.id == done[0].id)
+        shown = pictures_shown(done[0], first, extraction.recipe)
+        draw_clip(plot, done[0], first, extraction.provenance(), shown)
         screen.say(f"drawn: {plot}")
     screen.show(extracted_table(done, written))
     screen.answer(

@@ -1,7 +1,7 @@
 """The features of one clip: decoded, extracted and written into a folder. Runs in a process that may be killed."""
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
+from conki_cli.data.extraction.decode import Picture, Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
 from conki_cli.data.extraction.encoders import FaceEncoder, SoundEncoder
 from conki_cli.data.extraction.face_columns import columns_with
 from conki_cli.data.extraction.face_models import find_face_models
@@ -21,11 +21,13 @@ from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
 from conki_cli.data.extraction.words import Transcriber
 from conki_cli.system.errors import SourceError
 
-AUDIO, VISION = "audio.npy", "vision.npy"
+AUDIO, VISION, SHOWN = "audio.npy", "vision.npy", "shown.npz"
 Progress = Callable[[float], None]
 """Takes the seconds of the medium that were finished since the last call."""
 
 _SOUND = "sound.f32"
+_BELIEVED = 0.4  # presence of a face that is shown
+_SHOWN_WIDTH = 480  # of pictures that a person looks at
 _LOST_SHARE = 0.02  # of the declared pictures, that are missing without a warning: edit lists leave some out
 _SMALL_SHARE = 0.5  # of the rows with a face, beyond which it is too small
 
@@ -95,6 +97,35 @@ class Extractors:
         if wanted and seen.pictures + seen.samples == 0:
             raise SourceError(f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again")
         return result
+
+    def show(self, path: Path, span: Span, rows: Sequence[int], folder: Path) -> None:
+        """Write the pictures of some rows, [n, H, W, 3], small, and the points of the face in each, [n, 468, 2].
+
+        Points are nan where no face is found.
+
+        Raises:
+            SourceError: the file cannot be decoded at all.
+        """
+        assert self.faces is not None
+        pictures, points = [], []
+        with opened(path) as container:
+            for row, (_, picture) in enumerate(pictures_of(container, span, self.recipe.fps, Seen())):
+                if row in rows:
+                    step = max(1, picture.shape[1] // _SHOWN_WIDTH)
+                    pictures.append(picture[::step, ::step])
+                    points.append(self._points_in(picture) / step)
+                if row >= max(rows):
+                    break
+        np.savez(folder / SHOWN, pictures=np.array(pictures), points=np.array(points))
+
+    def _points_in(self, picture: Picture) -> npt.NDArray[np.float64]:
+        """Return the points of the likeliest face, [468, 2]; nan where there is none."""
+        assert self.faces is not None
+        for region in self.faces.detect(picture):
+            face = self.faces.read(picture, region)
+            if face.presence >= _BELIEVED:
+                return face.points[:, :2]
+        return np.full((468, 2), np.nan)
 
     def _written_down(self, path: Path, span: Span, folder: Path, sound: bool, progress: Progress) -> Result:
         """Write down what is said; nothing else is extracted."""

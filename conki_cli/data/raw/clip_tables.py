@@ -85,6 +85,7 @@ def _cells_in(path: Path, layout: TableLayout, marks: dict[str, int]) -> Any:
     import pandas
 
     text = set(marks.values())
+    missing: Any = dict.fromkeys(layout.kept, _written(NOT_A_NUMBER))
     try:
         return pandas.read_csv(
             path,
@@ -96,7 +97,7 @@ def _cells_in(path: Path, layout: TableLayout, marks: dict[str, int]) -> Any:
             decimal=layout.decimal,
             quotechar=layout.quote,
             keep_default_na=False,
-            na_values={column: _written(NOT_A_NUMBER) for column in layout.kept},
+            na_values=missing,
             encoding=layout.encoding,
             encoding_errors="replace",
             skipinitialspace=True,

@@ -9,7 +9,7 @@ Axes: R rows of a table, L frames of a clip, d features.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,7 +120,7 @@ class FaceCount:
 
 
 def rows_per_frame(
-    values: npt.NDArray[np.float64], marks: dict[str, Sequence[Any]], columns: FaceColumns
+    values: npt.NDArray[np.float64], marks: Mapping[str, Sequence[Any]], columns: FaceColumns
 ) -> npt.NDArray[np.float64]:
     """Put the rows of a table at their frames, [L, d + 1], with 0 where the face is not seen.
 
