@@ -77,7 +77,9 @@ def _flags(
     ] = None,
     face_models: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder with the model files that find faces.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="DIR|FILE.task", help="Where the model files that find faces lie.", rich_help_panel=_PANEL
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that extract. Default: one per core.", rich_help_panel=_PANEL)
@@ -170,9 +172,12 @@ def extract(
         written = write_archives(out, done, extraction.provenance())
     note_written(", ".join(map(str, written[:3])))
     if plot is not None and done:
+        from conki_cli.data.extraction.showing import pictures_shown
         from conki_cli.reporting.video_figures import draw_clip
 
-        draw_clip(plot, done[0], next(clip for clip in wanted if clip.id == done[0].id), extraction.provenance())
+        first = next(clip for clip in wanted if clip.id == done[0].id)
+        shown = pictures_shown(done[0], first, extraction.recipe)
+        draw_clip(plot, done[0], first, extraction.provenance(), shown)
         screen.say(f"drawn: {plot}")
     screen.show(extracted_table(done, written))
     screen.answer(

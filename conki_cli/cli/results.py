@@ -127,7 +127,7 @@ def predict(
         Path | None, typer.Option(metavar="FILE.png", help="Draw the scores of segments over time.")
     ] = None,
     face_models: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with the model files that find faces.")
+        Path | None, typer.Option(metavar="DIR|FILE.task", help="Where the model files that find faces lie.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that extract videos. Default: one per core.")] = None,
     skip_failed: Annotated[

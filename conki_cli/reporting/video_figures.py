@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from conki_cli.data.extraction.cache import Clip, Extracted
 from conki_cli.data.extraction.libraries import library
+from conki_cli.data.extraction.showing import Shown
 from conki_cli.data.sources.videos import frames_of
 from conki_cli.system.errors import one_line
 from conki_cli.system.files import atomic_path
@@ -38,15 +39,20 @@ def draw_time_line(path: Path, scored: Mapping[str, Any]) -> None:
         axes[-1].set_xlabel("seconds")
 
 
-def draw_clip(path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[str, Any]) -> None:
-    """Draw pitch and voicing, whether a face is there, and how the mouth opens, over time."""
+def draw_clip(
+    path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[str, Any], shown: Shown | None = None
+) -> None:
+    """Draw pitch and voicing, whether a face is there, and how the mouth opens, over time; and some of its pictures."""
     panels = []
     for modality, draw in (("audio", _draw_sound), ("vision", _draw_face)):
         frames = frames_of(extracted, modality)
         columns = provenance.get(modality, {}).get("columns", ())
         if frames is not None and columns:
             panels.append((draw, np.asarray(frames), columns, provenance[modality]["rate"]))
-    with _figure(path, 2 * max(1, len(panels))) as axes:
+    with _figure(path, 2 * max(1, len(panels)) + (shown is not None)) as every_axes:
+        axes = every_axes[1:] if shown is not None else every_axes
+        if shown is not None:
+            _draw_pictures(every_axes[0], shown, provenance["vision"]["rate"])
         for number, (draw, values, columns, rate) in enumerate(panels):
             draw(axes[2 * number : 2 * number + 2], values, list(columns), rate)
         if not panels:
@@ -55,6 +61,20 @@ def draw_clip(path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[
             f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left", parse_math=False
         )
         axes[-1].set_xlabel("seconds" if not panels or panels[-1][3] != "own" else "pictures")
+
+
+def _draw_pictures(panel: Any, shown: Shown, rate: float | str) -> None:
+    """Draw pictures side by side, each with the points of its face and its time."""
+    panel.set_axis_off()
+    share = 1 / len(shown.rows)
+    for place, (row, picture, points) in enumerate(zip(shown.rows, shown.pictures, shown.points, strict=False)):
+        part = panel.inset_axes((share * place, 0.0, 0.97 * share, 1.0))
+        part.imshow(picture)
+        part.plot(points[:, 0], points[:, 1], ".", markersize=0.6, color="#30e0a0")
+        part.set(xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
+        part.set_axis_off()
+        when = f"{row / rate:.1f} s" if isinstance(rate, int | float) else f"picture {row}"
+        part.set_title(when, fontsize=7)
 
 
 def _draw_sound(axes: Sequence[Any], values: npt.NDArray[Any], columns: list[str], rate: float) -> None:

@@ -100,20 +100,6 @@ def test_a_missing_cell_is_not_a_number_as_everywhere(tmp_path: Path, cell: str)
 # ---- columns that are no features ----
 
 
-def test_the_bookkeeping_of_openface_is_left_out_and_said(tmp_path: Path) -> None:
-    head = "frame, face_id, timestamp, confidence, success, gaze_0_x, AU01_r\n"
-    text = head + "1, 0, 0.000, 0.98, 1, 0.5, 1.25\n2, 0, 0.033, 0.02, 0, 0.75, 2.5\n"
-    assert values(tmp_path, text).tolist() == [[0.5, 1.25], [0.75, 2.5]]
-    left_out, unseen = looked(tmp_path).remarks
-    assert left_out.endswith("frame, face_id, timestamp, confidence, success")
-    assert unseen.startswith("in 1 of 2 frames")
-
-
-def test_rows_of_several_faces_are_a_warning(tmp_path: Path) -> None:
-    table(tmp_path, "frame,face_id,timestamp,confidence,success,x\n1,0,0,1,1,5\n1,1,0,1,1,6\n")
-    assert "more than one face (face_id)" in looked(tmp_path).notes[0]
-
-
 @pytest.mark.parametrize(
     "text",
     [

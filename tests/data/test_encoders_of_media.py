@@ -79,7 +79,7 @@ def test_an_encoder_of_sound_extracts_clips_and_is_noted(hubert: Path, tmp_path:
     clip = Clip("a", write_media(tmp_path / "a.wav", sound=tone(0.5)))
     extraction = Extraction(tmp_path / "cache", Recipe(str(hubert), "none"), 1)
     done, failures = extract_clips([clip], extraction)
-    assert (failures, done[0].record.audio_frames) == ([], 25)
+    assert (failures, done[0].result["audio_frames"]) == ([], 25)
     note = extraction.provenance()["audio"]
     assert (note["extractor"], note["rate"], len(note["columns"])) == (str(hubert), 50.0, 8)
 

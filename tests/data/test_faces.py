@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
 from conki_cli.data.extraction.decode import Seen, Span, opened, pictures_of
 from conki_cli.data.extraction.face_columns import ACTIONS, FACE_COLUMNS, face_columns
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.landmarks import Face, FaceReader, Region
+from conki_cli.data.extraction.recipe import Recipe
+from conki_cli.data.extraction.showing import pictures_shown
 from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
+from conki_cli.data.sources.demo_videos import write_clip
+from conki_cli.reporting.video_figures import draw_clip
 from conki_cli.system.errors import SettingsError
 
 CLIPS = Path(__file__).parents[3] / "shared" / "data" / "clips"
@@ -150,3 +155,19 @@ def test_faces_of_real_clips_are_found_and_none_where_there_is_none(
         for time, picture in pictures_of(container, Span(0.0, 2.0), 10.0, Seen()):
             tracker.take(time, picture)
     assert low <= tracker.finished().columns[:, -1].mean() <= high
+
+
+def test_pictures_are_shown_with_the_points_of_the_face_on_it(reader: FaceReader, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_clip(tmp_path / "a.mp4", 1.0, np.random.default_rng(1))
+    clip, recipe = Clip("a", tmp_path / "a.mp4"), Recipe(audio="none")
+    extraction = Extraction(tmp_path / "cache", recipe, 1)
+    (done,), _ = extract_clips([clip], extraction)
+    shown = pictures_shown(done, clip, recipe)
+    assert shown is not None
+    assert (shown.rows, shown.pictures.shape, shown.points.shape) == ((0, 4, 7, 11), (4, 240, 320, 3), (4, 468, 2))
+    assert shown.points.mean(axis=(0, 1)) == pytest.approx([160, 130], abs=25)
+    draw_clip(tmp_path / "a.png", done, clip, extraction.provenance(), shown)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "a.mp4").write_bytes(b"rotten")
+    assert pictures_shown(done, clip, recipe) is None

@@ -1,6 +1,7 @@
 """The features of one clip: decoded, extracted and written into a folder. Runs in a process that may be killed."""
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
+from conki_cli.data.extraction.decode import Picture, Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
 from conki_cli.data.extraction.encoders import FaceEncoder, SoundEncoder
+from conki_cli.data.extraction.face_columns import columns_with
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.landmarks import FaceReader
 from conki_cli.data.extraction.pitch import RATE
@@ -19,11 +21,13 @@ from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
 from conki_cli.data.extraction.words import Transcriber
 from conki_cli.system.errors import SourceError
 
-AUDIO, VISION = "audio.npy", "vision.npy"
+AUDIO, VISION, SHOWN = "audio.npy", "vision.npy", "shown.npz"
 Progress = Callable[[float], None]
 """Takes the seconds of the medium that were finished since the last call."""
 
 _SOUND = "sound.f32"
+_BELIEVED = 0.4  # presence of a face that is shown
+_SHOWN_WIDTH = 480  # of pictures that a person looks at
 _LOST_SHARE = 0.02  # of the declared pictures, that are missing without a warning: edit lists leave some out
 _SMALL_SHARE = 0.5  # of the rows with a face, beyond which it is too small
 
@@ -59,7 +63,9 @@ class Extractors:
         self.words: Transcriber | None = None
         if recipe.transcribe is not None:
             self.words = Transcriber(recipe.transcribe)
-        self.faces = FaceReader(find_face_models(recipe.face_models)) if recipe.vision != NONE else None
+        models = find_face_models(recipe.face_models) if recipe.vision != NONE else None
+        self.faces = FaceReader(models) if models is not None else None
+        self.num_columns = len(columns_with(models)) if models is not None else 0
         self.sound = SoundEncoder(recipe.audio) if recipe.audio not in (COVAREP, NONE) else None
         self.crops = FaceEncoder(recipe.vision) if recipe.vision not in (MESH, NONE) else None
 
@@ -91,6 +97,35 @@ class Extractors:
         if wanted and seen.pictures + seen.samples == 0:
             raise SourceError(f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again")
         return result
+
+    def show(self, path: Path, span: Span, rows: Sequence[int], folder: Path) -> None:
+        """Write the pictures of some rows, [n, H, W, 3], small, and the points of the face in each, [n, 468, 2].
+
+        Points are nan where no face is found.
+
+        Raises:
+            SourceError: the file cannot be decoded at all.
+        """
+        assert self.faces is not None
+        pictures, points = [], []
+        with opened(path) as container:
+            for row, (_, picture) in enumerate(pictures_of(container, span, self.recipe.fps, Seen())):
+                if row in rows:
+                    step = max(1, picture.shape[1] // _SHOWN_WIDTH)
+                    pictures.append(picture[::step, ::step])
+                    points.append(self._points_in(picture) / step)
+                if row >= max(rows):
+                    break
+        np.savez(folder / SHOWN, pictures=np.array(pictures), points=np.array(points))
+
+    def _points_in(self, picture: Picture) -> npt.NDArray[np.float64]:
+        """Return the points of the likeliest face, [468, 2]; nan where there is none."""
+        assert self.faces is not None
+        for region in self.faces.detect(picture):
+            face = self.faces.read(picture, region)
+            if face.presence >= _BELIEVED:
+                return face.points[:, :2]
+        return np.full((468, 2), np.nan)
 
     def _written_down(self, path: Path, span: Span, folder: Path, sound: bool, progress: Progress) -> Result:
         """Write down what is said; nothing else is extracted."""
@@ -125,8 +160,8 @@ class Extractors:
         self, path: Path, span: Span, folder: Path, heard: "_Sound", seen: Seen, result: Result, progress: Progress
     ) -> None:
         assert self.faces is not None
-        tracker = FaceTracker(self.faces)
-        times: list[float] = []
+        tracker = FaceTracker(self.faces, self.num_columns)
+        times = array("d")
         with opened(path) as container:
             for time, picture in pictures_of(container, span, self.recipe.fps, seen):
                 tracker.take(time, picture)
@@ -155,13 +190,13 @@ class _Sound:
 
     samples: int = 0
     loudness: Loudness = field(default_factory=Loudness)
-    levels: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    levels: "array[float]" = field(default_factory=lambda: array("f"))
 
     def in_rows(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
         """Return the loudness in dB around the time of every row, [T]; None: there is no sound."""
         if not self.samples or self.loudness.level == 0.0:
             return None
-        levels = np.concatenate(self.levels)
+        levels = np.frombuffer(self.levels, dtype=np.float32)
         if not len(levels):
             return None
         return np.interp(times, (np.arange(len(levels)) + 0.5) / 10, levels.astype(np.float64))
@@ -193,7 +228,7 @@ def _decode_sound(path: Path, span: Span, target: Path, seen: Seen, progress: Pr
             whole = len(rest) // (RATE // 10) * (RATE // 10)  # loudness is kept 10 times a second
             if whole:
                 power = (rest[:whole].reshape(-1, RATE // 10) ** 2).mean(axis=1)
-                heard.levels.append(10 * np.log10(np.maximum(power, 1e-10)))
+                heard.levels.extend(10 * np.log10(np.maximum(power, 1e-10)))
                 rest = rest[whole:]
             if heard.samples - told >= RATE:
                 progress((heard.samples - told) / RATE)

@@ -1,5 +1,7 @@
 """The 31 columns of a face: distances named after action units, pose, place, gaze, and whether there is a face.
 
+Where a model has them, 52 blendshapes come first.
+
 They are geometry, not what a person would code: never FACET's or OpenFace's output. Points are turned into the head's
 own axes first, so that a turned head does not look like a smile, and divided by the distance between the eyes. More of
 a distance means more of the action.
@@ -10,6 +12,8 @@ Axes: 468 points of the mesh, as MediaPipe numbers them.
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.data.extraction.blendshapes import BLENDSHAPE_COLUMNS
+from conki_cli.data.extraction.face_models import BLENDSHAPES, FaceModels
 from conki_cli.data.extraction.landmarks import LEFT_EYE, RIGHT_EYE, Face
 
 FACE_VERSION = 1
@@ -26,14 +30,19 @@ FACE_COLUMNS = (
     *("gaze_right_x", "gaze_right_y", "gaze_left_x", "gaze_left_y"),
     "face_present",
 )
-PRESENT = FACE_COLUMNS.index("face_present")
-MOUTH = FACE_COLUMNS.index("AU25_lips_apart")
-SIZE = FACE_COLUMNS.index("size")
+MOUTH = FACE_COLUMNS.index("AU25_lips_apart") - len(FACE_COLUMNS)
+SIZE = FACE_COLUMNS.index("size") - len(FACE_COLUMNS)
+"""Places of columns, counted from the end of a row."""
 
 Values = npt.NDArray[np.float64]
 _BROWS = ((107, 70), (336, 300))  # inner, outer end
 _CHEEKS, _NOSE_WINGS = (205, 425), (129, 358)
 _CORNERS, _JAW = (61, 291), (172, 397)
+
+
+def columns_with(models: FaceModels) -> tuple[str, ...]:
+    """Return the names of the columns that models of faces give."""
+    return (*BLENDSHAPE_COLUMNS, *FACE_COLUMNS) if BLENDSHAPES in models.files else FACE_COLUMNS
 
 
 def head_axes(face: Face) -> Values:
@@ -48,7 +57,7 @@ def head_axes(face: Face) -> Values:
 
 
 def face_columns(face: Face, height: int, width: int) -> npt.NDArray[np.float32]:
-    """Compute the columns of a face in a picture, [31].
+    """Compute the columns of a face in a picture, [31], or [83] with blendshapes.
 
     Pitch, yaw and roll are degrees: up, to the left of the picture and clockwise are positive. x and y are the face's
     centre from 0 to 1, `size` is the distance between the eyes over the picture's height.
@@ -66,7 +75,8 @@ def face_columns(face: Face, height: int, width: int) -> npt.NDArray[np.float32]
     )
     place = (region.x / width, region.y / height, eye_distance / height)
     gaze = [value for contour, iris in zip(face.contours, face.irises, strict=True) for value in _gaze(contour, iris)]
-    row = (*_actions(points, float(np.mean(openings))), *pose, *place, *gaze, 1.0)
+    shares = () if face.blendshapes is None else face.blendshapes
+    row = (*shares, *_actions(points, float(np.mean(openings))), *pose, *place, *gaze, 1.0)
     return np.nan_to_num(np.array(row, dtype=np.float32))
 
 

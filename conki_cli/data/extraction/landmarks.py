@@ -1,19 +1,22 @@
-"""Faces in one picture: where they are, 468 points of the mesh, and the eyes.
+"""Faces in one picture: where they are, 468 points of the mesh, the eyes, and blendshapes if a model has them.
 
 BlazeFace proposes boxes; the mesh model says with its own output whether a face is there, which the detector alone
-does not know. Points are in pixels of the picture; x to the right, y down, z away from the camera.
+does not know. Points are in pixels of the picture; x to the right, y down, z away from the camera. A mesh of 478 points
+has the irises; for one of 468 a model of the eyes finds them.
 
 Axes: H, W rows and columns of a picture; F faces; 468 points of the mesh; 16 points around an eye, 5 of an iris.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.data.extraction.blendshapes import BLENDSHAPE_COLUMNS, READ_POINTS, checked_blendshapes
 from conki_cli.data.extraction.decode import Picture
-from conki_cli.data.extraction.face_models import DETECTOR, IRIS, MESH, FaceModels
+from conki_cli.data.extraction.face_models import BLENDSHAPES, DETECTOR, IRIS, MESH, FaceModels
 from conki_cli.data.extraction.libraries import library
 from conki_cli.system.errors import SettingsError, reason_of
 
@@ -26,6 +29,10 @@ _OVERLAP = 0.3  # of boxes that are one face
 _MARGIN = 1.5  # side of the region that the mesh looks at, of the box's longer side
 _EYE_MARGIN = 2.3
 _EYE_CONTOUR = 16
+_NUM_POINTS, _NUM_REFINED = 468, 478
+_RIGHT_CONTOUR = (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173)
+_LEFT_CONTOUR = (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398)
+_BORDER = 2  # pixels around a part of a picture, so that its edges are interpolated as in the whole
 
 
 @dataclass(frozen=True)
@@ -40,21 +47,29 @@ class Region:
 
     def points(self, unit: Points) -> Points:
         """Return points in the picture of points [..., 2 or 3] in the square, whose sides are 1."""
-        right = (unit[..., 0] - 0.5) * (-self.side if self.mirrored else self.side)
-        down = (unit[..., 1] - 0.5) * self.side
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        moved = [self.x + right * cos - down * sin, self.y + right * sin + down * cos]
-        return np.stack([*moved, *(unit[..., k] * self.side for k in range(2, unit.shape[-1]))], axis=-1)
+        cos, sin = self.side * math.cos(self.angle), self.side * math.sin(self.angle)
+        flip = -1.0 if self.mirrored else 1.0
+        moved = unit * self.side
+        moved[..., :2] = (unit[..., :2] - 0.5) @ np.array([[flip * cos, flip * sin], [-sin, cos]]) + (self.x, self.y)
+        return moved
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A face: `presence` from 0 to 1, points [468, 3], and of both eyes contour [2, 16, 2] and iris [2, 5, 2]."""
+    """A face.
+
+    Attributes:
+        presence: from 0 to 1, whether it is one.
+        points: of the mesh, [468, 3].
+        contours, irises: of both eyes, the right one first, [2, 16, 2] and [2, 5, 2].
+        blendshapes: [52]; None: there is no model of them.
+    """
 
     presence: float
     points: Points
     contours: Points
     irises: Points
+    blendshapes: Points | None = None
 
     @property
     def region(self) -> Region:
@@ -72,20 +87,27 @@ class Face:
 
 
 class FaceReader:
-    """The three models, each with one thread, so that results do not depend on how many there are."""
+    """The models, each with one thread, so that results do not depend on how many there are."""
 
     def __init__(self, models: FaceModels) -> None:
         self._detector = _Network(models, DETECTOR)
         self._mesh = _Network(models, MESH)
-        self._iris = _Network(models, IRIS)
+        is_refined = self._mesh.num_values == 3 * _NUM_REFINED
+        if not is_refined and (IRIS not in models.files or BLENDSHAPES in models.files):
+            raise SettingsError(
+                f"{models.place} must hold a mesh of {_NUM_REFINED} points, found {self._mesh.num_values // 3}: "
+                "get it again"
+            )
+        self._iris = None if is_refined else _Network(models, IRIS, pictures=2)
+        self._blendshapes = _Network(models, BLENDSHAPES) if BLENDSHAPES in models.files else None
         self._anchors = _anchors()
 
     def detect(self, picture: Picture) -> list[Region]:
         """Return where faces may be, the likeliest first."""
         height, width = picture.shape[:2]
         whole = Region(width / 2, height / 2, float(max(height, width)))
-        given = sampled(_image_of(picture), whole, self._detector.side) * np.float32(2.0) - np.float32(1.0)
-        boxes, scores = self._detector.run(given)
+        given = sampled(picture, whole, self._detector.side) * np.float32(2.0) - np.float32(1.0)
+        boxes, scores = self._detector.run(given[None])
         if boxes.shape[-1] == 1:
             boxes, scores = scores, boxes
         likely = 1.0 / (1.0 + np.exp(-np.clip(scores.reshape(-1), -80, 80)))
@@ -98,72 +120,118 @@ class FaceReader:
 
     def read(self, picture: Picture, region: Region) -> Face:
         """Read the face that should be in a region; `presence` says whether there is one."""
-        side, image = self._mesh.side, _image_of(picture)
-        outputs = self._mesh.run(sampled(image, region, side))
+        side = self._mesh.side
+        outputs = self._mesh.run(sampled(picture, region, side)[None])
         flat, flag = sorted((output.reshape(-1) for output in outputs), key=len, reverse=True)[:2]
-        presence = float(1.0 / (1.0 + np.exp(-np.clip(flag[0], -80, 80))))
+        presence = 1.0 / (1.0 + math.exp(-min(max(float(flag[0]), -80.0), 80.0)))
         points = region.points(flat.reshape(-1, 3).astype(np.float64) / side)
-        eyes = [self._eye(image, points, corners) for corners in (RIGHT_EYE, LEFT_EYE)]
-        return Face(presence, points, np.stack([eye[0] for eye in eyes]), np.stack([eye[1] for eye in eyes]))
+        contours, irises = self._eyes(picture, points) if self._iris is not None else _eyes_in(points)
+        shares = None
+        if self._blendshapes is not None:
+            (output,) = self._blendshapes.run(points[READ_POINTS, :2].astype(np.float32)[None])
+            shares = checked_blendshapes(output)
+        return Face(presence, points[:_NUM_POINTS], contours, irises, shares)
 
-    def _eye(self, picture: Any, points: Points, corners: tuple[int, int]) -> tuple[Points, Points]:
-        """Return contour [16, 2] and iris [5, 2] of an eye; the model knows right eyes, so left ones are mirrored."""
-        outer, inner = (points[corner, :2] for corner in corners)
-        is_left = corners == LEFT_EYE
-        along = outer - inner if is_left else inner - outer
-        middle, angle = (outer + inner) / 2, float(np.arctan2(along[1], along[0]))
-        side = max(float(np.linalg.norm(along)) * _EYE_MARGIN, 2.0)
-        region = Region(float(middle[0]), float(middle[1]), side, angle, mirrored=is_left)
-        outputs = self._iris.run(sampled(picture, region, self._iris.side))
-        contour, iris = sorted((output.reshape(-1, 3) for output in outputs), key=len, reverse=True)
-        both = (contour[:_EYE_CONTOUR, :2], iris[:, :2])
-        first, second = (region.points(part.astype(np.float64) / self._iris.side) for part in both)
-        return first, second
+    def _eyes(self, picture: Picture, points: Points) -> tuple[Points, Points]:
+        """Return contours [2, 16, 2] and irises [2, 5, 2] of the eyes.
+
+        The model knows right eyes, so left ones are mirrored.
+        """
+        assert self._iris is not None
+        side = self._iris.side
+        regions = [_eye_region(points, corners) for corners in (RIGHT_EYE, LEFT_EYE)]
+        given = np.empty((2, side, side, 3), dtype=np.float32)
+        for place, region in enumerate(regions):
+            given[place] = sampled(picture, region, side)
+        outputs = (output.reshape(2, -1, 3).astype(np.float64) / side for output in self._iris.run(given))
+        contours, irises = sorted(outputs, key=lambda output: output.shape[1], reverse=True)
+        return (
+            np.stack([region.points(part[:_EYE_CONTOUR, :2]) for region, part in zip(regions, contours, strict=True)]),
+            np.stack([region.points(part[:, :2]) for region, part in zip(regions, irises, strict=True)]),
+        )
+
+
+def _eye_region(points: Points, corners: tuple[int, int]) -> Region:
+    outer, inner = (points[corner, :2] for corner in corners)
+    is_left = corners == LEFT_EYE
+    x, y = (float(value) for value in (outer - inner if is_left else inner - outer))
+    middle = (outer + inner) / 2
+    side = max(math.hypot(x, y) * _EYE_MARGIN, 2.0)
+    return Region(float(middle[0]), float(middle[1]), side, math.atan2(y, x), mirrored=is_left)
+
+
+def _eyes_in(points: Points) -> tuple[Points, Points]:
+    """Return contours [2, 16, 2] and irises [2, 5, 2] from a mesh of 478 points."""
+    contours = np.stack([points[list(numbers), :2] for numbers in (_RIGHT_CONTOUR, _LEFT_CONTOUR)])
+    return contours, points[_NUM_POINTS:, :2].reshape(2, 5, 2)
 
 
 class _Network:
-    """One model: takes a picture [S, S, 3] of numbers, gives its outputs."""
+    """One model: takes pictures [n, S, S, 3] of numbers, or points [1, 146, 2], and gives its outputs."""
 
-    def __init__(self, models: FaceModels, name: str) -> None:
+    def __init__(self, models: FaceModels, name: str, pictures: int = 1) -> None:
         interpreter = library("ai_edge_litert.interpreter").Interpreter
         try:
             self._model: Any = interpreter(model_content=models.read(name), num_threads=1)
-            self._model.allocate_tensors()
             (given,) = self._model.get_input_details()
-            _, self.side, width, channels = (int(size) for size in given["shape"])
-            if (self.side, 3) != (width, channels):
-                raise ValueError(f"its input is {given['shape'].tolist()}")
+            shape = [int(size) for size in given["shape"]]
+            self.side = shape[1]
+            if shape != ([1, len(READ_POINTS), 2] if name == BLENDSHAPES else [1, self.side, self.side, 3]):
+                raise ValueError(f"its input is {shape}")
+            if pictures > 1:
+                self._model.resize_tensor_input(given["index"], [pictures, *shape[1:]])
+            self._model.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise SettingsError(
-                f"{models.folder / name} must be MediaPipe's model of that name ({reason_of(error)}): get it again"
+                f"{models.place / models.files[name]} must be MediaPipe's model of that name ({reason_of(error)}): get "
+                "it again"
             ) from error
         self._input = given["index"]
-        self._outputs = [output["index"] for output in self._model.get_output_details()]
+        outputs = self._model.get_output_details()
+        self._outputs = [output["index"] for output in outputs]
+        self.num_values = max(math.prod(int(size) for size in output["shape"]) for output in outputs)
+        wanted = {MESH: (3 * _NUM_POINTS, 3 * _NUM_REFINED), BLENDSHAPES: (len(BLENDSHAPE_COLUMNS),)}
+        if name in wanted and self.num_values not in wanted[name]:
+            raise SettingsError(
+                f"{models.place / models.files[name]} must give {' or '.join(map(str, wanted[name]))} numbers, found "
+                f"{self.num_values}: get it again"
+            )
 
     def run(self, values: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        self._model.set_tensor(self._input, values[None])
+        self._model.set_tensor(self._input, values)
         self._model.invoke()
         return [np.asarray(self._model.get_tensor(index)) for index in self._outputs]
 
 
-def _image_of(picture: Picture) -> Any:
-    return library("PIL.Image").fromarray(picture)
-
-
-def sampled(picture: Any, region: Region, size: int) -> npt.NDArray[np.float32]:
-    """Return a region of a Pillow image as [size, size, 3] from 0 to 1, black beyond the picture's edges.
+def sampled(picture: Picture, region: Region, size: int) -> npt.NDArray[np.float32]:
+    """Return a region of a picture as [size, size, 3] from 0 to 1, black beyond the picture's edges.
 
     A region that is much larger than `size` is averaged over blocks of pixels first; between pixels it is linear.
     """
     image = library("PIL.Image")
     block = max(1, int(region.side / size))
+    step = region.side / size / block
+    cos, sin, flip = step * math.cos(region.angle), step * math.sin(region.angle), -1.0 if region.mirrored else 1.0
+    a, b, d, e = flip * cos, -sin, flip * sin, cos
+    x, y = region.x / block, region.y / block
+    left, right = _reach(x, size / 2 * (abs(a) + abs(b)), picture.shape[1], block)
+    top, bottom = _reach(y, size / 2 * (abs(d) + abs(e)), picture.shape[0], block)
+    if left >= right or top >= bottom:
+        return np.zeros((size, size, 3), dtype=np.float32)
+    part = image.fromarray(picture[top * block : bottom * block, left * block : right * block])
     if block > 1:
-        picture = picture.reduce(block)
-    origin, right, down = region.points(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])) / block
-    (a, d), (b, e), (c, f) = (right - origin) / size, (down - origin) / size, origin
-    method = image.Transform.AFFINE
-    part = picture.transform((size, size), method, (a, b, c, d, e, f), resample=image.Resampling.BILINEAR)
-    return np.asarray(np.asarray(part, dtype=np.float32) / np.float32(255.0))
+        part = part.reduce(block)
+    c, f = x - left - (a + b) * size / 2, y - top - (d + e) * size / 2
+    part = part.transform((size, size), image.Transform.AFFINE, (a, b, c, d, e, f), resample=image.Resampling.BILINEAR)
+    values = np.frombuffer(part.tobytes(), dtype=np.uint8).reshape(size, size, 3)
+    return np.divide(values, np.float32(255.0), dtype=np.float32)
+
+
+def _reach(middle: float, half: float, length: int, block: int) -> tuple[int, int]:
+    """Return from where to where a region reaches in a picture, in blocks, with a border around it."""
+    most = -(-length // block)
+    first, last = math.floor(middle - half) - _BORDER, math.ceil(middle + half) + _BORDER
+    return min(max(first, 0), most), min(max(last, 0), most)
 
 
 def _anchors() -> Points:

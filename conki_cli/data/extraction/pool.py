@@ -25,13 +25,17 @@ _CONVERT = "convert it with ffmpeg, or leave it out"
 
 @dataclass(frozen=True)
 class Task:
-    """A clip to be extracted into an empty folder; `stop` None: to the end."""
+    """A clip to be extracted into an empty folder; `stop` None: to the end.
+
+    With `shown`, numbers of rows, only the pictures of these are written, with the face in each.
+    """
 
     key: str
     path: Path
     start: float
     stop: float | None
     folder: Path
+    shown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ class _Worker:
     def begin(self, task: Task) -> None:
         """Give it a clip."""
         self.task, self._began, self.done = task, time.monotonic(), 0.0
-        stop = {"path": str(task.path), "start": task.start, "stop": task.stop, "folder": str(task.folder)}
-        self._tell(stop)
+        request = {"path": str(task.path), "start": task.start, "stop": task.stop, "folder": str(task.folder)}
+        self._tell({**request, "shown": task.shown})
 
     def _tell(self, value: dict[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conki_cli.data.extraction.encoders import ENCODER_RATE, encoder_note
-from conki_cli.data.extraction.face_columns import FACE_COLUMNS, FACE_VERSION
+from conki_cli.data.extraction.face_columns import FACE_VERSION, columns_with
 from conki_cli.data.extraction.face_models import find_face_models
 from conki_cli.data.extraction.libraries import library
 from conki_cli.data.extraction.sound import SOUND_COLUMNS, SOUND_RATE, SOUND_VERSION
@@ -33,7 +33,7 @@ class Recipe:
         audio: covarep, none, or name or folder of an encoder.
         vision: mesh, none, or name or folder of an encoder.
         fps: rows of vision per second; None: one per picture of the video.
-        face_models: folder with the model files of faces; None: the installed ones.
+        face_models: folder with the model files of faces, or a .task; None: the installed ones.
         transcribe: name or folder of the model that writes down what is said; None: nothing is.
     """
 
@@ -92,7 +92,7 @@ def provenance_of(recipe: Recipe) -> dict[str, Any]:
         library("ai_edge_litert.interpreter")
         library("PIL.Image")
         models, rate = find_face_models(recipe.face_models), recipe.fps or "own"
-        mesh = {"extractor": MESH, "version": FACE_VERSION, "rate": rate, "columns": list(FACE_COLUMNS)}
+        mesh = {"extractor": MESH, "version": FACE_VERSION, "rate": rate, "columns": list(columns_with(models))}
         found["vision"] = mesh if recipe.vision == MESH else encoder_note(recipe.vision, "vision", rate)
         found["vision"]["models"] = models.sha256
     if recipe.transcribe is not None:

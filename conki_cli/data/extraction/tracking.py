@@ -4,9 +4,11 @@ A face is looked for where it was; every second, and where none is left, in the 
 mesh model believes in for a few rows in a row counts, since the detector also sees faces in clouds and letters. Of
 several faces the one counts whose mouth moves with the sound, else the largest.
 
-Axes: T rows of a clip, 31 columns of a face.
+Axes: T rows of a clip, d columns of a face (31, or 83 with blendshapes).
 """
 
+import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +19,7 @@ from conki_cli.data.extraction.decode import Picture
 from conki_cli.data.extraction.face_columns import FACE_COLUMNS, MOUTH, SIZE, face_columns
 from conki_cli.data.extraction.landmarks import Face, FaceReader, Region
 
-Row = npt.NDArray[np.float32]  # [31]
+Row = npt.NDArray[np.float32]  # [d]
 
 _BEGIN, _KEEP = 0.8, 0.4  # presence of a face that is new, and of one that was there
 _SURE_ROWS = 5  # a face that is seen for fewer is none, unless the clip is shorter
@@ -32,31 +34,57 @@ _LEAST_TOGETHER = 10  # rows that two faces are seen together before sound decid
 
 @dataclass
 class _Track:
-    """One face over time."""
+    """One face over time; what was seen of it lies in plain arrays, as a clip may last for hours."""
 
     region: Region
     last_time: float
     is_here: bool = True
-    rows: dict[int, Row] = field(default_factory=dict)
-    regions: dict[int, Region] = field(default_factory=dict)
     num_small: int = 0
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+    values: "array[float]" = field(default_factory=lambda: array("f"))  # [rows, d], one after the other
+    places: "array[float]" = field(default_factory=lambda: array("d"))  # [rows, 4]: centre, side and angle
+
+    def add(self, row: int, values: Row, region: Region) -> None:
+        """Note the face in a row."""
+        self.rows.append(row)
+        self.values.frombytes(values.astype("=f4").tobytes())
+        self.places.extend((region.x, region.y, region.side, region.angle))
+        self.region = region
+
+    @property
+    def columns(self) -> npt.NDArray[np.float32]:
+        """What was seen, [rows, d]."""
+        return np.frombuffer(self.values, dtype=np.float32).reshape(len(self.rows), -1)
 
 
 @dataclass(frozen=True, eq=False)
 class FaceRows:
-    """What was seen in a clip: columns [T, 31], where the face was in every row, and how many were several or small."""
+    """What was seen in a clip.
+
+    Attributes:
+        columns: of the chosen face, [T, d].
+        places: its region in every row, [T, 4]: centre, side and angle; nan where there is none.
+        num_faces: how many faces there are.
+        num_small: rows in which the chosen face is too small.
+    """
 
     columns: npt.NDArray[np.float32]
-    regions: list[Region | None]
+    places: npt.NDArray[np.float64]
     num_faces: int
     num_small: int
+
+    @property
+    def regions(self) -> Iterator[Region | None]:
+        """Where the face was, row by row."""
+        for x, y, side, angle in self.places:
+            yield None if math.isnan(x) else Region(float(x), float(y), float(side), float(angle))
 
 
 class FaceTracker:
     """Follows the faces of one clip, row by row."""
 
-    def __init__(self, reader: FaceReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: FaceReader, width: int = len(FACE_COLUMNS)) -> None:
+        self._reader, self._width = reader, width
         self._tracks: list[_Track] = []
         self._num_rows = 0
         self._searched = -np.inf
@@ -80,8 +108,8 @@ class FaceTracker:
 
     def _repeat(self, row: int, time: float) -> None:
         for track in self._here():
-            if row - 1 in track.rows:
-                track.rows[row], track.regions[row] = track.rows[row - 1], track.regions[row - 1]
+            if track.rows and track.rows[-1] == row - 1:
+                track.add(row, track.columns[-1].copy(), track.region)
                 track.last_time = time
 
     def _search(self, row: int, time: float, picture: Picture) -> None:
@@ -100,8 +128,7 @@ class FaceTracker:
         """Note a face in its track, if it is one; say whether it is."""
         track.is_here = face.presence >= least
         if track.is_here:
-            track.rows[row] = face_columns(face, *picture.shape[:2])
-            track.regions[row] = track.region = face.region
+            track.add(row, face_columns(face, *picture.shape[:2]), face.region)
             track.last_time = time
             track.num_small += face.width < _SMALL_PIXELS
         return track.is_here
@@ -113,14 +140,14 @@ class FaceTracker:
             loudness: of the sound in every row, [T] or longer; None: there is no sound.
         """
         sure = [track for track in self._tracks if len(track.rows) >= min(_SURE_ROWS, self._num_rows)]
-        columns = np.zeros((self._num_rows, len(FACE_COLUMNS)), dtype=np.float32)
-        regions: list[Region | None] = [None] * self._num_rows
+        columns = np.zeros((self._num_rows, self._width), dtype=np.float32)
+        places = np.full((self._num_rows, 4), np.nan)
         num_small = 0
         for track in reversed(list(_ranked(sure, loudness))):  # the best comes last, over the others
-            for row, values in track.rows.items():
-                columns[row], regions[row] = values, track.regions[row]
+            rows = np.array(track.rows)
+            columns[rows], places[rows] = track.columns, np.frombuffer(track.places).reshape(-1, 4)
             num_small = track.num_small
-        return FaceRows(columns, regions, len(sure), num_small)
+        return FaceRows(columns, places, len(sure), num_small)
 
 
 def _is_same(one: Region, other: Region) -> bool:
@@ -130,23 +157,23 @@ def _is_same(one: Region, other: Region) -> bool:
 
 def _ranked(tracks: list[_Track], loudness: npt.NDArray[np.float64] | None) -> Iterator[_Track]:
     """Yield the faces, first the one that speaks or, where that cannot be told, the largest."""
-    by_size = sorted(tracks, key=lambda track: -float(np.sum([row[SIZE] for row in track.rows.values()])))
-    if len(by_size) > 1 and loudness is not None:
-        common = set(by_size[0].rows).intersection(*(track.rows for track in by_size[1:2]))
-        if len(common) >= _LEAST_TOGETHER:
-            speaks = [_speaking(track, loudness) for track in by_size]
-            best = int(np.argmax(speaks))
-            if speaks[best] > speaks[0] + _SPEAKS:
-                yield by_size.pop(best)
+    by_size = sorted(tracks, key=lambda track: -float(track.columns[:, SIZE].sum(dtype=np.float64)))
+    num_together = len(np.intersect1d(by_size[0].rows, by_size[1].rows)) if len(by_size) > 1 else 0
+    if loudness is not None and num_together >= _LEAST_TOGETHER:
+        speaks = [_speaking(track, loudness) for track in by_size]
+        best = int(np.argmax(speaks))
+        if speaks[best] > speaks[0] + _SPEAKS:
+            yield by_size.pop(best)
     yield from by_size
 
 
 def _speaking(track: _Track, loudness: npt.NDArray[np.float64]) -> float:
     """Return how much the movement of a mouth goes with the sound: a correlation; -1 where it cannot be told."""
-    rows = [row for row in sorted(track.rows) if row < len(loudness)]
+    rows = np.array(track.rows)
+    rows = rows[rows < len(loudness)]
     if len(rows) < _LEAST_TOGETHER:
         return -1.0
-    opening = np.array([track.rows[row][MOUTH] for row in rows], dtype=np.float64)
+    opening = track.columns[: len(rows), MOUTH].astype(np.float64)
     movement = np.abs(np.gradient(opening)) + np.maximum(opening - np.median(opening), 0.0)
     smooth = [np.convolve(values, np.ones(3) / 3, mode="same") for values in (movement, loudness[rows])]
     if min(values.std() for values in smooth) < 1e-9:

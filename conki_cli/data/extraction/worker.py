@@ -3,8 +3,8 @@
 It may crash, hang or be killed; whoever started it notices. Its address space is limited once everything is loaded, and
 it ends with its parent.
 
-The first line is a recipe; every other one is {"path", "start", "stop", "folder"}. Answers are {"ready": true},
-{"progress": seconds}, {"done": result} and {"failed": reason}.
+The first line is a recipe; every other one is {"path", "start", "stop", "folder", "shown"}. Answers are
+{"ready": true}, {"progress": seconds}, {"done": result} and {"failed": reason}.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from conki_cli.data.extraction.clip import Extractors
+from conki_cli.data.extraction.clip import Extractors, Result
 from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.recipe import Recipe
 from conki_cli.system.errors import ConkiError, reason_of
@@ -50,8 +50,12 @@ def _served(extractors: Extractors, request: Mapping[str, Any], answers: TextIO)
     def progress(seconds: float) -> None:
         _answer(answers, {"progress": seconds})
 
+    path, folder = Path(request["path"]), Path(request["folder"])
     try:
-        found = extractors.extract(Path(request["path"]), span, Path(request["folder"]), progress)
+        if request["shown"]:
+            extractors.show(path, span, request["shown"], folder)
+            return {"done": asdict(Result())}
+        found = extractors.extract(path, span, folder, progress)
     except ConkiError as error:
         return {"failed": str(error)}
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Folders with one file of features per clip: .npy, .npz, .mat, .csv, .tsv or .txt.
+"""Folders with one file of features per clip: .npy, .npz, .mat, .csv, .tsv, .arff or .txt.
 
 The clip follows from the name: <video>/<clip>.npy, <video>$_$<clip>.npy or <video>_<clip>.npy. File names become ids
 that are compared; no file is ever opened by an id. Files are examined first, and read one by one on demand. A folder is
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.data.raw.clip_tables import TableLayout, look_into_table, read_table, said_of_tables, without_times
+from conki_cli.data.raw.clip_tables import look_into_table, read_table
 from conki_cli.data.raw.mat import look_into_mat, read_mat
 from conki_cli.data.raw.npz import Header, look_into_npy, look_into_npz, read_npy, read_npz
+from conki_cli.data.raw.table_heads import TableLayout
+from conki_cli.data.raw.table_remarks import said_of_tables, without_times
 from conki_cli.data.sources.columns import normal_ids
 from conki_cli.data.sources.joining import are_positions
 from conki_cli.data.sources.request import Progress
@@ -29,7 +31,7 @@ from conki_cli.system.errors import SourceError, names_of, one_line
 
 FEATURE_KEYS = ("features", "feature")
 """Names of an array of features besides its modality."""
-_KINDS = ((".npy", ".npz"), (".mat",), (".csv", ".tsv"), (".txt",))
+_KINDS = ((".npy", ".npz"), (".mat",), (".csv", ".tsv"), (".arff",), (".txt",))
 """Endings in order of priority: OpenFace writes a .txt with details beside its .csv."""
 _NO_CLIPS = frozenset({"label", "labels", "meta", "readme", "license"})
 """Names of other tables and texts that may be in the same folder."""
@@ -141,7 +143,7 @@ def _clips_in(folder: Path, modality: str) -> tuple[dict[str, Path], Counter[str
 
 
 def _may_be_clip(path: Path) -> bool:
-    is_text = path.suffix.lower() in (*_KINDS[2], *_KINDS[3])
+    is_text = path.suffix.lower() in (".csv", ".tsv", ".txt")
     return not path.name.startswith(".") and not (is_text and path.stem.lower() in _NO_CLIPS)
 
 

@@ -5,9 +5,10 @@ For --audio and --vision, together with any source; clips are matched by id, nev
                 [frames, features], or [features] for one frame per clip. Instead of .npy: .npz or
                 .mat (MATLAB 5, save -v7) with one array, or one named after the modality, feature
                 or features; .csv, .tsv or .txt with one row per frame, separated by ; tabs, commas
-                or blanks, with or without column names. In tables of OpenFace, openSMILE and pandas
-                frame, face_id, timestamp, confidence, success, name, frameTime and row numbers are
-                left out; an empty cell is NaN. A folder holds one kind of file
+                or blanks, with or without column names; openSMILE's .arff. In tables of OpenFace,
+                py-feat, LibreFace, openSMILE, Praat and pandas frame numbers, times, names and row
+                numbers are left out. Where a program found no face the row is 0, and so is a last
+                column, success. An empty cell is NaN. A folder holds one kind of file
     an .npz     `id` ('video$_$clip', 'video_clip' or 'video[3]'), and an array named after the
                 modality (or feature, features): [clips, features] for one frame per clip;
                 [clips, frames, features] padded at the end or in front, with audio_lengths or

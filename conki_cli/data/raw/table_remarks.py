@@ -1,0 +1,67 @@
+"""What a report says about the tables of a folder."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from conki_cli.data.raw.table_heads import TableLayout
+from conki_cli.system.errors import one_line
+
+
+def without_times(layouts: Sequence[TableLayout]) -> list[TableLayout]:
+    """Leave out the times of tables without column names, if their first column rises from 0 in every table."""
+    long = [layout for layout in layouts if layout.has_unnamed_text and layout.num_rows > 1]
+    if not long or not all(layout.has_times for layout in long):
+        return list(layouts)
+    return [
+        replace(layout, kept=layout.kept[1:], has_times=True) if layout.has_unnamed_text else layout
+        for layout in layouts
+    ]
+
+
+def said_of_tables(layouts: Sequence[TableLayout], what: str) -> tuple[list[str], list[str]]:
+    """Return warnings and remarks about the tables of a folder.
+
+    Args:
+        layouts: the layouts of all clips.
+        what: the folder's name in messages.
+    """
+    warnings, remarks = [], []
+    left_out = Counter(name for layout in layouts for name in layout.left_out)
+    if left_out:
+        remarks.append(
+            f"columns left out of the tables in {what}, because they are not features: {', '.join(list(left_out)[:20])}"
+        )
+    if any(layout.names and all(name.isdigit() for name in layout.names) for layout in layouts):
+        remarks.append(f"a first line 0, 1, 2, ... was read as the numbers of the columns in {what}")
+    if any(layout.decimal == "," for layout in layouts):
+        remarks.append(f"a comma was read as the decimal sign in {what}")
+    tools = sorted({layout.faces.tool for layout in layouts if layout.faces is not None})
+    if tools:
+        faces = [layout.faces for layout in layouts if layout.faces is not None]
+        unseen, frames = sum(one.num_frames - one.num_seen for one in faces), sum(one.num_frames for one in faces)
+        remarks.append(
+            f"{what} has tables of {' and '.join(tools)}: in {unseen:,} of {frames:,} frames no face was found; their "
+            "rows are zeros, and the last column, success, is 0"
+        )
+        several = [one for one in faces if one.num_faces > 1]
+        if several:
+            first = several[0]
+            warnings.append(
+                f"{len(several)} tables in {what} have several faces: the one in most frames was read, the first of "
+                f"equal ones (such as {one_line(first.chosen or '')[:40]!r}, in {first.num_seen} of "
+                f"{first.num_frames} frames)"
+            )
+    unnamed = [layout for layout in layouts if layout.has_unnamed_text]
+    if unnamed:
+        has_times = 2 + len(unnamed[0].kept) == unnamed[0].num_columns
+        rest = (
+            "and the second, which rises from 0 in every clip as times do, were left out"
+            if has_times
+            else "was left out; if the next one is a time it counts as a feature"
+        )
+        warnings.append(
+            f"{len(unnamed)} tables in {what} have no column names: the first column, a text, {rest}; write them with "
+            "column names"
+        )
+    return warnings, remarks
