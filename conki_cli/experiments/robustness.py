@@ -83,7 +83,7 @@ def conditions_of(
                 f"--corrupt damages {missing[0]}, but {run.name} reads only {', '.join(modalities)}",
                 advice="leave it out",
             )
-    return [*found, *(Condition("+".join(one.spec for one in damage), corruptions=damage) for damage in damages)]
+    return [*found, *(Condition(" + ".join(one.words for one in damage), corruptions=damage) for damage in damages)]
 
 
 def _modalities(run: Run) -> tuple[str, ...]:

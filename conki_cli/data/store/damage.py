@@ -40,6 +40,11 @@ class Corruption:
         return f"{self.modality}:{self.kind}={self.amount.replace(' ', '')}"
 
     @property
+    def words(self) -> str:
+        """The damage as a label that can fold."""
+        return f"{self.modality} {self.kind} {self.amount}"
+
+    @property
     def amount(self) -> str:
         """The amount with its unit."""
         return f"{self.value:g}{' dB' if self.kind == 'noise' else ''}"
@@ -188,17 +193,22 @@ def _misheard(clips: Utterances, one: Corruption, seed: int) -> list[str]:
         if error >= one.value:
             return [word]
         if kind < REPLACED:
-            others = [other for other in similar[word[:1].casefold(), len(word)] if other != word]
-            others = others or [other for other in spoken if other != word] or [word]
-            return [others[math.floor(place * len(others))]]
+            near = similar[word[:1].casefold(), len(word)]
+            return [_other(word, near if len(near) > 1 else spoken, place)]
         if kind < REPLACED + DELETED:
             return []
         return [word, spoken[math.floor(place * len(spoken))]]
 
-    texts = []
+    texts: list[str] = []
     for identity, text in zip(clips.ids, clips.texts, strict=True):
         words = text.split()
         draws = _generator(seed, identity, one).random((len(words), 3))
         heard_words = [found for word, row in zip(words, draws, strict=True) for found in heard(word, *row)]
         texts.append(" ".join(heard_words) if heard_words != words else text)
     return texts
+
+
+def _other(word: str, words: Sequence[str], place: float) -> str:
+    """Return another word, at a place of 0 to 1 in a list, or the next one there that differs; itself if none does."""
+    start, count = math.floor(place * len(words)), len(words)
+    return next((found for k in range(count) if (found := words[(start + k) % count]) != word), word)

@@ -24,7 +24,7 @@ def condition_rows(
         found: the conditions, and what was measured under them.
         seed: of the damage.
     """
-    rows = [_row(condition.label, one) for condition, one in found]
+    rows = [_row(condition.label, config, one) for condition, one in found]
     notes = [*limit_notes({label: config}), *warning_lines(label, result)]
     if any(condition.without for condition, _ in found):
         notes.append("named by modalities: the others are left out of every clip, masked as absent")
@@ -35,9 +35,9 @@ def condition_rows(
     return [run_row(label, config, result), *rows, *median_rows([result])], info
 
 
-def _row(label: str, result: Evaluation) -> Row:
+def _row(label: str, config: RunConfig, result: Evaluation) -> Row:
     values = {name: summary["values"] for name, summary in result.metrics.items()}
-    return Row(label, values, undefined=result.undefined, run=result.run, seeds=result.seeds)
+    return Row(label, values, undefined=result.undefined, run=result.run, seeds=result.seeds, limit=config.data.limit)
 
 
 def condition_answers(found: Sequence[tuple[Condition, Evaluation]], *, seed: int) -> list[Mapping[str, Any]]:
