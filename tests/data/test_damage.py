@@ -7,23 +7,7 @@ from conki_cli.data.store.damage import Corruption, corrupted, parse_corruptions
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.system.errors import SettingsError
 
-WORDS = [
-    "a",
-    "able",
-    "about",
-    "above",
-    "acid",
-    "acted",
-    "added",
-    "after",
-    "again",
-    "agent",
-    "the",
-    "bird",
-    "bold",
-    "book",
-    "bored",
-]
+WORDS = ("able", "about", "above", "acid", "acted", "added", "after", "again", "the", "bird", "bold", "book")
 
 
 def clips(count: int = 200, *, seed: int = 0) -> Utterances:
