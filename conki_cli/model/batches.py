@@ -93,8 +93,8 @@ class Batch:
         """Copy to a device."""
         moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
         states, absent = ({k: v.to(device) for k, v in part.items()} for part in (self.states, self.absent))
-        placed = {"indices": self.indices.to(device), "scores": self.scores.to(device)}
-        return replace(self, **placed, states=states, absent=absent, **moved)
+        indices, scores = self.indices.to(device), self.scores.to(device)
+        return replace(self, indices=indices, scores=scores, states=states, absent=absent, **moved)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:

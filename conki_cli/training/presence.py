@@ -96,7 +96,8 @@ def _empty(utterances: Utterances, name: str) -> np.ndarray:
         return np.array([not text.strip() for text in utterances.texts])
     if name not in utterances.frames:
         return np.ones(len(utterances), dtype=bool)
-    return utterances.frames[name].lengths == 0
+    empty: np.ndarray = utterances.frames[name].lengths == 0
+    return empty
 
 
 def _lacks(utterances: Utterances, name: str) -> bool:

@@ -174,7 +174,8 @@ class Misa(SentimentModel):
             return fused
         lacking = ~presence.repeat(1, 2)  # [B, 6]
         hidden = lacking & presence.any(dim=1, keepdim=True)  # of a clip without anything all are 0 in any case
-        return self.fusion(vectors, src_key_padding_mask=hidden).masked_fill(lacking.unsqueeze(-1), 0)
+        attended: Tensor = self.fusion(vectors, src_key_padding_mask=hidden)
+        return attended.masked_fill(lacking.unsqueeze(-1), 0)
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean squared error and the three weighted terms on the spaces.

@@ -1,6 +1,6 @@
 """The table of a run on clips that lack modalities or are damaged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from conki_cli.config.sections import RunConfig
@@ -40,7 +40,7 @@ def _row(label: str, config: RunConfig, result: Evaluation) -> Row:
     return Row(label, values, undefined=result.undefined, run=result.run, seeds=result.seeds, limit=config.data.limit)
 
 
-def condition_answers(found: Sequence[tuple[Condition, Evaluation]], *, seed: int) -> list[Mapping[str, Any]]:
+def condition_answers(found: Sequence[tuple[Condition, Evaluation]], *, seed: int) -> list[dict[str, Any]]:
     """Return what `conki evaluate --json` prints of each condition."""
     answers = []
     for condition, one in found:
