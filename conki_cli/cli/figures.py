@@ -2,11 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conki_cli.cli.options import JsonOption, WorkspaceOption
+from conki_cli.cli.options import CorruptOption, CorruptSeedOption, JsonOption, WorkspaceOption
 from conki_cli.cli.program import screen_for, workspace_at
 from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError, one_line
@@ -49,6 +49,8 @@ def plot(
         int | None, typer.Option(help="pairs: clips, 2 to 8 (3); tsne: clips drawn per interval (50).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="tsne: the seed to draw. Default: the first finished one.")] = None,
+    corrupt: CorruptOption = None,
+    corrupt_seed: CorruptSeedOption = 0,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -61,6 +63,7 @@ def plot(
     calibration  true scores by the interval of their predictions
     errors       absolute error by interval, length and video
     modalities   one run: error with a modality shuffled; several: by modalities
+    robustness   error on clips that are damaged on purpose (--corrupt)
     seeds        metrics of every seed; the same seeds of several runs joined
     ablation     MAE and difference from the first run, with intervals
     compare      the same for different models
@@ -78,7 +81,7 @@ def plot(
     screen, space = screen_for(json), workspace_at(workspace)
     asked = kind_called(kind)
     millimetres, form = _width(width), _form(out)
-    _check_options(asked, intervals, clips, seed)
+    _check_options(asked, intervals, clips, seed, corrupt)
     chosen = None if intervals is None else _intervals(intervals)
     catalogue = Runs(space)
     found = [catalogue.find(name) for name in runs]
@@ -87,7 +90,8 @@ def plot(
     check_writable(place)
     if asked.needs_predictions:
         _predict_missing(found, split, space, screen)
-    choices = Choices(split, chosen, seed, clips, space, screen)
+    damage: dict[str, Any] = {"corruptions": tuple(corrupt or ()), "corrupt_seed": corrupt_seed}
+    choices = Choices(split, chosen, seed, clips, workspace=space, observer=screen, **damage)
     drawn = draw_figure(kind, found, form=form, width=millimetres, choices=choices)
     write_bytes(place, drawn.content)
     note_written(str(place))
@@ -134,12 +138,15 @@ def _form(out: Path | None) -> "Form":
     raise SettingsError(f"a figure is written as .svg, .pdf or .png, found '{shown}': give --out such an ending")
 
 
-def _check_options(kind: "Kind", intervals: str | None, clips: int | None, seed: int | None) -> None:
+def _check_options(
+    kind: "Kind", intervals: str | None, clips: int | None, seed: int | None, corrupt: list[str] | None
+) -> None:
     """Refuse options that would have no effect."""
     given = {
         "--intervals": (intervals, "tsne and pairs", kind.takes_intervals),
         "--clips": (clips, "pairs and tsne", kind.takes_intervals),
         "--seed": (seed, "tsne", kind.name == "tsne"),
+        "--corrupt": (corrupt, "robustness", kind.name == "robustness"),
     }
     for option, (value, readers, is_read) in given.items():
         if value is not None and not is_read:

@@ -51,6 +51,14 @@ ProtocolOption = Annotated[
     typer.Option(help="MAE and Corr over all clips, or over those whose score is not 0."),
 ]
 ExportOption = Annotated[Path | None, typer.Option(help="Also write the table to FILE.md, .csv or .tex.")]
+CorruptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODALITY:KIND=VALUES",
+        help="Damage every clip: audio:noise=20dB,10dB, vision:drop=0.5, text:asr=0.2; joined by +. Repeatable.",
+    ),
+]
+CorruptSeedOption = Annotated[int, typer.Option(min=0, help="Seed of the damage.")]
 OverwriteOption = Annotated[
     bool,
     typer.Option(

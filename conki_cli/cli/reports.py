@@ -36,7 +36,7 @@ def report(
         str | None,
         typer.Option(
             metavar="KINDS",
-            help="all, stored (loads no weights), none, or kinds with commas. Default: all but modalities.",
+            help="all, stored (loads no weights), none, or kinds with commas. Default: all but slow ones.",
         ),
     ] = None,
     workspace: WorkspaceOption = Path(),

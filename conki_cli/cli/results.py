@@ -1,12 +1,21 @@
 """The commands that use finished runs: their metrics, their list, scores for new utterances."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from conki_cli.cli.extraction import ExtractionFlags
-from conki_cli.cli.options import ExportOption, JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
+from conki_cli.cli.options import (
+    CorruptOption,
+    CorruptSeedOption,
+    ExportOption,
+    JsonOption,
+    ProtocolOption,
+    ThresholdOption,
+    WorkspaceOption,
+)
 from conki_cli.cli.program import check_export_option, clips_path, mention_damage, screen_for, workspace_at
 from conki_cli.cli.streams import note_written
 from conki_cli.cli.videos import VideoWords, predict_videos
@@ -16,7 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conki_cli.cli.screen import Screen
+    from conki_cli.experiments.robustness import Condition
     from conki_cli.reporting.tables.grid import Row, TableInfo
+    from conki_cli.runs import Evaluation, Run
+    from conki_cli.system.workspace import Workspace
 
 
 def evaluate(
@@ -30,13 +42,26 @@ def evaluate(
     protocol: ProtocolOption = "all",
     threshold: ThresholdOption = None,
     export: ExportOption = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITIES", help="Leave modalities out of every clip, such as text+vision. Repeatable."),
+    ] = None,
+    all_subsets: Annotated[
+        bool, typer.Option("--all-subsets", help="Show every subset of the modalities that the model can read.")
+    ] = False,
+    corrupt: CorruptOption = None,
+    corrupt_seed: CorruptSeedOption = 0,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
     """Show the metrics of a run (MAE, Corr, Acc-7, Acc-2, F1) over its seeds, beside the paper's.
 
+    With --without, --all-subsets or --corrupt, also those for clips that lack something or are damaged.
+
     conki evaluate
     conki evaluate mosi-conki-1a2b3c4d --split valid --export table.tex
+    conki evaluate mosi-conki-1a2b3c4d --without audio --without text+vision
+    conki evaluate mosi-conki-1a2b3c4d --corrupt audio:noise=20dB,10dB,0dB --corrupt text:asr=0.2
     """
     from conki_cli.config.words import run_label
     from conki_cli.reporting.tables.systems import table_of_runs
@@ -52,6 +77,8 @@ def evaluate(
         screen.say(f"warning: the newest run may be one of these; {found.name} is the newest usable one")
     if left_out := sorted(set(found.record.seeds) - set(found.finished_seeds())):
         screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    asked = {"without": without or (), "all_subsets": all_subsets, "corrupt": corrupt or ()}
+    conditions = _conditions(found, asked, screen) if any(asked.values()) else []
     if not found.predictions_exist(split):
         if (found.record.stage, split) == ("pretrain", "valid"):
             raise RunError(
@@ -62,8 +89,47 @@ def evaluate(
 
         predict_split(found, split, workspace_at(workspace), screen)
     label, result = run_label(found.config), evaluate_run(found, split, protocol, threshold=threshold)
+    if conditions:
+        task = _Task(found, label, result, conditions, corrupt_seed, threshold)
+        _evaluate_conditions(task, export, workspace_at(workspace), screen)
+        return
     show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)
     screen.answer({"label": label, **result.as_json()})
+
+
+def _conditions(run: "Run", asked: dict[str, Any], screen: "Screen") -> "list[Condition]":
+    from conki_cli.experiments.robustness import conditions_of
+
+    found = conditions_of(run, screen, **asked)
+    if not found:
+        raise SettingsError(f"{run.name} has no modality that it can leave out", "leave --all-subsets out")
+    return found
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A run, its metrics on the clips as they are, and the conditions to measure it under."""
+
+    run: "Run"
+    label: str
+    result: "Evaluation"
+    conditions: "Sequence[Condition]"
+    seed: int
+    threshold: float | None
+
+
+def _evaluate_conditions(task: _Task, export: Path | None, space: "Workspace", screen: "Screen") -> None:
+    """Measure a run under conditions, and show them below its own metrics."""
+    from conki_cli.experiments.robustness import measure
+    from conki_cli.reporting.tables.robustness import condition_answers, condition_rows
+
+    result, seed = task.result, task.seed
+    rules: dict[str, Any] = {"protocol": result.protocol, "threshold": task.threshold, "seed": seed}
+    measured = measure(task.run, task.conditions, result.split, space, screen, **rules)
+    found = list(zip(task.conditions, measured, strict=True))
+    show_metrics(screen, *condition_rows(task.label, task.run.config, result, found, seed=seed), export)
+    conditions = condition_answers(found, seed=seed)
+    screen.answer({"label": task.label, **result.as_json(), "conditions": conditions})
 
 
 def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:

@@ -205,8 +205,9 @@ def _checked(path: str, value: Any) -> Any:
         raise SettingsError(_shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
     if "pattern" in limits and not re.fullmatch(limits["pattern"], converted):
         raise SettingsError(_shown(value), must=f"setting {path} must be {limits['help'].partition(': ')[2]}")
-    if isinstance(converted, int | float) and not isinstance(converted, bool):
-        _check_bounds(path, converted, limits)
+    for item in converted if isinstance(converted, tuple) else (converted,):
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            _check_bounds(path, item, limits)
     return converted
 
 
@@ -233,6 +234,8 @@ def _shown(value: Any) -> str:
 def _converted(wanted: Any, value: Any) -> Any:
     if get_origin(wanted) is tuple:
         item = get_args(wanted)[0]
+        if item is float:
+            return _numbers(value)
         if item is str and isinstance(value, str):
             return tuple(part for part in value.split("+") if part)
         if isinstance(value, list | tuple) and all(isinstance(v, item) and not isinstance(v, bool) for v in value):
@@ -243,9 +246,15 @@ def _converted(wanted: Any, value: Any) -> Any:
     return value if type(value) is wanted else None
 
 
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """Return a list of numbers; one number is a list of one."""
+    found = [_converted(float, one) for one in (value if isinstance(value, list | tuple) else [value])]
+    return None if None in found else tuple(found)
+
+
 def _type_name(wanted: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names.get(wanted, "a list")
+    return names.get(wanted, "a number or a list of numbers" if wanted == tuple[float, ...] else "a list")
 
 
 def canonical(config: RunConfig) -> RunConfig:
@@ -257,9 +266,11 @@ def canonical(config: RunConfig) -> RunConfig:
     Raises:
         SettingsError: an unknown switch or a combination that leaves nothing to train.
     """
-    drop = set(config.model.drop)
+    drop, shares = set(config.model.drop), config.optimizer.modality_dropout
     if config.model.drop:
         parse_switches("+".join(config.model.drop))
+    if shares:
+        config = config.with_values("optimizer", modality_dropout=_canonical_shares(shares))
     transfer = "plain-transfer" in drop
     _refuse_impossible(drop, config)
     _refuse_idle_adapters(drop, config)
@@ -279,6 +290,23 @@ def canonical(config: RunConfig) -> RunConfig:
     if transfer or drop & {"C1", "C2"}:  # no adapters that stage 1 trained
         config = config.with_values("optimizer", lr_adapters=0.0)
     return config.with_values("model", drop=ordered).with_values("data", external=external)
+
+
+def _canonical_shares(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """Return one share per modality, or one number for all of them; nothing if nothing is dropped.
+
+    Raises:
+        SettingsError: it is another number of shares.
+    """
+    if len(shares) not in (1, len(MODALITY_SWITCHES)):
+        names = ", ".join(MODALITY_SWITCHES)
+        raise SettingsError(
+            f"optimizer.modality_dropout must be one number, or one each for {names}, found {len(shares)} numbers",
+            advice="give, for example, --set optimizer.modality_dropout=0.3",
+        )
+    if len(set(shares)) == 1:
+        return shares[:1] if shares[0] else ()
+    return shares
 
 
 def _refuse_impossible(drop: set[str], config: RunConfig) -> None:

@@ -144,6 +144,12 @@ class OptimizerConfig:
     plateau_patience: int = _fit_added(
         0, "divide the rates by ten after this many epochs without a better validation MAE; 0: never", low=0
     )
+    modality_dropout: tuple[float, ...] = _added(
+        (),
+        "share of training clips that lose a modality, in both stages: one number, or text, vision, audio; []: none",
+        low=0.0,
+        high=0.9,
+    )
 
 
 @dataclass(frozen=True)

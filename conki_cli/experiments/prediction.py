@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from conki_cli import MODALITIES
 from conki_cli.data.preparation import is_raw, prepare_to_score
 from conki_cli.data.sources.characters import repair
 from conki_cli.data.sources.labels import read_texts
@@ -16,12 +17,14 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import SCORED, Utterances
 from conki_cli.datasets import is_generated
 from conki_cli.experiments.opening import open_store
+from conki_cli.model.absence import trains_absence
 from conki_cli.runs import Predictions, Run, in_training_scale, write_predictions
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import RunError, SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
-from conki_cli.training.inference import predict_utterances
+from conki_cli.training.inference import modalities_of, predict_utterances
+from conki_cli.training.presence import absent_by_clip
 
 
 def ready_predictions(runs: Sequence[Run], split: str, workspace: Workspace, observer: Observer) -> None:
@@ -41,14 +44,26 @@ def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer
         raise RunError(
             f"{run.name} is a stage-1 run, which predicts only validation clips", advice="give --split valid"
         )
-    with open_store(workspace, run.config.data.dataset, observer) as store:
-        if run.record.data.get(run.config.data.dataset) != store.content_id:
-            raise RunError(f"run {run.name} was trained on another version of {store.path}", advice="restore that one")
-        clips = store.split(split).limited(run.config.data.limit)
+    with opened_split(run, split, workspace, observer) as (store, clips):
         scores = np.asarray(clips.scores, dtype=np.float32)
         found = predict_utterances(run, clips, choose_device("auto"), observer, split_of=(store, split))
         for seed, predictions in found.items():
             write_predictions(run.predictions_path(seed, split), Predictions(clips.ids, scores, predictions))
+
+
+@contextlib.contextmanager
+def opened_split(
+    run: Run, split: str, workspace: Workspace, observer: Observer
+) -> Iterator[tuple[FeatureStore, Utterances]]:
+    """Open the store that a run was trained on, and the clips of a split that the run uses.
+
+    Raises:
+        RunError: the store differs from the run's.
+    """
+    with open_store(workspace, run.config.data.dataset, observer) as store:
+        if run.record.data.get(run.config.data.dataset) != store.content_id:
+            raise RunError(f"run {run.name} was trained on another version of {store.path}", advice="restore that one")
+        yield store, store.split(split).limited(run.config.data.limit)
 
 
 @contextlib.contextmanager
@@ -129,9 +144,14 @@ def predict_new(run: Run, utterances: Utterances, device: str, observer: Observe
     """Score new utterances with every finished seed of a run.
 
     Returns:
-        {"run", "seeds", "score_range", "clips": [{"id", "text", "prediction": mean, "by_seed": {seed: score}}]}.
+        {"run", "seeds", "score_range", "clips": [{"id", "text", "prediction": mean, "by_seed": {seed: score},
+        "absent": modalities of the run that the clip lacks}]}.
     """
+    observer = observer or Observer()
     by_seed = predict_utterances(run, utterances, choose_device(device), observer)
+    absent = absent_by_clip(utterances, modalities_of(run, next(iter(by_seed))))
+    if any(absent) and not trains_absence(run.config):
+        _mention_zero_frames(run, utterances, absent, observer)
     means = np.mean([values.astype(np.float64) for values in by_seed.values()], axis=0)
     clips = [
         {
@@ -139,7 +159,19 @@ def predict_new(run: Run, utterances: Utterances, device: str, observer: Observe
             "text": text,
             "prediction": float(mean),
             "by_seed": {str(seed): float(values[row]) for seed, values in by_seed.items()},
+            "absent": absent[row],
         }
         for row, (identity, text, mean) in enumerate(zip(utterances.ids, utterances.texts, means, strict=True))
     ]
     return {"run": run.name, "seeds": list(by_seed), "score_range": list(run.record.score_range), "clips": clips}
+
+
+def _mention_zero_frames(run: Run, utterances: Utterances, absent: Sequence[Sequence[str]], observer: Observer) -> None:
+    """Say how a run that was not trained for it reads single clips without frames or words."""
+    names = [name for name in MODALITIES if name == "text" or name in utterances.frames]
+    counts = {name: sum(name in one for one in absent) for name in names}
+    if shown := ", ".join(f"{count} without {name}" for name, count in counts.items() if 0 < count < len(utterances)):
+        observer.say(
+            f"warning: of these clips {shown}: {run.name} reads that as one frame of zeros, or as no word, as in its "
+            "training; a run trained with --set optimizer.modality_dropout=0.3 leaves it out"
+        )

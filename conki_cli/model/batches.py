@@ -6,7 +6,6 @@ Axis letters: B batch, L longest sequence of the batch, d feature width.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +14,8 @@ from torch import Tensor
 
 from conki_cli import MODALITIES
 from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.model.absence import Absence, Flags
 from conki_cli.system.errors import StoreError
-
-if TYPE_CHECKING:
-    pass
-
 
 _POOL = 50  # most batches of shuffled clips that are sorted by length together
 _POOLS = 4  # fewest pools of an epoch: with one pool, the same clips would share a batch in every epoch
@@ -63,6 +59,8 @@ class Batch:
     audio: Padded | None = None
     states: Mapping[str, Tensor] = field(default_factory=dict)
     """Cached states of a frozen text encoder, by name (training/cached_states.py): [B, L, D], and `first` [B, D]."""
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
+    """Which clips lack a modality, [B] bool, by modality that any of them lacks; their sequences have no content."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -74,11 +72,29 @@ class Batch:
             raise KeyError(name)
         return found
 
+    def present(self, name: str) -> Tensor | None:
+        """Return which clips have a modality, [B]; None: all."""
+        return ~self.absent[name] if name in self.absent else None
+
+    def presence(self, names: Sequence[str]) -> Tensor | None:
+        """Return which clips have which of some modalities, [B, M]; None: all have all."""
+        if not any(name in self.absent for name in names):
+            return None
+        have = torch.ones_like(self.indices, dtype=torch.bool)
+        return torch.stack([~self.absent[name] if name in self.absent else have for name in names], dim=1)
+
+    def masked(self, name: str, values: Tensor) -> Tensor:
+        """Return what a model made of a modality, [B, ...], with 0 for the clips that lack it: no sum counts them."""
+        if name not in self.absent:
+            return values
+        return values.masked_fill(self.absent[name].view(-1, *[1] * (values.dim() - 1)), 0)
+
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
         moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
-        states = {name: tensor.to(device) for name, tensor in self.states.items()}
-        return replace(self, indices=self.indices.to(device), scores=self.scores.to(device), states=states, **moved)
+        states, absent = ({k: v.to(device) for k, v in part.items()} for part in (self.states, self.absent))
+        indices, scores = self.indices.to(device), self.scores.to(device)
+        return replace(self, indices=indices, scores=scores, states=states, absent=absent, **moved)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:
@@ -101,6 +117,16 @@ def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
 
 def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:
     return torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+
+
+def _rows(
+    sequences: Ragged, indices: np.ndarray, lacks: Flags | None = None, limit: int | None = None
+) -> list[np.ndarray]:
+    """Read some sequences up to a limit, [L, d] each; nothing of those that are lacking, [B]."""
+    if lacks is None:
+        return [sequences[int(i)][:limit] for i in indices]
+    nothing = np.zeros((0, sequences.width), dtype=np.float32)
+    return [nothing if gone else sequences[int(i)][:limit] for i, gone in zip(indices, lacks, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -126,6 +152,8 @@ class Batches:
     """Scores in the batches are factor * score + shift, for a score head that moves between ranges of data sets."""
     threshold: float | None = None
     """The score that separates two classes; None: 0, if that is inside the range."""
+    absence: Absence = field(default_factory=Absence)
+    """Which clips lack which modality."""
 
     def __len__(self) -> int:
         return -(-len(self.utterances.ids) // self.batch_size)
@@ -138,8 +166,9 @@ class Batches:
             order = generator.permutation(order)
             if self.bucket:
                 order = self._bucketed(order, generator)
+        absent = self.absent(number)
         for start in range(0, math.ceil(len(self) * share) * self.batch_size, self.batch_size):
-            yield self.take(order[start : start + self.batch_size])
+            yield self.take(order[start : start + self.batch_size], absent)
 
     def _bucketed(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Sort shuffled clips by length within pools of several batches, then shuffle the full batches."""
@@ -155,26 +184,43 @@ class Batches:
         batches = generator.permutation(found[:full].reshape(-1, self.batch_size))
         return np.concatenate([batches.reshape(-1), found[full:]])
 
-    def take(self, indices: np.ndarray) -> Batch:
-        """Collate the utterances at `indices` [B].
+    def absent(self, number: int = 0) -> Mapping[str, Flags]:
+        """Return which clips of the split lack which modality in an epoch, [N] by modality that any of them lacks."""
+        if not self.absence:
+            return {}
+        empty = {name: self.utterances.frames[name].lengths == 0 for name in self.limits}
+        if self.token_ids is not None:
+            empty["text"] = np.array([not text.strip() for text in self.utterances.texts])
+        return self.absence.absent(empty, self.seed, number)
+
+    def take(self, indices: np.ndarray, absent: Mapping[str, Flags] | None = None) -> Batch:
+        """Collate the utterances at `indices` [B]; of a modality that a clip lacks, [N] by name, nothing is read.
 
         Raises:
             StoreError: a file was changed after it was opened, or holds frames that are not finite.
         """
+        absent = self.absent() if absent is None else absent
+        lacks = {name: flags[indices] for name, flags in absent.items() if flags[indices].any()}
         parts: dict[str, Padded] = {}
-        if self.token_ids is not None:
-            parts["text"] = pad_tokens([self.token_ids[i] for i in indices])
+        silent = lacks.get("text", np.zeros(len(indices), dtype=bool))
+        if self.token_ids is not None:  # no clip can have no token
+            parts["text"] = pad_tokens(
+                [self.token_ids[i][: 1 if s else None] for i, s in zip(indices, silent, strict=True)]
+            )
         for name, limit in self.limits.items():
-            sequences = self.utterances.frames[name]
-            parts[name] = pad_frames([sequences[int(i)][:limit] for i in indices])
-        states = {name: pad_frames([rows[int(i)] for i in indices]).values for name, rows in self.states.items()}
+            parts[name] = pad_frames(_rows(self.utterances.frames[name], indices, lacks.get(name), limit))
+        states = {
+            name: pad_frames(_rows(rows, indices, lacks.get("text"))).values for name, rows in self.states.items()
+        }
         if states:
             states["first"] = states["first"].squeeze(1)  # [B, D]
         for rows in (*(self.utterances.frames[name] for name in self.limits), *self.states.values()):
             rows.check_unchanged()  # states were checked completely when they were opened
         for name in self.limits:
             self._check_finite(name, parts[name].values.numpy(), indices)
-        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), states=states, **parts)
+        flags = {name: torch.from_numpy(rows) for name, rows in lacks.items()}
+        scores = torch.from_numpy(self.scores(indices))
+        return Batch(torch.from_numpy(indices), scores, states=states, absent=flags, **parts)
 
     def _check_finite(self, modality: str, values: np.ndarray, indices: np.ndarray) -> None:
         """Refuse frames [B, L, d] with a NaN or an infinity: one would turn every weight into NaN."""

@@ -190,7 +190,7 @@ class ConKI(SentimentModel):
             pan.append(known[0])
             specific += known[1:]
             used = known if self.uses_pan else known[1:]
-            fused.append(self.inner[name](torch.cat(used, dim=-1)))  # F_m [B, D]
+            fused.append(batch.masked(name, self.inner[name](torch.cat(used, dim=-1))))  # F_m [B, D]
         prediction = self.head(self.fusion(torch.cat(fused, dim=-1))).squeeze(-1)  # [B]
         return Output(
             prediction,
@@ -255,6 +255,7 @@ class ConKI(SentimentModel):
                 temperature=self.loss_config.temperature,
                 inter_knowledge=self.inter_knowledge,
                 reduction=cast(Reduction, self.loss_config.reduction),  # its values are checked in config
+                present=batch.presence(self.architecture.modalities),
             )
             terms["contrast"] = self.contrast_weight * contrast
         return terms

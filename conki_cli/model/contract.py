@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from conki_cli import MODALITIES
 from conki_cli.config.sections import RunConfig
 from conki_cli.model.batches import Batch, Padded
 from conki_cli.model.layers import freeze
@@ -69,7 +70,9 @@ class SentimentModel(nn.Module):
     phases: tuple[str, ...] = ("main",)
     """Names of the passes of an epoch; each has its own optimiser."""
     required_modalities: frozenset[str] = frozenset()
-    """Modalities that the model needs."""
+    """Modalities that the model needs in a run."""
+    optional_modalities: frozenset[str] = frozenset(MODALITIES)
+    """Modalities that `forward` can leave out of a clip (`Batch.absent`): they are masked, not replaced by zeros."""
     memory: tuple[str, ...] = ()
     """Names of buffers with one row per training clip; their size follows the data."""
     precision = "fp32"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.model.absence import Absence, trains_absence
 from conki_cli.model.batches import Batches
 from conki_cli.system.errors import SettingsError, StoreError
 
@@ -40,6 +42,8 @@ class Inputs:
     """The run's score that separates two classes."""
     limit: int = 0
     """Largest number of clips per split; 0: all."""
+    masks_empty: bool = False
+    """Whether a clip without frames or words lacks that modality."""
     _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
@@ -64,8 +68,18 @@ class Inputs:
         """Range of the scores that the model learns to predict."""
         return self.target.score_range if self.rescales else self.learnt.score_range
 
-    def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
-        """Return the batches of a split of the store that this stage trains on; shuffled if a seed is given."""
+    def batches(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        shares: Mapping[str, float] = MappingProxyType({}),
+    ) -> Batches:
+        """Return the batches of a split of the store that this stage trains on; shuffled if a seed is given.
+
+        In shuffled batches, a share of the clips loses a modality, drawn per epoch.
+        """
         utterances = self.clips(split)
         return Batches(
             utterances,
@@ -78,6 +92,7 @@ class Inputs:
             score_range=self.score_range,
             rescale=_rescale(self.learnt.score_range, self.score_range),
             threshold=self.threshold,
+            absence=Absence(masks_empty=self.masks_empty, shares=shares),
         )
 
     def _key(self, split: str) -> str:
@@ -171,6 +186,7 @@ def open_inputs(
         bucket=config.compute.bucket,
         threshold=config.data.threshold,
         limit=config.data.limit,
+        masks_empty=trains_absence(config),
     )
 
 

@@ -44,6 +44,7 @@ def hierarchical_contrastive_loss(
     temperature: float = 0.07,
     inter_knowledge: bool = True,
     reduction: Reduction = "sample-sum",
+    present: Tensor | None = None,
 ) -> Tensor:
     """Return L_con of Section 3.4: attract equal knowledge of equal sentiment, repel all other pairs.
 
@@ -62,6 +63,8 @@ def hierarchical_contrastive_loss(
         inter_knowledge: False is the ablation "w/o N1" (Table 5).
         reduction: "sample-sum" as printed in the paper; "anchor-mean" as in the authors' released code, with one
             denominator per anchor and the mean over the anchors that have a positive pair.
+        present: which modalities a sample has, [B, M]; a vector of another is in no pair, positive or negative. None:
+            all.
     """
     _check_shapes(pan, specific, scores)
     if reduction not in ("sample-sum", "anchor-mean"):
@@ -75,6 +78,10 @@ def hierarchical_contrastive_loss(
     kinds = torch.arange(num_kinds, device=pan.device).repeat_interleave(num_modalities).repeat(num_samples)  # [N]
     intervals = sentiment_intervals(scores).repeat_interleave(per_sample)  # [N]
     positives = positive_pairs(intervals, kinds)  # [N, N]
+    ignored = ignored_pairs(kinds, inter_knowledge=inter_knowledge)  # [N, N]
+    if present is not None:
+        lacking = lacking_pairs(present.unsqueeze(1).expand(-1, num_kinds, -1).flatten())
+        positives, ignored = positives & ~lacking, ignored | lacking
     num_rows = num_samples if reduction == "sample-sum" else len(kinds)  # one denominator per row
     num_positives = positives.reshape(num_rows, -1).count_nonzero(dim=1)  # [num_rows]
     with torch.autocast(pan.device.type, enabled=False):
@@ -83,9 +90,7 @@ def hierarchical_contrastive_loss(
         # torch.where saves only its mask for backward, which permits the overwriting below.
         attraction = torch.where(positives, similarities, 0).sum(dim=1).reshape(num_rows, -1).sum(dim=1)
         # A finite filling instead of -inf: a row without any pair then has a zero gradient, not nan.
-        similarities.masked_fill_(
-            ignored_pairs(kinds, inter_knowledge=inter_knowledge), torch.finfo(similarities.dtype).min
-        )
+        similarities.masked_fill_(ignored, torch.finfo(similarities.dtype).min)
         repulsion = _log_sum_exp_(similarities, num_rows)
         terms = (repulsion - attraction / num_positives.clamp_min(1)).where(num_positives > 0, 0)
         return terms.sum() if reduction == "sample-sum" else terms.sum() / (num_positives > 0).sum().clamp_min(1)
@@ -142,6 +147,11 @@ def ignored_pairs(kinds: Tensor, *, inter_knowledge: bool = True) -> Tensor:
     if inter_knowledge:
         return torch.eye(len(kinds), dtype=torch.bool, device=kinds.device)
     return equal_pairs(kinds).logical_not_().fill_diagonal_(True)
+
+
+def lacking_pairs(present: Tensor) -> Tensor:
+    """Return which ordered pairs have a vector of a modality that its sample lacks; `present` [N], the mask [N, N]."""
+    return ~(present[:, None] & present[None, :])
 
 
 def full_precision(values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from conki_cli.runs.normalization import in_training_scale, read_scale, write_sc
 from conki_cli.runs.predictions import (
     Predictions,
     common_threshold,
+    evaluate_predictions,
     evaluate_run,
     measure_again,
     read_predictions,
@@ -46,6 +47,7 @@ __all__ = [
     "default_name",
     "digest_of",
     "discard_run",
+    "evaluate_predictions",
     "evaluate_run",
     "finish_run",
     "in_training_scale",

@@ -208,12 +208,39 @@ def evaluate_run(
     if not chosen:
         known = ", ".join(map(str, finished))
         raise RunError(f"run {run.name} must have finished one of the requested seeds, but has {known}")
+    stored = stored_predictions(run, split, chosen)
+    paths = [str(run.predictions_path(seed, split)) for seed in chosen]
+    return evaluate_predictions(run, split, protocol, stored, threshold=threshold, paths=paths)
+
+
+def evaluate_predictions(
+    run: Run,
+    split: str,
+    protocol: str,
+    found: Mapping[int, Predictions],
+    *,
+    threshold: float | None = None,
+    paths: Sequence[str] = (),
+) -> Evaluation:
+    """Compute the metrics of predictions that seeds of a run made for a split.
+
+    Args:
+        run: the run.
+        split: the split.
+        protocol: see `metrics.sentiment_metrics`.
+        found: the predictions, by seed.
+        threshold: the score that separates two classes, instead of the run's.
+        paths: files that hold the predictions.
+
+    Raises:
+        SettingsError: the threshold is not inside the range of the scores.
+    """
+    chosen, stored = list(found), found.values()
     score_range = run.record.score_range
-    stored = stored_predictions(run, split, chosen).values()
     threshold = run.config.data.threshold if threshold is None else threshold
     rules: dict[str, Any] = {"protocol": protocol, "score_range": score_range, "threshold": threshold}
-    values = [sentiment_metrics(found.predictions, found.scores, ids=found.ids, **rules) for found in stored]
-    reasons = [undefined_reasons(found.predictions, found.scores, **rules) for found in stored]
+    values = [sentiment_metrics(one.predictions, one.scores, ids=one.ids, **rules) for one in stored]
+    reasons = [undefined_reasons(one.predictions, one.scores, **rules) for one in stored]
     medians = [one.median.score for seed, one in run.results().items() if seed in chosen and one.median is not None]
     return Evaluation(
         run=run.name,
@@ -225,10 +252,10 @@ def evaluate_run(
         n_nonzero=int(values[0]["n_nonzero"]) if "n_nonzero" in values[0] else None,
         seeds=chosen,
         metrics=summarize(values),
-        undefined={name: reason for found in reasons for name, reason in found.items()},
+        undefined={name: reason for one in reasons for name, reason in one.items()},
         median=_constant(medians[0], next(iter(stored)).scores, rules) if medians else None,
         warnings=learning_warnings(run, chosen),
-        predictions=[str(run.predictions_path(seed, split)) for seed in chosen],
+        predictions=list(paths),
     )
 
 
@@ -245,8 +272,11 @@ def write_scores(path: Path, scored: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         times = ["start", "stop"] if any("start" in clip for clip in scored["clips"]) else []
-        writer.writerow(["id", "text", *times, "prediction", *(f"seed_{seed}" for seed in scored["seeds"])])
+        lacks = any(clip.get("absent") for clip in scored["clips"])
+        columns = ["id", "text", *times, "prediction", *(f"seed_{seed}" for seed in scored["seeds"])]
+        writer.writerow([*columns, *(["absent"] if lacks else [])])
         for clip in scored["clips"]:
             names = (spreadsheet_cell(visible(clip[key])) for key in ("id", "text"))
             between = [clip.get(name, "") for name in times]
-            writer.writerow([*names, *between, clip["prediction"], *clip["by_seed"].values()])
+            absent = ["+".join(clip["absent"])] if lacks else []
+            writer.writerow([*names, *between, clip["prediction"], *clip["by_seed"].values(), *absent])

@@ -1,6 +1,6 @@
 """Inference with a trained run: load its seeds' weights, score utterances."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from conki_cli.text import (
 from conki_cli.training import checkpoint
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import predict
+from conki_cli.training.presence import Reading, fit_to
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +40,21 @@ if TYPE_CHECKING:
 def stored_architecture(facts: Mapping[str, Any]) -> Architecture:
     """Return the sizes that a checkpoint's facts state; damaged facts raise a KeyError or TypeError."""
     return Architecture(**{**facts["architecture"], "modalities": tuple(facts["architecture"]["modalities"])})
+
+
+def modalities_of(run: Run, seed: int) -> tuple[str, ...]:
+    """Return the modalities that a seed was trained on, by its checkpoint's header.
+
+    Raises:
+        RunError: the checkpoint is missing or damaged.
+    """
+    facts = checkpoint.load(run.checkpoint(seed, "best"), facts_only=True)[1]
+    try:
+        return stored_architecture(facts).modalities
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+        ) from error
 
 
 def stored_network(run: Run, config: RunConfig, architecture: Architecture, facts: Mapping[str, Any]) -> SentimentModel:
@@ -143,27 +159,64 @@ def predict_utterances(
         Seed -> predicted scores, [N] float32.
 
     Raises:
-        RunError: the run needs a modality that the utterances lack, or other feature widths.
+        RunError: the model needs a modality that the utterances lack, or other feature widths.
     """
-    observer = observer or Observer()
-    predicted: dict[int, np.ndarray] = {}
-    token_ids = None
+    return predict_readings(run, [Reading(utterances)], device, observer or Observer(), split_of=split_of)[0]
+
+
+def predict_readings(
+    run: Run,
+    readings: Sequence[Reading],
+    device: torch.device,
+    observer: Observer,
+    *,
+    split_of: tuple[FeatureStore, str] | None = None,
+) -> list[dict[int, np.ndarray]]:
+    """Predict clips read in several ways with every finished seed of a run; each network is loaded once.
+
+    Args:
+        run: a fine-tuned run.
+        readings: the ways.
+        device: where to compute.
+        observer: receives the progress.
+        split_of: see `predict_utterances`.
+
+    Returns:
+        For each reading, seed -> predicted scores, [N] float32.
+
+    Raises:
+        SettingsError: the model needs a modality that is to be left out.
+        RunError: the clips lack a modality that the model needs, or have other feature widths.
+    """
+    predicted: list[dict[int, np.ndarray]] = [{} for _ in readings]
+    tokens: dict[int, list[np.ndarray]] = {}
     for seed in run.finished_seeds():
         model = load_model(run, seed, device)
-        sizes = model.architecture
-        for name in sizes.modalities:
-            _check_fit(run, name, utterances, sizes)
-        if "text" in sizes.modalities and token_ids is None:  # all seeds of a run share its tokenizer
-            tokenizer, limit = load_reader(str(run.path / "encoder"))
-            token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
-            _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), observer)
         states = _states_of(run, seed, model, split_of, observer) if split_of is not None else {}
-        batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
-        with observer.steps(f"seed {seed}", len(batches)) as advance:
-            predicted[seed] = predict(model, batches, device, advance)
-    if not predicted:
+        for number, reading in enumerate(readings):
+            fitted = fit_to(run, model, reading, observer)
+            if "text" in model.architecture.modalities and number not in tokens:  # all seeds share the tokenizer
+                tokens[number] = _token_ids(run, reading.utterances, observer if not number else Observer())
+            batches = Batches(
+                fitted.utterances,
+                tokens.get(number),
+                model.architecture.positions,
+                run.config.optimizer.batch_size,
+                states=states if reading.has_own_texts else {},
+                absence=fitted.absence,
+            )
+            with observer.steps(f"seed {seed}", len(batches)) as advance:
+                predicted[number][seed] = predict(model, batches, device, advance)
+    if not predicted or not predicted[0]:
         raise RunError(f"run {run.name} has no finished seed", advice="run `conki finetune` again to resume it")
     return predicted
+
+
+def _token_ids(run: Run, utterances: Utterances, observer: Observer) -> list[np.ndarray]:
+    tokenizer, limit = load_reader(str(run.path / "encoder"))
+    token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
+    _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), observer)
+    return token_ids
 
 
 def _mention_texts(
@@ -194,26 +247,3 @@ def _states_of(
     cache = StateCache(model.text_encoder, model.layers_read, how, run.states_folder, device)
     found = cached_states(cache, inputs, (split,), observer)
     return {} if found is None else found[split]
-
-
-def _check_fit(run: Run, name: str, utterances: Utterances, sizes: Architecture) -> None:
-    if name == "text":
-        if not any(text.strip() for text in utterances.texts):
-            raise RunError(
-                f"run {run.name} reads texts, but none of these clips has a text",
-                advice=(
-                    "add them, for example with a label.csv that has video_id, "
-                    "clip_id and text, or train a run without them (--drop-modality text)"
-                ),
-            )
-        return
-    if name not in utterances.frames:
-        raise RunError(
-            f"run {run.name} was trained on {', '.join(sizes.modalities)} but these clips have no {name}",
-            advice=(f"give a feature store, or train a run without it (--drop-modality {name})"),
-        )
-    if utterances.frames[name].width != sizes.widths[name]:
-        raise RunError(
-            f"run {run.name} reads {name} frames of width {sizes.widths[name]}, these clips have width "
-            f"{utterances.frames[name].width}: extract the same features as in training"
-        )

@@ -10,6 +10,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.metrics import neutral_score
 from conki_cli.model import zoo
+from conki_cli.model.absence import dropout_shares
 from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.inputs import Inputs
 from conki_cli.model.layers import compile_positions
@@ -91,6 +92,7 @@ def check_network(job: Job) -> NetworkSize:
     weights = sum(tensor.numel() for tensor in model.state_dict().values())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
+    modality_dropout(job, model)
     schedule = training.schedule_of(config, config.run.seeds[0])
     training.check_batches(model, len(job.inputs.clips("train")), schedule.batch_size)
     text_report(job).check(config.data.max_unknown)
@@ -100,6 +102,15 @@ def check_network(job: Job) -> NetworkSize:
     frozen = [*kept, *frozen_text(model)]
     count = sum(p.numel() for p in model.parameters())
     return NetworkSize(count, trained, *checkpoint.size_while_training(model, names, frozen))
+
+
+def modality_dropout(job: Job, model: SentimentModel) -> dict[str, float]:
+    """Return the share of the training clips that lose a modality, by its name.
+
+    Raises:
+        SettingsError: the model needs one of them of every clip.
+    """
+    return dropout_shares(job.config, job.inputs.modalities, model.optional_modalities)
 
 
 def frozen_text(model: SentimentModel) -> list[str]:

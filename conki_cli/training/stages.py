@@ -52,7 +52,7 @@ from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import memory_advice, predict
-from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, frozen_text, text_report
+from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, frozen_text, modality_dropout, text_report
 from conki_cli.training.steps import Shelf, Step, open_step
 
 
@@ -158,7 +158,9 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
 def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[str], facts: Mapping[str, Any]) -> None:
     """Run the remaining epochs; save after each, every `checkpoint_every` steps, and before the program ends."""
     schedule, every, saved = training.schedule_of(job.config, seed), job.config.run.checkpoint_every, progress.step
-    train = job.inputs.batches("train", batch_size=schedule.batch_size, seed=seed)
+    train = job.inputs.batches(
+        "train", batch_size=schedule.batch_size, seed=seed, shares=modality_dropout(job, progress.model)
+    )
     valid = job.inputs.batches("valid", batch_size=schedule.batch_size)
     named = Training(job.run.name, 1 if job.config.run.stage == "pretrain" else 2, seed, schedule.num_epochs)
     observer = Observers(MetricsLog(log_path(job.run, seed)), job.observer)

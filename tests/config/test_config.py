@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,8 @@ def _values(path: str) -> st.SearchStrategy[object]:
         return st.lists(st.sampled_from(list(SWITCHES)), max_size=3, unique=True).map(tuple)
     if path == "run.seeds":
         return st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5, unique=True).map(tuple)
+    if path == "optimizer.modality_dropout":
+        return st.lists(st.floats(0, 0.9), min_size=3, max_size=3).map(tuple)
     if wanted is float:
         low = max(limits.get("low", 0.0), limits.get("above", 0.0))
         numbers = st.floats(low, limits.get("high", 1e9), allow_nan=False, exclude_min="above" in limits)
@@ -497,3 +500,37 @@ def test_a_device_is_a_word_of_torch(word: str) -> None:
 def test_a_device_of_another_form_is_refused_without_torch(word: str) -> None:
     with pytest.raises(SettingsError, match=r"run\.device must be auto, cpu, cuda, cuda:1, mps, xpu or another"):
         resolve(flags={"run.device": word})
+
+
+# --- modality dropout --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [("0.3", (0.3,)), ("[0.2, 0.2, 0.2]", (0.2,)), ("[0, 0.1, 0.5]", (0.0, 0.1, 0.5)), ("0", ()), ("[]", ())],
+)
+def test_a_share_of_modality_dropout_has_one_spelling(text: str, shares: tuple[float, ...]) -> None:
+    config = resolve(assignments=[f"optimizer.modality_dropout={text}"])
+    assert config.optimizer.modality_dropout == shares
+    assert stage_one(config).optimizer.modality_dropout == shares
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[0.1, 0.2]", "must be one number, or one each for text, vision, audio, found 2 numbers"),
+        ("0.95", "must be at most 0.9"),
+        ("[0.1, -0.1, 0]", "must be at least 0.0"),
+        ("often", "must be a number or a list of numbers"),
+        ("[true, 0, 0]", "must be a number or a list of numbers"),
+    ],
+)
+def test_another_modality_dropout_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(reason)):
+        resolve(assignments=[f"optimizer.modality_dropout={text}"])
+
+
+def test_modality_dropout_goes_to_a_file_and_back(file: Path) -> None:
+    config = resolve(assignments=["optimizer.modality_dropout=[0.1, 0, 0.5]"])
+    file.write_text(to_toml(config), encoding="utf-8")
+    assert from_toml(file) == config

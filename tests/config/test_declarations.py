@@ -16,12 +16,14 @@ def another(path: str) -> Any:
     field = setting_fields()[path]
     if choices := field.metadata.get("choices"):
         return next(choice for choice in choices if choice != field.default)
+    if field.default == ():
+        return 0.5
     return not field.default if isinstance(field.default, bool) else field.default * 2 or 1
 
 
 def test_what_version_1_had_is_written_down_as_such() -> None:
     later = {path for path in added_later() if path.startswith("optimizer.")}
-    names = "algorithm schedule accumulate clip_value clip_norm plateau_patience lr_adapters"
+    names = "algorithm schedule accumulate clip_value clip_norm plateau_patience lr_adapters modality_dropout"
     assert later == {f"optimizer.{name}" for name in names.split()}
     assert {"compute.bucket", "iccn.joint", "pretraining.lr_encoders", "optimizer.lr_adapters"} <= added_later().keys()
 

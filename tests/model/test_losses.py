@@ -37,8 +37,13 @@ def random_batch(B: int, M: int, D: int = 5, *, seed: int = 0) -> tuple[Tensor, 
     return pan, specific, scores
 
 
-def literal_pairs(scores: list[float], M: int, kinds: str) -> list[dict[str, set[tuple[Vector, Vector]]]]:
-    """For each sample its P1, P2, N1 and N2 in both orders, by the set builders of Section 3.4."""
+def literal_pairs(
+    scores: list[float], M: int, kinds: str, present: Tensor | None = None
+) -> list[dict[str, set[tuple[Vector, Vector]]]]:
+    """For each sample its P1, P2, N1 and N2 in both orders, by the set builders of Section 3.4.
+
+    Where `present` [B, M] says what the samples have, pairs with a vector of anything else are taken out one by one.
+    """
     samples, modalities, everything = range(len(scores)), range(M), []
     for i in samples:
         p1 = {((i, k, m), (i, k, n)) for k in kinds for m in modalities for n in modalities if m != n}
@@ -52,11 +57,23 @@ def literal_pairs(scores: list[float], M: int, kinds: str) -> list[dict[str, set
         pairs = {(p, q) for p in own for q in other if p != q}
         n1 = {(p, q) for (p, q) in pairs if p[1] != q[1]}
         everything.append({"P1": p1, "P2": p2, "N1": n1, "N2": pairs - p1 - p2 - n1})
-    return everything
+    if present is None:
+        return everything
+    return [
+        {name: {pair for pair in pairs if all(present[i, m] for i, _, m in pair)} for name, pairs in sets.items()}
+        for sets in everything
+    ]
 
 
 def literal_loss(
-    pan: Tensor, specific: Tensor | None, scores: Tensor, *, temperature: float, inter_knowledge: bool, reduction: str
+    pan: Tensor,
+    specific: Tensor | None,
+    scores: Tensor,
+    *,
+    temperature: float,
+    inter_knowledge: bool,
+    reduction: str,
+    present: Tensor | None = None,
 ) -> Tensor:
     """The definition of L_con, pair by pair."""
     vectors = {"O": pan} if specific is None else {"O": pan, "A": specific}
@@ -66,7 +83,7 @@ def literal_loss(
         return torch.exp(first @ second / first.norm() / second.norm() / temperature)
 
     terms = []
-    for sets in literal_pairs(scores.tolist(), pan.shape[1], "".join(vectors)):
+    for sets in literal_pairs(scores.tolist(), pan.shape[1], "".join(vectors), present):
         positive = sets["P1"] | sets["P2"]
         everything = positive | sets["N2"] | (sets["N1"] if inter_knowledge else set())
         anchors = [None] if reduction == "sample-sum" else sorted({p for p, _ in positive})
@@ -122,6 +139,35 @@ def test_value_and_gradient_equal_the_definition_written_pair_by_pair(
     ours, theirs = (torch.autograd.grad(value, leaves) for value in values)
     for left, right in zip(ours, theirs, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("reduction", ["sample-sum", "anchor-mean"])
+@pytest.mark.parametrize("inter_knowledge", [True, False])
+@pytest.mark.parametrize("with_specific", [True, False])
+def test_vectors_of_absent_modalities_are_in_no_pair(
+    with_specific: bool, inter_knowledge: bool, reduction: Reduction
+) -> None:
+    pan, specific, scores = random_batch(4, 3, seed=3)
+    present = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 1], [0, 1, 0]]).bool()
+    scores[1] = scores[0]
+    leaves = [pan.requires_grad_(), specific.requires_grad_()][: 1 + with_specific]
+    rest = {"temperature": 0.3, "inter_knowledge": inter_knowledge, "reduction": reduction, "present": present}
+    one, other = (
+        loss(pan, specific if with_specific else None, scores, **rest)
+        for loss in (hierarchical_contrastive_loss, literal_loss)
+    )
+    torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+    gradients = [torch.autograd.grad(value, leaves) for value in (one, other)]
+    torch.testing.assert_close(*gradients, atol=1e-9, rtol=1e-9)
+    assert all(gradient[~present].eq(0).all() for gradient in gradients[0])
+
+
+def test_a_sample_without_anything_changes_no_other_and_adds_nothing() -> None:
+    pan, specific, scores = random_batch(4, 3, seed=5)
+    present = torch.ones(4, 3).bool()
+    present[3] = False
+    whole = hierarchical_contrastive_loss(pan, specific, scores, present=present)
+    torch.testing.assert_close(whole, hierarchical_contrastive_loss(pan[:3], specific[:3], scores[:3]))
 
 
 def test_figure_4_pairs_samples_1_and_2_and_leaves_sample_3_to_itself() -> None:

@@ -25,17 +25,18 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
-from conki_cli.training.jobs import Job, build_model
+from conki_cli.training.jobs import Job, build_model, modality_dropout
 
 SETTINGS = {
-    "conki": (),
-    "self-mm": ("optimizer.accumulate=3",),
+    "conki": ("optimizer.modality_dropout=0.3",),
+    "self-mm": ("optimizer.accumulate=3", "optimizer.modality_dropout=0.3"),
+    "mmim": ("optimizer.modality_dropout=[0.1, 0.3, 0.5]",),
     "misa": ("optimizer.accumulate=2", "optimizer.clip_value=0.8"),
     "mult": ("mult.width=10", "mult.num_heads=2", "mult.num_layers=1", "optimizer.clip_norm=0.8"),
     "tfn": ("tfn.audio_hidden=4", "tfn.vision_hidden=6", "tfn.text_out=3"),
     "iccn": ("iccn.out_width=2", "iccn.cca_batch_size=6", "iccn.cca_epochs=1"),
 }
-"""Windows of several batches, bounds of gradients and passes of other sizes are among them."""
+"""Windows of several batches, bounds of gradients, passes of other sizes and modality dropout are among them."""
 every_model = pytest.mark.parametrize("name", zoo.MODELS)
 
 
@@ -65,7 +66,8 @@ def train(job: Job, run: Run, *, stop_at: int | None = None, calls: list[int] | 
     progress, plan = training.start(model, job.config), training.schedule_of(job.config, 1)
     if (found := resuming.latest(run, 1, Observer())) is not None:
         resuming.restore(progress, *found, "the test")
-    train_part = job.inputs.batches("train", batch_size=plan.batch_size, seed=1)
+    shares = modality_dropout(job, model)
+    train_part = job.inputs.batches("train", batch_size=plan.batch_size, seed=1, shares=shares)
     valid = job.inputs.batches("valid", batch_size=plan.batch_size)
     trained = model.stored_names()[0]
     seen = 0

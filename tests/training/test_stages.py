@@ -12,7 +12,7 @@ from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, 
 from run_support import finetune, pretrain
 
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments.prediction import predict_split, read_new
+from conki_cli.experiments.prediction import predict_split
 from conki_cli.runs import Run, read_predictions
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError, EncoderError, RunError, SettingsError, StoreError
@@ -320,14 +320,6 @@ def test_the_weights_of_stage_2_are_those_of_the_best_epoch(trained: Trained, op
     errors = np.abs(predict(model, batches, CPU) - batches.scores())
     assert float(errors.mean()) == pytest.approx(mae, abs=1e-6)
     assert mae == min(line["validation"]["mae"] for line in seed_log(trained.run))
-
-
-def test_clips_without_a_modality_of_the_run_are_refused(trained: Trained) -> None:
-    with (
-        read_new(["good film"], None, None, "test") as utterances,
-        pytest.raises(RunError, match=r"was trained on text, vision, audio but these clips have no vision"),
-    ):
-        predict_utterances(trained.run, utterances, CPU)
 
 
 def test_clips_of_another_feature_width_are_refused(trained: Trained) -> None:

@@ -24,7 +24,7 @@ from conki_cli.model.baselines.transformer import Dropouts, SequenceTransformer,
 from conki_cli.model.batches import Batch, Padded
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.model.layers import trained_parameters
-from conki_cli.model.losses import absolute_loss, equal_pairs, full_precision, unit_vectors
+from conki_cli.model.losses import absolute_loss, equal_pairs, full_precision, lacking_pairs, unit_vectors
 from conki_cli.model.text_encoder import TextEncoder
 
 FACTS = {
@@ -44,7 +44,7 @@ TARGETS = {"intra": 1.0, "inter": 0.8, "semi": 0.8}
 KERNEL = 3
 
 
-def contrasts(vectors: Tensor, scores: Tensor) -> dict[str, Tensor]:
+def contrasts(vectors: Tensor, scores: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
     """Return the three contrasts: intra-modal, inter-modal and semi-contrastive.
 
     An anchor is any of the N vectors. Within a modality it is compared with the vectors of other samples in the same
@@ -54,6 +54,7 @@ def contrasts(vectors: Tensor, scores: Tensor) -> dict[str, Tensor]:
     Args:
         vectors: [B, M, d]; of length 0 they are similar to nothing.
         scores: [B].
+        present: which modalities a sample has, [B, M]; a vector of another is no anchor and in no pair. None: all.
     """
     num_samples, num_modalities, width = vectors.shape
     modality = torch.arange(num_modalities, device=vectors.device).repeat(num_samples)  # [N]
@@ -63,11 +64,21 @@ def contrasts(vectors: Tensor, scores: Tensor) -> dict[str, Tensor]:
         unit = unit_vectors(full_precision(vectors).reshape(-1, width))  # [N, d]
         similarities = unit @ unit.T  # [N, N]
     within, between = ~same_sample & same_modality, ~same_sample & ~same_modality
+    own = same_sample & ~same_modality
+    if present is not None:
+        both = ~lacking_pairs(present.flatten())
+        within, between, own = within & both, between & both, own & both
     return {
         "intra": ratio_loss(similarities, within, within & same_class, target=TARGETS["intra"]),
         "inter": ratio_loss(similarities, between, between & same_class, target=TARGETS["inter"]),
-        "semi": (similarities[same_sample & ~same_modality] - TARGETS["semi"]).square().mean(),
+        "semi": semi_contrast(similarities[own]),
     }
+
+
+def semi_contrast(similarities: Tensor) -> Tensor:
+    """Return the mean squared distance of similarities from their target; 0 if there are none."""
+    distances = (similarities - TARGETS["semi"]).square()
+    return distances.mean() if len(distances) else distances.sum()
 
 
 def ratio_loss(similarities: Tensor, candidates: Tensor, positives: Tensor, *, target: float) -> Tensor:
@@ -111,7 +122,7 @@ class Hycon(SentimentModel):
         text = batch.modality("text")
         parts = {"text": Padded(self.text_states(batch) * text.mask.unsqueeze(-1), text.mask)}
         parts.update({name: self.frames(batch, name) for name in self.encoders})
-        vectors = {name[0]: F.softplus(self._encode(name, part)) for name, part in parts.items()}
+        vectors = {name[0]: batch.masked(name, F.softplus(self._encode(name, part))) for name, part in parts.items()}
         fused = torch.stack(list(vectors.values())).sum(dim=0)  # [B, d]
         return Output(self.head(fused).squeeze(-1), parts={**vectors, "f": fused})
 
@@ -127,7 +138,8 @@ class Hycon(SentimentModel):
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error and the three weighted contrasts."""
         vectors = torch.stack([output.parts[name[0]] for name in MODALITIES], dim=1)  # [B, M, d]
-        terms = {name: self.weights[name] * term for name, term in contrasts(vectors, batch.scores).items()}
+        found = contrasts(vectors, batch.scores, batch.presence(MODALITIES))
+        terms = {name: self.weights[name] * term for name, term in found.items()}
         return {"task": absolute_loss(output.prediction, batch.scores), **terms}
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:

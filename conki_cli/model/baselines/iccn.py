@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.config.baselines import IccnConfig
 from conki_cli.config.sections import RunConfig
-from conki_cli.model.baselines.subnets import relu_mlp, run_lstm
+from conki_cli.model.baselines.subnets import relu_mlp, rows_with, run_lstm
 from conki_cli.model.batches import Batch, Padded
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.model.layers import masked_mean
@@ -129,6 +129,7 @@ class Iccn(SentimentModel):
     """Phase `cca`: the frame and interaction networks correlate. Phase `main`: text and head learn the scores."""
 
     required_modalities = frozenset(MODALITIES)
+    optional_modalities = frozenset({"vision", "audio"})
     phases: tuple[str, ...] = ("cca", "main")
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
@@ -191,7 +192,7 @@ class Iccn(SentimentModel):
         with torch.set_grad_enabled(learns and (self.phase != "main" or self.own.joint)):
             known = text if self.own.joint else text.detach()
             based = {
-                name: self.interactions[name](known, self.vectors[name](self.frames(batch, name)))
+                name: batch.masked(name, self.interactions[name](known, self.vectors[name](self.frames(batch, name))))
                 for name in ("audio", "vision")
             }
         kept = based if self.own.joint else {name: part.detach() for name, part in based.items()}
@@ -204,8 +205,15 @@ class Iccn(SentimentModel):
         terms = {} if phase == "cca" else {"task": absolute_loss(output.prediction, batch.scores)}
         if phase == "cca" or self._correlates_too(batch):
             weight = 1.0 if phase == "cca" else self.own.joint_weight
-            terms["cca"] = weight * correlation_loss(output.parts["a"], output.parts["v"], ridge=self.own.ridge)
+            terms["cca"] = weight * self._correlation(output, batch)
         return terms
+
+    def _correlation(self, output: Output, batch: Batch) -> Tensor:
+        """Return the loss of the clips that have both modalities; 0 if there are no more of them than features."""
+        views = rows_with(batch, ("audio", "vision"), output.parts["a"], output.parts["v"])
+        if len(views[0]) < len(batch) and len(views[0]) <= self.own.out_width:
+            return torch.stack(views).sum() * 0
+        return correlation_loss(*views, ridge=self.own.ridge)
 
     def _correlates_too(self, batch: Batch) -> bool:
         return self.own.joint and len(batch) > self.own.out_width

@@ -22,7 +22,7 @@ from conki_cli import MODALITIES
 from conki_cli.config.baselines import LmfConfig
 from conki_cli.config.sections import RunConfig
 from conki_cli.model.baselines.tfn import ClipEncoder, with_one
-from conki_cli.model.batches import Batch, Padded
+from conki_cli.model.batches import Batch
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.model.losses import absolute_loss
 from conki_cli.model.text_encoder import TextEncoder
@@ -76,8 +76,7 @@ class Lmf(SentimentModel):
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `f` holds the products of every rank, [B, r]."""
-        text = Padded(self.text_states(batch), batch.modality("text").mask)
-        clips = self.clip_encoder(text, self.frames(batch, "vision"), self.frames(batch, "audio"))
+        clips = self.clip_encoder(self, batch)
         prediction, products = self.fusion(clips)
         return Output(prediction, parts={**clips, "f": products})
 

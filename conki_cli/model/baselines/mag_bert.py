@@ -90,12 +90,18 @@ class AdaptationGate(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, embeddings: Tensor, aligned: Mapping[str, Tensor]) -> Tensor:
-        """Shift embeddings [B, L, D] by the frames of every modality at their tokens, each [B, L, d]."""
+    def forward(
+        self, embeddings: Tensor, aligned: Mapping[str, Tensor], absent: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Shift embeddings [B, L, D] by the frames of every modality at their tokens, each [B, L, d].
+
+        Tokens whose clip lacks a modality, `absent` [B, L] by its name, have no term of it in their shift.
+        """
         shift = torch.zeros_like(embeddings)
         for name, frames in aligned.items():
             gate = F.relu(self.gates[name](torch.cat([frames, embeddings], dim=-1)))  # [B, L, D]
-            shift = shift + gate * self.shifts[name](frames)
+            term = gate * self.shifts[name](frames)
+            shift = shift + (term.masked_fill(absent[name].unsqueeze(-1), 0) if absent and name in absent else term)
         out: Tensor = self.dropout(self.norm(embeddings + limited_shift(embeddings, shift, self.beta)))
         return out
 
@@ -104,6 +110,7 @@ class MagBert(SentimentModel):
     """BERT with the gate on its embeddings, and a Linear on its pooled output."""
 
     required_modalities = frozenset({"text"})
+    optional_modalities = frozenset({"vision", "audio"})
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
         super().__init__(architecture, text_encoder)
@@ -130,8 +137,11 @@ class MagBert(SentimentModel):
             frames = self.frames(batch, name)
             aligned[name] = packing.pack(align_to_tokens(frames.values, frames.mask, text.mask))  # [T, d]
 
+        absent = {name: packing.pack(rows[:, None].expand_as(text.mask)) for name, rows in batch.absent.items()}  # [T]
+
         def shift(embeddings: Tensor, rows: slice) -> Tensor:
-            shifted: Tensor = self.gate(embeddings, {name: frames[rows] for name, frames in aligned.items()})
+            parts, lacking = ({name: found[rows] for name, found in all_.items()} for all_ in (aligned, absent))
+            shifted: Tensor = self.gate(embeddings, parts, lacking)
             return shifted
 
         pooled = self.text(packing.pack(text.values), packing, shift)[0]  # [B, D]

@@ -54,8 +54,10 @@ def moment_discrepancy(one: Tensor, other: Tensor) -> Tensor:
 
     Args:
         one: [B, h], entries in [0, 1].
-        other: [B, h]; its rows need not belong to those of `one`.
+        other: [B, h]; its rows need not belong to those of `one`. Without rows the discrepancy is 0.
     """
+    if not (len(one) and len(other)):
+        return (one.sum() + other.sum()) * 0
     means = one.mean(dim=0), other.mean(dim=0)  # each [h]
     centred = one - means[0], other - means[1]
     total: Tensor = torch.linalg.vector_norm(means[0] - means[1])
@@ -72,8 +74,10 @@ def dependence(one: Tensor, other: Tensor) -> Tensor:
 
     Args:
         one: [B, h].
-        other: [B, h], of the same clips.
+        other: [B, h], of the same clips. Without clips the dependence is 0.
     """
+    if not len(one):
+        return (one * other).sum()
     rows = []
     for values in (one, other):
         centred = values - values.mean(dim=0)
@@ -155,19 +159,44 @@ class Misa(SentimentModel):
         private = torch.sigmoid(_each(self.private, original))
         shared = torch.sigmoid(self.shared(original))
         sums = private + shared
-        fused = self.fusion(torch.cat([private, shared], dim=1)).flatten(1)  # attention over 6 vectors; [B, 6h]
+        fused = self._fuse(torch.cat([private, shared], dim=1), batch.presence(MODALITIES)).flatten(1)  # [B, 6h]
         parts = {"original": original, "private": private, "shared": shared, "restored": _each(self.restorers, sums)}
         parts |= dict(zip("tva", sums.unbind(dim=1), strict=True))  # each [B, h]
         return Output(self.head(fused).squeeze(-1), parts={**parts, "f": fused})
 
+    def _fuse(self, vectors: Tensor, presence: Tensor | None) -> Tensor:
+        """Let six vectors of a clip attend to one another, [B, 6, h]; those of an absent modality, [B, 3], to nobody.
+
+        Their own results are 0.
+        """
+        if presence is None:
+            fused: Tensor = self.fusion(vectors)
+            return fused
+        lacking = ~presence.repeat(1, 2)  # [B, 6]
+        hidden = lacking & presence.any(dim=1, keepdim=True)  # of a clip without anything all are 0 in any case
+        attended: Tensor = self.fusion(vectors, src_key_padding_mask=hidden)
+        return attended.masked_fill(lacking.unsqueeze(-1), 0)
+
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the mean squared error and the three weighted terms on the spaces."""
+        """Return the mean squared error and the three weighted terms on the spaces.
+
+        A term of two modalities is over the clips that have both, a reconstruction over those that have the modality.
+        """
+        presence, numbers = batch.presence(MODALITIES), range(len(MODALITIES))
+
+        def rows(*columns: int) -> Tensor | slice:
+            return slice(None) if presence is None else presence[:, list(columns)].all(dim=1)
+
         private, shared = (output.parts[kind].unbind(dim=1) for kind in ("private", "shared"))  # each 3 x [B, h]
-        apart = [*zip(private, shared, strict=True), *itertools.combinations(private, 2)]  # six pairs
-        alike = itertools.combinations(shared, 2)
-        difference = torch.stack([dependence(*pair) for pair in apart]).sum()
+        apart = [(private[m], shared[m], rows(m)) for m in numbers]
+        apart += [(private[m], private[n], rows(m, n)) for m, n in itertools.combinations(numbers, 2)]  # six pairs
+        alike = [(shared[m][rows(m)], shared[n][rows(n)]) for m, n in itertools.combinations(numbers, 2)]
+        difference = torch.stack([dependence(one[both], other[both]) for one, other, both in apart]).sum()
         similarity = torch.stack([moment_discrepancy(*pair) for pair in alike]).mean()
-        reconstruction = F.mse_loss(output.parts["restored"], output.parts["original"])  # both get the gradient
+        restored, original = output.parts["restored"], output.parts["original"]  # both get the gradient
+        if presence is not None:
+            restored, original = restored[presence], original[presence]
+        reconstruction = F.mse_loss(restored, original)
         return {
             "task": task_loss(output.prediction, batch.scores),
             "difference": self.own.difference_weight * difference,

@@ -19,6 +19,8 @@ Axis letters: B batch, R clips of the previous batch, D hidden size of the text 
 k width of the projections.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.config.baselines import MmimConfig
 from conki_cli.config.sections import RunConfig
-from conki_cli.model.baselines.subnets import LstmHead, relu_mlp
+from conki_cli.model.baselines.subnets import LstmHead, relu_mlp, rows_with
 from conki_cli.model.batches import Batch
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.model.losses import absolute_loss
@@ -47,8 +49,11 @@ FACTS = {
 }
 """Facts about the model; `config/models.py` reads them without importing this file."""
 
+NAMES = {"t": "text", "v": "vision", "a": "audio"}
 PAIRS = ("v", "a")
 """The modalities that are paired with text."""
+FRAMES = ("vision", "audio")
+"""The entropies are those of clips that have both."""
 BATCHES_BEFORE_ENTROPY = 2
 """Batches of a `main` pass without entropies: both sources wait until their index exceeds the size 1 of the bank."""
 RIDGE = 1e-6
@@ -135,6 +140,7 @@ class Mmim(SentimentModel):
             vision, audio = (self.frames(batch, name) for name in ("vision", "audio"))
             v = self.vision(vision.values, vision.mask)  # [B, d]
             a = self.audio(audio.values, audio.mask)  # [B, d]
+        text, v, a = (batch.masked(name, part) for name, part in zip(MODALITIES, (text, v, a), strict=True))
         fused = self.fusion(self.dropout(torch.cat([text, a, v], dim=1)))  # [B, fusion_width]
         return Output(self.score(fused).squeeze(-1), parts={"t": text, "v": v, "a": a, "f": fused})
 
@@ -145,22 +151,29 @@ class Mmim(SentimentModel):
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the negative likelihood in `lld`; in `main` the absolute error, the prediction and the bounds."""
         if phase == "lld":
-            return {"lld": -self._likelihood({name: part.detach() for name, part in output.parts.items()})}
+            return {"lld": -self._likelihood({name: part.detach() for name, part in output.parts.items()}, batch)}
         parts = dict(output.parts)
+        predicted = {name: (parts[name], net(parts["f"])) for name, net in self.predictors.items()}
         nce = torch.stack(
-            [contrastive_prediction(parts[name], net(parts["f"])) for name, net in self.predictors.items()]
+            [
+                _over(contrastive_prediction, *rows_with(batch, (NAMES[name],), *both))
+                for name, both in predicted.items()
+            ]
         )
         terms = {
             "task": absolute_loss(output.prediction, batch.scores),
             "nce": self.own.nce_weight * nce.sum(),
-            "mi": -self.own.mi_weight * self._likelihood(parts),
+            "mi": -self.own.mi_weight * self._likelihood(parts, batch),
         }
         if int(self.num_batches) >= BATCHES_BEFORE_ENTROPY:
-            terms["entropy"] = -self.own.mi_weight * self._entropy(self._project(parts), batch.scores)
+            complete = rows_with(batch, FRAMES, self._project(parts), batch.scores)
+            terms["entropy"] = -self.own.mi_weight * self._entropy(*complete)
         return terms
 
-    def _likelihood(self, parts: dict[str, Tensor]) -> Tensor:
-        return torch.stack([net(parts["t"], parts[name]) for name, net in self.mi_likelihoods.items()]).sum()
+    def _likelihood(self, parts: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Sum the likelihoods of both pairs, each over the clips that have the two modalities."""
+        pairs = {name: rows_with(batch, ("text", NAMES[name]), parts["t"], parts[name]) for name in PAIRS}
+        return torch.stack([_over(self.mi_likelihoods[name], *pairs[name]) for name in PAIRS]).sum()
 
     def _project(self, parts: dict[str, Tensor]) -> Tensor:
         """Return the projections of vision and audio side by side, [B, 2 k]."""
@@ -182,9 +195,10 @@ class Mmim(SentimentModel):
 
     @torch.no_grad()
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
-        """Keep the projections of this batch for the next one of the pass `main`."""
+        """Keep the projections of this batch's complete clips for the next one of the pass `main`."""
         if phase == "main":
-            self.bank, self.bank_scores = self._project(dict(output.parts)), batch.scores.clone()
+            found = rows_with(batch, FRAMES, self._project(dict(output.parts)), batch.scores.clone())
+            self.bank, self.bank_scores = found
             self.num_batches = self.num_batches + 1
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
@@ -201,6 +215,13 @@ class Mmim(SentimentModel):
             ParameterGroup(others, rates.lr_others, rates.weight_decay),
         ]
         return [group for group in groups if group.parameters]
+
+
+def _over(term: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+    """Return a mean over clips, [B, d] and [B, d']; 0 with the gradient 0 if none is left."""
+    if len(one):
+        return term(one, other)
+    return term(one.new_zeros(1, one.shape[1]), other.new_zeros(1, other.shape[1])) * 0
 
 
 def log_likelihood(mean: Tensor, log_variance: Tensor, values: Tensor) -> Tensor:

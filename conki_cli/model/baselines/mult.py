@@ -101,38 +101,49 @@ class Mult(SentimentModel):
         parts = {"text": Padded(self.text_dropout(states), text.mask)}
         parts.update({name: self.frames(batch, name) for name in ("vision", "audio")})
         represent = self._represent_in_groups if text.mask.device.type == "cpu" else self._represent
-        fused = represent(parts)  # [B, 6d]
+        fused = represent(parts, {name: ~rows for name, rows in batch.absent.items()})  # [B, 6d]
         prediction = self.head(fused + self.inner(fused)).squeeze(-1)  # [B]
         read = dict(zip("tva", fused.chunk(len(MODALITIES), dim=-1), strict=True))
         return Output(prediction, parts={**read, "f": fused})
 
-    def _represent_in_groups(self, parts: Mapping[str, Padded]) -> Tensor:
+    def _represent_in_groups(self, parts: Mapping[str, Padded], present: Mapping[str, Tensor]) -> Tensor:
         """Represent clips of similar length together, [B, 6d], so that a CPU computes less padding.
 
         A GPU would only wait for more and smaller steps.
         """
         groups = length_groups(max((part.mask for part in parts.values()), key=lambda mask: mask.shape[1]))
-        pieces = [self._represent({name: part.take(group) for name, part in parts.items()}) for group in groups]
+        pieces = [
+            self._represent(
+                {name: part.take(group) for name, part in parts.items()},
+                {name: rows[group] for name, rows in present.items()},
+            )
+            for group in groups
+        ]
         return torch.cat(pieces)[torch.argsort(torch.cat(groups))]
 
-    def _represent(self, parts: Mapping[str, Padded]) -> Tensor:
-        """Return the representations of clips, [G, 6d]: the last positions of the three modalities."""
+    def _represent(self, parts: Mapping[str, Padded], present: Mapping[str, Tensor]) -> Tensor:
+        """Return the representations of clips, [G, 6d]: the last positions of the three modalities.
+
+        `present` says which clips have a modality, [G], where any lacks it: nothing attends to one that is absent, and
+        its own position is 0.
+        """
         sequences = {}  # each [G, L, d]
         for name, part in parts.items():
             sequences[name] = convolve(self.convolutions[name], self.kernels[name], part)
-        return torch.cat([self._read(name, sequences) for name in MODALITIES], dim=-1)
+        return torch.cat([self._read(name, sequences, present) for name in MODALITIES], dim=-1)
 
-    def _read(self, target: str, sequences: Mapping[str, Padded]) -> Tensor:
+    def _read(self, target: str, sequences: Mapping[str, Padded], present: Mapping[str, Tensor]) -> Tensor:
         """Return what a modality attends to in the other two, at its last real position, [B, 2d]."""
         own = sequences[target]
-        found = [
-            self.crossings[f"{target}_from_{source}"](own.values, own.mask, other.values, other.mask)
-            for source, other in sequences.items()
-            if source != target
-        ]
+        found = []
+        for source, other in sequences.items():
+            if source != target:
+                states = self.crossings[f"{target}_from_{source}"](own.values, own.mask, other.values, other.mask)
+                found.append(states * present[source][:, None, None] if source in present else states)
         reader = self.readers[target]
         assert isinstance(reader, SequenceTransformer)
-        return reader.last(torch.cat(found, dim=-1), own.mask)
+        last = reader.last(torch.cat(found, dim=-1), own.mask)
+        return last * present[target][:, None] if target in present else last
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the mean absolute error."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.config.baselines import SelfMmConfig
 from conki_cli.config.sections import RunConfig
-from conki_cli.model.baselines.subnets import LstmHead, relu_mlp
+from conki_cli.model.baselines.subnets import LstmHead, relu_mlp, rows_with
 from conki_cli.model.batches import Batch
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
 from conki_cli.model.losses import absolute_loss
@@ -112,6 +112,7 @@ class SelfMm(SentimentModel):
         vision, audio = (self.frames(batch, name) for name in ("vision", "audio"))
         v = self.vision(vision.values, vision.mask)  # [B, vision_out]
         a = self.audio(audio.values, audio.mask)  # [B, audio_out]
+        text, v, a = (batch.masked(name, part) for name, part in zip(MODALITIES, (text, v, a), strict=True))
         inputs = {"f": torch.cat([text, a, v], dim=1), "t": text, "v": v, "a": a}
         parts: dict[str, Tensor] = {}
         for name in HEADS:
@@ -119,11 +120,15 @@ class SelfMm(SentimentModel):
         return Output(parts.pop("score_f"), parts=parts)
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the mean absolute error, and that of each modality to its own labels, weighted by their distance."""
+        """Return the mean absolute error, and that of each modality to its own labels, weighted by their distance.
+
+        The error of a modality is over the clips that have it.
+        """
         terms = {"task": absolute_loss(output.prediction, batch.scores)}
         labels = self.labels[batch.indices]  # [B, H]
         for column, (name, modality) in enumerate(UNIMODAL.items(), start=1):
-            terms[modality] = weighted_error(output.parts[f"score_{name}"], labels[:, column], batch.scores)
+            own = rows_with(batch, (modality,), output.parts[f"score_{name}"], labels[:, column], batch.scores)
+            terms[modality] = weighted_error(*own) if len(own[0]) else own[0].sum()
         return terms
 
     def start(self, scores: Tensor) -> None:
@@ -139,12 +144,18 @@ class SelfMm(SentimentModel):
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
         """Update the labels of these clips by the current centres, then their features, then the centres.
 
-        No label moves in the first epoch: until its end the features of some clips are still zeros.
+        No label moves in the first epoch: until its end the features of some clips are still zeros. Label and feature
+        of a modality that a clip lacks stay.
         """
         rows = batch.indices
         old, forgotten = self.labels[rows], self.features[rows]  # [B, H], [B, S]
         seen = torch.cat([output.parts[name].detach() for name in HEADS], dim=1)  # [B, S]
         labels = self._moved_labels(old, seen, epoch) if epoch > 1 else old
+        presence = batch.presence(MODALITIES)
+        if presence is not None:
+            known = F.pad(presence, (1, 0), value=True)  # [B, H]; the common head always knows
+            labels = torch.where(known, labels, old)
+            seen = torch.where(known[:, self.head_of_column], seen, forgotten)
         self.labels[rows], self.features[rows] = labels, seen
         self.sums += self._sums_by_polarity(labels, seen) - self._sums_by_polarity(old, forgotten)
         self.counts += _polarities(labels).sum(dim=1) - _polarities(old).sum(dim=1)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conki_cli.model.batches import Batch
+
 
 def relu_mlp(widths: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
     """Build dropout, then Linear layers of the given widths with ReLU between them and none after the last."""
@@ -17,6 +19,12 @@ def relu_mlp(widths: Sequence[int], *, dropout: float = 0.0) -> nn.Sequential:
         layers += [nn.ReLU()] if k else []
         layers.append(nn.Linear(before, after))
     return nn.Sequential(*layers)
+
+
+def rows_with(batch: Batch, names: Sequence[str], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows of the clips that have all of some modalities, of every tensor [B, ...]; maybe none."""
+    presence = batch.presence(names)
+    return tensors if presence is None else tuple(tensor[presence.all(dim=1)] for tensor in tensors)
 
 
 def run_lstm(lstm: nn.LSTM, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +69,18 @@ class SubNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = relu_mlp([input_width, width, width, width])
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Transform [B, d] into [B, width]."""
-        return F.relu(self.layers(self.dropout(self.norm(vectors))))
+    def forward(self, vectors: Tensor, present: Tensor | None = None) -> Tensor:
+        """Transform [B, d] into [B, width]; 0 for clips that lack the modality, which the norm does not see."""
+        if present is None:
+            return F.relu(self.layers(self.dropout(self.norm(vectors))))
+        kept = self._normalised(vectors[present])  # [P, d]
+        rows = F.relu(self.layers(self.dropout(kept)))
+        return rows.new_zeros(len(vectors), rows.shape[1]).index_copy(0, present.nonzero().squeeze(1), rows)
+
+    def _normalised(self, vectors: Tensor) -> Tensor:
+        """Normalise what is left of a batch; of a single clip there are no moments, so it gets the running ones."""
+        norm = self.norm
+        if len(vectors) > 1 or not self.training:
+            normal: Tensor = norm(vectors)
+            return normal
+        return F.batch_norm(vectors, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

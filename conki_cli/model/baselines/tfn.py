@@ -19,7 +19,7 @@ from conki_cli import MODALITIES
 from conki_cli.config.baselines import LmfConfig, TfnConfig
 from conki_cli.config.sections import RunConfig
 from conki_cli.model.baselines.subnets import LstmHead, SubNet, relu_mlp
-from conki_cli.model.batches import Batch, Padded
+from conki_cli.model.batches import Batch
 from conki_cli.model.contract import Architecture, Output, SentimentModel
 from conki_cli.model.layers import masked_mean
 from conki_cli.model.losses import absolute_loss
@@ -51,12 +51,18 @@ class ClipEncoder(nn.Module):
         self.vision = SubNet(widths["vision"], own.vision_hidden, dropout=own.vision_dropout)
         self.text = LstmHead(architecture.width, own.text_hidden, text_out)
 
-    def forward(self, text: Padded, vision: Padded, audio: Padded) -> dict[str, Tensor]:
-        """Turn text states [B, L, D] and frames [B, L, d] into t, v and a, each [B, d]."""
+    def forward(self, model: SentimentModel, batch: Batch) -> dict[str, Tensor]:
+        """Turn text states and frames, as a model reads them of a batch, into t, v and a, each [B, d].
+
+        A modality that a clip lacks is 0, so its (1; 0) leaves exactly the products of the others.
+        """
+        text = self.text(model.text_states(batch), batch.modality("text").mask)
+        frames = {name: model.frames(batch, name) for name in ("vision", "audio")}
+        means = {name: masked_mean(part.values, part.mask) for name, part in frames.items()}
         return {
-            "t": self.text(text.values, text.mask),
-            "v": self.vision(masked_mean(vision.values, vision.mask)),
-            "a": self.audio(masked_mean(audio.values, audio.mask)),
+            "t": batch.masked("text", text),
+            "v": self.vision(means["vision"], batch.present("vision")),
+            "a": self.audio(means["audio"], batch.present("audio")),
         }
 
 
@@ -102,8 +108,7 @@ class Tfn(SentimentModel):
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `f` is the outer product."""
-        text = Padded(self.text_states(batch), batch.modality("text").mask)
-        clips = self.clip_encoder(text, self.frames(batch, "vision"), self.frames(batch, "audio"))
+        clips = self.clip_encoder(self, batch)
         fused = outer_product(clips["a"], clips["v"], clips["t"])
         return Output(bounded(self.head(fused).squeeze(-1)), parts={**clips, "f": fused})
 

@@ -32,6 +32,10 @@ class Choices:
     """Seed whose weights are used; None: the first finished one."""
     num_clips: int | None = None
     """pairs: clips in the batch, by default 3; tsne: clips of an interval that are drawn at most, by default 50."""
+    corruptions: tuple[str, ...] = ()
+    """robustness: the damage, as `--corrupt` takes it; empty: a curve for each kind."""
+    corrupt_seed: int = 0
+    """robustness: seed of the damage."""
     workspace: Workspace | None = None
     """The workspace of the feature stores; None: the folder that holds `runs/`."""
     observer: Observer = field(default_factory=Observer)
@@ -91,6 +95,8 @@ class Plot:
 
 
 _MANY = 12
+_SERIES = 8
+"""Lines that can be told apart."""
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -128,6 +134,14 @@ KINDS: dict[str, Kind] = {
             "Modalities",
             "one run: error when a modality is shuffled; several: error by modalities trained on",
             most=_MANY,
+            needs_store=True,
+            needs_weights=True,
+        ),
+        Kind(
+            "robustness",
+            "Robustness",
+            "error on clips that are damaged on purpose: noise, lost frames, misheard words",
+            most=_SERIES,
             needs_store=True,
             needs_weights=True,
         ),

@@ -16,7 +16,6 @@ from conki_cli.reporting.figures.intervals import draw_rows, half_width
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.representations import shuffled_errors, training_clips
 from conki_cli.reporting.figures.stored import about, in_words, of_clips, read_several, read_system
-from conki_cli.reporting.figures.vectors import modalities_of
 from conki_cli.runs import Run
 from conki_cli.system.errors import RunError, SettingsError
 
@@ -58,6 +57,8 @@ def _of_one(run: Run, choices: Choices, width: float) -> Plot:
 
 
 def _of_several(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
+    from conki_cli.training.inference import modalities_of
+
     systems = read_several(runs, choices)
     used = [modalities_of(system.run, system.seeds[0]) for system in systems]
     if len(set(used)) < len(used):

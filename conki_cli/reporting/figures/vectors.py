@@ -43,6 +43,8 @@ class Labels:
     @classmethod
     def of_run(cls, run: Run, seed: int, ids: list[str], intervals: npt.NDArray[np.int64]) -> "Labels":
         """Return the labels of clips' vectors as the network of a run has them, by its checkpoint's header."""
+        from conki_cli.training.inference import modalities_of
+
         modalities = modalities_of(run, seed)
         config = run.config
         present = (("O", not config.dropped("C3")), ("A", config.has_adapters))
@@ -67,24 +69,6 @@ class Labels:
             np.repeat(self.intervals, self.per_clip),
             np.tile(kinds, len(self.ids)),
         )
-
-
-def modalities_of(run: Run, seed: int) -> tuple[str, ...]:
-    """Return the modalities that a seed was trained on, by its checkpoint's header.
-
-    Raises:
-        RunError: the checkpoint is missing or damaged.
-    """
-    from conki_cli.training import checkpoint
-    from conki_cli.training.inference import stored_architecture
-
-    facts = checkpoint.load(run.checkpoint(seed, "best"), facts_only=True)[1]
-    try:
-        return stored_architecture(facts).modalities
-    except (KeyError, TypeError) as error:
-        raise RunError(
-            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
-        ) from error
 
 
 def masks_of(labels: Labels, *, inter_knowledge: bool = True) -> Masks:

@@ -17,8 +17,8 @@ STORED, ALL, NONE = "stored", "all", "none"
 """Words in place of kinds: those that stored files are enough for, those that fit, no figure."""
 
 
-_SLOW = "modalities"
-"""The kind that predicts all clips again and again; only where it is asked for."""
+_SLOW = {"modalities", "robustness"}
+"""The kinds that predict all clips again and again; only where they are asked for."""
 
 
 def chosen_kinds(words: str | None) -> tuple[str, ...] | None:
@@ -78,7 +78,7 @@ def draw_figures(
 def _fitting(
     kinds: Mapping[str, "Kind"], runs: Sequence[Run], wanted: Sequence[str] | None
 ) -> Iterator[tuple["Kind", Sequence[Run]]]:
-    chosen = set(kinds) - {_SLOW} if wanted is None else set(wanted)
+    chosen = set(kinds) - _SLOW if wanted is None else set(wanted)
     if chosen >= {"ablation", "compare"}:  # which draw the same
         chosen.discard("ablation" if any(run.config.is_baseline for run in runs) else "compare")
     for name, kind in kinds.items():

@@ -148,12 +148,16 @@ def scores_table(scored: Mapping[str, Any], *, width: int = 80) -> Table:
     table.add_column("id", overflow="fold")
     table.add_column("text", overflow="fold", ratio=1)
     table.add_column("score", justify="right", no_wrap=True)
+    lacks = any(clip.get("absent") for clip in clips)
+    if lacks:
+        table.add_column("absent", overflow="fold")
     if many:
         table.add_column("by seed", justify="right", min_width=6)
     for clip in clips:
         by_seed = [" ".join(f"{score:.3f}" for score in clip["by_seed"].values())] if many else []
         names = (Text(one_line(clip[key])) for key in ("id", "text"))  # a hostile file must not steer the terminal
-        table.add_row(*names, f"{clip['prediction']:.3f}", *by_seed)
+        absent = [", ".join(clip["absent"])] if lacks else []
+        table.add_row(*names, f"{clip['prediction']:.3f}", *absent, *by_seed)
     return table
 
 
