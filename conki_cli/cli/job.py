@@ -15,8 +15,10 @@ import typer
 
 from conki_cli.cli.program import ON_INTERRUPTION, one_line_errors, screen_for
 from conki_cli.cli.streams import secure_streams
-from conki_cli.runs.submissions import AGAIN, Submission, read_submission
+from conki_cli.runs import Run
+from conki_cli.runs.submissions import AGAIN, Submission, Task, read_submission
 from conki_cli.system import slurm
+from conki_cli.system.errors import ConkiError
 from conki_cli.system.signals import ENDINGS, TimeUp, install
 
 if TYPE_CHECKING:
@@ -46,12 +48,18 @@ def _trained(path: Path, array: int, index: int, slot: int | None = None) -> int
     """Train one task; before the time limit, let it be started again."""
     screen = screen_for(False)
     job = slurm.this_job()
+    submission = read_submission(path)
+    before = _saved(submission.task(array, index))
     try:
         screen.say(f"job {job or os.getpid()} on {os.uname().nodename}, restart {_restarts()}")
-        _train(read_submission(path), (array, index), slot, screen)
+        _train(submission, (array, index), slot, screen)
     except TimeUp:
         for number in ENDINGS:
             signal.signal(number, signal.SIG_IGN)  # Slurm ends what it queues again
+        if _saved(submission.task(array, index)) == before:  # queued again, it would never get further
+            raise ConkiError(
+                "the time was up before this job had trained a single step", advice="submit it with a longer time limit"
+            ) from None
         screen.say("the time is nearly up: saved, to be continued")
         if job:
             slurm.requeue(job)
@@ -71,6 +79,15 @@ def _train(submission: Submission, place: tuple[int, int], slot: int | None, obs
         compute_with(submission.threads, slot)
     with tracked(load_trackers(submission.track), Workspace(step.run.parent.parent), observer) as followed:
         train(step, followed)
+
+
+def _saved(task: Task) -> tuple[int, int]:
+    """Return what changes when a step of training is saved."""
+    try:
+        found = Run(Path(task.run)).checkpoint(task.seed, "last").stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
 
 
 def _restarts() -> str:

@@ -6,7 +6,7 @@ Axis letters: B batch, L longest sequence of the batch, d feature width.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,15 +33,19 @@ class Padded:
     """Token ids [B, L] int64, or frames [B, L, d] float32; 0 on padding."""
     mask: Tensor
     """[B, L] bool, True on real positions; every row has at least one."""
+    lengths: tuple[int, ...] | None = None
+    """Real positions of every row, if the host knows them: reading them from a GPU would wait for it."""
 
     def to(self, device: torch.device) -> "Padded":
-        """Copy to a device."""
-        return Padded(self.values.to(device), self.mask.to(device))
+        """Copy to a device; the host does not wait for it."""
+        values, mask = (part.to(device, non_blocking=True) for part in (self.values, self.mask))
+        return Padded(values, mask, self.lengths)
 
     def with_leading_position(self) -> "Padded":
         """Return the sequences with one more real position in front, of zeros."""
         pad = (1, 0) if self.values.dim() == 2 else (0, 0, 1, 0)
-        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True))
+        lengths = None if self.lengths is None else tuple(length + 1 for length in self.lengths)
+        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True), lengths)
 
     def take(self, indices: Tensor) -> "Padded":
         """Return some of the sequences [G], padded only to their longest."""
@@ -75,19 +79,24 @@ class Batch:
         return found
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device."""
-        moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
-        states = {name: tensor.to(device) for name, tensor in self.states.items()}
-        return replace(self, indices=self.indices.to(device), scores=self.scores.to(device), states=states, **moved)
+        """Copy to a device; the host does not wait for it."""
+        moved: dict[str, Any] = {
+            name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None
+        }
+        states = {name: tensor.to(device, non_blocking=True) for name, tensor in self.states.items()}
+        for name in ("indices", "scores"):
+            moved[name] = getattr(self, name).to(device, non_blocking=True)
+        return replace(self, states=states, **moved)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:
     """Pad token id sequences to the longest."""
-    width = max(len(ids) for ids in token_ids)
+    lengths = [len(ids) for ids in token_ids]
+    width = max(lengths)
     values = np.zeros((len(token_ids), width), dtype=np.int64)
     for row, ids in zip(values, token_ids, strict=True):
         row[: len(ids)] = ids
-    return Padded(torch.from_numpy(values), _prefix_mask([len(ids) for ids in token_ids], width))
+    return Padded(torch.from_numpy(values), _prefix_mask(lengths, width), tuple(lengths))
 
 
 def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
@@ -96,7 +105,7 @@ def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
     values = np.zeros((len(sequences), max(lengths), sequences[0].shape[1]), dtype=np.float32)
     for row, frames in zip(values, sequences, strict=True):
         row[: len(frames)] = frames
-    return Padded(torch.from_numpy(values), _prefix_mask(lengths, max(lengths)))
+    return Padded(torch.from_numpy(values), _prefix_mask(lengths, max(lengths)), tuple(lengths))
 
 
 def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:

@@ -54,7 +54,7 @@ class ClipEncoder(nn.Module):
     def forward(self, text: Padded, vision: Padded, audio: Padded) -> dict[str, Tensor]:
         """Turn text states [B, L, D] and frames [B, L, d] into t, v and a, each [B, d]."""
         return {
-            "t": self.text(text.values, text.mask),
+            "t": self.text(text.values, text.mask, text.lengths),
             "v": self.vision(masked_mean(vision.values, vision.mask)),
             "a": self.audio(masked_mean(audio.values, audio.mask)),
         }
@@ -102,7 +102,8 @@ class Tfn(SentimentModel):
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `f` is the outer product."""
-        text = Padded(self.text_states(batch), batch.modality("text").mask)
+        words = batch.modality("text")
+        text = Padded(self.text_states(batch), words.mask, words.lengths)
         clips = self.clip_encoder(text, self.frames(batch, "vision"), self.frames(batch, "audio"))
         fused = outer_product(clips["a"], clips["v"], clips["t"])
         return Output(bounded(self.head(fused).squeeze(-1)), parts={**clips, "f": fused})
