@@ -114,14 +114,3 @@ def state_of(job: str) -> str:
     """Return the state of a job, such as RUNNING or COMPLETED."""
     words = slurm("scontrol", "show", "job", job).split()
     return next((word.removeprefix("JobState=") for word in words if word.startswith("JobState=")), "")
-
-
-def pid_of(job: str) -> int:
-    """Return the process of a running job of one process."""
-    own = f"SLURM_ARRAY_JOB_ID={job.partition('_')[0]}", f"SLURM_ARRAY_TASK_ID={job.partition('_')[2]}"
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            there = path.read_bytes().decode(errors="replace").split("\0")
-            if all(word in there for word in own) and b"conki_cli" in (path.parent / "cmdline").read_bytes():
-                return int(path.parent.name)
-    return 0

@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeConfig, Trained, content, equal_bits
 from process_support import finished
 from run_support import finetune
-from slurm_support import lacking, pid_of, running_slurm, slurm, state_of, wait_for
+from slurm_support import lacking, running_slurm, slurm, state_of, wait_for
 
 from conki_cli.config.resolving import to_toml
 from conki_cli.config.sections import RunConfig
@@ -64,8 +64,7 @@ def longer(tiny_config: MakeConfig) -> RunConfig:
 
 def held_in_training(space: Workspace, submission: Submission) -> int:
     """Wait until the first job trains, and stop its process, so that nothing depends on how fast it is."""
-    wait_for(lambda: any(watched.epoch for watched in look(space, queued()) if watched.pid is not None))
-    pid = pid_of(submission.job(submission.tasks[0]))
+    pid: int = wait_for(lambda: next((seen.pid for seen in look(space, {}) if seen.pid and seen.epoch), 0))
     os.kill(pid, signal.SIGSTOP)
     assert not submission.tasks[0].is_finished
     return pid
