@@ -6,7 +6,7 @@ Axis letters: B batch, L longest sequence of the batch, d feature width.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conki_cli import MODALITIES
 from conki_cli.data.store.records import Ragged, Utterances
+from conki_cli.model.packing import moved
 from conki_cli.system.errors import StoreError
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ class Padded:
 
     def to(self, device: torch.device) -> "Padded":
         """Copy to a device; the host does not wait for it."""
-        values, mask = (part.to(device, non_blocking=True) for part in (self.values, self.mask))
-        return Padded(values, mask, self.lengths)
+        return Padded(moved(self.values, device), moved(self.mask, device), self.lengths)
 
     def with_leading_position(self) -> "Padded":
         """Return the sequences with one more real position in front, of zeros."""
@@ -80,13 +80,10 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; the host does not wait for it."""
-        moved: dict[str, Any] = {
-            name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None
-        }
-        states = {name: tensor.to(device, non_blocking=True) for name, tensor in self.states.items()}
-        for name in ("indices", "scores"):
-            moved[name] = getattr(self, name).to(device, non_blocking=True)
-        return replace(self, states=states, **moved)
+        parts = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
+        states = {name: moved(tensor, device) for name, tensor in self.states.items()}
+        own = {name: moved(getattr(self, name), device) for name in ("indices", "scores")}
+        return replace(self, states=states, **own, **parts)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:

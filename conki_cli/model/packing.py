@@ -149,9 +149,16 @@ class Packing:
             return self._shares.to(values.dtype) @ values
 
 
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to a device; the host does not wait for it.
+
+    On mps it does: torch does not keep the memory of the host until such a copy is over.
+    """
+    return values.to(device, non_blocking=device.type != "mps")
+
+
 def _moved(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy to a device; the host does not wait for it."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    return moved(torch.from_numpy(array), device)
 
 
 def similar(lengths: Sequence[int], share: float) -> list[tuple[int, ...]]:

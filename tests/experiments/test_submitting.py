@@ -167,6 +167,20 @@ def wait_until_over(submission: Submission) -> None:
 
 
 @pytest.mark.slow
+def test_a_step_whose_time_is_up_before_it_trains_is_not_started_again(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    submission = submitted(workspace, tiny_config("C1+C2", "data.external=none"))
+    with started("-m", "conki_cli.cli.job", str(submission.path), "0", "1", space=workspace.root) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().endswith("restart 0\n")
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("error: the time was up before this job had trained a single step: submit")
+
+
+@pytest.mark.slow
 def test_a_step_whose_time_is_up_saves_and_is_started_again(workspace: Workspace, tiny_config: MakeConfig) -> None:
     config = tiny_config("C1+C2", "data.external=none", "optimizer.num_epochs=60")
     submission = submitted(workspace, config)
