@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from conki_cli.system.errors import ConkiError
 from conki_cli.system.signals import ANY_ENDING
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def _looks(workspace: "Workspace", interval: float) -> Iterator[list["Watched"]]
     asked = float("-inf")
     while True:
         if time.monotonic() - asked >= _SECONDS_BETWEEN_QUESTIONS:
-            jobs, asked = queued(), time.monotonic()
+            asked = time.monotonic()
+            with contextlib.suppress(ConkiError):  # a busy controller: the last answer stays
+                jobs = queued()
         yield look(workspace, jobs)
         time.sleep(interval)
 
@@ -67,7 +70,9 @@ def _show_changes(screen: "Screen", looks: Iterator[list["Watched"]]) -> None:
 
     known: dict[tuple[str, int], tuple[object, ...]] | None = None
     for found in looks:
-        now = {(one.run, one.seed): (one.state, one.pid, one.job, one.epoch, one.stage) for one in found}
+        now: dict[tuple[str, int], tuple[object, ...]] = {
+            (one.run, one.seed): (one.state, one.pid, one.job, one.epoch, one.stage) for one in found
+        }
         lines = [watch_line(one) for one in found if (known or {}).get((one.run, one.seed)) != now[one.run, one.seed]]
         lines += [f"{run}, seed {seed}: no longer in training" for run, seed in known or {} if (run, seed) not in now]
         if not now and known != {}:

@@ -82,8 +82,8 @@ class Batch:
         """Copy to a device; the host does not wait for it."""
         parts = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
         states = {name: moved(tensor, device) for name, tensor in self.states.items()}
-        own = {name: moved(getattr(self, name), device) for name in ("indices", "scores")}
-        return replace(self, states=states, **own, **parts)
+        indices, scores = moved(self.indices, device), moved(self.scores, device)
+        return replace(self, indices=indices, scores=scores, states=states, **parts)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:

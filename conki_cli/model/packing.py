@@ -179,7 +179,8 @@ def _group(lengths: tuple[int, ...], device: torch.device) -> Group:
     places = np.flatnonzero(real)  # [rows]
     gather = np.zeros(count * longest, dtype=np.int64)  # padding reads row 0, and is masked
     gather[places] = np.arange(rows)
-    return Group(count, longest, rows, *(_moved(part, device) for part in (gather, places, real[:, None, None, :])))
+    mask = _moved(real[:, None, None, :], device)
+    return Group(count, longest, rows, _moved(gather, device), _moved(places, device), mask)
 
 
 class _Pad(torch.autograd.Function):
@@ -238,7 +239,10 @@ def attend_first(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *,
     sizes = [group.rows for group in packing.groups]
     asked = torch.split(query[packing.order], [group.count for group in packing.groups])
     parts = zip(packing.groups, asked, torch.split(key, sizes), torch.split(value, sizes), strict=True)
-    found = [_mixed(q[:, :, None], *_padded((k, v), group), group, dropout) for group, q, k, v in parts]
+    found = []
+    for group, q, k, v in parts:
+        keys, values = _padded((k, v), group)
+        found.append(_mixed(q[:, :, None], keys, values, group, dropout))
     return torch.cat(found)[packing.places]
 
 
@@ -246,7 +250,8 @@ def _padded(rows: Sequence[Tensor], group: Group) -> list[Tensor]:
     """Turn tensors of the rows of a group, [rows, H, D/H] each, into [G, H, longest, D/H] each."""
     whole = rows
     if group.gather is not None:
-        whole = _Pad.apply(torch.stack(list(rows), dim=1), group.gather, group.real).unbind(1)
+        stacked: Tensor = _Pad.apply(torch.stack(list(rows), dim=1), group.gather, group.real)  # type: ignore[no-untyped-call]
+        whole = stacked.unbind(1)
     return [part.view(group.count, group.longest, *part.shape[1:]).transpose(1, 2) for part in whole]
 
 

@@ -119,7 +119,7 @@ def read_submission(path: Path) -> Submission:
         if facts.pop("schema") != SCHEMA:
             raise ConkiError(f"{file} was written by a newer version", "install that one", kind=Kind.NEWER)
         tasks = tuple(Task(**task) for task in facts.pop("tasks"))
-        lists = {name: tuple(facts.pop(name)) for name in ("command", "track", "arrays")}
+        lists: dict[str, Any] = {name: tuple(facts.pop(name)) for name in ("command", "track", "arrays")}
         return Submission(path, tasks=tasks, **lists, **facts)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ConkiError(

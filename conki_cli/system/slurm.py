@@ -106,10 +106,19 @@ def _sbatch(words: Sequence[str], script: str | None = None) -> str:
 
 
 def queued() -> dict[str, str]:
-    """Return the state of this user's jobs in the queue by id, such as `12_3`; empty where there is no Slurm."""
+    """Return the state of this user's jobs in the queue by id, such as `12_3`; empty where there is no Slurm.
+
+    Raises:
+        ConkiError: Slurm does not say.
+    """
     if shutil.which("squeue") is None:
         return {}
     done = _run(["squeue", "--me", "--noheader", "--array", "--format=%F_%K|%T|%r"])
+    if done.returncode:
+        raise ConkiError(
+            f"Slurm does not say what is in the queue: {_words_of(done.stderr)}",
+            advice="check its controller with `scontrol ping`, and try again",
+        )
     lines = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
     return {job: f"{state.lower()}" + (f" ({reason})" if reason != "None" else "") for job, state, reason in lines}
 
