@@ -118,9 +118,11 @@ _unfused = F.scaled_dot_product_attention
 def as_device(mode: Kernels, *, share: float, fused: bool) -> Iterator[None]:
     """Let the CPU take the path of a device class: its share of attention groups, its attention and dropout."""
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0) -> Any:
-        if not mode.is_on:
-            return _unfused(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False
+    ) -> Any:
+        if not mode.is_on or is_causal:
+            return _unfused(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal)
         return _Fused.apply(mode, q, k, v, attn_mask, dropout_p)
 
     def dropout(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from baseline_support import mask_of
 
+from conki_cli.config.sections import MODELS
 from conki_cli.model.batches import pad_frames
 from conki_cli.model.packing import ATTENTION_SHARE, Packing, share_on
 from tests.benchmarks.kernels import counted
@@ -16,6 +17,14 @@ def test_a_step_of_conki_on_a_gpu_has_a_third_of_the_kernels_and_waits_once() ->
     [step] = counted("conki", share=share_on("cuda"), fused=True).values()
     assert 500 < step.kernels <= BEFORE / 3
     assert step.waits == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "conki"])
+def test_a_step_of_every_other_model_is_counted_and_waits_at_most_thrice(name: str) -> None:
+    for step in counted(name, share=share_on("cuda"), fused=True).values():
+        assert step.kernels > 500
+        assert 1 <= step.waits <= 3
 
 
 def test_on_a_gpu_all_sequences_are_one_group() -> None:

@@ -76,7 +76,8 @@ class Lmf(SentimentModel):
 
     def forward(self, batch: Batch) -> Output:
         """Predict the scores of a batch; `f` holds the products of every rank, [B, r]."""
-        text = Padded(self.text_states(batch), batch.modality("text").mask)
+        words = batch.modality("text")
+        text = Padded(self.text_states(batch), words.mask, words.lengths)
         clips = self.clip_encoder(text, self.frames(batch, "vision"), self.frames(batch, "audio"))
         prediction, products = self.fusion(clips)
         return Output(prediction, parts={**clips, "f": products})
