@@ -11,6 +11,7 @@ from conki_cli.cli.program import app, main
 from conki_cli.cli.reports import report
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.sharing import export, pull, push
+from conki_cli.cli.submitting import submit
 from conki_cli.cli.sweeping import sweep
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
 from conki_cli.cli.upkeep import doctor
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ablate": ablate,
     "compare": compare,
     "sweep": sweep,
+    "submit": submit,
     "report": report,
     "predict": predict,
     "export": export,
@@ -42,4 +44,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Every command under its name, in the order of the help page."""
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_loudness(_command))
+    _takes_command = {"allow_interspersed_args": False} if _name == "submit" else None
+    app.command(_name, context_settings=_takes_command)(with_loudness(_command))

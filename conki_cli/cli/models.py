@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from conki_cli.cli.launching import LAUNCHER, handed_over
 from conki_cli.cli.options import (
     DryRunOption,
     EpochsOption,
@@ -71,7 +72,7 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        unread = {"--dry-run": dry_run, "--track": track, "--jobs": jobs > 1}
+        unread = {"conki submit": LAUNCHER.get(), "--dry-run": dry_run, "--track": track, "--jobs": jobs > 1}
         if given := [option for option, value in unread.items() if value]:
             raise SettingsError("nothing is trained to compare finished runs", advice=f"leave out {given[0]}")
         found = _named_runs(runs or [], seeds, split, workspace, screen)
@@ -159,6 +160,8 @@ def _trained_rows(
     mention_damage(screen, catalogue)
     with Shelf() as shelf:
         plan = plan_rows(configs, catalogue, screen, shelf=shelf, dry_run=dry_run)
+        if handed_over(plan, num_jobs=num_jobs, dry_run=dry_run, track=track or []):
+            return []
         with tracked(libraries, catalogue.workspace, screen) as observer:
             found = carried_out(screen, plan, observer, num_jobs=num_jobs, dry_run=dry_run)
     if found:

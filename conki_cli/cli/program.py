@@ -34,17 +34,17 @@ class OneLineErrors(TyperGroup):
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read the command line."""
-        with _one_line_errors({ON_INTERRUPTION: "nothing was started"}):
+        with one_line_errors({ON_INTERRUPTION: "nothing was started"}):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        with _one_line_errors(ctx.meta):
+        with one_line_errors(ctx.meta):
             return super().invoke(ctx)
 
 
 @contextlib.contextmanager
-def _one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
+def one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
     """Turn errors into one line; `said` may hold, under `ON_INTERRUPTION`, what an interruption leaves behind."""
     try:
         with _shown():

@@ -144,12 +144,33 @@ def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", exp
     screen.show(metric_table(rows, info, width=screen.results.width))
 
 
-def runs(workspace: WorkspaceOption = Path(), json: JsonOption = False) -> None:
-    """List the runs of the workspace: stage, state, seeds, test metrics, size."""
+def runs(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show who trains where (host, process, job, epoch) until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    workspace: WorkspaceOption = Path(),
+    json: JsonOption = False,
+) -> None:
+    """List the runs of the workspace: stage, state, seeds, test metrics, size.
+
+    With --watch a terminal shows a table, anything else gets a line per change,
+    and --json prints one object per look, each on one line.
+
+    conki runs
+    conki runs --watch
+    """
+    screen = screen_for(json)
+    if watch:
+        from conki_cli.cli.watching import watch as work
+
+        work(screen, workspace_at(workspace), interval)
+        return
     from conki_cli.reporting.tables.screen import runs_table
     from conki_cli.runs import Runs
 
-    screen = screen_for(json)
     catalogue = Runs(workspace_at(workspace))
     entries = catalogue.described()
     mention_damage(screen, catalogue)

@@ -108,12 +108,13 @@ class Screen(Observer):
         self.show(metric_table(table, info, width=self.results.width))
         return [{"label": label, **result.as_json()} for label, _, result in results]
 
-    def answer(self, value: Any) -> None:
-        """Print the result as one JSON object, if JSON was asked for."""
+    def answer(self, value: Any, *, line: bool = False) -> None:
+        """Print the result as one JSON object, if JSON was asked for; with `line` on one line."""
         if self.json:
-            text = to_json(value)
+            indent = None if line else 2
+            text = to_json(value, indent=indent)
             try:
                 text.encode(sys.stdout.encoding or "utf-8")
             except UnicodeEncodeError:  # a terminal that is not UTF-8, or a file name that is not valid text
-                text = json.dumps(json.loads(text), indent=2)
+                text = json.dumps(json.loads(text), indent=indent)
             sys.stdout.write(text + "\n")

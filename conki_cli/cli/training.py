@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from conki_cli.cli.launching import handed_over
 from conki_cli.cli.options import (
     DropOption,
     DryRunOption,
@@ -121,6 +122,8 @@ def trained(
     libraries = load_trackers(track or [])
     with Shelf() as shelf:
         plan = make_plan(configs, catalogue, screen, shelf=shelf, stage=stage, discard=discard, dry_run=dry_run)
+        if handed_over(plan, num_jobs=num_jobs, dry_run=dry_run, track=track or []):
+            return []
         with tracked(libraries, catalogue.workspace, screen) as observer:
             return carried_out(screen, plan, observer, num_jobs=num_jobs, dry_run=dry_run)
 

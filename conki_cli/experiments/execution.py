@@ -60,13 +60,10 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
     Raises:
         ConkiError: another process trains one of the seeds; training failed.
     """
-    _refuse_if_held(plan)
-    for line in plan.remarks:
-        observer.say(line)
     if num_jobs > 1:
-        left = [step for planned in plan.planned for step in _steps_left(plan, planned, observer)]
-        train_side_by_side(left, observer, num_jobs=num_jobs)
+        train_side_by_side(steps_left(plan, observer), observer, num_jobs=num_jobs)
         return [(row.label, row.run) for row in plan.rows]
+    _begin(plan, observer)
     for number, row in enumerate(plan.rows, start=1):
         if len(plan.rows) > 1:
             observer.say(f"row {number} of {len(plan.rows)}: {row.label}")
@@ -74,6 +71,22 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
             for step in _steps_left(plan, planned, observer):
                 train(step, observer, shelf=plan.shelf, run=planned.run)
     return [(row.label, row.run) for row in plan.rows]
+
+
+def steps_left(plan: Plan, observer: Observer) -> list[Step]:
+    """Prepare every run of a plan and return the steps to train; finished work is taken over, `discard` takes effect.
+
+    Raises:
+        ConkiError: another process trains one of the seeds.
+    """
+    _begin(plan, observer)
+    return [step for planned in plan.planned for step in _steps_left(plan, planned, observer)]
+
+
+def _begin(plan: Plan, observer: Observer) -> None:
+    _refuse_if_held(plan)
+    for line in plan.remarks:
+        observer.say(line)
 
 
 def _refuse_if_held(plan: Plan) -> None:

@@ -68,8 +68,8 @@ class Sweep:
         return lock_beside(self.folder)
 
     def trial_run(self, number: int) -> Run:
-        """Return the run folder of a trial; beside runs/, so that caches are shared."""
-        return Run(self.workspace.root / "trials" / f"{self.name}-{number:04d}")
+        """Return the run folder of a trial."""
+        return Run(self.workspace.trials / f"{self.name}-{number:04d}")
 
     def trial_lock(self, number: int) -> Path:
         """Return the lock of whoever has a trial; those of its run are taken while it trains."""

@@ -260,7 +260,7 @@ def _work(pipe: "connection.Connection[Any, Any]", open_room: Open, threads: int
     relay = _Relay(pipe)
     with contextlib.suppress(*ANY_ENDING):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        _compute_with(threads, number)
+        compute_with(threads, number)
         with open_room() as carry:
             while (task := tasks.get()) is not None:
                 try:
@@ -281,7 +281,7 @@ def _follow(pipe: "connection.Connection[Any, Any]", tasks: "queue.SimpleQueue[A
     tasks.put(None)
 
 
-def _compute_with(threads: int, number: int) -> None:
+def compute_with(threads: int, number: int) -> None:
     """Use so many threads and, where there are several accelerators, the next of them."""
     import torch
 

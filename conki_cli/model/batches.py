@@ -15,6 +15,7 @@ from torch import Tensor
 from conki_cli import MODALITIES
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.model.absence import Absence, Flags
+from conki_cli.model.packing import moved
 from conki_cli.system.errors import StoreError
 
 _POOL = 50  # most batches of shuffled clips that are sorted by length together
@@ -29,15 +30,18 @@ class Padded:
     """Token ids [B, L] int64, or frames [B, L, d] float32; 0 on padding."""
     mask: Tensor
     """[B, L] bool, True on real positions; every row has at least one."""
+    lengths: tuple[int, ...] | None = None
+    """Real positions of every row, if the host knows them: reading them from a GPU would wait for it."""
 
     def to(self, device: torch.device) -> "Padded":
-        """Copy to a device."""
-        return Padded(self.values.to(device), self.mask.to(device))
+        """Copy to a device; the host does not wait for it."""
+        return Padded(moved(self.values, device), moved(self.mask, device), self.lengths)
 
     def with_leading_position(self) -> "Padded":
         """Return the sequences with one more real position in front, of zeros."""
         pad = (1, 0) if self.values.dim() == 2 else (0, 0, 1, 0)
-        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True))
+        lengths = None if self.lengths is None else tuple(length + 1 for length in self.lengths)
+        return Padded(F.pad(self.values, pad), F.pad(self.mask, (1, 0), value=True), lengths)
 
     def take(self, indices: Tensor) -> "Padded":
         """Return some of the sequences [G], padded only to their longest."""
@@ -90,20 +94,21 @@ class Batch:
         return values.masked_fill(self.absent[name].view(-1, *[1] * (values.dim() - 1)), 0)
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device."""
-        moved = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
-        states, absent = ({k: v.to(device) for k, v in part.items()} for part in (self.states, self.absent))
-        indices, scores = self.indices.to(device), self.scores.to(device)
-        return replace(self, indices=indices, scores=scores, states=states, absent=absent, **moved)
+        """Copy to a device; the host does not wait for it."""
+        parts = {name: part.to(device) for name in MODALITIES if (part := getattr(self, name)) is not None}
+        states, absent = ({k: moved(v, device) for k, v in part.items()} for part in (self.states, self.absent))
+        indices, scores = moved(self.indices, device), moved(self.scores, device)
+        return replace(self, indices=indices, scores=scores, states=states, absent=absent, **parts)
 
 
 def pad_tokens(token_ids: Sequence[np.ndarray]) -> Padded:
     """Pad token id sequences to the longest."""
-    width = max(len(ids) for ids in token_ids)
+    lengths = [len(ids) for ids in token_ids]
+    width = max(lengths)
     values = np.zeros((len(token_ids), width), dtype=np.int64)
     for row, ids in zip(values, token_ids, strict=True):
         row[: len(ids)] = ids
-    return Padded(torch.from_numpy(values), _prefix_mask([len(ids) for ids in token_ids], width))
+    return Padded(torch.from_numpy(values), _prefix_mask(lengths, width), tuple(lengths))
 
 
 def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
@@ -112,7 +117,7 @@ def pad_frames(sequences: Sequence[np.ndarray]) -> Padded:
     values = np.zeros((len(sequences), max(lengths), sequences[0].shape[1]), dtype=np.float32)
     for row, frames in zip(values, sequences, strict=True):
         row[: len(frames)] = frames
-    return Padded(torch.from_numpy(values), _prefix_mask(lengths, max(lengths)))
+    return Padded(torch.from_numpy(values), _prefix_mask(lengths, max(lengths)), tuple(lengths))
 
 
 def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:

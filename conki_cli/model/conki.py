@@ -202,11 +202,11 @@ class ConKI(SentimentModel):
         """Return O_m and, with adapters, A_m of a modality, each [B, D]."""
         part = batch.modality(name)
         if name == "text":
-            packing = Packing.of(part.mask)
+            packing = Packing.of(part.mask, part.lengths)
             own, hidden = self._encode_text(packing.pack(part.values), packing, batch.states)
         else:
             led = part.with_leading_position()  # the place of [CLS]
-            packing = Packing.of(led.mask)
+            packing = Packing.of(led.mask, led.lengths)
             frames = packing.pack(led.values)  # [T, d]
             own, hidden = self.encoders[name](self.bridges[name](frames) if name in self.bridges else frames, packing)
         return [own, self.adapters[name](hidden, packing)] if self.adapters else [own]

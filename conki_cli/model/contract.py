@@ -174,7 +174,7 @@ class SentimentModel(nn.Module):
         """Return the frames of a modality at the target's width, [B, L, d], zero after the mask."""
         part = batch.modality(name)
         values = self.bridges[name](part.values) if name in self.bridges else part.values
-        return Padded(values * part.mask.unsqueeze(-1), part.mask)
+        return Padded(values * part.mask.unsqueeze(-1), part.mask, part.lengths)
 
     def text_states(self, batch: Batch) -> Tensor:
         """Return the last hidden states of the text, [B, L, D]; those of a frozen encoder may come with the batch."""
@@ -182,7 +182,7 @@ class SentimentModel(nn.Module):
             return batch.states[f"layer_{self.architecture.text_layers}"]
         part = batch.modality("text")
         assert self.text is not None
-        packing = Packing.of(part.mask)
+        packing = Packing.of(part.mask, part.lengths)
         return packing.unpack(self.text(packing.pack(part.values), packing)[1][-1])
 
     @property

@@ -10,20 +10,28 @@ group.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 ATTENTION_SHARE = {"cpu": 1.0}
 """Shortest sequence of an attention group, as a share of its longest, by kind of device: 1 pads nothing."""
-_SHARE_ELSEWHERE = 0.5
-"""On a GPU some padding is cheaper than many small kernels."""
+_SHARE_ELSEWHERE = 0.0
+"""On a GPU all sequences are one padded group: padding is cheaper than many small kernels, which are launched one by
+one."""
 SIMILAR_SHARE = 0.7
 """If whole layers run in groups: the shortest sequence of a group, as a share of its longest. It balances padding
 against smaller products."""
+
+
+def share_on(kind: str) -> float:
+    """Return the share of a kind of device, such as cpu or cuda."""
+    return ATTENTION_SHARE.get(kind, _SHARE_ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,26 @@ class Group:
     """[rows], the padded position of each row."""
     mask: Tensor | None
     """[G, 1, 1, longest], True on real positions."""
+    _added: dict[torch.dtype, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def added(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what the mask adds to attention scores, 0 or -inf, [G, 1, 1, longest]; made once per group.
+
+        Rows start at multiples of 16 numbers, as fused attention on a GPU wants: it would copy the mask in every layer.
+        """
+        if self.mask is not None and dtype not in self._added:
+            room = -(-self.longest // 16) * 16
+            values = torch.zeros(self.count, 1, 1, room, dtype=dtype, device=self.mask.device)[..., : self.longest]
+            self._added[dtype] = values.masked_fill_(~self.mask, float("-inf"))
+        return self._added.get(dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """The layout of a batch's packed positions: whole sequences, longest first."""
+    """The layout of a batch's packed positions: whole sequences, longest first.
+
+    What it holds is computed by the host from the lengths, so no GPU is waited for.
+    """
 
     lengths: tuple[int, ...]
     """Lengths of the sequences in packed order, each at least 1."""
@@ -54,47 +77,62 @@ class Packing:
     width: int
     """L of the padded batch."""
     groups: tuple[Group, ...]
+    _samples: np.ndarray
+    """`order` on the host."""
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Packing":
-        """Compute the packing of a batch whose real positions come first; mask [B, L]."""
-        counts = mask.sum(dim=1).tolist()  # one GPU synchronisation per batch and modality
+    def of(cls, mask: Tensor, lengths: Sequence[int] | None = None) -> "Packing":
+        """Compute the packing of a batch whose real positions come first.
+
+        Args:
+            mask: [B, L].
+            lengths: real positions of every row; None: count them, which waits for a GPU.
+        """
+        counts = [int(count) for count in mask.sum(dim=1).tolist()] if lengths is None else list(lengths)
         order = sorted(range(len(counts)), key=lambda sample: -counts[sample])
-        lengths = tuple(int(counts[sample]) for sample in order)
-        share = ATTENTION_SHARE.get(mask.device.type, _SHARE_ELSEWHERE)
-        groups = tuple(_group(part, mask.device) for part in similar(lengths, share))
-        return cls(lengths, torch.tensor(order, device=mask.device), mask.shape[1], groups)
+        packed = tuple(counts[sample] for sample in order)
+        groups = tuple(_group(part, mask.device) for part in similar(packed, share_on(mask.device.type)))
+        samples = np.array(order, dtype=np.int64)
+        return cls(packed, _moved(samples, mask.device), mask.shape[1], groups, samples)
+
+    @cached_property
+    def _positions(self) -> np.ndarray:
+        return np.concatenate([np.arange(length) for length in self.lengths])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        return np.argsort(self._samples)
 
     @cached_property
     def positions(self) -> Tensor:
         """[T] int64, the place of each packed position in its sequence."""
-        return torch.cat([torch.arange(length) for length in self.lengths]).to(self.order.device)
+        return self._here(self._positions)
 
     @cached_property
     def rows(self) -> Tensor:
         """[T] int64, the row of each packed position in the padded batch flattened to [B * L, ...]."""
-        lengths = torch.tensor(self.lengths, device=self.order.device)
-        return self.order.repeat_interleave(lengths) * self.width + self.positions
+        return self._here(np.repeat(self._samples, self.lengths) * self.width + self._positions)
 
     @cached_property
     def places(self) -> Tensor:
         """[B] int64, the packed place of each sample of the batch: the inverse of `order`."""
-        return torch.argsort(self.order)
+        return self._here(self._places)
 
     @cached_property
     def first(self) -> Tensor:
         """[B] int64, the packed row of the first position of each sample of the batch."""
-        starts = torch.tensor([0, *itertools.accumulate(self.lengths)][:-1], device=self.order.device)
-        return starts[self.places]
+        starts = np.array([0, *itertools.accumulate(self.lengths)][:-1], dtype=np.int64)
+        return self._here(starts[self._places])
 
     @cached_property
     def _shares(self) -> Tensor:
         """[B, T], 1/length for the positions of a sample, else 0."""
-        device = self.order.device
-        lengths = torch.tensor(self.lengths, device=device)
-        owner = self.order.repeat_interleave(lengths)  # [T]
-        weights = (1.0 / lengths).repeat_interleave(lengths)  # [T]
-        return (owner == torch.arange(len(self.lengths), device=device)[:, None]) * weights
+        owner = np.repeat(self._samples, self.lengths)  # [T]
+        weights = np.repeat(np.float32(1) / np.array(self.lengths, dtype=np.float32), self.lengths)  # [T]
+        return self._here((owner == np.arange(len(self.lengths))[:, None]) * weights)
+
+    def _here(self, array: np.ndarray) -> Tensor:
+        return _moved(array, self.order.device)
 
     def pack(self, padded: Tensor) -> Tensor:
         """Return the real positions of [B, L, ...] as [T, ...]."""
@@ -111,6 +149,18 @@ class Packing:
             return self._shares.to(values.dtype) @ values
 
 
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to a device; the host does not wait for it.
+
+    On mps it does: torch does not keep the memory of the host until such a copy is over.
+    """
+    return values.to(device, non_blocking=device.type != "mps")
+
+
+def _moved(array: np.ndarray, device: torch.device) -> Tensor:
+    return moved(torch.from_numpy(array), device)
+
+
 def similar(lengths: Sequence[int], share: float) -> list[tuple[int, ...]]:
     """Split non-increasing lengths into runs whose shortest is at least `share` of their longest."""
     parts: list[list[int]] = []
@@ -125,11 +175,31 @@ def _group(lengths: tuple[int, ...], device: torch.device) -> Group:
     count, longest, rows = len(lengths), lengths[0], sum(lengths)
     if lengths[-1] == longest:
         return Group(count, longest, rows, None, None, None)
-    real = torch.arange(longest) < torch.tensor(lengths)[:, None]  # [G, longest]
-    gather = torch.zeros(count * longest, dtype=torch.int64)  # padding reads row 0, and is masked
-    places = real.flatten().nonzero().squeeze(1)  # [rows]
-    gather[places] = torch.arange(rows)
-    return Group(count, longest, rows, *(part.to(device) for part in (gather, places, real[:, None, None, :])))
+    real = np.arange(longest) < np.array(lengths)[:, None]  # [G, longest]
+    places = np.flatnonzero(real)  # [rows]
+    gather = np.zeros(count * longest, dtype=np.int64)  # padding reads row 0, and is masked
+    gather[places] = np.arange(rows)
+    mask = _moved(real[:, None, None, :], device)
+    return Group(count, longest, rows, _moved(gather, device), _moved(places, device), mask)
+
+
+class _Pad(torch.autograd.Function):
+    """The rows of a group at their padded positions; padding holds row 0, and no gradient comes from it.
+
+    Nothing that is read depends on the padding, so every row has one position that its gradient comes from: reading it
+    is one kernel, deterministic, where the gradient of `index_select` is two, which add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, gather: Tensor, real: Tensor) -> Tensor:
+        """Return [G * longest, ...] of [rows, ...]."""
+        ctx.real = real
+        return rows.index_select(0, gather)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Return the gradient of the rows."""
+        return gradients[0].index_select(0, ctx.real), None, None
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float = 0.0) -> Tensor:
@@ -145,6 +215,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropo
     Returns:
         [T, D].
     """
+    if len(packing.groups) == 1:
+        return _attend_group(query, key, value, packing.groups[0], dropout)
     sizes = [group.rows for group in packing.groups]
     pieces = [torch.split(tensor, sizes) for tensor in (query, key, value)]
     parts = zip(packing.groups, *pieces, strict=True)
@@ -167,24 +239,30 @@ def attend_first(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *,
     sizes = [group.rows for group in packing.groups]
     asked = torch.split(query[packing.order], [group.count for group in packing.groups])
     parts = zip(packing.groups, asked, torch.split(key, sizes), torch.split(value, sizes), strict=True)
-    found = [_mixed(q[:, :, None], _padded(k, group), _padded(v, group), group, dropout) for group, q, k, v in parts]
+    found = []
+    for group, q, k, v in parts:
+        keys, values = _padded((k, v), group)
+        found.append(_mixed(q[:, :, None], keys, values, group, dropout))
     return torch.cat(found)[packing.places]
 
 
-def _padded(rows: Tensor, group: Group) -> Tensor:
-    """Turn the rows of a group, [rows, H, D/H], into [G, H, longest, D/H]."""
-    whole = rows if group.gather is None else rows.index_select(0, group.gather)
-    return whole.view(group.count, group.longest, *rows.shape[1:]).transpose(1, 2)
+def _padded(rows: Sequence[Tensor], group: Group) -> list[Tensor]:
+    """Turn tensors of the rows of a group, [rows, H, D/H] each, into [G, H, longest, D/H] each."""
+    whole = rows
+    if group.gather is not None:
+        stacked: Tensor = _Pad.apply(torch.stack(list(rows), dim=1), group.gather, group.real)  # type: ignore[no-untyped-call]
+        whole = stacked.unbind(1)
+    return [part.view(group.count, group.longest, *part.shape[1:]).transpose(1, 2) for part in whole]
 
 
 def _mixed(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
     """Attend within a group; query [G, H, Q, D/H], key and value [G, H, longest, D/H] -> [G * Q, D]."""
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=dropout)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.added(query.dtype), dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
     """Return the attention output of the rows of one group; [rows, H, D/H] each -> [rows, D]."""
-    q, k, v = (_padded(rows, group) for rows in (query, key, value))
+    q, k, v = _padded((query, key, value), group)
     flat = _mixed(q, k, v, group, dropout)  # [G * longest, D]
     return flat if group.real is None else flat.index_select(0, group.real)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from conki_cli.model.packing import SIMILAR_SHARE, Packing, attend, similar
+from conki_cli.model.packing import SIMILAR_SHARE, Packing, attend, moved, similar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,8 +97,8 @@ class TextEncoder(nn.Module):
         self, token_ids: Tensor, lengths: tuple[int, ...], shift: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, ...]:
         real = torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]  # [G, L]
-        mask = real.to(token_ids.device)
-        group = Packing.of(mask)
+        mask = moved(real, token_ids.device)
+        group = Packing.of(mask, lengths)
         with self._shifted(shift and (lambda embeddings: group.unpack(shift(group.pack(embeddings))))):
             out = self.backbone(
                 input_ids=group.unpack(token_ids), attention_mask=mask.long(), output_hidden_states=True

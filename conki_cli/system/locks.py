@@ -11,12 +11,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.system.errors import ConkiError, one_line
 from conki_cli.system.files import disk_error, read_json
 from conki_cli.system.readable import NOT_OFFERED
+from conki_cli.system.slurm import this_job
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -280,6 +282,7 @@ def _signature() -> dict[str, Any]:
         "host": _host(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "conki"), *sys.argv[1:]])[:_LONGEST_FACT],
+        **({"job": job} if (job := this_job()) else {}),
     }
 
 
@@ -361,26 +364,52 @@ def _host() -> str:
     return os.uname().nodename
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lock, and what its note says about it; the words may be anything."""
+
+    pid: int
+    host: str = ""
+    """Empty: a process of this machine that left no note."""
+    command: str = ""
+    job: str = ""
+    """Its job in Slurm."""
+    is_here: bool = True
+    """Whether the kernel of this machine names it."""
+
+
 def holder_of(lock: Path) -> str:
     """Say which process holds a lock; empty if none does. The lock itself is not touched."""
+    holder = find_holder(lock)
+    if holder is None:
+        return ""
+    place = "" if holder.is_here else f" on {holder.host}"
+    return f"process {holder.pid}{place}" + (f", `{holder.command}`" if holder.command else "")
+
+
+def find_holder(lock: Path) -> Holder | None:
+    """Return the process that holds a lock; None if none does. The lock itself is not touched."""
     held = note = None
     with contextlib.suppress(Exception):  # the file may be anything
         held = _pid_of(lock)
     with contextlib.suppress(Exception):
         note = _note_of(lock)
     note = note or {}
-    known = isinstance(note.get("pid"), int)
-    command = f", `{one_line(str(note.get('command', '')))[:200]}`" if known and note.get("command") else ""
-    if known and is_held_by_file(lock):
-        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
+    noted = _noted(note) if isinstance(note.get("pid"), int) else None
+    if noted is not None and is_held_by_file(lock):
+        return noted
     if held is not None:
-        return f"process {held}{command if note.get('pid') == held else ''}"
-    if known and not PROC_LOCKS.is_file() and note.get("host") == os.uname().nodename:
-        return f"process {note['pid']}{command}" if _is_alive(note["pid"]) else ""
-    elsewhere = known and note.get("host") != os.uname().nodename
-    if elsewhere and time.time() - note["touched"] < _BEAT * _SILENT:
-        return f"process {note['pid']} on {one_line(str(note.get('host')))[:100]}{command}"
-    return ""
+        return replace(noted, is_here=True) if noted is not None and noted.pid == held else Holder(held)
+    if noted is None:
+        return None
+    if not PROC_LOCKS.is_file() and note.get("host") == _host():
+        return replace(noted, is_here=True) if _is_alive(noted.pid) else None
+    return noted if note.get("host") != _host() and time.time() - note["touched"] < _BEAT * _SILENT else None
+
+
+def _noted(note: Mapping[str, Any]) -> Holder:
+    host, command, job = (one_line(str(note.get(name) or ""))[:_LONGEST_FACT] for name in ("host", "command", "job"))
+    return Holder(note["pid"], host[:100], command, job, is_here=False)
 
 
 def _pid_of(lock: Path) -> int | None:

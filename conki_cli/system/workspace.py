@@ -34,6 +34,16 @@ class Workspace:
         """The folder of all cached states of frozen text encoders."""
         return self.root / "frozen"
 
+    @property
+    def trials(self) -> Path:
+        """The folder of the runs of sweeps; beside runs/, so that caches are shared."""
+        return self.root / "trials"
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of what was submitted."""
+        return self.root / "jobs"
+
     def store(self, dataset: str) -> Path:
         """Return the path of the feature store of a data set."""
         return self.stores / f"{dataset}.h5"

@@ -215,7 +215,7 @@ def _offsets(tokens: Texts) -> np.ndarray:
 def _encoded(cache: StateCache, clips: Texts) -> dict[str, np.ndarray]:
     """Return the states of some texts back to back, [T, D] each, and `first`, [N, D]."""
     part = pad_tokens(clips).to(cache.device)
-    packing = Packing.of(part.mask)
+    packing = Packing.of(part.mask, part.lengths)
     cache.encoder.eval()
     with _full_products():
         hidden = cache.encoder(packing.pack(part.values), packing)[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import sentiment_metrics
@@ -229,53 +230,57 @@ class _Fit:
                 model.zero_grad(set_to_none=True)
             self._set_rates(phase, total)
             progress.step += 1
-            terms: dict[str, float] = {}
+            terms: dict[str, Tensor] = {}
             where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in batch.indices.tolist()])
+            is_step = number % accumulate == 0 or number == count
             if len(batch) >= model.smallest_batch(phase):
                 with memory_advice(train.batch_size):
                     terms = self._backward(batch.to(self.device), where)
-            if number % accumulate == 0 or number == count:
-                self._check_gradients(where, terms)
+            norm = torch.nn.utils.get_total_norm([gradient for _, gradient in self._gradients()]) if is_step else None
+            values = self._read(terms, norm, where)
+            if is_step:
+                if norm is not None and self.schedule.clip_norm:
+                    torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.schedule.clip_norm, norm)
                 progress.optimizers[phase].step()
-            yield terms
+            yield values
 
-    def _backward(self, batch: Batch, where: "_Place") -> dict[str, float]:
-        """Add the gradients of one batch and return the value of every term."""
+    def _backward(self, batch: Batch, where: "_Place") -> dict[str, Tensor]:
+        """Add the gradients of one batch and return every term."""
         model = self.progress.model
         output = model.represent(batch)
         terms = model.loss(output, batch, where.phase)
-        loss = torch.stack(list(terms.values())).sum()
-        values = {name: float(value.detach()) for name, value in {**terms, **model.report(terms, batch)}.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                suspects = (~torch.isfinite(output.prediction.detach())).tolist()
-                raise ConkiError(f"the loss term '{name}' is {value} {where.words(suspects)}: {_STOPPED}")
-        torch.autograd.backward(loss)
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
         if self.schedule.clip_value:
             torch.nn.utils.clip_grad_value_(model.parameters(), self.schedule.clip_value)
         model.after_backward(output, batch, epoch=where.epoch, phase=where.phase)
-        return values
+        where.predictions = output.prediction.detach()
+        return {name: value.detach() for name, value in {**terms, **model.report(terms, batch)}.items()}
 
-    def _check_gradients(self, where: "_Place", terms: Mapping[str, float]) -> None:
-        """Clip the gradients of a step if the schedule does, and refuse one that is not finite.
+    def _read(self, terms: Mapping[str, Tensor], norm: Tensor | None, where: "_Place") -> dict[str, float]:
+        """Return the values of the terms; the only moment of a step at which the host waits for the device.
 
         Raises:
-            ConkiError: a gradient is not finite.
+            ConkiError: a term is not finite, or the norm of the gradients of a step.
         """
-        model = self.progress.model
-        named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in named])
-        if bool(torch.isfinite(norm)):
-            if self.schedule.clip_norm:
-                torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.schedule.clip_norm, norm)
-            return
+        checked = [*terms.values(), *([] if norm is None else [norm])]
+        read = torch.stack(checked).tolist() if checked else []
+        values = dict(zip(terms, read, strict=False))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ConkiError(f"the loss term '{name}' is {value} {where.words(are_suspects=True)}: {_STOPPED}")
+        if norm is None or math.isfinite(read[-1]):
+            return values
+        named = self._gradients()
         bad = next(
             (name for name, gradient in named if not bool(torch.isfinite(gradient).all())), "all weights together"
         )
-        listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise ConkiError(
             f"the gradient of {bad} is not finite {where.words()}, with the loss terms {listed}: {_STOPPED}"
         )
+
+    def _gradients(self) -> list[tuple[str, Tensor]]:
+        return [(name, p.grad) for name, p in self.progress.model.named_parameters() if p.grad is not None]
 
     def _set_rates(self, phase: str, total: int) -> None:
         progress, schedule = self.progress, self.schedule
@@ -349,7 +354,7 @@ def check_batches(model: SentimentModel, count: int, batch_size: int) -> None:
             )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Place:
     """Identifies a batch in messages."""
 
@@ -357,12 +362,15 @@ class _Place:
     number: int
     phase: str
     ids: Sequence[str]
+    predictions: Tensor | None = None
+    """[B], once they are known."""
 
-    def words(self, suspects: Sequence[bool] = ()) -> str:
-        """Name epoch, batch and clips: only the suspect clips, if there are any."""
+    def words(self, *, are_suspects: bool = False) -> str:
+        """Name epoch, batch and clips: of suspects only those whose prediction is not finite, if there are any."""
         ids = list(self.ids)
-        if any(suspects):
-            ids = [name for name, is_suspect in zip(ids, suspects, strict=True) if is_suspect]
+        if are_suspects and self.predictions is not None:
+            bad = (~torch.isfinite(self.predictions)).tolist()
+            ids = [name for name, is_bad in zip(ids, bad, strict=True) if is_bad] or ids
         rest = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
         return f"in epoch {self.epoch}, batch {self.number} (clips {', '.join(ids[:_NAMED])}{rest})"
 

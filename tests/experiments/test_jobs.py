@@ -194,7 +194,7 @@ def test_a_study_that_ends_early_continues_to_the_same_bits(
     assert not Run(folder).is_finished
     code, _, err = finished(*words, space=there.root)
     assert code == 0, err
-    assert err.count("continues ") == 2
+    assert err.count(" resumes ") == 2
     here = finetune(config.with_values("run", seeds=(1, 2)), workspace)
     for seed in (1, 2):
         assert equal_bits(content(Run(folder).checkpoint(seed, "best")), content(here.checkpoint(seed, "best")))

@@ -99,7 +99,7 @@ class FrameNetwork(nn.Module):
     def forward(self, frames: Padded) -> Tensor:
         """Turn frames [B, L, d], zero after the mask, into [B, s]."""
         sequence = F.relu(self.convolution(frames.values.transpose(1, 2))).transpose(1, 2)  # [B, L, s]
-        return run_lstm(self.lstm, sequence, frames.mask)[1]
+        return run_lstm(self.lstm, sequence, frames.mask, frames.lengths)[1]
 
 
 class InteractionNetwork(nn.Module):

@@ -131,7 +131,7 @@ class MagBert(SentimentModel):
         """Predict the scores of a batch; `f` is the pooled output of the gated encoder, [B, D]."""
         assert self.text is not None
         text = batch.modality("text")
-        packing = Packing.of(text.mask)
+        packing = Packing.of(text.mask, text.lengths)
         aligned = {}
         for name in self.gate.gates:
             frames = self.frames(batch, name)

@@ -98,8 +98,8 @@ class SequenceReader(nn.Module):
 
     def forward(self, frames: Padded) -> Tensor:
         """Turn frames [B, L, d] into [B, 4d]: forward of both LSTMs, then backward of both."""
-        states, first = run_lstm(self.first, frames.values, frames.mask)  # [B, L, 2d], [B, 2d]
-        _, second = run_lstm(self.second, self.norm(states), frames.mask)
+        states, first = run_lstm(self.first, frames.values, frames.mask, frames.lengths)  # [B, L, 2d], [B, 2d]
+        _, second = run_lstm(self.second, self.norm(states), frames.mask, frames.lengths)
         pairs = [last.reshape(len(last), 2, -1) for last in (first, second)]  # each [B, 2 directions, d]
         return torch.stack(pairs, dim=2).flatten(1)
 

@@ -138,8 +138,8 @@ class Mmim(SentimentModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fits_likelihoods):
             text = self.text_states(batch)[:, 0]  # [B, D], the state of [CLS]
             vision, audio = (self.frames(batch, name) for name in ("vision", "audio"))
-            v = self.vision(vision.values, vision.mask)  # [B, d]
-            a = self.audio(audio.values, audio.mask)  # [B, d]
+            v = self.vision(vision.values, vision.mask, vision.lengths)  # [B, d]
+            a = self.audio(audio.values, audio.mask, audio.lengths)  # [B, d]
         text, v, a = (batch.masked(name, part) for name, part in zip(MODALITIES, (text, v, a), strict=True))
         fused = self.fusion(self.dropout(torch.cat([text, a, v], dim=1)))  # [B, fusion_width]
         return Output(self.score(fused).squeeze(-1), parts={"t": text, "v": v, "a": a, "f": fused})

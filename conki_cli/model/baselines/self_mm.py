@@ -110,8 +110,8 @@ class SelfMm(SentimentModel):
         """Predict the scores; parts: the feature of each head (`f` ...), the score of each modality (`score_t` ...)."""
         text = self.text_states(batch)[:, 0]  # [B, D], the state of [CLS]
         vision, audio = (self.frames(batch, name) for name in ("vision", "audio"))
-        v = self.vision(vision.values, vision.mask)  # [B, vision_out]
-        a = self.audio(audio.values, audio.mask)  # [B, audio_out]
+        v = self.vision(vision.values, vision.mask, vision.lengths)  # [B, vision_out]
+        a = self.audio(audio.values, audio.mask, audio.lengths)  # [B, audio_out]
         text, v, a = (batch.masked(name, part) for name, part in zip(MODALITIES, (text, v, a), strict=True))
         inputs = {"f": torch.cat([text, a, v], dim=1), "t": text, "v": v, "a": a}
         parts: dict[str, Tensor] = {}

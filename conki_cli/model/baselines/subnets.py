@@ -6,6 +6,7 @@ Axis letters: B batch, L positions, D width, d width of the input. Masks are boo
 import itertools
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,20 +28,23 @@ def rows_with(batch: Batch, names: Sequence[str], *tensors: Tensor) -> tuple[Ten
     return tensors if presence is None else tuple(tensor[presence.all(dim=1)] for tensor in tensors)
 
 
-def run_lstm(lstm: nn.LSTM, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def run_lstm(
+    lstm: nn.LSTM, sequence: Tensor, mask: Tensor, lengths: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Run a one-layer LSTM over only the real positions.
 
     Args:
         lstm: batch first, one layer, one or two directions.
         sequence: [B, L, d].
         mask: [B, L], True on the first positions of every row, one at least.
+        lengths: real positions of every row; None: count them, which waits for a GPU.
 
     Returns:
         The states, zero on padding, [B, L, directions * D]; the last state, forward before backward,
         [B, directions * D].
     """
-    lengths = mask.sum(dim=1).cpu()
-    packed = nn.utils.rnn.pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
+    counts = mask.sum(dim=1).cpu() if lengths is None else torch.tensor(lengths)
+    packed = nn.utils.rnn.pack_padded_sequence(sequence, counts, batch_first=True, enforce_sorted=False)
     out, (last, _) = lstm(packed)
     states, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=sequence.shape[1])
     return states, last.transpose(0, 1).reshape(len(sequence), -1)
@@ -54,9 +58,9 @@ class LstmHead(nn.Module):
         self.lstm = nn.LSTM(input_width, hidden, batch_first=True, bidirectional=bidirectional)
         self.linear = nn.Linear(hidden * (1 + bidirectional), width)
 
-    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, sequence: Tensor, mask: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Turn sequences [B, L, d] under mask [B, L] into [B, width]."""
-        out: Tensor = self.linear(run_lstm(self.lstm, sequence, mask)[1])
+        out: Tensor = self.linear(run_lstm(self.lstm, sequence, mask, lengths)[1])
         return out
 
 

@@ -56,7 +56,8 @@ class ClipEncoder(nn.Module):
 
         A modality that a clip lacks is 0, so its (1; 0) leaves exactly the products of the others.
         """
-        text = self.text(model.text_states(batch), batch.modality("text").mask)
+        words = batch.modality("text")
+        text = self.text(model.text_states(batch), words.mask, words.lengths)
         frames = {name: model.frames(batch, name) for name in ("vision", "audio")}
         means = {name: masked_mean(part.values, part.mask) for name, part in frames.items()}
         return {

@@ -13,15 +13,15 @@ from conki_cli.system.readable import human_size
 _STATES = {"train": "train", "continue": "continue", "reuse": "finished, reused"}
 
 
-def plan_table(plan: Mapping[str, Any], *, folder: str, what: str = "dry run") -> list[RenderableType]:
-    """Draw a plan, as `forecast.describe_plan` returns it, whose runs lie in a folder.
+def plan_table(plan: Mapping[str, Any], *, folder: str, title: str = "") -> list[RenderableType]:
+    """Draw a plan, as `forecast.describe_plan` returns it, whose runs lie in a folder; by default as a dry run.
 
     Returns:
         The table, and lines about disk, time and what is prepared first.
     """
     steps = plan["steps"]
     left = sum(entry["state"] != "reuse" for entry in steps)
-    table = empty_table(f"{what}: {left} of {len(steps)} steps to train, nothing was changed", gap=1)
+    table = empty_table(title or f"dry run: {left} of {len(steps)} steps to train, nothing was changed", gap=1)
     for name in ("row", "stage", "run", "seed", "what", "epochs", "parameters", "disk", "time"):
         right = name in ("stage", "seed", "epochs", "parameters", "disk", "time")
         table.add_column(

@@ -52,7 +52,8 @@ def foreseen(plan: Mapping[str, Any], *, folder: str) -> list[RenderableType]:
     lines = [f"trials: {plan['trials']} in all, {done}; stage 1 is trained once and is kept"]
     if plan["seconds"] is not None:
         lines.append(f"time of all that are left: at most about {duration(plan['seconds'])}; pruned trials take less")
-    shown = plan_table(plan["trial"], folder=folder, what=f"dry run of one trial of the sweep {plan['sweep']}")
+    title = f"dry run of one trial of the sweep {plan['sweep']}, nothing was changed"
+    shown = plan_table(plan["trial"], folder=folder, title=title)
     return [*shown, *(Text(one_line(line)) for line in lines)]
 
 

@@ -1,0 +1,164 @@
+"""The command that submits another one: its steps become jobs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from conki_cli.cli.launching import LAUNCHER, Handover, Launcher
+from conki_cli.cli.options import DryRunOption, JsonOption
+from conki_cli.cli.program import screen_for
+from conki_cli.cli.streams import note_written
+from conki_cli.system.errors import SettingsError, one_line, quoted
+
+if TYPE_CHECKING:
+    from conki_cli.cli.screen import Screen
+    from conki_cli.experiments.submitting import Order
+    from conki_cli.runs.submissions import Submission
+
+TRAINING = ("finetune", "pretrain", "ablate", "compare")
+"""The commands that can be submitted."""
+
+
+def submit(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND", help=f"What to train: {', '.join(TRAINING)}, with its options."),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,...", help="Options of sbatch, without their dashes. Repeatable."),
+    ] = None,
+    launcher: Annotated[
+        Literal["slurm", "local"], typer.Option(help="Queue jobs in Slurm, or train in the background of this machine.")
+    ] = "slurm",
+    notice: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="Save and queue again so long before the time limit.")
+    ] = 120,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train on a cluster: each seed of each stage becomes a job, stage 1 before stage 2.
+
+    A job that reaches its time limit saves, queues itself again and continues.
+    Give the command again to submit what is not finished, `conki runs --watch`
+    to see who trains where. --jobs N in COMMAND: at most N jobs at the same time.
+
+    conki submit --slurm partition=gpu,time=04:00:00,gpus=1 -- finetune --external mosei --seeds 1..5
+    conki submit --slurm partition=gpu,time=1-00 -- ablate --table 5 --seeds 1..5
+    conki submit --launcher local -- finetune --seeds 1..5 --jobs 2
+    """
+    from conki_cli.system.slurm import parse_options
+
+    words = command or []
+    _check_command(words)
+    screen = screen_for(json)
+    taker = _Submitter(screen, words, launcher, parse_options(slurm or []), notice)
+    taker.check()
+    token = LAUNCHER.set(taker)
+    try:
+        _call(context, [*words, *(["--dry-run"] if dry_run else [])])
+    finally:
+        LAUNCHER.reset(token)
+
+
+def _check_command(words: Sequence[str]) -> None:
+    if not words or words[0] not in TRAINING:
+        raise SettingsError(
+            f"'{one_line(words[0])[:80]}'" if words else "nothing",
+            "give it after --, as in: conki submit --slurm partition=gpu -- finetune --seeds 1..5",
+            must=f"`conki submit` takes one of {', '.join(TRAINING)}",
+        )
+    if "--json" in words[1:]:
+        raise SettingsError("--json belongs to `conki submit`", advice="give it before --")
+
+
+def _call(context: typer.Context, words: Sequence[str]) -> None:
+    """Run a command of this program."""
+    group: Any = context.find_root().command
+    name, *rest = words
+    own = group.commands[name].make_context(name, rest, parent=context.parent)
+    with own:
+        own.command.invoke(own)
+
+
+@dataclass
+class _Submitter(Launcher):
+    """Submits the plan that a command hands over."""
+
+    screen: "Screen"
+    words: Sequence[str]
+    launcher: str
+    options: dict[str, str]
+    notice: int
+    orders: list["Order"] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Refuse what Slurm does not take, before stores are opened."""
+        from conki_cli.experiments.submitting import check_order
+
+        check_order(self._order(1, ()))
+
+    def _order(self, num_jobs: int, track: Sequence[str]) -> "Order":
+        from conki_cli.experiments.submitting import Order
+        from conki_cli.experiments.workers import threads_each
+
+        threads = threads_each(num_jobs) if self.launcher == "local" else 0
+        return Order(tuple(self.words), self.launcher, self.options, self.notice, tuple(track), num_jobs, threads)
+
+    def take(self, handover: Handover) -> None:
+        """Show the plan and submit it."""
+        from conki_cli.experiments.forecast import describe_plan
+        from conki_cli.experiments.submitting import submit as work
+        from conki_cli.reporting.tables.plans import plan_table
+
+        described = describe_plan(handover.plan)
+        left = sum(entry["state"] != "reuse" for entry in described["steps"])
+        title = f"{left} of {len(described['steps'])} steps to train, each a job"
+        title = f"dry run: {title}, nothing was changed" if handover.dry_run else title
+        self.screen.show(*plan_table(described, folder=str(handover.plan.runs.workspace.runs), title=title))
+        if handover.dry_run or not left:
+            if not left:
+                self.screen.say(f"nothing was submitted: `{self._command()}` shows the results")
+            self.screen.answer({**described, "submission": None, "jobs": []})
+            return
+        submission = work(handover.plan, self._order(handover.num_jobs, handover.track), self.screen)
+        pid = None
+        if submission.launcher == "local":
+            from conki_cli.experiments.background import start_locally
+
+            pid = start_locally(submission)
+        note_written(str(submission.path))
+        self._tell(submission, pid)
+        self.screen.answer({**described, "submission": str(submission.path), "pid": pid, "jobs": _jobs_of(submission)})
+
+    def _tell(self, submission: "Submission", pid: int | None) -> None:
+        """Say what was started, how to watch it and how to stop it."""
+        if pid is not None:
+            self.screen.say(f"{len(submission.tasks)} steps are trained in the background by process {pid}")
+        for number, job in enumerate(submission.arrays):
+            count = sum(task.array == number for task in submission.tasks)
+            jobs = f"{count} job{'s' if count > 1 else ''}"
+            after = f", each after its stage 1 in array {submission.arrays[0]}" if number else ""
+            self.screen.say(f"array {job}: {jobs}{after}")
+        stop = f"kill {pid}" if pid is not None else f"scancel {' '.join(submission.arrays)}"
+        self.screen.say(f"watch: conki runs --watch; stop: {stop}; logs: {submission.path / 'logs'}")
+        self.screen.say(f"when all are finished, `{self._command()}` shows the results")
+
+    def _command(self) -> str:
+        return f"conki {' '.join(map(quoted, self.words))}"
+
+
+def _jobs_of(submission: "Submission") -> list[dict[str, Any]]:
+    return [
+        {
+            "job": submission.job(task) or None,
+            "run": task.run,
+            "stage": task.stage,
+            "seed": task.seed,
+            "log": str(submission.log(task)),
+        }
+        for task in submission.tasks
+    ]
