@@ -263,6 +263,8 @@ def canonical(config: RunConfig) -> RunConfig:
     transfer = "plain-transfer" in drop
     _refuse_impossible(drop, config)
     _refuse_idle_adapters(drop, config)
+    if "T" in drop:  # nothing reads a text
+        config = config.with_values("data", context=0, context_after=0)
     if config.is_baseline:
         config = reset_unread(config, "baselines")
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))

@@ -44,6 +44,12 @@ class DataConfig:
     limit: int = _added(
         0, "use only this many clips per split, spread evenly, for a quick look; 0: all", low=0, flag="--limit"
     )
+    context: int = _added(
+        0, "preceding clips of the same video that the text encoder reads behind a clip's own text", low=0, high=100
+    )
+    context_after: int = _added(
+        0, "following clips of the same video that it reads as well; 0: never the future", low=0, high=100
+    )
     max_unknown: float = _way_added(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
 

@@ -13,6 +13,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.model.batches import Batches
 from conki_cli.system.errors import SettingsError, StoreError
+from conki_cli.text.context import Context, tokenize_with_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,8 @@ class Inputs:
     """The run's score that separates two classes."""
     limit: int = 0
     """Largest number of clips per split; 0: all."""
+    context: Context = field(default_factory=Context)
+    """Neighbouring clips whose texts are read behind a clip's own."""
     _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
@@ -69,7 +72,7 @@ class Inputs:
         utterances = self.clips(split)
         return Batches(
             utterances,
-            self.token_ids(utterances, self._key(split)),
+            self.token_ids(split),
             self.limits,
             batch_size,
             seed=seed,
@@ -83,22 +86,32 @@ class Inputs:
     def _key(self, split: str) -> str:
         return f"{self.learnt.dataset}/{split}/{self.limit}"
 
-    def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
-        """Return the token ids of a split, computed once; None if the run has no text."""
+    def token_ids(self, split: str) -> list[np.ndarray] | None:
+        """Return the token ids that the text encoder reads, computed once; None if the run has no text."""
         if self.tokenizer is None:
             return None
-        from conki_cli.text import tokenize
+        return self.contexts(split)[0] if self.context else self.tokens([split])[split][0]
 
+    def contexts(self, split: str) -> tuple[list[np.ndarray], int]:
+        """Return the token ids of a split's clips with their contexts, and the number of truncated contexts."""
+        assert self.tokenizer is not None
+        key = f"{self._key(split)}/{self.context.before}/{self.context.after}"
         if key not in self._tokens:
-            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)
-        return self._tokens[key][0]
+            clips = self.clips(split)
+            self._tokens[key] = tokenize_with_context(self.tokenizer, clips, self.context, max_length=self.max_tokens)
+        return self._tokens[key]
 
     def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
-        """Return token ids of splits, and the number of truncated texts; {} if the run has no text."""
-        keys = {split: self._key(split) for split in splits if self.tokenizer is not None}
-        for split, key in keys.items():
-            self.token_ids(self.clips(split), key)
-        return {split: self._tokens[key] for split, key in keys.items()}
+        """Return token ids of the clips' own texts, and the number of truncated texts; {} if the run has no text."""
+        if self.tokenizer is None:
+            return {}
+        from conki_cli.text import tokenize
+
+        for split in splits:
+            if (key := self._key(split)) not in self._tokens:
+                texts = self.clips(split).texts
+                self._tokens[key] = tokenize(self.tokenizer, texts, max_length=self.max_tokens)
+        return {split: self._tokens[self._key(split)] for split in splits}
 
     def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
         """Return these inputs with a store of token ids that is shared with other inputs of the same tokenizer."""
@@ -171,6 +184,7 @@ def open_inputs(
         bucket=config.compute.bucket,
         threshold=config.data.threshold,
         limit=config.data.limit,
+        context=Context.of(config),
     )
 
 

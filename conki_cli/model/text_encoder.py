@@ -27,13 +27,28 @@ Shift = Callable[[Tensor, slice], Tensor]
 class TextEncoder(nn.Module):
     """A pretrained encoder; without a pooler it gets Linear + tanh on its first token."""
 
-    def __init__(self, backbone: "PreTrainedModel", *, width: int, fresh: frozenset[str] = frozenset()) -> None:
-        """Wrap `backbone`; `fresh` names its parameters that the pretrained checkpoint lacked."""
+    def __init__(
+        self,
+        backbone: "PreTrainedModel",
+        *,
+        width: int,
+        fresh: frozenset[str] = frozenset(),
+        separator: int | None = None,
+    ) -> None:
+        """Wrap a pretrained encoder.
+
+        Args:
+            backbone: the encoder.
+            width: its hidden size D.
+            fresh: names of its parameters that the pretrained checkpoint lacked.
+            separator: the token after which a text's tokens have the second type; None: all have the first.
+        """
         super().__init__()
         self.backbone = backbone
         self.pooler = nn.Linear(width, width) if getattr(backbone, "pooler", None) is None else None
         own = {f"pooler.{name}" for name in ("weight", "bias")} if self.pooler is not None else set()
         self.fresh = frozenset(f"backbone.{name}" for name in fresh) | own
+        self.separator = separator
         self.packs = backbone.config.model_type in PACKED_TYPES
         if self.packs:
             _use_packed_attention(backbone)
@@ -62,9 +77,18 @@ class TextEncoder(nn.Module):
     def embed(self, token_ids: Tensor, packing: Packing) -> Tensor:
         """Return H_t[0] of packed token ids, the input of layer 1, [T, D]; only for an encoder that packs."""
         embeddings: Tensor = self.backbone.embeddings(
-            input_ids=token_ids[None], position_ids=self._positions(packing)
+            input_ids=token_ids[None], position_ids=self._positions(packing), **self._types(token_ids, packing)
         ).squeeze(0)
         return embeddings
+
+    def _types(self, token_ids: Tensor, packing: Packing) -> dict[str, Tensor]:
+        """Return the types of all tokens as an argument, [1, T]; empty if all tokens have the first."""
+        if self.separator is None:
+            return {}
+        is_separator = (token_ids == self.separator).long()
+        before = is_separator.cumsum(0) - is_separator  # [T], separators before each token, also of earlier texts
+        starts = torch.arange(len(before), device=before.device) - packing.positions
+        return {"token_type_ids": (before > before[starts]).long()[None]}
 
     def _positions(self, packing: Packing) -> Tensor:
         """Return the position of every token in its text as the encoder counts, [1, T]."""
@@ -79,7 +103,11 @@ class TextEncoder(nn.Module):
         positions = self._positions(packing)
         with self._shifted(shift and (lambda embeddings: shift(embeddings[0], slice(None))[None])):
             out = self.backbone(
-                input_ids=token_ids[None], position_ids=positions, output_hidden_states=True, packing=packing
+                input_ids=token_ids[None],
+                position_ids=positions,
+                output_hidden_states=True,
+                packing=packing,
+                **self._types(token_ids, packing),
             )
         return [states.squeeze(0) for states in out.hidden_states]
 
@@ -99,9 +127,10 @@ class TextEncoder(nn.Module):
         real = torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]  # [G, L]
         mask = real.to(token_ids.device)
         group = Packing.of(mask)
+        types = {name: group.unpack(values[0]) for name, values in self._types(token_ids, group).items()}
         with self._shifted(shift and (lambda embeddings: group.unpack(shift(group.pack(embeddings))))):
             out = self.backbone(
-                input_ids=group.unpack(token_ids), attention_mask=mask.long(), output_hidden_states=True
+                input_ids=group.unpack(token_ids), attention_mask=mask.long(), output_hidden_states=True, **types
             )
         return tuple(group.pack(states) for states in out.hidden_states)
 

@@ -26,8 +26,10 @@ from conki_cli.text import (
     count_tokens,
     encoder_config,
     load_reader,
+    load_tokenizer,
     tokenize,
 )
+from conki_cli.text.context import Context, separator_of, tokenize_with_context
 from conki_cli.training import checkpoint
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import predict
@@ -47,7 +49,10 @@ def stored_network(run: Run, config: RunConfig, architecture: Architecture, fact
     if "text" in architecture.modalities:
         backbone = backbone_from_config(run.path / "encoder")
         fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
-        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
+        separator = None
+        if context := Context.of(config):
+            separator = separator_of(load_tokenizer(str(run.path / "encoder")), backbone.config, context)
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh), separator=separator)
     return zoo.build(config, architecture, text)
 
 
@@ -154,9 +159,7 @@ def predict_utterances(
         for name in sizes.modalities:
             _check_fit(run, name, utterances, sizes)
         if "text" in sizes.modalities and token_ids is None:  # all seeds of a run share its tokenizer
-            tokenizer, limit = load_reader(str(run.path / "encoder"))
-            token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
-            _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), observer)
+            token_ids = read_texts(run, utterances, observer)
         states = _states_of(run, seed, model, split_of, observer) if split_of is not None else {}
         batches = Batches(utterances, token_ids, sizes.positions, run.config.optimizer.batch_size, states=states)
         with observer.steps(f"seed {seed}", len(batches)) as advance:
@@ -164,6 +167,20 @@ def predict_utterances(
     if not predicted:
         raise RunError(f"run {run.name} has no finished seed", advice="run `conki finetune` again to resume it")
     return predicted
+
+
+def read_texts(run: Run, utterances: Utterances, observer: Observer) -> list[np.ndarray]:
+    """Return the token ids of utterances as a run reads them: with their context, if it has one and they have."""
+    tokenizer, limit = load_reader(str(run.path / "encoder"))
+    own, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
+    _mention_texts(tokenizer, utterances, count_tokens(tokenizer, own, num_truncated), observer)
+    context = Context.of(run.config)
+    if not context:
+        return own
+    if utterances.path is None:
+        observer.say(f"run {run.name} reads clips with their context (data.context); single texts have none")
+        return own
+    return tokenize_with_context(tokenizer, utterances, context, max_length=limit)[0]
 
 
 def _mention_texts(

@@ -18,6 +18,7 @@ from conki_cli.runs import Run
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.text import TextReport, backbone_from_config, count_tokens, encoder_sizes, load_backbone
+from conki_cli.text.context import separator_of
 from conki_cli.training import checkpoint
 from conki_cli.training import loop as training
 from conki_cli.training.adapters import GivenAdapters
@@ -94,6 +95,7 @@ def check_network(job: Job) -> NetworkSize:
     schedule = training.schedule_of(config, config.run.seeds[0])
     training.check_batches(model, len(job.inputs.clips("train")), schedule.batch_size)
     text_report(job).check(config.data.max_unknown)
+    job.inputs.context.check(job.inputs.learnt.split("train"))
     if "test" in job.splits:
         _look_through(job, "test")
     names, kept = model.stored_names()
@@ -151,5 +153,8 @@ def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]
         positions={name: inputs.limits[name] for name in names},
         external_widths=inputs.external_widths,
     )
-    text = TextEncoder(backbone, width=width, fresh=fresh) if backbone is not None else None
+    text = None
+    if backbone is not None:
+        separator = separator_of(inputs.tokenizer, backbone.config, inputs.context)
+        text = TextEncoder(backbone, width=width, fresh=fresh, separator=separator)
     return zoo.build(job.config, architecture, text)

@@ -253,6 +253,20 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
     if job.inputs.tokenizer is not None:
         for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
             job.observer.say(line)
+        _announce_context(job)
+
+
+def _announce_context(job: Job) -> None:
+    """Say how many training clips have a context, and how many contexts are truncated."""
+    if context := job.inputs.context:
+        neighbours = context.neighbours(job.inputs.clips("train"))
+        count = sum(bool(before or after) for before, after in neighbours)
+        later = f" and {context.after} that follow" if context.after else ""
+        job.observer.say(
+            f"{count:,} of {len(neighbours):,} training clips are read with up to {context.before} clips that precede "
+            f"them{later}; {job.inputs.contexts('train')[1]:,} contexts exceed {job.inputs.max_tokens} tokens and are "
+            "truncated"
+        )
 
 
 def _write_setting(job: Job, seed: int) -> None:
