@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conki_cli import MODALITIES
+from conki_cli.config.externals import external_weights
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.model.batches import Batches
+from conki_cli.model.mixing import MixedBatches
 from conki_cli.system.errors import SettingsError, StoreError
 from conki_cli.text.context import Context, tokenize_with_context
 
@@ -43,11 +45,21 @@ class Inputs:
     """Largest number of clips per split; 0: all."""
     context: Context = field(default_factory=Context)
     """Neighbouring clips whose texts are read behind a clip's own."""
+    parts: tuple["Inputs", ...] = ()
+    """With several external data sets, the inputs of each; then `external` is None."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Their weights, by data set."""
     _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
+    def sources(self) -> tuple["Inputs", ...]:
+        """The inputs of every data set that this stage trains on."""
+        return self.parts or (self,)
+
+    @property
     def learnt(self) -> FeatureStore:
-        """The store that this stage trains on: the external one in stage 1."""
+        """The store that this stage trains on: the external one in stage 1; of several, ask `sources`."""
+        assert not self.parts
         return self.external or self.target
 
     def clips(self, split: str) -> Utterances:
@@ -58,7 +70,8 @@ class Inputs:
     def external_widths(self) -> dict[str, int]:
         """Feature widths of the external set that differ from the target's and so need a bridge layer."""
         if self.external is None:
-            return {}
+            each = {part.learnt.dataset: part.external_widths for part in self.parts}
+            return {f"{dataset}/{name}": width for dataset, widths in each.items() for name, width in widths.items()}
         widths = {name: self.external.widths[name] for name in self.limits}
         return {name: width for name, width in widths.items() if width != self.target.widths[name]}
 
@@ -68,7 +81,10 @@ class Inputs:
         return self.target.score_range if self.rescales else self.learnt.score_range
 
     def batches(self, split: str, *, batch_size: int, seed: int | None = None) -> Batches:
-        """Return the batches of a split of the store that this stage trains on; shuffled if a seed is given."""
+        """Return the batches of a split of what this stage trains on; shuffled if a seed is given."""
+        if self.parts:
+            parts = {part.learnt.dataset: part.batches(split, batch_size=batch_size, seed=seed) for part in self.parts}
+            return MixedBatches.of(parts, self.weights)
         utterances = self.clips(split)
         return Batches(
             utterances,
@@ -115,12 +131,13 @@ class Inputs:
 
     def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
         """Return these inputs with a store of token ids that is shared with other inputs of the same tokenizer."""
-        return replace(self, _tokens=tokens)
+        return replace(self, _tokens=tokens, parts=tuple(part.sharing(tokens) for part in self.parts))
 
     def cut(self, split: str) -> dict[str, int]:
         """Count the sequences of a split that exceed their limit, by modality."""
-        frames = self.clips(split).frames
-        return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
+        frames = [part.clips(split).frames for part in self.sources]
+        limits = self.limits.items()
+        return {name: sum(int((part[name].lengths > limit).sum()) for part in frames) for name, limit in limits}
 
 
 def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:
@@ -132,7 +149,7 @@ def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[
 def open_inputs(
     config: RunConfig,
     target: FeatureStore,
-    external: FeatureStore | None,
+    external: FeatureStore | Sequence[FeatureStore] | None,
     encoder: str,
     *,
     reader: "Callable[[str], tuple[PreTrainedTokenizerBase, int]] | None" = None,
@@ -142,7 +159,7 @@ def open_inputs(
     Args:
         config: the resolved configuration.
         target: the store of the target data set.
-        external: the external store, if this run needs its lengths or clips.
+        external: the external stores, or the only one, if this run needs their lengths or clips.
         encoder: name or folder of the text encoder.
         reader: returns the tokenizer of a text encoder and its longest sequence; None: they are loaded.
 
@@ -159,25 +176,21 @@ def open_inputs(
             advice="drop less, or prepare a store with more modalities",
         )
     frames = [name for name in modalities if name != "text"]
-    for name in frames:
-        if external is not None and name not in external.widths:
+    externals = [] if external is None else [external] if isinstance(external, FeatureStore) else [*external]
+    for store in externals:
+        if lacking := [name for name in frames if name not in store.widths]:
             raise StoreError(
-                f"the target {target.dataset} has {name} but the external store {external.path} has none",
-                advice=f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}",
+                f"the target {target.dataset} has {lacking[0]} but the external store {store.path} has none",
+                advice=f"prepare {store.dataset} from a file with {lacking[0]}, or give --drop-modality {lacking[0]}",
             )
-    cap = config.data.max_frames
-    own = {name: max(1, min(cap, target.longest(name, "train"))) for name in frames}
-    limits = own
-    if external is not None and not config.data.cut_external:
-        limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
     learns_external = config.run.stage == "pretrain"
     tokenizer, max_tokens = (reader or load_reader)(encoder) if "text" in modalities else (None, 0)
-    crosses = config.transfers_whole or not config.dropped("handover")
-    return Inputs(
+    crosses = config.transfers_whole or not config.dropped("handover") or len(externals) > 1
+    opened = Inputs(
         target,
-        external if learns_external else None,
+        externals[0] if learns_external and len(externals) == 1 else None,
         modalities,
-        limits,
+        _limits(config, target, externals, frames),
         tokenizer,
         max_tokens,
         rescales=crosses,
@@ -186,6 +199,20 @@ def open_inputs(
         limit=config.data.limit,
         context=Context.of(config),
     )
+    if not learns_external or len(externals) < 2:
+        return opened
+    weights = external_weights(config.data.external)
+    return replace(opened, parts=tuple(replace(opened, external=store) for store in externals), weights=weights)
+
+
+def _limits(
+    config: RunConfig, target: FeatureStore, externals: Sequence[FeatureStore], frames: Sequence[str]
+) -> dict[str, int]:
+    """Return the longest audio and vision sequences that the encoders get positions for, in frames."""
+    cap = config.data.max_frames
+    stores = [target, *([] if config.data.cut_external else externals)]
+    longest = {name: max(store.longest(name, "train") for store in stores) for name in frames}
+    return {name: max(1, min(cap, length)) for name, length in longest.items()}
 
 
 def available_modalities(stored: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:

@@ -184,7 +184,7 @@ def with_context(stores: Path, tmp_path_factory: pytest.TempPathFactory, tiny_co
 
 def test_training_says_how_many_clips_have_a_context(with_context: Trained) -> None:
     line = next(line for line in with_context.lines if "clips that precede them" in line)
-    assert line.startswith("14 of 15 training clips are read with up to 2 clips that precede them; 0 contexts exceed")
+    assert line.startswith("14 of 15 training clips of tiny-external are read with up to 2 clips that precede them; 0")
 
 
 def test_a_run_predicts_a_store_with_the_context_that_it_learnt_with(with_context: Trained) -> None:
