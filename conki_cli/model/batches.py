@@ -181,7 +181,10 @@ class Batches:
             rows.check_unchanged()  # states were checked completely when they were opened
         for name in self.limits:
             self._check_finite(name, parts[name].values.numpy(), indices)
-        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), states=states, **parts)
+        text, vision, audio = (parts.get(name) for name in MODALITIES)
+        return Batch(
+            torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), text, vision, audio, states=states
+        )
 
     def _check_finite(self, modality: str, values: np.ndarray, indices: np.ndarray) -> None:
         """Refuse frames [B, L, d] with a NaN or an infinity: one would turn every weight into NaN."""

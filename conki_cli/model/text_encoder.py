@@ -94,7 +94,8 @@ class TextEncoder(nn.Module):
         """
         for name in ("embeddings_project", "encoder.embedding_hidden_mapping_in", "embeddings"):  # ELECTRA, ALBERT
             with contextlib.suppress(AttributeError):
-                return self.backbone.get_submodule(name)
+                found: nn.Module = self.backbone.get_submodule(name)
+                return found
         raise EncoderError(
             f"this model changes the embeddings of words, which the encoder type {self.backbone.config.model_type!r} "
             "does not show",

@@ -106,7 +106,8 @@ def separator_of(
     """Return the token after which an encoder's second token type begins; None if it reads no second type."""
     if tokenizer is None or not context or (getattr(encoder, "type_vocab_size", None) or 0) < 2:
         return None
-    return tokenizer.sep_token_id
+    separator: int | None = tokenizer.sep_token_id
+    return separator
 
 
 @dataclass(frozen=True)
