@@ -119,6 +119,26 @@ _ROWS = (
         terms=_OURS,
         is_generated=True,
     ),
+    DataSet(
+        name="demo-external-a",
+        title="the first of the demo's two external corpora with different words",
+        paper="",
+        language="English",
+        score_range=(-3.0, 3.0),
+        origin="`conki prepare --dataset demo-external-a`",
+        terms=_OURS,
+        is_generated=True,
+    ),
+    DataSet(
+        name="demo-external-b",
+        title="the second of the demo's two external corpora with different words",
+        paper="",
+        language="English",
+        score_range=(-1.0, 1.0),
+        origin="`conki prepare --dataset demo-external-b`",
+        terms=_OURS,
+        is_generated=True,
+    ),
 )
 DATASETS: Mapping[str, DataSet] = {row.name: row for row in _ROWS}
 """Every data set by its name."""

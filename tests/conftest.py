@@ -54,7 +54,11 @@ OpenJob = Callable[[RunConfig], Job]
 
 HIDDEN_SIZE = 16
 ALL_SWITCHES = ("", "C1", "C2", "C3", "C4", "N1", "T", "V", "A", "T+V", "C3+T", "plain-transfer")
-WIDTHS = {"tiny": {"vision": 5, "audio": 3}, "tiny-external": {"vision": 4, "audio": 3}}
+WIDTHS = {
+    "tiny": {"vision": 5, "audio": 3},
+    "tiny-external": {"vision": 4, "audio": 3},
+    "tiny-second": {"vision": 5, "audio": 2},
+}
 _WORDS = ["bad", "poor", "dull", "plain", "fair", "good", "great", "film", "plot", "was", "not", "very", "the", "and"]
 _SETTINGS = (
     "pretraining.num_epochs=2",
@@ -177,10 +181,9 @@ def open_job(stores: Path, encoder: Path, tmp_path: Path) -> Iterator[OpenJob]:
 
         def make(config: RunConfig) -> Job:
             target = stack.enter_context(FeatureStore(stores / f"{config.data.dataset}.h5"))
-            external = None
-            if config.needs_pretraining:
-                external = stack.enter_context(FeatureStore(stores / f"{config.data.external}.h5"))
-            inputs = open_inputs(config, target, external, str(encoder))
+            names = config.externals if config.needs_pretraining else ()
+            externals = [stack.enter_context(FeatureStore(stores / f"{name}.h5")) for name in names]
+            inputs = open_inputs(config, target, externals, str(encoder))
             return Job(config, Run(tmp_path / "run"), inputs, str(encoder), torch.device("cpu"), Observer())
 
         yield make

@@ -8,6 +8,7 @@ import typer
 from conki_cli.cli.options import JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
 from conki_cli.cli.program import mention_damage, screen_for, workspace_at
 from conki_cli.cli.streams import note_written
+from conki_cli.datasets import is_generated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
     from conki_cli.reporting.page import PageChoices
     from conki_cli.runs import Run
-
-_DEMO = ("demo", "demo-external")
-"""Data sets whose texts we wrote ourselves."""
 
 
 def report(
@@ -87,5 +85,5 @@ def write_report(path: Path, runs: "Sequence[Run]", workspace: Path, choices: "P
     write_page(path, runs, workspace_at(workspace), choices, screen)
     note_written(str(path))
     screen.say(f"report: {path.resolve()}")
-    if choices.with_texts and not {run.record.dataset for run in runs} <= set(_DEMO):
+    if choices.with_texts and not all(is_generated(run.record.dataset) for run in runs):
         screen.say("it shows the texts of the clips: give --no-texts if their licence forbids sharing them")

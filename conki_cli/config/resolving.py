@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from conki_cli.config.declarations import all_sections, read_by, reset_unread, setting_fields, setting_type
+from conki_cli.config.externals import NO_EXTERNAL, canonical_external
 from conki_cli.config.sections import (
     BASELINES,
-    NO_EXTERNAL,
     SECTIONS,
     DataConfig,
     ModelConfig,
@@ -272,8 +272,11 @@ def canonical(config: RunConfig) -> RunConfig:
     if shares:
         config = config.with_values("optimizer", modality_dropout=_canonical_shares(shares))
     transfer = "plain-transfer" in drop
+    config = config.with_values("data", external=canonical_external(config.data.external))
     _refuse_impossible(drop, config)
     _refuse_idle_adapters(drop, config)
+    if "T" in drop:  # nothing reads a text
+        config = config.with_values("data", context=0, context_after=0)
     if config.is_baseline:
         config = reset_unread(config, "baselines")
         return config.with_values("model", drop=tuple(switch for switch in SWITCHES if switch in drop))
@@ -320,9 +323,9 @@ def _refuse_impossible(drop: set[str], config: RunConfig) -> None:
         raise SettingsError("without T, V and A there is no modality", "keep at least one")
     if "plain-transfer" in drop and ("C1" in drop or config.data.external == NO_EXTERNAL):
         raise SettingsError("plain-transfer trains on the external set first", "give --external and do not drop C1")
-    if config.data.external == config.data.dataset:
+    if config.data.dataset in config.externals:
         raise SettingsError(
-            f"the external data set must differ from the target, both are '{config.data.dataset}'",
+            f"the external data set must differ from the target, found '{config.data.dataset}' as both",
             "give another --external, or --external none",
         )
     if config.pretraining.lr_audio_vision and not config.pretraining.lr_encoders:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from conki_cli.config.externals import NO_EXTERNAL, external_weights
 from conki_cli.config.setting import DEEPEST, LONGEST_TRAINING, WIDEST, BaselineSection, Reader
 from conki_cli.config.setting import setting as _setting
 
@@ -12,8 +13,6 @@ MODELS = ("conki", "tfn", "lmf", "mult", "iccn", "misa", "mag-bert", "self-mm", 
 """ConKI, then the other systems in the order of the paper's Table 2."""
 BASELINES = MODELS[1:]
 """The systems that the paper compares ConKI with."""
-
-NO_EXTERNAL = "none"
 
 _STAGE_TWO: tuple[Reader, ...] = ("stage 2",)
 _network = partial(_setting, read_by=("adapters", "whole", "stage 2"))
@@ -32,7 +31,11 @@ class DataConfig:
     """The data."""
 
     dataset: str = _setting("mosi", "target data set: the name of a store in features/", flag="--dataset")
-    external: str = _setting("mosei", "external data set, or none (where the target is mosei: mosi)", flag="--external")
+    external: str = _setting(
+        "mosei",
+        "external data set, several as A+B or with weights A:2+B, or none (where the target is mosei: mosi)",
+        flag="--external",
+    )
     max_frames: int = _setting(500, "longest audio or vision sequence in frames; longer ones are truncated", low=1)
     cut_external: bool = _setting(False, "truncate external sequences to the target's longest (recipe released)")
     threshold: float | None = _way_added(
@@ -43,6 +46,12 @@ class DataConfig:
     )
     limit: int = _added(
         0, "use only this many clips per split, spread evenly, for a quick look; 0: all", low=0, flag="--limit"
+    )
+    context: int = _added(
+        0, "preceding clips of the same video that the text encoder reads behind a clip's own text", low=0, high=100
+    )
+    context_after: int = _added(
+        0, "following clips of the same video that it reads as well; 0: never the future", low=0, high=100
     )
     max_unknown: float = _way_added(0.8, "refuse texts with this share of unknown tokens; 1: never", low=0.0, high=1.0)
 
@@ -210,6 +219,11 @@ class RunConfig:
     def dropped(self, switch: str) -> bool:
         """Say whether a part is switched off."""
         return switch in self.model.drop
+
+    @property
+    def externals(self) -> tuple[str, ...]:
+        """The names of the external data sets."""
+        return tuple(external_weights(self.data.external))
 
     @property
     def is_baseline(self) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conki_cli.config.externals import NO_EXTERNAL
 from conki_cli.config.models import facts
 from conki_cli.config.resolving import read_by_conki_alone, resolve
-from conki_cli.config.sections import BASELINES, MODELS, NO_EXTERNAL, DataConfig, RunConfig
+from conki_cli.config.sections import BASELINES, MODELS, DataConfig, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.datasets import REFERENCE, of_table

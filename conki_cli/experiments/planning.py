@@ -192,7 +192,7 @@ class _PlanMaker:
         run = known.run if known is not None else self.runs.locate(config, discard=discard)
         if known is not None:
             config = config.with_values("run", seeds=(*dict.fromkeys((*known.config.run.seeds, *config.run.seeds)),))
-        datasets = [config.data.dataset, *([config.data.external] if config.needs_pretraining else [])]
+        datasets = [config.data.dataset, *(config.externals if config.needs_pretraining else [])]
         stores = {name: self._store(name) for name in datasets}
         encoder, is_ready = self._encoder(config.model.text_encoder)
         is_there = not discard and status_of(run.path / "result.json") is not None
@@ -235,8 +235,5 @@ class _PlanMaker:
     def _mention_scale(self, stores: Sequence[FeatureStore]) -> None:
         methods = {store.normalization["method"] for store in stores}
         if len(methods) > 1 and all(store.widths for store in stores):
-            one, other = stores
-            self.observer.say(
-                f"warning: {one.path} has frames normalised by {one.normalization['method']}, {other.path} by "
-                f"{other.normalization['method']}: prepare both with the same --normalize"
-            )
+            scales = [f"{store.path} has frames normalised by {store.normalization['method']}" for store in stores]
+            self.observer.say(f"warning: {', '.join(scales)}: prepare all with the same --normalize")

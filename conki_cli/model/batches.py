@@ -65,6 +65,8 @@ class Batch:
     """Cached states of a frozen text encoder, by name (training/cached_states.py): [B, L, D], and `first` [B, D]."""
     absent: Mapping[str, Tensor] = field(default_factory=dict)
     """Which clips lack a modality, [B] bool, by modality that any of them lacks; their sequences have no content."""
+    source: str = ""
+    """The set that the utterances are of, if a stage learns from several."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -162,6 +164,11 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-len(self.utterances.ids) // self.batch_size)
+
+    @property
+    def sets(self) -> Mapping[str, slice]:
+        """The places of every set's clips, if there are several sets (`model/mixing.py`)."""
+        return {}
 
     def epoch(self, number: int = 0, share: float = 1.0) -> Iterator[Batch]:
         """Yield the batches of epoch `number`, or the first share of them: shuffled if a seed was given."""

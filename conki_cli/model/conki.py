@@ -208,7 +208,7 @@ class ConKI(SentimentModel):
             led = part.with_leading_position()  # the place of [CLS]
             packing = Packing.of(led.mask, led.lengths)
             frames = packing.pack(led.values)  # [T, d]
-            own, hidden = self.encoders[name](self.bridges[name](frames) if name in self.bridges else frames, packing)
+            own, hidden = self.encoders[name](self.bridged(frames, name, batch), packing)
         return [own, self.adapters[name](hidden, packing)] if self.adapters else [own]
 
     def _encode_text(

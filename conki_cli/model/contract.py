@@ -61,7 +61,9 @@ class Architecture:
     positions: Mapping[str, int] = field(default_factory=dict)
     """Longest sequence in frames that the audio and vision encoders have positions for."""
     external_widths: Mapping[str, int] = field(default_factory=dict)
-    """Stage 1 only: feature widths of the external data set that differ from the target's."""
+    """Stage 1 only: feature widths of the external data set that differ from the target's.
+
+    The keys are modalities, or 'set/modality' with several external data sets."""
 
 
 class SentimentModel(nn.Module):
@@ -93,11 +95,17 @@ class SentimentModel(nn.Module):
             self.add_bridges()
 
     def add_bridges(self) -> None:
-        """Add a Linear for each modality whose width in the external data differs from the target's."""
+        """Add a Linear for each set and modality whose width in the external data differs from the target's."""
         sizes = self.architecture
         self.bridges = nn.ModuleDict(
-            {name: nn.Linear(d, sizes.widths[name]) for name, d in sizes.external_widths.items()}
+            {key: nn.Linear(d, sizes.widths[key.rpartition("/")[2]]) for key, d in sizes.external_widths.items()}
         )
+
+    def bridged(self, frames: Tensor, name: str, batch: Batch) -> Tensor:
+        """Bring the frames of a modality to the target's width, [..., d of the batch's set] -> [..., d]."""
+        key = f"{batch.source}/{name}" if batch.source else name
+        found: Tensor = self.bridges[key](frames) if key in self.bridges else frames
+        return found
 
     def loss(self, output: Output, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the weighted terms whose sum is minimised, by name."""
@@ -173,8 +181,7 @@ class SentimentModel(nn.Module):
     def frames(self, batch: Batch, name: str) -> Padded:
         """Return the frames of a modality at the target's width, [B, L, d], zero after the mask."""
         part = batch.modality(name)
-        values = self.bridges[name](part.values) if name in self.bridges else part.values
-        return Padded(values * part.mask.unsqueeze(-1), part.mask, part.lengths)
+        return Padded(self.bridged(part.values, name, batch) * part.mask.unsqueeze(-1), part.mask, part.lengths)
 
     def text_states(self, batch: Batch) -> Tensor:
         """Return the last hidden states of the text, [B, L, D]; those of a frozen encoder may come with the batch."""

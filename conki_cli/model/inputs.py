@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conki_cli import MODALITIES
+from conki_cli.config.externals import external_weights
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.model.absence import Absence, trains_absence
 from conki_cli.model.batches import Batches
+from conki_cli.model.mixing import MixedBatches
 from conki_cli.system.errors import SettingsError, StoreError
+from conki_cli.text.context import Context, tokenize_with_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,11 +47,23 @@ class Inputs:
     """Largest number of clips per split; 0: all."""
     masks_empty: bool = False
     """Whether a clip without frames or words lacks that modality."""
+    context: Context = field(default_factory=Context)
+    """Neighbouring clips whose texts are read behind a clip's own."""
+    parts: tuple["Inputs", ...] = ()
+    """With several external data sets, the inputs of each; then `external` is None."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Their weights, by data set."""
     _tokens: dict[str, tuple[list[np.ndarray], int]] = field(default_factory=dict)
 
     @property
+    def sources(self) -> tuple["Inputs", ...]:
+        """The inputs of every data set that this stage trains on."""
+        return self.parts or (self,)
+
+    @property
     def learnt(self) -> FeatureStore:
-        """The store that this stage trains on: the external one in stage 1."""
+        """The store that this stage trains on: the external one in stage 1; of several, ask `sources`."""
+        assert not self.parts
         return self.external or self.target
 
     def clips(self, split: str) -> Utterances:
@@ -59,7 +74,8 @@ class Inputs:
     def external_widths(self) -> dict[str, int]:
         """Feature widths of the external set that differ from the target's and so need a bridge layer."""
         if self.external is None:
-            return {}
+            each = {part.learnt.dataset: part.external_widths for part in self.parts}
+            return {f"{dataset}/{name}": width for dataset, widths in each.items() for name, width in widths.items()}
         widths = {name: self.external.widths[name] for name in self.limits}
         return {name: width for name, width in widths.items() if width != self.target.widths[name]}
 
@@ -76,14 +92,20 @@ class Inputs:
         seed: int | None = None,
         shares: Mapping[str, float] = MappingProxyType({}),
     ) -> Batches:
-        """Return the batches of a split of the store that this stage trains on; shuffled if a seed is given.
+        """Return the batches of a split of what this stage trains on; shuffled if a seed is given.
 
         In shuffled batches, a share of the clips loses a modality, drawn per epoch.
         """
+        if self.parts:
+            parts = {
+                part.learnt.dataset: part.batches(split, batch_size=batch_size, seed=seed, shares=shares)
+                for part in self.parts
+            }
+            return MixedBatches.of(parts, self.weights)
         utterances = self.clips(split)
         return Batches(
             utterances,
-            self.token_ids(utterances, self._key(split)),
+            self.token_ids(split),
             self.limits,
             batch_size,
             seed=seed,
@@ -98,31 +120,42 @@ class Inputs:
     def _key(self, split: str) -> str:
         return f"{self.learnt.dataset}/{split}/{self.limit}"
 
-    def token_ids(self, utterances: Utterances, key: str) -> list[np.ndarray] | None:
-        """Return the token ids of a split, computed once; None if the run has no text."""
+    def token_ids(self, split: str) -> list[np.ndarray] | None:
+        """Return the token ids that the text encoder reads, computed once; None if the run has no text."""
         if self.tokenizer is None:
             return None
-        from conki_cli.text import tokenize
+        return self.contexts(split)[0] if self.context else self.tokens([split])[split][0]
 
+    def contexts(self, split: str) -> tuple[list[np.ndarray], int]:
+        """Return the token ids of a split's clips with their contexts, and the number of truncated contexts."""
+        assert self.tokenizer is not None
+        key = f"{self._key(split)}/{self.context.before}/{self.context.after}"
         if key not in self._tokens:
-            self._tokens[key] = tokenize(self.tokenizer, utterances.texts, max_length=self.max_tokens)
-        return self._tokens[key][0]
+            clips = self.clips(split)
+            self._tokens[key] = tokenize_with_context(self.tokenizer, clips, self.context, max_length=self.max_tokens)
+        return self._tokens[key]
 
     def tokens(self, splits: Sequence[str]) -> dict[str, tuple[list[np.ndarray], int]]:
-        """Return token ids of splits, and the number of truncated texts; {} if the run has no text."""
-        keys = {split: self._key(split) for split in splits if self.tokenizer is not None}
-        for split, key in keys.items():
-            self.token_ids(self.clips(split), key)
-        return {split: self._tokens[key] for split, key in keys.items()}
+        """Return token ids of the clips' own texts, and the number of truncated texts; {} if the run has no text."""
+        if self.tokenizer is None:
+            return {}
+        from conki_cli.text import tokenize
+
+        for split in splits:
+            if (key := self._key(split)) not in self._tokens:
+                texts = self.clips(split).texts
+                self._tokens[key] = tokenize(self.tokenizer, texts, max_length=self.max_tokens)
+        return {split: self._tokens[self._key(split)] for split in splits}
 
     def sharing(self, tokens: dict[str, tuple[list[np.ndarray], int]]) -> "Inputs":
         """Return these inputs with a store of token ids that is shared with other inputs of the same tokenizer."""
-        return replace(self, _tokens=tokens)
+        return replace(self, _tokens=tokens, parts=tuple(part.sharing(tokens) for part in self.parts))
 
     def cut(self, split: str) -> dict[str, int]:
         """Count the sequences of a split that exceed their limit, by modality."""
-        frames = self.clips(split).frames
-        return {name: int((frames[name].lengths > limit).sum()) for name, limit in self.limits.items()}
+        frames = [part.clips(split).frames for part in self.sources]
+        limits = self.limits.items()
+        return {name: sum(int((part[name].lengths > limit).sum()) for part in frames) for name, limit in limits}
 
 
 def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[float, float]:
@@ -134,7 +167,7 @@ def _rescale(stored: tuple[float, float], wanted: tuple[float, float]) -> tuple[
 def open_inputs(
     config: RunConfig,
     target: FeatureStore,
-    external: FeatureStore | None,
+    external: FeatureStore | Sequence[FeatureStore] | None,
     encoder: str,
     *,
     reader: "Callable[[str], tuple[PreTrainedTokenizerBase, int]] | None" = None,
@@ -144,7 +177,7 @@ def open_inputs(
     Args:
         config: the resolved configuration.
         target: the store of the target data set.
-        external: the external store, if this run needs its lengths or clips.
+        external: the external stores, or the only one, if this run needs their lengths or clips.
         encoder: name or folder of the text encoder.
         reader: returns the tokenizer of a text encoder and its longest sequence; None: they are loaded.
 
@@ -161,25 +194,21 @@ def open_inputs(
             advice="drop less, or prepare a store with more modalities",
         )
     frames = [name for name in modalities if name != "text"]
-    for name in frames:
-        if external is not None and name not in external.widths:
+    externals = [] if external is None else [external] if isinstance(external, FeatureStore) else [*external]
+    for store in externals:
+        if lacking := [name for name in frames if name not in store.widths]:
             raise StoreError(
-                f"the target {target.dataset} has {name} but the external store {external.path} has none",
-                advice=f"prepare {external.dataset} from a file with {name}, or give --drop-modality {name}",
+                f"the target {target.dataset} has {lacking[0]} but the external store {store.path} has none",
+                advice=f"prepare {store.dataset} from a file with {lacking[0]}, or give --drop-modality {lacking[0]}",
             )
-    cap = config.data.max_frames
-    own = {name: max(1, min(cap, target.longest(name, "train"))) for name in frames}
-    limits = own
-    if external is not None and not config.data.cut_external:
-        limits = {name: max(own[name], min(cap, external.longest(name, "train"))) for name in frames}
     learns_external = config.run.stage == "pretrain"
     tokenizer, max_tokens = (reader or load_reader)(encoder) if "text" in modalities else (None, 0)
-    crosses = config.transfers_whole or not config.dropped("handover")
-    return Inputs(
+    crosses = config.transfers_whole or not config.dropped("handover") or len(externals) > 1
+    opened = Inputs(
         target,
-        external if learns_external else None,
+        externals[0] if learns_external and len(externals) == 1 else None,
         modalities,
-        limits,
+        _limits(config, target, externals, frames),
         tokenizer,
         max_tokens,
         rescales=crosses,
@@ -187,7 +216,22 @@ def open_inputs(
         threshold=config.data.threshold,
         limit=config.data.limit,
         masks_empty=trains_absence(config),
+        context=Context.of(config),
     )
+    if not learns_external or len(externals) < 2:
+        return opened
+    weights = external_weights(config.data.external)
+    return replace(opened, parts=tuple(replace(opened, external=store) for store in externals), weights=weights)
+
+
+def _limits(
+    config: RunConfig, target: FeatureStore, externals: Sequence[FeatureStore], frames: Sequence[str]
+) -> dict[str, int]:
+    """Return the longest audio and vision sequences that the encoders get positions for, in frames."""
+    cap = config.data.max_frames
+    stores = [target, *([] if config.data.cut_external else externals)]
+    longest = {name: max(store.longest(name, "train") for store in stores) for name in frames}
+    return {name: max(1, min(cap, length)) for name, length in longest.items()}
 
 
 def available_modalities(stored: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:

@@ -202,7 +202,9 @@ class _Pad(torch.autograd.Function):
         return gradients[0].index_select(0, ctx.real), None, None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float = 0.0) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float = 0.0, window: int | None = None
+) -> Tensor:
     """Let the positions of each sequence attend to one another (scaled dot products).
 
     Args:
@@ -211,6 +213,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropo
         value: like `query`.
         packing: the sequences of the rows.
         dropout: share of the attention weights that are dropped.
+        window: positions attend only to those whose distance is smaller; None: to all.
 
     Returns:
         [T, D].
@@ -220,7 +223,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropo
     sizes = [group.rows for group in packing.groups]
     pieces = [torch.split(tensor, sizes) for tensor in (query, key, value)]
     parts = zip(packing.groups, *pieces, strict=True)
-    return torch.cat([_attend_group(q, k, v, group, dropout) for group, q, k, v in parts])
+    return torch.cat([_attend_group(q, k, v, group, dropout, window) for group, q, k, v in parts])
 
 
 def attend_first(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, dropout: float = 0.0) -> Tensor:
@@ -242,7 +245,7 @@ def attend_first(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *,
     found = []
     for group, q, k, v in parts:
         keys, values = _padded((k, v), group)
-        found.append(_mixed(q[:, :, None], keys, values, group, dropout))
+        found.append(_mixed(q[:, :, None], keys, values, group.added(q.dtype), dropout))
     return torch.cat(found)[packing.places]
 
 
@@ -255,14 +258,26 @@ def _padded(rows: Sequence[Tensor], group: Group) -> list[Tensor]:
     return [part.view(group.count, group.longest, *part.shape[1:]).transpose(1, 2) for part in whole]
 
 
-def _mixed(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
+def _mixed(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attend within a group; query [G, H, Q, D/H], key and value [G, H, longest, D/H] -> [G * Q, D]."""
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.added(query.dtype), dropout_p=dropout)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _attend_group(query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float) -> Tensor:
+def _attend_group(
+    query: Tensor, key: Tensor, value: Tensor, group: Group, dropout: float, window: int | None
+) -> Tensor:
     """Return the attention output of the rows of one group; [rows, H, D/H] each -> [rows, D]."""
     q, k, v = _padded((query, key, value), group)
-    flat = _mixed(q, k, v, group, dropout)  # [G * longest, D]
+    mask = group.added(q.dtype) if window is None or window >= group.longest else _near(group, window, q.device)
+    flat = _mixed(q, k, v, mask, dropout)  # [G * longest, D]
     return flat if group.real is None else flat.index_select(0, group.real)
+
+
+def _near(group: Group, window: int, device: torch.device) -> Tensor:
+    """Return which positions attend to which in a group, [1 or G, 1, longest, longest]: real and near ones."""
+    places = torch.arange(group.longest, device=device)
+    near = ((places[:, None] - places).abs() < window)[None, None]
+    if group.mask is None:
+        return near
+    return (near & group.mask) | ~group.mask.transpose(2, 3)  # a row of padding may not be all False: it would be NaN

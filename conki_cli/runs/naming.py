@@ -4,7 +4,8 @@ import hashlib
 import re
 from typing import Any
 
-from conki_cli.config.sections import NO_EXTERNAL, RunConfig
+from conki_cli.config.externals import NO_EXTERNAL
+from conki_cli.config.sections import RunConfig
 from conki_cli.runs.differences import learnt_settings
 from conki_cli.system.errors import RunError
 from conki_cli.system.workspace import BUILT_IN_ENCODER
@@ -44,7 +45,7 @@ def default_name(config: RunConfig) -> str:
         switches = "-plain-transfer" + (f"-wo-{'+'.join(rest)}" if rest else "")
     data = config.data.dataset
     if config.run.stage == "pretrain":
-        data = f"pretrain-{config.data.external}-for-{config.data.dataset}"
+        data = f"pretrain-{'+'.join(config.externals)}-for-{config.data.dataset}"
     return f"{data}-{config.model.name}{switches}-{digest_of(config)}"
 
 

@@ -36,6 +36,8 @@ _FETCHED = {
     WEIGHT_FILES: ["config.json", "*.safetensors", "*.safetensors.index.json"],
 }
 
+_BOTH_WAYS = ("xlnet",)
+"""Types that transformers lists with the decoders although they read in both directions."""
 _BASE, _LARGE = (768, 12), (1024, 24)
 KNOWN_SIZES = {
     **dict.fromkeys(("bert-base-uncased", "bert-base-cased", "bert-base-chinese", "roberta-base"), _BASE),
@@ -81,6 +83,7 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    _refuse_decoder(config, name_or_path)
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
     if config.is_encoder_decoder or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise EncoderError(
@@ -89,6 +92,40 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
             "choose another --encoder",
         )
     return config
+
+
+def _refuse_decoder(config: "PretrainedConfig", name_or_path: str) -> None:
+    """Refuse a model that reads a text from left to right: its first token knows nothing of the others.
+
+    Raises:
+        EncoderError: the configuration is that of a decoder.
+    """
+    from transformers.models.auto import modeling_auto
+
+    kind = config.model_type
+    predicts_next = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in _BOTH_WAYS
+    if getattr(config, "is_decoder", False) or (
+        predicts_next and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    ):
+        raise EncoderError(
+            f"a text encoder must read a text in both directions, as BERT does, but {name_or_path} is a decoder (type "
+            f"{kind!r}), which reads it from left to right",
+            "choose another --encoder",
+        )
+
+
+def _refuse_other_inputs(model: "PreTrainedModel", folder: Path) -> None:
+    """Refuse a model of sound or images.
+
+    Raises:
+        EncoderError: it does not read token ids.
+    """
+    if model.main_input_name != "input_ids":
+        raise EncoderError(
+            f"a text encoder must read token ids, but the model in {folder} (type {model.config.model_type!r}) reads "
+            f"{model.main_input_name}",
+            "choose another --encoder",
+        )
 
 
 def encoder_sizes(name_or_path: str, *, reads_text: bool = True) -> tuple[int, int]:
@@ -168,6 +205,7 @@ def load_backbone(name_or_path: str) -> "tuple[PreTrainedModel, frozenset[str]]"
         if mapping := prefix_mapping(report):
             torch.set_rng_state(before)  # so that a pooler gets the same values as without the prefix
             model, report = _loaded(folder, mapping)
+        _refuse_other_inputs(model, folder)
         model = model.float()  # the checkpoint may have another precision; training always starts from float32
         missing = check_weights(model, report, folder, noun=_ENCODER.noun)
     return model, missing
@@ -200,7 +238,9 @@ def backbone_from_config(folder: str | Path) -> "PreTrainedModel":
     with explained(Path(folder), "configuration (config.json)"), torch.random.fork_rng(devices=[]):
         from transformers import AutoModel
 
-        return AutoModel.from_config(config, trust_remote_code=False).float()
+        model = AutoModel.from_config(config, trust_remote_code=False)
+        _refuse_other_inputs(model, Path(folder))
+        return model.float()
 
 
 def save_encoder_files(

@@ -100,8 +100,10 @@ def cached_states(
     store, encoder = inputs.learnt, _encoder_digest(cache.encoder)
     texts: dict[Path, Texts] = {}
     for split in splits:
-        tokens = inputs.tokens([split])[split][0]
+        tokens = inputs.token_ids(split) or []
         made_from = [store.content_id, split, _tokens_digest(tokens), encoder, *cache.names, cache.precision]
+        if cache.encoder.separator is not None:  # a second token type
+            made_from.append(f"separator {cache.encoder.separator}")
         key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
         texts[cache.folder / f"{store.dataset}-{split}-{key}.h5"] = tokens
     missing = {path: tokens for path, tokens in texts.items() if status_of(path) is None}

@@ -26,8 +26,10 @@ from conki_cli.text import (
     count_tokens,
     encoder_config,
     load_reader,
+    load_tokenizer,
     tokenize,
 )
+from conki_cli.text.context import Context, separator_of, tokenize_with_context
 from conki_cli.training import checkpoint
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import predict
@@ -63,7 +65,10 @@ def stored_network(run: Run, config: RunConfig, architecture: Architecture, fact
     if "text" in architecture.modalities:
         backbone = backbone_from_config(run.path / "encoder")
         fresh = {name.removeprefix("backbone.") for name in facts["fresh_text"] if name.startswith("backbone.")}
-        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh))
+        separator = None
+        if context := Context.of(config):
+            separator = separator_of(load_tokenizer(str(run.path / "encoder")), backbone.config, context)
+        text = TextEncoder(backbone, width=architecture.width, fresh=frozenset(fresh), separator=separator)
     return zoo.build(config, architecture, text)
 
 
@@ -196,7 +201,7 @@ def predict_readings(
         for number, reading in enumerate(readings):
             fitted = fit_to(run, model, reading, observer)
             if "text" in model.architecture.modalities and number not in tokens:  # all seeds share the tokenizer
-                tokens[number] = _token_ids(run, reading.utterances, observer if not number else Observer())
+                tokens[number] = read_texts(run, reading.utterances, observer if not number else Observer())
             batches = Batches(
                 fitted.utterances,
                 tokens.get(number),
@@ -212,11 +217,18 @@ def predict_readings(
     return predicted
 
 
-def _token_ids(run: Run, utterances: Utterances, observer: Observer) -> list[np.ndarray]:
+def read_texts(run: Run, utterances: Utterances, observer: Observer) -> list[np.ndarray]:
+    """Return the token ids of utterances as a run reads them: with their context, if it has one and they have."""
     tokenizer, limit = load_reader(str(run.path / "encoder"))
-    token_ids, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
-    _mention_texts(tokenizer, utterances, count_tokens(tokenizer, token_ids, num_truncated), observer)
-    return token_ids
+    own, num_truncated = tokenize(tokenizer, utterances.texts, max_length=limit)
+    _mention_texts(tokenizer, utterances, count_tokens(tokenizer, own, num_truncated), observer)
+    context = Context.of(run.config)
+    if not context:
+        return own
+    if utterances.path is None:
+        observer.say(f"run {run.name} reads clips with their context (data.context); single texts have none")
+        return own
+    return tokenize_with_context(tokenizer, utterances, context, max_length=limit)[0]
 
 
 def _mention_texts(

@@ -1,6 +1,6 @@
 """One stage of one configuration with opened inputs: its network, and checks of what cannot work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from conki_cli.runs import Run
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.text import TextReport, backbone_from_config, count_tokens, encoder_sizes, load_backbone
+from conki_cli.text.context import separator_of
 from conki_cli.training import checkpoint
 from conki_cli.training import loop as training
 from conki_cli.training.adapters import GivenAdapters
@@ -49,7 +50,8 @@ class Job:
     @property
     def stores(self) -> list[FeatureStore]:
         """Every store that this stage reads."""
-        return [store for store in (self.inputs.target, self.inputs.external) if store is not None]
+        externals = [part.external for part in self.inputs.sources if part.external is not None]
+        return [self.inputs.target, *externals]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -94,8 +96,11 @@ def check_network(job: Job) -> NetworkSize:
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
     modality_dropout(job, model)
     schedule = training.schedule_of(config, config.run.seeds[0])
-    training.check_batches(model, len(job.inputs.clips("train")), schedule.batch_size)
-    text_report(job).check(config.data.max_unknown)
+    for part in job.inputs.sources:
+        training.check_batches(model, len(part.clips("train")), schedule.batch_size)
+        part.context.check(part.learnt.split("train"))
+    for report in text_reports(job):
+        report.check(config.data.max_unknown)
     if "test" in job.splits:
         _look_through(job, "test")
     names, kept = model.stored_names()
@@ -120,11 +125,23 @@ def frozen_text(model: SentimentModel) -> list[str]:
     return [name for name in model.state_dict() if name.startswith(model.text_prefix)]
 
 
-def text_report(job: Job) -> TextReport:
-    """Count tokens, unknown tokens and truncated texts of every split that a stage reads; empty without text."""
-    store, tokenizer = job.inputs.learnt, job.inputs.tokenizer
-    counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in job.inputs.tokens(job.splits).items()}
-    return TextReport(store.dataset, tokenizer, counts, lambda split: job.inputs.clips(split).texts)
+def text_reports(job: Job) -> list[TextReport]:
+    """Count tokens, unknown and truncated ones of every set and split that a stage reads; empty without text."""
+    return [_text_report(part, job.splits) for part in job.inputs.sources]
+
+
+def text_facts(job: Job) -> dict[str, dict[str, float]]:
+    """Return the counts of tokens for a result.json, by split; of several sets by 'set/split'."""
+    found = {report.what: report.as_facts() for report in text_reports(job)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return {f"{name}/{split}": counts for name, facts in found.items() for split, counts in facts.items()}
+
+
+def _text_report(inputs: Inputs, splits: Sequence[str]) -> TextReport:
+    tokenizer = inputs.tokenizer
+    counts = {split: count_tokens(tokenizer, *tokens) for split, tokens in inputs.tokens(splits).items()}
+    return TextReport(inputs.learnt.dataset, tokenizer, counts, lambda split: inputs.clips(split).texts)
 
 
 def _look_through(job: Job, split: str) -> None:
@@ -162,5 +179,8 @@ def _network(job: Job, backbone: "PreTrainedModel | None", fresh: frozenset[str]
         positions={name: inputs.limits[name] for name in names},
         external_widths=inputs.external_widths,
     )
-    text = TextEncoder(backbone, width=width, fresh=fresh) if backbone is not None else None
+    text = None
+    if backbone is not None:
+        separator = separator_of(inputs.tokenizer, backbone.config, inputs.context)
+        text = TextEncoder(backbone, width=width, fresh=fresh, separator=separator)
     return zoo.build(job.config, architecture, text)

@@ -172,7 +172,7 @@ class _Fit:
         progress, schedule, model = self.progress, self.schedule, self.progress.model
         scores = self.train.scores()
         check_batches(model, len(scores), self.train.batch_size)
-        self._mention_small_batches(len(scores))
+        self._mention_small_batches([rows.stop - rows.start for rows in self.train.sets.values()] or [len(scores)])
         if not progress.epoch:  # a resumed model keeps its memory of the clips
             model.start(torch.from_numpy(scores).to(self.device))
         with self.observer.steps(f"seed {schedule.seed}", self._num_steps()) as advance:
@@ -289,14 +289,15 @@ class _Fit:
             group["lr"] = peak * (factor * progress.rate_scale)
 
     def _validate(self) -> dict[str, float]:
-        valid = self.valid
-        return sentiment_metrics(
-            predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step()),
-            valid.scores(),
-            score_range=valid.score_range,
-            threshold=valid.threshold,
-            ids=valid.utterances.ids,
+        valid, scores = self.valid, self.valid.scores()
+        found = predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step())
+        metrics = sentiment_metrics(
+            found, scores, score_range=valid.score_range, threshold=valid.threshold, ids=valid.utterances.ids
         )
+        errors = {f"mae_{name}": float(np.abs(found[rows] - scores[rows]).mean()) for name, rows in valid.sets.items()}
+        if errors:  # several external sets: the mean of their errors selects, so a small set counts like a large one
+            metrics |= {**errors, "mae": math.fsum(errors.values()) / len(errors)}
+        return metrics
 
     def _is_best(self, mae: float) -> bool:
         """Compare the validation MAE of an epoch with the best one, and lower the rates on a plateau."""
@@ -326,10 +327,10 @@ class _Fit:
         counts = {phase: math.ceil(len(self._batches(phase)) * model.share(phase)) for phase in model.phases}
         return sum(counts[phase] for epoch in range(self.schedule.num_epochs) for phase in model.passes(epoch + 1))
 
-    def _mention_small_batches(self, count: int) -> None:
-        """Say that the last batch of a pass is too small to train on."""
+    def _mention_small_batches(self, counts: Sequence[int]) -> None:
+        """Say that the last batch of a pass over a set is too small to train on; `counts` are the sets' clips."""
         model = self.progress.model
-        for phase in model.phases:
+        for phase, count in itertools.product(model.phases, counts):
             smallest, size = model.smallest_batch(phase), self._batches(phase).batch_size
             if 0 < count % size < smallest:
                 self.observer.say(

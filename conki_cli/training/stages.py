@@ -18,6 +18,8 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import SPLITS
 from conki_cli.metrics import sentiment_metrics
 from conki_cli.model.contract import SentimentModel
+from conki_cli.model.inputs import Inputs
+from conki_cli.model.mixing import MixedBatches
 from conki_cli.runs import (
     Median,
     MetricsLog,
@@ -52,7 +54,15 @@ from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import memory_advice, predict
-from conki_cli.training.jobs import READ_AT_ONCE, Job, build_model, frozen_text, modality_dropout, text_report
+from conki_cli.training.jobs import (
+    READ_AT_ONCE,
+    Job,
+    build_model,
+    frozen_text,
+    modality_dropout,
+    text_facts,
+    text_reports,
+)
 from conki_cli.training.steps import Shelf, Step, open_step
 
 
@@ -226,10 +236,14 @@ def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> t
     if how == "off":
         return job, "off"
     cache = StateCache(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
-    states = cached_states(cache, job.inputs, job.splits, job.observer)
-    if states is None:
-        return job, "off"
-    return dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, states=states)), how
+    parts = []
+    for part in job.inputs.sources:
+        states = cached_states(cache, part, job.splits, job.observer)
+        if states is None:
+            return job, "off"
+        parts.append(dataclasses.replace(part, states=states))
+    inputs = dataclasses.replace(job.inputs, parts=tuple(parts)) if job.inputs.parts else parts[0]
+    return dataclasses.replace(job, inputs=inputs), how
 
 
 def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
@@ -254,9 +268,30 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         if count:
             longest = job.inputs.limits[name]
             job.observer.say(f"{count} training clips have more than {longest} {name} frames: truncated")
+    if job.inputs.parts:
+        batches = job.inputs.batches("train", batch_size=training.schedule_of(config, seed).batch_size)
+        assert isinstance(batches, MixedBatches)
+        shares = " and ".join(f"{count:,} of {name}" for name, count in batches.shares().items())
+        job.observer.say(f"every epoch has {len(batches):,} batches: {shares}")
     if job.inputs.tokenizer is not None:
-        for line in text_report(job).described(job.inputs.max_tokens, encoder_config(job.encoder).vocab_size):
-            job.observer.say(line)
+        num_rows = encoder_config(job.encoder).vocab_size
+        for report, part in zip(text_reports(job), job.inputs.sources, strict=True):
+            for line in report.described(part.max_tokens, num_rows):
+                job.observer.say(line)
+            _announce_context(part, job.observer)
+
+
+def _announce_context(inputs: Inputs, observer: Observer) -> None:
+    """Say how many training clips have a context, and how many contexts are truncated."""
+    if context := inputs.context:
+        neighbours = context.neighbours(inputs.clips("train"))
+        count = sum(bool(before or after) for before, after in neighbours)
+        later = f" and {context.after} that follow" if context.after else ""
+        observer.say(
+            f"{count:,} of {len(neighbours):,} training clips of {inputs.learnt.dataset} are read with up to "
+            f"{context.before} clips that precede them{later}; {inputs.contexts('train')[1]:,} contexts exceed "
+            f"{inputs.max_tokens} tokens and are truncated"
+        )
 
 
 def _write_setting(job: Job, seed: int) -> None:
@@ -354,7 +389,7 @@ def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, f
         threshold=job.config.data.threshold,
         stage_1=first.name if first else None,
         cut={split: job.inputs.cut(split) for split in ("train", *splits)},
-        texts=text_report(job).as_facts(),
+        texts=text_facts(job),
         parameters={
             "all": sum(p.numel() for p in model.parameters()),
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -77,7 +77,7 @@ class Shelf:
             ConkiError: see `open_inputs`.
         """
         target = self.store(stores[config.data.dataset])
-        external = self.store(stores[config.data.external]) if config.needs_pretraining else None
+        externals = [self.store(stores[name]) for name in config.externals] if config.needs_pretraining else []
 
         def reader(name: str) -> "tuple[PreTrainedTokenizerBase, int]":
             if name not in self._readers:
@@ -85,7 +85,7 @@ class Shelf:
                 self._readers[name] = _Reader(tokenizer, limit, copy.deepcopy(tokenizer))
             return self._readers[name].tokenizer, self._readers[name].max_tokens
 
-        found = open_inputs(config, target, external, encoder, reader=reader)
+        found = open_inputs(config, target, externals, encoder, reader=reader)
         return found.sharing(self._readers[encoder].tokens) if encoder in self._readers else found
 
     def unused_tokenizer(self, encoder: str) -> "PreTrainedTokenizerBase | None":

@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from conki_cli.config.externals import NO_EXTERNAL
 from conki_cli.config.resolving import resolve, stage_one
-from conki_cli.config.sections import NO_EXTERNAL
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.model.batches import Batch, Padded
 from conki_cli.model.contract import SentimentModel

@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from conki_cli.system.workspace import Workspace
 
 SENTENCES = demo.encoder_sentences()
 TARGET, EXTERNAL = demo.demo_corpus(), demo.demo_external_corpus()
+A, B = demo.demo_external_a_corpus(), demo.demo_external_b_corpus()
 both = pytest.mark.parametrize("corpus", [TARGET, EXTERNAL], ids=["demo", "demo-external"])
 MODIFIERS = {"slightly", "very"}
 FRAME_WORDS = MODIFIERS | {"was", "felt", "never", "made", "showed", "had", "offered", "sold"}
@@ -65,8 +67,13 @@ def frame_means(samples: list[Sample], modality: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("corpus", "sizes", "widths"),
-    [(TARGET, [160, 100, 300], (5, 8)), (EXTERNAL, [1200, 100, 100], (12, 10))],
-    ids=["demo", "demo-external"],
+    [
+        (TARGET, [160, 100, 300], (5, 8)),
+        (EXTERNAL, [1200, 100, 100], (12, 10)),
+        (A, [600, 100, 100], (12, 10)),
+        (B, [600, 100, 100], (5, 14)),
+    ],
+    ids=["demo", "demo-external", "demo-external-a", "demo-external-b"],
 )
 def test_the_corpora_have_their_sizes_and_widths(corpus, sizes, widths):
     assert [len(split) for split in corpus.splits.values()] == sizes
@@ -93,9 +100,35 @@ def test_each_corpus_names_its_generator_by_its_own_checksum():
     assert TARGET.source_sha256 != EXTERNAL.source_sha256
 
 
-def test_no_sentence_occurs_twice_in_the_two_corpora():
-    texts = [sample.text for corpus in (TARGET, EXTERNAL) for sample in clips(corpus)]
+@pytest.mark.parametrize("corpora", [(TARGET, EXTERNAL), (TARGET, A, B)], ids=["one external", "two"])
+def test_no_sentence_occurs_twice_in_corpora_that_are_used_together(corpora):
+    texts = [sample.text for corpus in corpora for sample in clips(corpus)]
     assert len(texts) == len(set(texts))
+
+
+def test_the_two_further_corpora_share_the_words_that_the_target_does_not_teach():
+    taught = opinion_words(TARGET.splits["train"]).keys()
+    ours, theirs = (opinion_words(clips(corpus)).keys() for corpus in (A, B))
+    assert (len(ours), len(theirs)) == (12, 12)
+    assert taught | ours | theirs == set(demo.OPINION_WORDS)
+    known = {word for sentence in SENTENCES for word in sentence.split()}
+    assert {word for corpus in (A, B) for sample in clips(corpus) for word in sample.text.split()} <= known
+
+
+def test_one_of_them_is_scored_in_another_range():
+    assert (A.score_range, B.score_range) == ((-3.0, 3.0), (-1.0, 1.0))
+    assert 0.8 < np.abs(scores(clips(B))).max() <= 1.0
+
+
+def test_words_of_both_tell_more_than_words_of_either():
+    def in_one_range(corpus):
+        highest = corpus.score_range[1]
+        return [replace(sample, score=3 * sample.score / highest) for sample in corpus.splits["train"]]
+
+    own, first, second = TARGET.splits["train"], in_one_range(A), in_one_range(B)
+    either = [error_on_the_target_test([*own, *part]) for part in (first, second)]
+    assert error_on_the_target_test([*own, *first, *second]) < min(either) - 0.05
+    assert max(either) < error_on_the_target_test(own)
 
 
 @both

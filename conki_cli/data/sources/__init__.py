@@ -86,9 +86,9 @@ def read_corpus(
     if is_generated(dataset):
         if source is not None or replace(options, extraction=None) != Options():
             raise SettingsError(f"--dataset {dataset} is generated: leave out --source, or choose another name")
-        from conki_cli.data.sources import demo
+        from conki_cli.data.sources.demo import GENERATED
 
-        return demo.demo_corpus() if dataset == "demo" else demo.demo_external_corpus()
+        return GENERATED[dataset]()
     from conki_cli.data.sources.characters import with_repaired_texts
 
     options, path = _found(dataset, workspace, source, options)

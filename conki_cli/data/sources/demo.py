@@ -12,12 +12,15 @@ rest of a score is hidden in the audio and vision frames, which also reflect the
 The two corpora have different topics, share no sentence, and differ in frame widths as MOSI and MOSEI do. Only
 additions, multiplications and NumPy's seeded generator are used, so every machine makes the same clips.
 
+Two further external corpora exist to be used together: each has half of the words that the target's training split
+lacks, and no other opinion words, so each teaches what the other does not. `demo-external-b` is scored from -1 to 1.
+
 Axes: L frames of a clip, d features per frame.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +39,9 @@ _WORDS_BY_VALENCE = {
 """The valence of the opinion words; the target's training split uses those left of the bar. Drawn once at random."""
 
 _VALENCES = {word: value for value, words in _WORDS_BY_VALENCE.items() for word in words.replace("|", " ").split()}
+_UNTAUGHT = [words.partition("|")[2].split() for words in _WORDS_BY_VALENCE.values()]
+_TAUGHT_BY_A = [word for words in _UNTAUGHT for word in words[:3]]
+_TAUGHT_BY_B = [word for words in _UNTAUGHT for word in words[3:]]
 _TAUGHT_BY_TARGET = [word for words in _WORDS_BY_VALENCE.values() for word in words.partition("|")[0].split()]
 OPINION_WORDS = tuple(sorted(_VALENCES))
 
@@ -75,6 +81,10 @@ class _Plan:
     audio_width: int
     vision_width: int
     train_words: Sequence[str]
+    other_words: Sequence[str] = OPINION_WORDS
+    """Those of its validation and test splits."""
+    highest: float = 3.0
+    """Scores lie between this and its negative."""
 
 
 _SHARED_TOPICS = ("it", "this one", "the first part", "the rest")
@@ -92,8 +102,17 @@ _ERRANDS = _Theme(
     products=("rooms", "tickets", "things"),
     aside=" , we went there on ",
 )
+_OUTINGS = _Theme(  # in words that the demo's encoder knows
+    topics=("the train", "the garden", "the story", "the acting", *_SHARED_TOPICS),
+    makers=("the drivers", "the actors", "they"),
+    verbs=("offered", "showed", "had"),
+    products=("songs", "tickets", "things"),
+    aside=" , we went there on ",
+)
 _TARGET = _Plan(0, _FILMS, (160, 100, 300), audio_width=5, vision_width=8, train_words=_TAUGHT_BY_TARGET)
 _EXTERNAL = _Plan(1, _ERRANDS, (1200, 100, 100), audio_width=12, vision_width=10, train_words=OPINION_WORDS)
+_EXTERNAL_A = _Plan(3, _ERRANDS, (600, 100, 100), 12, 10, train_words=_TAUGHT_BY_A, other_words=_TAUGHT_BY_A)
+_EXTERNAL_B = _Plan(4, _OUTINGS, (600, 100, 100), 5, 14, _TAUGHT_BY_B, other_words=_TAUGHT_BY_B, highest=1.0)
 
 
 def demo_corpus(draw: int = _SEED) -> Corpus:
@@ -111,9 +130,41 @@ def demo_external_corpus(draw: int = _SEED) -> Corpus:
     Args:
         draw: the seed of the target corpus, with which it shares no sentence.
     """
-    target = demo_corpus(draw)
-    used = {sample.text for split in target.splits.values() for sample in split}
-    return _corpus("demo-external", _EXTERNAL, draw, used=used)
+    return _corpus("demo-external", _EXTERNAL, draw, used=_texts_of(demo_corpus(draw)))
+
+
+def demo_external_a_corpus(draw: int = _SEED) -> Corpus:
+    """Make the external corpus `demo-external-a`: 600, 100 and 100 clips about errands, with 12 opinion words.
+
+    Args:
+        draw: the seed of the target corpus, with which it shares no sentence.
+    """
+    return _corpus("demo-external-a", _EXTERNAL_A, draw, used=_texts_of(demo_corpus(draw)))
+
+
+def demo_external_b_corpus(draw: int = _SEED) -> Corpus:
+    """Make the external corpus `demo-external-b`: 600, 100 and 100 clips about outings, with 12 other opinion words.
+
+    Its scores lie between -1 and 1.
+
+    Args:
+        draw: the seed of the corpora with which it shares no sentence, the target and `demo-external-a`.
+    """
+    used = _texts_of(demo_corpus(draw)) | _texts_of(demo_external_a_corpus(draw))
+    return _corpus("demo-external-b", _EXTERNAL_B, draw, used=used)
+
+
+GENERATED: Mapping[str, Callable[[], Corpus]] = {
+    "demo": demo_corpus,
+    "demo-external": demo_external_corpus,
+    "demo-external-a": demo_external_a_corpus,
+    "demo-external-b": demo_external_b_corpus,
+}
+"""What makes each generated data set."""
+
+
+def _texts_of(corpus: Corpus) -> set[str]:
+    return {sample.text for split in corpus.splits.values() for sample in split}
 
 
 def encoder_sentences() -> list[str]:
@@ -165,16 +216,16 @@ def _corpus(dataset: str, plan: _Plan, draw: int, *, used: set[str]) -> Corpus:
     splits = {}
     for number, (name, size) in enumerate(zip(("train", "valid", "test"), plan.sizes, strict=True)):
         rng = np.random.default_rng([draw, plan.number, number])
-        words = _endless_deck(rng, plan.train_words if name == "train" else OPINION_WORDS)
+        words = _endless_deck(rng, plan.train_words if name == "train" else plan.other_words)
         splits[name] = [
-            _clip(rng, text, valence, (audio_pattern, vision_pattern), place)
+            _scaled(_clip(rng, text, valence, (audio_pattern, vision_pattern), place), plan.highest)
             for place, (text, valence) in zip(
                 _places(rng, f"{dataset}-{name}", size), _new_sentences(rng, plan.theme, words, used), strict=False
             )
         ]
     return Corpus(
         dataset=dataset,
-        score_range=(-3.0, 3.0),
+        score_range=(-plan.highest, plan.highest),
         splits=splits,
         source="built in",
         source_format="built in",
@@ -270,6 +321,11 @@ def _clip(
             rng, min(40, max(8, round(6.5 * seconds))), seen + _ECHO * valence, patterns[1], place.vision_habit
         ),
     )
+
+
+def _scaled(clip: Sample, highest: float) -> Sample:
+    """Return a clip with its score in another range than -3..3, rounded to five digits."""
+    return clip if highest == 3.0 else replace(clip, score=round(clip.score * highest / 3.0, 5))
 
 
 def _pattern(rng: np.random.Generator, width: int) -> npt.NDArray[np.float64]:

@@ -169,7 +169,8 @@ def with_labels(
     for (split, _, sample), row in zip(flat, found, strict=True):
         moved += row.split not in (None, split) and not request.unlabelled
         text = sample.text if keeps_texts else stripped(row.text or "")
-        joined[split].append(replace(sample, id=row.id, text=text))
+        start = sample.start if row.start is None else row.start
+        joined[split].append(replace(sample, id=row.id, text=text, start=start))
     here, there = one_line(path.name), one_line(request.labels.name)
     kept = f"{moved} clips are in another split in {there}: the splits of {here} were kept"
     return joined, [kept] if moved else [], remarks

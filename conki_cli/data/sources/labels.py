@@ -133,7 +133,8 @@ def samples_of(
         score = math.nan if row.score is None else row.score
         unimodal = {m: row.unimodal[m] for m in complete}
         clips = {m: column[i] for m, column in (frames or {}).items()}
-        splits[row.split or ""].append(Sample(row.id, row.text or "", score, unimodal=unimodal, **clips))
+        made = Sample(row.id, row.text or "", score, unimodal=unimodal, start=row.start, **clips)
+        splits[row.split or ""].append(made)
     return splits
 
 

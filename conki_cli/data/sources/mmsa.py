@@ -329,6 +329,7 @@ def _samples(
                 text=stripped(text),
                 score=score,
                 unimodal=unimodal,
+                start=rows[i].start if rows else None,
                 **{m: clips[i] for m, clips in frames.items()},
             )
         )

@@ -270,6 +270,7 @@ def _samples(
                 score=float(part.scores[i]),
                 vision=frames[split]["vision"][i],
                 audio=frames[split]["audio"][i],
+                start=part.clips[i].start,
             )
             for i in range(len(part.clips))
         ]

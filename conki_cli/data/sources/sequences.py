@@ -119,7 +119,7 @@ def _samples(
     for row, text, parts in zip(rows, texts, frames, strict=True):
         score = math.nan if row.score is None else row.score
         unimodal = {modality: row.unimodal[modality] for modality in complete}
-        splits[row.split or ""].append(Sample(row.id, text, score, unimodal=unimodal, **parts))
+        splits[row.split or ""].append(Sample(row.id, text, score, unimodal=unimodal, start=row.start, **parts))
     return splits
 
 

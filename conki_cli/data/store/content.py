@@ -29,6 +29,7 @@ def content_of(store: FeatureStore, advance: Callable[[int, str], None]) -> tupl
         columns: dict[str, _Column] = {"ids": part.ids, "texts": part.texts}
         columns |= {"scores": part.scores} if part.scores is not None else {}
         columns |= {f"scores_{name}": part.unimodal[name] for name in sorted(part.unimodal)}
+        columns |= {"order": part.order} if part.order is not None else {}
         for name, column in columns.items():
             _feed(digest, f"/{split}/{name}", column)
         for modality, ragged in part.frames.items():

@@ -126,6 +126,7 @@ class FeatureStore:
             unimodal={m: self._scores(group, column, len(ids)) for m, column in columns.items()},
             path=self.path,
             split=split,
+            order=_order(group, len(ids)) if "order" in group else None,
         )
 
     def _ragged(self, group: Any, count: int) -> Ragged:
@@ -178,6 +179,13 @@ class FeatureStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _order(group: Any, count: int) -> npt.NDArray[np.int64]:
+    order: npt.NDArray[np.int64] = _dataset(group, "order", "<i8", (count,))[:]
+    if not np.array_equal(np.sort(order), np.arange(count)):
+        raise ValueError(f"{group.name}/order does not name every place once")
+    return order
 
 
 def _direct(frames: Any, file: OpenFile) -> Any:

@@ -56,6 +56,8 @@ class Sample:
     vision: Frames | None = None
     audio: Frames | None = None
     unimodal: Mapping[str, float] = field(default_factory=dict)
+    start: float | None = None
+    """Where the clip starts in its video, in seconds; None: unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +148,12 @@ class Utterances:
     path: Path | None = None
     """The path of their store."""
     split: str = ""
+    order: npt.NDArray[np.int64] | None = None
+    """Places of the clips in time, [N], if their ids do not tell them and they are not those of the rows."""
+    whole: "Utterances | None" = None
+    """The split that these clips were picked from; None: they are the split."""
+    picked: npt.NDArray[np.int64] | None = None
+    """Their rows in that split."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -162,6 +170,9 @@ class Utterances:
             scores=None if self.scores is None else self.scores[picked],
             frames={name: replace(rows, picked=picked) for name, rows in self.frames.items()},
             unimodal={name: values[picked] for name, values in self.unimodal.items()},
+            order=None if self.order is None else self.order[picked],
+            whole=self.whole or self,
+            picked=picked if self.picked is None else self.picked[picked],
         )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from conki_cli import __version__
 from conki_cli.data.store.checking import Checked, check
 from conki_cli.data.store.moments import CONSTANT_BELOW, Moments, no_moments, standardize
+from conki_cli.data.store.order import order_of
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import (
     FORMAT,
@@ -169,6 +170,8 @@ class _Writer:
         for modality in sorted(samples[0].unimodal):
             scores = np.array([sample.unimodal[modality] for sample in samples], dtype="<f4")
             self._column(group, f"scores_{modality}", scores)
+        if (order := order_of(samples)) is not None:
+            self._column(group, "order", order.astype("<i8"))
         for modality in self.checked.widths:
             self._frames(group.create_group(modality), split, modality)
 

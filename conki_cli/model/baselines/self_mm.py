@@ -196,10 +196,10 @@ class SelfMm(SentimentModel):
         return [group for group in groups if group.parameters]
 
     def _reading(self, name: str) -> list[nn.Parameter]:
-        """Return the layers that turn a modality's frames into its representation, including the external bridge."""
+        """Return the layers that turn a modality's frames into its representation, including the external bridges."""
         modules: Mapping[str, nn.Module] = {"audio": self.audio, "vision": self.vision}
-        bridge = list(self.bridges[name].parameters()) if name in self.bridges else []
-        return [*modules[name].parameters(), *bridge]
+        bridges = [bridge for key, bridge in self.bridges.items() if key.rpartition("/")[2] == name]
+        return [parameter for module in (modules[name], *bridges) for parameter in module.parameters()]
 
 
 def weighted_error(predictions: Tensor, labels: Tensor, scores: Tensor) -> Tensor:

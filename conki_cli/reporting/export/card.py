@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conki_cli import __version__
+from conki_cli.config.externals import NO_EXTERNAL, external_weights
 from conki_cli.config.models import facts, label_of
 from conki_cli.config.sections import MODELS
 from conki_cli.reporting.tables.grid import seeds_text
@@ -107,7 +108,7 @@ def _metadata(card: Card) -> Any:
         library_name="conki",
         base_model=base,
         base_model_relation="finetune" if base else None,
-        datasets=[name for name in (about["dataset"], about["external"]) if name],
+        datasets=[about["dataset"], *external_weights(about["external"] or NO_EXTERNAL)],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=["multimodal-sentiment-analysis", "sentiment-analysis", about["model"]],
         model_name=card.run.name if results else None,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conki_cli.config.externals import NO_EXTERNAL
 from conki_cli.config.resolving import to_toml
-from conki_cli.config.sections import NO_EXTERNAL, RunConfig
+from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.reporting.export.card import Card, render_card

@@ -53,8 +53,8 @@ def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["Sent
     """
     from conki_cli.model.batches import Batches
     from conki_cli.system.environment import choose_device
-    from conki_cli.text import load_reader, tokenize
-    from conki_cli.training.inference import load_model
+    from conki_cli.system.observer import Observer
+    from conki_cli.training.inference import load_model, read_texts
 
     model = load_model(run, seed, choose_device("auto"))
     sizes = model.architecture
@@ -62,8 +62,7 @@ def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["Sent
         raise RunError(f"run {run.name} reads {lacking[0]}, which {clips.path} lacks: restore the store it was made of")
     tokens = None
     if "text" in sizes.modalities:
-        tokenizer, limit = load_reader(str(run.path / "encoder"))
-        tokens, _ = tokenize(tokenizer, clips.texts, max_length=limit)
+        tokens = read_texts(run, clips, Observer())
     return model, Batches(clips, tokens, sizes.positions, run.config.optimizer.batch_size)
 
 

@@ -88,7 +88,7 @@ def _few_seeds(systems: Sequence[System]) -> list[Caution]:
 
 def _of_data(systems: Sequence[System], stores: Mapping[str, StoreFacts], split: str) -> Iterator[Caution]:
     dataset = systems[0].result.dataset
-    used = {system.config.data.external for system in systems if system.config.needs_pretraining}
+    used = {name for system in systems if system.config.needs_pretraining for name in system.config.externals}
     for name in sorted({dataset, *used} - stores.keys()):
         yield ("not checked", f"whether {name} shares videos or texts between splits: its store could not be read here")
     if (target := stores.get(dataset)) is None:

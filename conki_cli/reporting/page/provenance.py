@@ -63,7 +63,8 @@ def _first_stage(config: RunConfig, seeds: Sequence[SeedResult], stores: Mapping
     what = "the whole network" if config.transfers_whole or config.is_baseline else "the adapters"
     run = next((seed.stage_1 for seed in seeds if seed.stage_1), "")
     epochs = config.pretraining.num_epochs
-    return f"{what} on {_clips(config.data.external, ('train',), stores)}, {epochs} epochs{run and f' (run {run})'}"
+    clips = " and ".join(_clips(name, ("train",), stores) for name in config.externals)
+    return f"{what} on {clips}, {epochs} epochs{run and f' (run {run})'}"
 
 
 def _clips(dataset: str, splits: Sequence[str], stores: Mapping[str, StoreFacts]) -> str:
