@@ -11,11 +11,12 @@ import torch
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import sentiment_metrics
-from conki_cli.model.batches import Batch, Batches
+from conki_cli.model.batches import Batches
 from conki_cli.model.contract import SentimentModel
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.training.evaluation import memory_advice, predict
+from conki_cli.training.ranks import ALONE, Ranks
 
 _NAMED = 5  # clips that a message names
 LEAST_GAIN = 1e-6
@@ -130,6 +131,7 @@ def fit(
     observer: Observer,
     training: Training | None = None,
     on_step: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train from the state `progress`, yielding after every epoch; the caller saves, prints, stops.
 
@@ -145,12 +147,13 @@ def fit(
         observer: is notified of every step.
         training: identifies the training for the observer.
         on_step: called between steps, also during validation; may save `progress`, or stop by raising.
+        ranks: the processes that share every batch; all must call this with equal states.
 
     Raises:
         ConkiError: a loss or a gradient is not finite, or the device is out of memory.
     """
     named = training or Training("", 2, schedule.seed, schedule.num_epochs)
-    return _Fit(progress, train, valid, schedule, device, observer, named, on_step).epochs()
+    return _Fit(progress, train, valid, schedule, device, observer, named, on_step, ranks).epochs()
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ class _Fit:
     observer: Observer
     training: Training
     on_step: Callable[[], None]
+    ranks: Ranks
 
     def epochs(self) -> Iterator[Epoch]:
         """Train the remaining epochs."""
@@ -172,6 +176,7 @@ class _Fit:
         scores = self.train.scores()
         check_batches(model, len(scores), self.train.batch_size)
         self._mention_small_batches(len(scores))
+        self.ranks.normalise_together(model)
         if not progress.epoch:  # a resumed model keeps its memory of the clips
             model.start(torch.from_numpy(scores).to(self.device))
         with self.observer.steps(f"seed {schedule.seed}", self._num_steps()) as advance:
@@ -222,27 +227,31 @@ class _Fit:
         progress, model, accumulate = self.progress, self.progress.model, self.schedule.accumulate
         train = self._batches(phase)
         count = math.ceil(len(train) * model.share(phase))
-        rest = itertools.islice(train.epoch(progress.epoch, model.share(phase)), skip, None)
+        rest = itertools.islice(train.order(progress.epoch, model.share(phase)), skip, None)
         total = self._num_steps()
-        for number, batch in enumerate(rest, start=skip + 1):
+        for number, indices in enumerate(rest, start=skip + 1):
             if (number - 1) % accumulate == 0:
                 model.zero_grad(set_to_none=True)
             self._set_rates(phase, total)
             progress.step += 1
             terms: dict[str, float] = {}
-            where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in batch.indices.tolist()])
-            if len(batch) >= model.smallest_batch(phase):
+            self.ranks.seed(self.schedule.seed, progress.epoch, progress.step)
+            where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in indices.tolist()])
+            if len(indices) >= model.smallest_batch(phase):
                 with memory_advice(train.batch_size):
-                    terms = self._backward(batch.to(self.device), where)
+                    terms = self._backward(train, indices, where)
             if number % accumulate == 0 or number == count:
                 self._check_gradients(where, terms)
                 progress.optimizers[phase].step()
             yield terms
 
-    def _backward(self, batch: Batch, where: "_Place") -> dict[str, float]:
-        """Add the gradients of one batch and return the value of every term."""
-        model = self.progress.model
-        output = model.represent(batch)
+    def _backward(self, train: Batches, indices: np.ndarray, where: "_Place") -> dict[str, float]:
+        """Add the gradients of the batch of these clips [B] and return the value of every term."""
+        model, ranks = self.progress.model, self.ranks
+        batch = train.take(ranks.share(indices)).to(self.device)
+        output = ranks.whole(model.represent(batch))
+        if ranks.count > 1:
+            batch = train.labels(indices).to(self.device)
         terms = model.loss(output, batch, where.phase)
         loss = torch.stack(list(terms.values())).sum()
         values = {name: float(value.detach()) for name, value in {**terms, **model.report(terms, batch)}.items()}
@@ -251,6 +260,7 @@ class _Fit:
                 suspects = (~torch.isfinite(output.prediction.detach())).tolist()
                 raise ConkiError(f"the loss term '{name}' is {value} {where.words(suspects)}: {_STOPPED}")
         torch.autograd.backward(loss)
+        ranks.average(model)
         if self.schedule.clip_value:
             torch.nn.utils.clip_grad_value_(model.parameters(), self.schedule.clip_value)
         model.after_backward(output, batch, epoch=where.epoch, phase=where.phase)
@@ -285,13 +295,14 @@ class _Fit:
 
     def _validate(self) -> dict[str, float]:
         valid = self.valid
-        return sentiment_metrics(
-            predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step()),
+        metrics = sentiment_metrics(
+            predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step(), self.ranks),
             valid.scores(),
             score_range=valid.score_range,
             threshold=valid.threshold,
             ids=valid.utterances.ids,
         )
+        return self.ranks.from_first(metrics)  # processors may round differently, and all ranks must stop together
 
     def _is_best(self, mae: float) -> bool:
         """Compare the validation MAE of an epoch with the best one, and lower the rates on a plateau."""
