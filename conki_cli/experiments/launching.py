@@ -1,6 +1,7 @@
 """Start torchrun for this same command: several processes train together on one machine or on each of several."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -81,7 +82,7 @@ def launch(team: Team, words: Sequence[str]) -> int:
     """
     import torch
 
-    os.environ.setdefault("OMP_NUM_THREADS", "")
+    logging.disable(logging.ERROR)  # of torchrun; a failed process has said why itself
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // team.gpus))
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _SECONDS_TO_END
     with tempfile.TemporaryDirectory(prefix="conki-") as folder:

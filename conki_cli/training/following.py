@@ -53,7 +53,8 @@ def joined() -> Ranks:
         group = dist.PrefixStore("conki/group", store)
         dist.init_process_group(_backends(), store=group, rank=place.rank, world_size=place.count, timeout=_FOREVER)
     except (RuntimeError, ValueError) as error:
-        raise ConkiError(f"the {place.count} processes of this training cannot reach each other: {reason_of(error)}")
+        found = f"the {place.count} processes of this training cannot reach each other: {reason_of(error)}"
+        raise ConkiError(found) from error
     return Ranks(place.rank, place.count, store)
 
 
@@ -136,7 +137,7 @@ def follow() -> NoReturn:
         ranks = joined()
         with Shelf() as shelf:
             while True:
-                _take_part(ranks, shelf)
+                take_part(ranks, shelf)
     except LostRankError:
         """Rank 0 says it, or whoever started torchrun."""
     except ConkiError as error:
@@ -162,7 +163,7 @@ def _end_with_first() -> None:
     os._exit(1)
 
 
-def _take_part(ranks: Ranks, shelf: Shelf) -> None:
+def take_part(ranks: Ranks, shelf: Shelf) -> None:
     """Wait for a step of rank 0 and train it to its end."""
     step, cache, facts, sizes = ranks.from_first()
     job = open_step(step, shelf, Observer())

@@ -1,9 +1,9 @@
 """The processes of one training: each computes its share of every batch, and all take the same step.
 
-What a model returns for its share is gathered, so every rank computes the loss of the whole batch. `gather` hands back
-the sum over the ranks of the gradients, and `average` divides the sum of the weights' gradients by the number of ranks R.
-So each weight gets the gradient of (1/R) (L + ... + L) = L, whether it lies before the gathered outputs or is read by
-the loss itself (as in MMIM). With one rank nothing here computes anything.
+What a model returns for its share is gathered, so every rank computes the loss L of the whole batch. `gather` passes
+back the sum of the gradients of all R ranks, and `average` divides the sum of the weights' gradients by R. So each
+weight gets the gradient of (L + ... + L) / R = L, whether it lies before the gathered outputs or is read by the loss
+itself (as in MMIM). With one rank nothing here computes anything.
 
 Axis letters: B clips of the whole batch, b of this rank's share.
 """
