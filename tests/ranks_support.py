@@ -34,7 +34,7 @@ def group(rank: int, count: int, place: Path) -> Iterator[Ranks]:
 
 
 def on_ranks(count: int, work: Work) -> list[Any]:
-    """Return what `work` returns on every rank; it must be picklable, `work` need not be."""
+    """Return what `work` returns on every rank, None where the process ends in it; only the results are pickled."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         pipes, started = [], []
@@ -52,7 +52,11 @@ def on_ranks(count: int, work: Work) -> list[Any]:
         found = []
         for rank, pipe in enumerate(pipes):
             assert pipe.poll(SECONDS), f"rank {rank} is stuck"
-            is_well, value = pipe.recv()
+            try:
+                is_well, value = pipe.recv()
+            except EOFError:
+                found.append(None)
+                continue
             assert is_well, f"rank {rank}:\n{value}"
             found.append(torch.load(io.BytesIO(value), weights_only=False))
     return found

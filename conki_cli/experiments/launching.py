@@ -84,6 +84,7 @@ def launch(team: Team, words: Sequence[str]) -> int:
 
     logging.disable(logging.ERROR)  # of torchrun; a failed process has said why itself
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // team.gpus))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _SECONDS_TO_END
     with tempfile.TemporaryDirectory(prefix="conki-") as folder:
         os.environ[NOTES] = folder

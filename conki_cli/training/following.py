@@ -33,6 +33,7 @@ from conki_cli.training.steps import Shelf, Step, open_step
 
 _ENDED = "conki/ended"
 _FOREVER = timedelta(days=100)  # torchrun notices processes that end; a long wait for rank 0 is normal
+_SOON = timedelta(seconds=20)
 _GRACE = 2.0  # seconds in which the end of rank 0 explains why a rank was lost
 
 
@@ -59,8 +60,8 @@ def joined() -> Ranks:
 
 
 def _store() -> dist.Store:
-    """Connect to the store that torchrun offers to all ranks."""
-    store: dist.Store = next(iter(dist.rendezvous("env://", timeout=_FOREVER)))[0]
+    """Connect to the store that torchrun offers to all ranks, which is there before them."""
+    store: dist.Store = next(iter(dist.rendezvous("env://", timeout=_SOON)))[0]
     return store
 
 

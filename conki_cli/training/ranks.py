@@ -161,8 +161,9 @@ class Ranks:
                 reason = self.store.get(FAILED).decode() if self.store and self.store.check([FAILED]) else ""
             if reason:
                 raise LostRankError(reason) from error
+            where = reason_of(error).partition("] ")[2].partition(". ")[0]  # a source file, what happened. Advice.
             raise LostRankError(
-                f"another process of this training ended ({reason_of(error)})",
+                f"another process of this training ended ({where or reason_of(error)})",
                 "the last checkpoint is kept; give the same command again to continue",
             ) from error
 
