@@ -28,12 +28,12 @@ def group(rank: int, count: int, place: Path) -> Iterator[Ranks]:
     """Join a group of gloo ranks that meet in a file."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(place), count)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=SECONDS))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(hours=1))
     yield Ranks(rank, count, store)
     dist.destroy_process_group()
 
 
-def on_ranks(count: int, work: Work) -> list[Any]:
+def on_ranks(count: int, work: Work, *, seconds: float = SECONDS) -> list[Any]:
     """Return what `work` returns on every rank, None where the process ends in it; only the results are pickled."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -51,7 +51,7 @@ def on_ranks(count: int, work: Work) -> list[Any]:
             started.append(process)
         found = []
         for rank, pipe in enumerate(pipes):
-            assert pipe.poll(SECONDS), f"rank {rank} is stuck"
+            assert pipe.poll(seconds), f"rank {rank} is stuck"
             try:
                 is_well, value = pipe.recv()
             except EOFError:

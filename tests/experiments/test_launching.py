@@ -32,7 +32,7 @@ def test_several_machines_must_know_where_they_meet() -> None:
         Team(1, nodes=2).check("cpu")
 
 
-def words(encoder: Path, *more: str, num_epochs: int = 200) -> tuple[str, ...]:
+def words(encoder: Path, *more: str, num_epochs: int = 40) -> tuple[str, ...]:
     lines = ("optimizer.batch_size=4", f"optimizer.num_epochs={num_epochs}", "optimizer.patience=0")
     settings = [word for line in lines for word in ("--set", line)]
     command = ("finetune", "--dataset", "tiny", "--external", "none", "--encoder", str(encoder), "--name", "run")
@@ -62,9 +62,8 @@ def test_a_training_in_two_processes_survives_kills_and_ends_in_one(workspace: W
     for number, (rank, line) in enumerate(lines.items(), start=1):
         with started(*words(encoder, "--gpus", "2"), space=workspace.root) as launcher:
             os.kill(ranks_of(launcher, workspace, number)[rank], signal.SIGKILL)
-            began = time.monotonic()
             _, err = launcher.communicate(timeout=SECONDS)
-        assert (launcher.returncode, time.monotonic() - began < 60) == (1, True)
+        assert launcher.returncode == 1, err
         last = err.splitlines()[-1]
         assert last.startswith(line), err
         assert last.endswith(ended)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig
+from conftest import MakeConfig, content, equal_bits
 from ranks_support import on_ranks
 
+from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.planning import make_plan
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.log import log_path, logged_epochs
@@ -49,6 +50,12 @@ def in_step(step: Step, stop_at: int, ranks: Ranks) -> None:
         """Its last checkpoint is kept."""
 
 
+def planned(config: RunConfig, workspace: Workspace) -> Step:
+    """Return the only step of a configuration."""
+    with Shelf() as shelf:
+        return make_plan([config], Runs(workspace), Observer(), shelf=shelf).steps[0]
+
+
 @pytest.fixture
 def step(workspace: Workspace, tiny_config: MakeConfig, encoder: Path, tmp_path: Path) -> Step:
     """A stage 2 without any dropout that saves every step."""
@@ -57,8 +64,7 @@ def step(workspace: Workspace, tiny_config: MakeConfig, encoder: Path, tmp_path:
     facts.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     (calm / "config.json").write_text(json.dumps(facts), encoding="utf-8")
     lines = (*LINES, f"model.text_encoder={calm}", "run.checkpoint_every=1")
-    with Shelf() as shelf:
-        return make_plan([tiny_config("", *lines)], Runs(workspace), Observer(), shelf=shelf).steps[0]
+    return planned(tiny_config("", *lines), workspace)
 
 
 def learnt(folder: Path) -> tuple[list[Mapping[str, float]], float]:
@@ -80,6 +86,21 @@ def test_a_run_of_two_ranks_continues_with_one_and_ends_with_three(step: Step) -
     assert (len(epochs), mae) == (3, pytest.approx(other_mae, rel=1e-5))
     for one, other in zip(epochs, others, strict=True):
         assert one == pytest.approx(other, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_continue_to_the_same_bits_with_dropout(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    lines = ("data.external=none", "optimizer.num_epochs=2", "run.checkpoint_every=1")
+    step = planned(tiny_config("", *lines), workspace)
+    for stop_at in (6, 0):
+        on_ranks(2, lambda ranks, stop_at=stop_at: in_step(step, stop_at, ranks))
+    found = content(Run(step.run).checkpoint(1, "best"))
+    shutil.rmtree(step.run)
+    on_ranks(2, lambda ranks: in_step(step, 0, ranks))
+    assert equal_bits(found, content(Run(step.run).checkpoint(1, "best")))
+    shutil.rmtree(step.run)
+    train(step, Observer())
+    assert not equal_bits(found, content(Run(step.run).checkpoint(1, "best")))  # its masks are others
 
 
 def leave_during(ranks: Ranks, reason: str) -> str:
