@@ -14,11 +14,12 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError, SettingsError, one_line, reason_of
@@ -30,6 +31,9 @@ from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.jobs import build_model
 from conki_cli.training.ranks import ALONE, FAILED, LostRankError, Ranks
 from conki_cli.training.steps import Shelf, Step, open_step
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 _ENDED = "conki/ended"
 _FOREVER = timedelta(days=100)  # torchrun notices processes that end; a long wait for rank 0 is normal
@@ -51,26 +55,25 @@ def joined() -> Ranks:
         torch.accelerator.set_device_index(place.local_rank % number)
     try:
         store = _store()
-        group = dist.PrefixStore("conki/group", store)
-        dist.init_process_group(_backends(), store=group, rank=place.rank, world_size=place.count, timeout=_FOREVER)
+        dist.init_process_group(_backends(), store=store, rank=place.rank, world_size=place.count, timeout=_FOREVER)
     except (RuntimeError, ValueError) as error:
         found = f"the {place.count} processes of this training cannot reach each other: {reason_of(error)}"
         raise ConkiError(found) from error
     return Ranks(place.rank, place.count, store)
 
 
-def _store() -> dist.Store:
+def _store() -> "Store":
     """Connect to the store that torchrun offers to all ranks, which is there before them."""
-    store: dist.Store = next(iter(dist.rendezvous("env://", timeout=_SOON)))[0]
+    store: Store = next(iter(rendezvous("env://", timeout=_SOON)))[0]
     return store
 
 
 def _backends() -> str:
     """Return the library of collectives for each kind of device here."""
     found = {"cpu": "gloo"}
-    if torch.cuda.is_available() and dist.is_nccl_available():
+    if torch.cuda.is_available() and dist.is_backend_available("nccl"):
         found["cuda"] = "nccl"
-    if torch.xpu.is_available() and dist.is_xccl_available():
+    if torch.xpu.is_available() and dist.is_backend_available("xccl"):
         found["xpu"] = "xccl"
     return ",".join(f"{device}:{name}" for device, name in found.items())
 
@@ -81,7 +84,9 @@ def check_devices(names: Iterable[str], place: Seat | None) -> None:
     Raises:
         SettingsError: a device has a number, lacks collectives, or there are too few.
     """
-    for name in dict.fromkeys(names) if place is not None else ():
+    if place is None:
+        return
+    for name in dict.fromkeys(names):
         device = choose_device(name)
         if device.type != "cpu" and device.type not in _backends():
             raise SettingsError(f"several processes cannot train together on {device.type}", advice="give --device cpu")

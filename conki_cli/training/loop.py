@@ -302,7 +302,8 @@ class _Fit:
             threshold=valid.threshold,
             ids=valid.utterances.ids,
         )
-        return self.ranks.from_first(metrics)  # processors may round differently, and all ranks must stop together
+        agreed: dict[str, float] = self.ranks.from_first(metrics)  # other processors may round differently
+        return agreed
 
     def _is_best(self, mae: float) -> bool:
         """Compare the validation MAE of an epoch with the best one, and lower the rates on a plateau."""

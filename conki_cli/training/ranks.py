@@ -11,7 +11,7 @@ Axis letters: B clips of the whole batch, b of this rank's share.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from conki_cli.model.contract import Output
 from conki_cli.system.errors import ConkiError, reason_of
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 FAILED = "conki/failed"
 """Key under which a rank leaves the line that says why it ended."""
@@ -38,7 +41,7 @@ class Ranks:
     """This process; rank 0 alone writes, prints and locks."""
     count: int = 1
     """R."""
-    store: "dist.Store | None" = None
+    store: "Store | None" = None
     """Where ranks leave words for each other."""
     sizes: Sequence[int] = field(default=(), init=False)
     """Clips of the batch in progress, by rank."""
@@ -68,7 +71,7 @@ class Ranks:
         """Gather the rows of all ranks, [b, ...] -> [B, ...]; the gradient is the sum of all ranks' gradients."""
         if self.count == 1:
             return rows
-        gathered: Tensor = _Gather.apply(rows, self, tuple(self.sizes))
+        gathered: Tensor = _Gather.apply(rows, self, tuple(self.sizes))  # type: ignore[no-untyped-call]
         return gathered
 
     def own(self, rows: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ class Ranks:
             self.sum(gradients[0]).div_(self.count)
         elif gradients:
             flat = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients])).div_(self.count)
-            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
