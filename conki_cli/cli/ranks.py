@@ -41,7 +41,7 @@ def in_ranks(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def started(**options: Any) -> None:
         gpus, nodes, rendezvous = (options.pop(name) for name in _OPTIONS)
-        if (gpus or nodes) != 1 and seat() is None and not options["dry_run"]:
+        if ((gpus or 1) > 1 or nodes > 1) and seat() is None and not options["dry_run"]:
             _launch(options["settings"], gpus or 1, nodes, rendezvous)
         command(**options)
 

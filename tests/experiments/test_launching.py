@@ -86,4 +86,4 @@ def test_torchrun_trains_in_several_processes(workspace: Workspace, encoder: Pat
     code, out, err = finished(*torchrun, *words(encoder, num_epochs=2), space=workspace.root)
     assert code == 0, err
     assert "parameters train on cpu in 3 processes" in err
-    assert out.count("predicting the training") == 1  # one process prints the table
+    assert out.count("tiny, test split, protocol all") == 1  # one process prints the table
