@@ -14,6 +14,7 @@ from conki_cli.cli.loudness import LOUDNESS
 from conki_cli.cli.streams import check_shown, forget_odd_width, secure_streams
 from conki_cli.system.errors import ConkiError, StoreError, one_line, quoted
 from conki_cli.system.signals import ANY_ENDING, exit_code, install
+from conki_cli.system.torchrun import seat
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
@@ -122,7 +123,13 @@ def main() -> None:
     """Run the program."""
     install()
     secure_streams()
-    app()
+    place = seat()
+    if place is None:
+        app()
+        return
+    from conki_cli.cli.ranks import run_in_seat
+
+    run_in_seat(place, app)
 
 
 def _this_command() -> str:

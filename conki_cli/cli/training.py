@@ -23,6 +23,7 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
+from conki_cli.cli.ranks import in_ranks
 from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 
 @run_options
+@in_ranks
 def pretrain(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -66,6 +68,7 @@ def pretrain(
 
 
 @run_options
+@in_ranks
 def finetune(
     settings: dict[str, Any],
     drop: DropOption = None,
@@ -157,6 +160,7 @@ def _show_finished(screen: "Screen", run: "Run", split: str) -> None:
 
 
 @run_options
+@in_ranks
 def ablate(
     settings: dict[str, Any],
     drop: DropOption = None,

@@ -8,10 +8,14 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.jobs import train_side_by_side
 from conki_cli.experiments.planning import Plan, PlannedRun, make_plan
 from conki_cli.runs import Run, Runs, discard_run, nearest_finished
+from conki_cli.system.errors import SettingsError
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
+from conki_cli.system.torchrun import seat
 from conki_cli.system.workspace import Workspace
+from conki_cli.training.following import check_absence, check_devices, joined
+from conki_cli.training.ranks import ALONE
 from conki_cli.training.stages import take_over, train
 from conki_cli.training.steps import Shelf, Step
 
@@ -49,6 +53,8 @@ def train_all(
 def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tuple[str, Run]]:
     """Train the steps of a plan one after another, or side by side in several processes.
 
+    Where torchrun started this process and others, they train every step together.
+
     Args:
         plan: what to train.
         observer: hears of it.
@@ -59,17 +65,23 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
 
     Raises:
         ConkiError: another process trains one of the seeds; training failed.
+        SettingsError: several processes cannot train together as requested.
     """
+    if num_jobs > 1 and seat() is not None:
+        raise SettingsError("give --jobs, or several processes for one training (--gpus, torchrun), not both")
+    check_devices([step.config.run.device for step in plan.steps], seat())
+    check_absence([step.config for step in plan.steps], seat())
     if num_jobs > 1:
         train_side_by_side(steps_left(plan, observer), observer, num_jobs=num_jobs)
         return [(row.label, row.run) for row in plan.rows]
     _begin(plan, observer)
+    ranks = joined() if plan.steps else ALONE
     for number, row in enumerate(plan.rows, start=1):
         if len(plan.rows) > 1:
             observer.say(f"row {number} of {len(plan.rows)}: {row.label}")
         for planned in row.runs:
             for step in _steps_left(plan, planned, observer):
-                train(step, observer, shelf=plan.shelf, run=planned.run)
+                train(step, observer, shelf=plan.shelf, run=planned.run, ranks=ranks)
     return [(row.label, row.run) for row in plan.rows]
 
 

@@ -171,7 +171,7 @@ def num_finished(sweep: Sweep) -> int | None:
     except Exception as error:  # of Optuna or the disk
         raise _unusable(sweep.place, error) from error
     _check_same(sweep, study.user_attrs.get(_WHAT))
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    return len([trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()])
 
 
 def _storage(where: str) -> Any:

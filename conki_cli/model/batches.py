@@ -172,15 +172,20 @@ class Batches:
 
     def epoch(self, number: int = 0, share: float = 1.0) -> Iterator[Batch]:
         """Yield the batches of epoch `number`, or the first share of them: shuffled if a seed was given."""
+        absent = self.absent(number)
+        for indices in self.order(number, share):
+            yield self.take(indices, absent)
+
+    def order(self, number: int = 0, share: float = 1.0) -> Iterator[np.ndarray]:
+        """Yield the indices [B] of the clips in every batch that `epoch` yields."""
         order = np.arange(len(self.utterances.ids))
         if self.seed is not None:
             generator = np.random.default_rng([self.seed, number])
             order = generator.permutation(order)
             if self.bucket:
                 order = self._bucketed(order, generator)
-        absent = self.absent(number)
         for start in range(0, math.ceil(len(self) * share) * self.batch_size, self.batch_size):
-            yield self.take(order[start : start + self.batch_size], absent)
+            yield order[start : start + self.batch_size]
 
     def _bucketed(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Sort shuffled clips by length within pools of several batches, then shuffle the full batches."""
@@ -232,7 +237,12 @@ class Batches:
             self._check_finite(name, parts[name].values.numpy(), indices)
         flags = {name: torch.from_numpy(rows) for name, rows in lacks.items()}
         scores = torch.from_numpy(self.scores(indices))
-        return Batch(torch.from_numpy(indices), scores, states=states, absent=flags, **parts)
+        text, vision, audio = (parts.get(name) for name in MODALITIES)
+        return Batch(torch.from_numpy(indices), scores, text, vision, audio, states=states, absent=flags)
+
+    def labels(self, indices: np.ndarray) -> Batch:
+        """Return a batch without inputs: all that a loss reads of it."""
+        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)))
 
     def _check_finite(self, modality: str, values: np.ndarray, indices: np.ndarray) -> None:
         """Refuse frames [B, L, d] with a NaN or an infinity: one would turn every weight into NaN."""

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from conki_cli.data.store.records import Utterances
+from conki_cli.model.absence import Flags
 from conki_cli.model.batches import Batch, Batches
 
 _ORDER = 19
@@ -69,18 +71,30 @@ class MixedBatches(Batches):
             counts[place] += 1 if counts.sum() < total else -1
         return dict(zip(self.parts, counts.tolist(), strict=True))
 
-    def epoch(self, number: int = 0, share: float = 1.0) -> Iterator[Batch]:
-        """Yield the batches of epoch `number`, or the first share of them: mixed if a seed was given."""
-        places = {name: rows.start for name, rows in self.sets.items()}
-        names, parts = list(self.parts), self._parts()
+    def order(self, number: int = 0, share: float = 1.0) -> Iterator[np.ndarray]:
+        """Yield the indices [B] of the clips in every batch of an epoch: mixed if a seed was given."""
+        starts, parts = [rows.start for rows in self.sets.values()], self._parts()
         counts = [len(part) for part in parts] if self.seed is None else list(self.shares().values())
         order = np.repeat(np.arange(len(parts)), counts)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, number, _ORDER]).permutation(order)
         streams = [_endless(part, number) for part in parts]
         for index in order[: math.ceil(len(order) * share)].tolist():
-            batch, name = next(streams[index]), names[index]
-            yield replace(batch, indices=batch.indices + places[name], source=name)
+            yield next(streams[index]) + starts[index]
+
+    def absent(self, number: int = 0) -> Mapping[str, Flags]:
+        """Return which clips of all sets lack which modality in an epoch, [N] by modality that any of them lacks."""
+        found = {name: part.absent(number) for name, part in self.parts.items()}
+        none = {name: np.zeros(len(part.utterances), dtype=bool) for name, part in self.parts.items()}
+        names = dict.fromkeys(name for flags in found.values() for name in flags)
+        return {name: np.concatenate([found[part].get(name, none[part]) for part in self.parts]) for name in names}
+
+    def take(self, indices: np.ndarray, absent: Mapping[str, Flags] | None = None) -> Batch:
+        """Collate clips [B] of one set; see `Batches.take`."""
+        name, rows = next((name, rows) for name, rows in self.sets.items() if indices[0] < rows.stop)
+        lacks = None if absent is None else {modality: flags[rows] for modality, flags in absent.items()}
+        batch = self.parts[name].take(indices - rows.start, lacks)
+        return replace(batch, indices=torch.from_numpy(indices), source=name)
 
     def scores(self, indices: "np.ndarray | slice" = slice(None)) -> np.ndarray:
         """Return the scores of all sets, or of some of their clips, in one range."""
@@ -91,10 +105,10 @@ class MixedBatches(Batches):
         return [replace(part, batch_size=self.batch_size) for part in self.parts.values()]
 
 
-def _endless(part: Batches, number: int) -> Iterator[Batch]:
-    """Yield the batches of an epoch, and then of the same epoch shuffled again."""
+def _endless(part: Batches, number: int) -> Iterator[np.ndarray]:
+    """Yield the indices [B] of every batch of an epoch, and then of the same epoch shuffled again."""
     for again in itertools.count():
-        yield from part.epoch(number + again * _AGAIN)
+        yield from part.order(number + again * _AGAIN)
 
 
 def _together(parts: Mapping[str, Batches]) -> Utterances:

@@ -219,7 +219,7 @@ def attend(
         [T, D].
     """
     if len(packing.groups) == 1:
-        return _attend_group(query, key, value, packing.groups[0], dropout)
+        return _attend_group(query, key, value, packing.groups[0], dropout, window)
     sizes = [group.rows for group in packing.groups]
     pieces = [torch.split(tensor, sizes) for tensor in (query, key, value)]
     parts = zip(packing.groups, *pieces, strict=True)

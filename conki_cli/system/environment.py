@@ -58,7 +58,9 @@ def choose_device(name: str) -> "torch.device":
     return device
 
 
-def environment(data: Mapping[str, Mapping[str, object]], *, device: str, threads: int) -> dict[str, Any]:
+def environment(
+    data: Mapping[str, Mapping[str, object]], *, device: str, threads: int, ranks: int = 1
+) -> dict[str, Any]:
     """Return the environment that a result depends on: versions, command, commit, data, machine."""
     packages = ("torch", "transformers", "tokenizers", "numpy", "h5py", "safetensors", "scikit-learn")
     return {
@@ -70,6 +72,7 @@ def environment(data: Mapping[str, Mapping[str, object]], *, device: str, thread
         "git_commit": _git_commit(),
         "data": {name: dict(entry) for name, entry in data.items()},
         "threads": threads,
+        "ranks": ranks,
         "device": device,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -62,8 +62,18 @@ def install() -> None:
             signal.signal(number, _end)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise ENDINGS[number]
+def ignore_all() -> None:
+    """From now on let no signal unwind the program: it ends with an error already."""
+    if threading.current_thread() is threading.main_thread():  # other threads cannot
+        _ignored.set()
+
+
+_ignored = threading.Event()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if not _ignored.is_set():
+        raise ENDINGS[number]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import torch
 from conki_cli.model.batches import Batches
 from conki_cli.model.contract import SentimentModel
 from conki_cli.system.errors import ConkiError
+from conki_cli.training.ranks import ALONE, Ranks
 
 _NO_MEMORY = (
     "DefaultCPUAllocator",
@@ -75,8 +76,9 @@ def predict(
     batches: Batches,
     device: torch.device,
     on_batch: Callable[[int, str], None] = lambda count, remark: None,
+    ranks: Ranks = ALONE,
 ) -> npt.NDArray[np.float32]:
-    """Predict every clip of a split, in stored order and evaluation mode.
+    """Predict every clip of a split, in stored order and evaluation mode; ranks share the batches, whole ones each.
 
     Returns:
         Predicted scores, [N].
@@ -85,12 +87,13 @@ def predict(
         ConkiError: a prediction is not a finite number.
     """
     model.eval()
-    parts = []
+    own = []
     with memory_advice(batches.batch_size):
-        for batch in batches.epoch():
-            parts.append(model.represent(batch.to(device)).prediction.cpu().numpy())
-            on_batch(1, "")
-    predictions: npt.NDArray[np.float32] = np.concatenate(parts)
+        for number, indices in enumerate(batches.order()):
+            if ranks.is_mine(number):
+                own.append(model.represent(batches.take(indices).to(device)).prediction.cpu().numpy())
+                on_batch(1, "")
+    predictions: npt.NDArray[np.float32] = np.concatenate(ranks.collect(own))
     bad = np.flatnonzero(~np.isfinite(predictions))
     if len(bad):
         raise ConkiError(

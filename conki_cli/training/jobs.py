@@ -24,6 +24,7 @@ from conki_cli.training import checkpoint
 from conki_cli.training import loop as training
 from conki_cli.training.adapters import GivenAdapters
 from conki_cli.training.evaluation import check_memory, memory_advice
+from conki_cli.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +47,8 @@ class Job:
     """Content id of every store that the run reads, by data set."""
     unused_tokenizer: "PreTrainedTokenizerBase | None" = None
     """The text encoder's tokenizer as it was loaded, to be saved with the run; None: load it again."""
+    ranks: Ranks = ALONE
+    """The processes that train together."""
 
     @property
     def stores(self) -> list[FeatureStore]:

@@ -17,6 +17,7 @@ from conki_cli.model.contract import SentimentModel
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.training.evaluation import memory_advice, predict
+from conki_cli.training.ranks import ALONE, Ranks
 
 _NAMED = 5  # clips that a message names
 LEAST_GAIN = 1e-6
@@ -131,6 +132,7 @@ def fit(
     observer: Observer,
     training: Training | None = None,
     on_step: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train from the state `progress`, yielding after every epoch; the caller saves, prints, stops.
 
@@ -146,12 +148,13 @@ def fit(
         observer: is notified of every step.
         training: identifies the training for the observer.
         on_step: called between steps, also during validation; may save `progress`, or stop by raising.
+        ranks: the processes that share every batch; all must call this with equal states.
 
     Raises:
         ConkiError: a loss or a gradient is not finite, or the device is out of memory.
     """
     named = training or Training("", 2, schedule.seed, schedule.num_epochs)
-    return _Fit(progress, train, valid, schedule, device, observer, named, on_step).epochs()
+    return _Fit(progress, train, valid, schedule, device, observer, named, on_step, ranks).epochs()
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class _Fit:
     observer: Observer
     training: Training
     on_step: Callable[[], None]
+    ranks: Ranks
 
     def epochs(self) -> Iterator[Epoch]:
         """Train the remaining epochs."""
@@ -173,6 +177,7 @@ class _Fit:
         scores = self.train.scores()
         check_batches(model, len(scores), self.train.batch_size)
         self._mention_small_batches([rows.stop - rows.start for rows in self.train.sets.values()] or [len(scores)])
+        self.ranks.normalise_together(model)
         if not progress.epoch:  # a resumed model keeps its memory of the clips
             model.start(torch.from_numpy(scores).to(self.device))
         with self.observer.steps(f"seed {schedule.seed}", self._num_steps()) as advance:
@@ -223,19 +228,22 @@ class _Fit:
         progress, model, accumulate = self.progress, self.progress.model, self.schedule.accumulate
         train = self._batches(phase)
         count = math.ceil(len(train) * model.share(phase))
-        rest = itertools.islice(train.epoch(progress.epoch, model.share(phase)), skip, None)
-        total = self._num_steps()
-        for number, batch in enumerate(rest, start=skip + 1):
+        rest = itertools.islice(train.order(progress.epoch, model.share(phase)), skip, None)
+        total, absent = self._num_steps(), train.absent(progress.epoch)
+        for number, indices in enumerate(rest, start=skip + 1):
             if (number - 1) % accumulate == 0:
                 model.zero_grad(set_to_none=True)
             self._set_rates(phase, total)
             progress.step += 1
+            self.ranks.seed(self.schedule.seed, progress.epoch, progress.step)
             terms: dict[str, Tensor] = {}
-            where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in batch.indices.tolist()])
+            where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in indices.tolist()])
             is_step = number % accumulate == 0 or number == count
-            if len(batch) >= model.smallest_batch(phase):
+            if len(indices) >= model.smallest_batch(phase):
+                batch = train.take(self.ranks.share(indices), absent).to(self.device)
+                labels = train.labels(indices).to(self.device) if self.ranks.count > 1 else batch
                 with memory_advice(train.batch_size):
-                    terms = self._backward(batch.to(self.device), where)
+                    terms = self._backward(batch, labels, where)
             norm = torch.nn.utils.get_total_norm([gradient for _, gradient in self._gradients()]) if is_step else None
             values = self._read(terms, norm, where)
             if is_step:
@@ -244,17 +252,18 @@ class _Fit:
                 progress.optimizers[phase].step()
             yield values
 
-    def _backward(self, batch: Batch, where: "_Place") -> dict[str, Tensor]:
-        """Add the gradients of one batch and return every term."""
+    def _backward(self, batch: Batch, labels: Batch, where: "_Place") -> dict[str, Tensor]:
+        """Add the gradients of one batch and return every term; the loss reads the `labels` of all ranks' clips."""
         model = self.progress.model
-        output = model.represent(batch)
-        terms = model.loss(output, batch, where.phase)
+        output = self.ranks.whole(model.represent(batch))
+        terms = model.loss(output, labels, where.phase)
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        self.ranks.average(model)
         if self.schedule.clip_value:
             torch.nn.utils.clip_grad_value_(model.parameters(), self.schedule.clip_value)
-        model.after_backward(output, batch, epoch=where.epoch, phase=where.phase)
+        model.after_backward(output, labels, epoch=where.epoch, phase=where.phase)
         where.predictions = output.prediction.detach()
-        return {name: value.detach() for name, value in {**terms, **model.report(terms, batch)}.items()}
+        return {name: value.detach() for name, value in {**terms, **model.report(terms, labels)}.items()}
 
     def _read(self, terms: Mapping[str, Tensor], norm: Tensor | None, where: "_Place") -> dict[str, float]:
         """Return the values of the terms; the only moment of a step at which the host waits for the device.
@@ -290,14 +299,15 @@ class _Fit:
 
     def _validate(self) -> dict[str, float]:
         valid, scores = self.valid, self.valid.scores()
-        found = predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step())
+        found = predict(self.progress.model, valid, self.device, lambda count, remark: self.on_step(), self.ranks)
         metrics = sentiment_metrics(
             found, scores, score_range=valid.score_range, threshold=valid.threshold, ids=valid.utterances.ids
         )
         errors = {f"mae_{name}": float(np.abs(found[rows] - scores[rows]).mean()) for name, rows in valid.sets.items()}
         if errors:  # several external sets: the mean of their errors selects, so a small set counts like a large one
             metrics |= {**errors, "mae": math.fsum(errors.values()) / len(errors)}
-        return metrics
+        agreed: dict[str, float] = self.ranks.from_first(metrics)  # other processors may round differently
+        return agreed
 
     def _is_best(self, mae: float) -> bool:
         """Compare the validation MAE of an epoch with the best one, and lower the rates on a plateau."""

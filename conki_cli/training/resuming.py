@@ -46,11 +46,11 @@ def save_last(
                 os.replace(last, temporary)
     tensors = {**checkpoint.select(progress.model, trained), **checkpoint.optimizers_tensors(progress.optimizers)}
     if progress.within is not None:
-        tensors |= _within_step(progress, progress.within, schedule)
+        tensors |= within_step(progress, progress.within, schedule)
     checkpoint.save(last, tensors, {**facts, **facts_of(progress)})
 
 
-def _within_step(progress: Progress, within: Position, schedule: Schedule) -> dict[str, Tensor]:
+def within_step(progress: Progress, within: Position, schedule: Schedule) -> dict[str, Tensor]:
     """Return the random states, and the gradients if the next batch adds to them."""
     tensors = {f"{_RANDOM}cpu": torch.get_rng_state()}
     device = next(progress.model.parameters()).device

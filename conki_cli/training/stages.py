@@ -54,6 +54,7 @@ from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.evaluation import memory_advice, predict
+from conki_cli.training.following import lead
 from conki_cli.training.jobs import (
     READ_AT_ONCE,
     Job,
@@ -63,10 +64,13 @@ from conki_cli.training.jobs import (
     text_facts,
     text_reports,
 )
+from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.steps import Shelf, Step, open_step
 
 
-def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Run | None = None) -> None:
+def train(
+    step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Run | None = None, ranks: Ranks = ALONE
+) -> None:
     """Train a seed to its end, starting from its stage-1 run if it has one; do nothing if it is finished.
 
     The folder of a run is made when its first network is ready to train, so that refused runs leave no folder.
@@ -76,6 +80,7 @@ def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Ru
         observer: is notified of the progress.
         shelf: the opened stores and tokenizers; None: open them.
         run: the opened run folder, if the caller has it.
+        ranks: the processes that train together; this one is rank 0, the others follow (`training/following.py`).
 
     Raises:
         ConkiError: another process trains this seed, or the seed cannot be trained.
@@ -85,12 +90,12 @@ def train(step: Step, observer: Observer, *, shelf: Shelf | None = None, run: Ru
         contextlib.nullcontext(shelf) if shelf is not None else Shelf() as opened,
         locked(Run(step.run).seed_lock(step.seed), what=what, say=observer.say),
     ):
-        job = open_step(step, opened, observer, run)
+        job = dataclasses.replace(open_step(step, opened, observer, run), ranks=ranks)
         if status_of(step.run / "result.json") is not None and job.run.seed_result(step.seed) is not None:
             return  # another process finished it after this step was planned
         remove_leftovers_below(job.run.seed_folder(step.seed))
         first = Run(step.first) if step.first is not None else None
-        _train_seed(job, step.seed, first)
+        _train_seed(job, step, first)
         with _alone(job.run, observer):
             measure_again(job.run)
             finish_run(job.run)
@@ -133,7 +138,8 @@ def _begin(
         write_extraction(run, target)
 
 
-def _train_seed(job: Job, seed: int, first: Run | None) -> None:
+def _train_seed(job: Job, step: Step, first: Run | None) -> None:
+    seed = step.seed
     with memory_advice(None):
         model = build_model(job, seed, first)
         progress = training.start(model, job.config)
@@ -159,6 +165,7 @@ def _train_seed(job: Job, seed: int, first: Run | None) -> None:
             if path != job.run.frozen_encoder or status_of(path) is None:
                 checkpoint.save(path, checkpoint.select(model, names), facts)
     _continue(job, seed, progress)
+    lead(job.ranks, step, cache, progress, training.schedule_of(job.config, seed))
     _train(job, seed, progress, trained, facts)
     with _alone(job.run, job.observer):
         _rewrite_damaged_weights(job, frozen, model, facts)
@@ -199,6 +206,7 @@ def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[s
             observer=job.observer,
             training=named,
             on_step=on_step,
+            ranks=job.ranks,
         )
         for epoch in epochs:
             if epoch.is_best:
@@ -255,7 +263,8 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
     what = f"stage 1 on {config.data.external}, for" if config.run.stage == "pretrain" else "stage 2 on"
     job.observer.say(
         f"{run_label(config)}, {what} {config.data.dataset} ({', '.join(job.inputs.modalities)}), "
-        f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}; "
+        f"seed {seed}: {trainable:,} of {count:,} parameters train on {job.device}"
+        f"{f' in {job.ranks.count} processes' if job.ranks.count > 1 else ''}; "
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
     checkpoint.check_room(job.run.path, during)
@@ -301,7 +310,7 @@ def _write_setting(job: Job, seed: int) -> None:
         store.dataset: {"store": store.content_id, "source": store.source["sha256"], "stamp": store.stamp}
         for store in job.stores
     }
-    facts = environment(data, device=str(job.device), threads=torch.get_num_threads())
+    facts = environment(data, device=str(job.device), threads=torch.get_num_threads(), ranks=job.ranks.count)
     write_json(job.run.seed_folder(seed) / "environment.json", facts)
     folder = job.run.path / "encoder"
     if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
