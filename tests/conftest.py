@@ -1,6 +1,7 @@
 """Tiny real objects for all tests: an encoder, two corpora of different widths, a workspace, trained runs."""
 
 import contextlib
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -75,6 +76,12 @@ def pytest_configure() -> None:
     """Forget where the test runner was started, before a test imports what reads it."""
     for name in CI_AND_TERMINALS:
         os.environ.pop(name, None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass

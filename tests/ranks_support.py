@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from conki_cli.training.ranks import Ranks
+from conki_cli.training.together import SeveralRanks
 
 SECONDS = 120.0
 """When ranks count as stuck."""
@@ -29,7 +30,7 @@ def group(rank: int, count: int, place: Path) -> Iterator[Ranks]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(place), count)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(hours=1))
-    yield Ranks(rank, count, store)
+    yield SeveralRanks(rank, count, store)
     dist.destroy_process_group()
 
 

@@ -1,9 +1,11 @@
 """Runs as tests train them: one configuration, its run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.ablations import ablation_rows
@@ -11,6 +13,15 @@ from conki_cli.experiments.execution import train_all
 from conki_cli.runs import Run, Runs, open_run
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
+
+QUICK = ("conki", "mmim", "self-mm")
+"""The models that long tests train in the default run: the core, one with two passes, one with a memory of clips."""
+
+
+def slowly(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """Return the parameters of a test of which only some are for the default run; the others are slow."""
+    rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [value if value in quick else pytest.param(*row, marks=pytest.mark.slow) for value, row in rows]
 
 
 def finetune(

@@ -146,7 +146,7 @@ def _refuse_queued(plan: Plan) -> None:
     """
     wanted = {(os.path.realpath(step.run), step.seed) for step in plan.steps}
     known = [(sub, task) for sub, task in unfinished(plan.runs.workspace) if (task.run, task.seed) in wanted]
-    jobs = slurm.queued() if known else {}
+    jobs = slurm.queued() if any(submission.launcher == "slurm" for submission, _ in known) else {}
     for submission, task in known:
         what, job = f"seed {task.seed} of {Path(task.run).name}", submission.job(task)
         if job in jobs:

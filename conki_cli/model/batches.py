@@ -6,6 +6,7 @@ Axis letters: B batch, L longest sequence of the batch, d feature width.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from conki_cli import MODALITIES
 from conki_cli.data.store.records import Ragged, Utterances
-from conki_cli.model.absence import Absence, Flags
 from conki_cli.model.packing import moved
 from conki_cli.system.errors import StoreError
+
+if TYPE_CHECKING:
+    from conki_cli.model.absence import Absence, Flags
 
 _POOL = 50  # most batches of shuffled clips that are sorted by length together
 _POOLS = 4  # fewest pools of an epoch: with one pool, the same clips would share a batch in every epoch
@@ -127,7 +130,7 @@ def _prefix_mask(lengths: Sequence[int], width: int) -> Tensor:
 
 
 def _rows(
-    sequences: Ragged, indices: np.ndarray, lacks: Flags | None = None, limit: int | None = None
+    sequences: Ragged, indices: np.ndarray, lacks: "Flags | None" = None, limit: int | None = None
 ) -> list[np.ndarray]:
     """Read some sequences up to a limit, [L, d] each; nothing of those that are lacking, [B]."""
     if lacks is None:
@@ -159,7 +162,7 @@ class Batches:
     """Scores in the batches are factor * score + shift, for a score head that moves between ranges of data sets."""
     threshold: float | None = None
     """The score that separates two classes; None: 0, if that is inside the range."""
-    absence: Absence = field(default_factory=Absence)
+    absence: "Absence | None" = None
     """Which clips lack which modality."""
 
     def __len__(self) -> int:
@@ -201,7 +204,7 @@ class Batches:
         batches = generator.permutation(found[:full].reshape(-1, self.batch_size))
         return np.concatenate([batches.reshape(-1), found[full:]])
 
-    def absent(self, number: int = 0) -> Mapping[str, Flags]:
+    def absent(self, number: int = 0) -> "Mapping[str, Flags]":
         """Return which clips of the split lack which modality in an epoch, [N] by modality that any of them lacks."""
         if not self.absence:
             return {}
@@ -210,7 +213,7 @@ class Batches:
             empty["text"] = np.array([not text.strip() for text in self.utterances.texts])
         return self.absence.absent(empty, self.seed, number)
 
-    def take(self, indices: np.ndarray, absent: Mapping[str, Flags] | None = None) -> Batch:
+    def take(self, indices: np.ndarray, absent: "Mapping[str, Flags] | None" = None) -> Batch:
         """Collate the utterances at `indices` [B]; of a modality that a clip lacks, [N] by name, nothing is read.
 
         Raises:

@@ -31,8 +31,9 @@ from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.jobs import build_model
-from conki_cli.training.ranks import ALONE, FAILED, LostRankError, Ranks
+from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.steps import Shelf, Step, open_step
+from conki_cli.training.together import FAILED, LostRankError, SeveralRanks
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -51,7 +52,7 @@ def joined() -> Ranks:
         ConkiError: they cannot reach each other.
     """
     place = seat()
-    if place is None:
+    if place is None or place.count == 1:
         return ALONE
     if torch.accelerator.is_available() and (number := torch.accelerator.device_count()) > 1:
         torch.accelerator.set_device_index(place.local_rank % number)
@@ -61,7 +62,7 @@ def joined() -> Ranks:
     except (RuntimeError, ValueError) as error:
         found = f"the {place.count} processes of this training cannot reach each other: {reason_of(error)}"
         raise ConkiError(found) from error
-    return Ranks(place.rank, place.count, store)
+    return SeveralRanks(place.rank, place.count, store)
 
 
 def _store() -> "Store":
@@ -131,7 +132,7 @@ def lead(ranks: Ranks, step: Step, cache: str, progress: training.Progress, sche
         progress: the state that training starts from.
         schedule: the schedule of the stage.
     """
-    if ranks.count == 1:
+    if not isinstance(ranks, SeveralRanks):
         return
     tensors = {**progress.model.state_dict(), **checkpoint.optimizers_tensors(progress.optimizers)}
     if progress.within is not None:
@@ -157,7 +158,7 @@ def follow() -> NoReturn:
     try:
         ranks = joined()
         with Shelf() as shelf:
-            while True:
+            while isinstance(ranks, SeveralRanks):
                 take_part(ranks, shelf)
     except LostRankError:
         """Rank 0 says it, or whoever started torchrun."""
@@ -184,7 +185,7 @@ def _end_with_first() -> None:
     os._exit(1)
 
 
-def take_part(ranks: Ranks, shelf: Shelf) -> None:
+def take_part(ranks: SeveralRanks, shelf: Shelf) -> None:
     """Wait for a step of rank 0 and train it to its end."""
     step, cache, facts, sizes = ranks.from_first()
     job = open_step(step, shelf, Observer())

@@ -18,7 +18,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.doctor import examine_named
 from conki_cli.experiments.prediction import open_clips, predict_new
-from conki_cli.system.errors import ConkiError, SettingsError, SourceError, StoreError
+from conki_cli.system.errors import SettingsError, SourceError, StoreError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 
@@ -229,9 +229,14 @@ def test_a_split_of_clips_without_splits_is_refused(trained: Trained, tmp_path: 
             predictions(trained, path, "valid")
 
 
-def test_a_run_that_reads_texts_refuses_clips_without_any(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(ConkiError, match="none of these clips has a text"):
-        predictions(trained, folders(tmp_path))
+def test_clips_of_which_none_has_a_text_are_scored_without_it_and_that_is_said(
+    trained: Trained, tmp_path: Path
+) -> None:
+    notes = Notes()
+    with open_clips(trained.run, folders(tmp_path), None, trained.workspace, notes) as clips:
+        scored = predict_new(trained.run, clips, "cpu", notes)["clips"]
+    assert [clip["absent"] for clip in scored] == [["text"]] * len(CLIPS)
+    assert any(line.startswith("warning: these clips have no text: scored without it") for line in notes.lines)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"text"])

@@ -242,7 +242,7 @@ def test_new_clips_get_the_mean_over_the_seeds(trained: Trained) -> None:
     stored = [read_predictions(trained.run.predictions_path(seed, "test")).predictions for seed in (1, 2)]
     means = [clip["prediction"] for clip in scored["clips"]]
     np.testing.assert_allclose(means, np.mean(stored, axis=0), atol=1e-6)
-    assert scored["clips"][0].keys() == {"id", "text", "prediction", "by_seed"}
+    assert scored["clips"][0].keys() == {"id", "text", "prediction", "by_seed", "absent"}
     assert scored["clips"][0]["by_seed"].keys() == {"1", "2"}
     assert (scored["run"], scored["seeds"]) == (trained.run.name, [1, 2])
 

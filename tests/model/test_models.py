@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, config_of, make, stirred, with_junk
+from run_support import QUICK, slowly
 
 from conki_cli import MODALITIES
 from conki_cli.config.declarations import setting_fields
@@ -393,7 +394,7 @@ STEADY = {"mag-bert": {"optimizer.lr_encoders": 1e-3}, "misa": {"misa.width": 32
 """What goes astray at a rate of 1e-2: the gate in front of BERT's blocks, and a wide layer that normalises late."""
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
 def test_eight_clips_can_be_learnt_by_heart_in_200_steps(name: str, build: Build) -> None:
     section = "model" if name == "conki" else name
     idle = [path for path in setting_fields() if re.match(rf"{section}\.\w*dropout$", path)]

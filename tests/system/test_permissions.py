@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from run_support import slowly
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "version_1"
 RUN = next(path.name for path in (FIXTURE / "runs").iterdir() if not path.name.startswith("pretrain"))
@@ -64,10 +65,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("place", "command"), CASES.items(), ids=CASES)
-def test_what_may_not_be_read_is_one_line_that_says_so(place: str, command: str, space: Path) -> None:
+@pytest.mark.parametrize("place", slowly(CASES, ["features/tiny.h5", BEST]))
+def test_what_may_not_be_read_is_one_line_that_says_so(place: str, space: Path) -> None:
     with closed(space / place):
-        found = run(space, "-m", "conki_cli", *command.split())
+        found = run(space, "-m", "conki_cli", *CASES[place].split())
     errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
     assert (found.returncode, len(errors)) == (1, 1), found.stderr
     assert f"cannot read {place}: permission denied: give your user read permission" in errors[0]
@@ -96,7 +97,9 @@ def test_overwriting_a_run_that_may_not_be_deleted_deletes_nothing(space: Path) 
     assert sorted(path for path in space.rglob("*") if path.suffix != ".pyc") == before
 
 
-@pytest.mark.parametrize(("place", "names"), [("features", []), (f"runs/{RUN}", []), (BEST, [RUN])])
+@pytest.mark.parametrize(
+    ("place", "names"), slowly([("features", []), (f"runs/{RUN}", []), (BEST, [RUN])], [(BEST, [RUN])])
+)
 def test_the_doctor_gives_the_command_that_opens_it(place: str, names: list[str], space: Path) -> None:
     with closed(space / place):
         found = run(space, "-m", "conki_cli", "doctor", *names)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from run_support import slowly
 
 import conki_cli
 from conki_cli.runs import Run
@@ -157,7 +158,10 @@ print(best_is_sound(Run(Path("runs/{RUN}")), 1, Observer()), found[1]["epoch"])
 """
 
 
-@pytest.mark.parametrize(("calls", "number"), [("read", errno.EIO), ("mmap", errno.ESTALE), ("mmap", errno.EIO)])
+@pytest.mark.parametrize(
+    ("calls", "number"),
+    slowly([("read", errno.EIO), ("mmap", errno.ESTALE), ("mmap", errno.EIO)], [("mmap", errno.EIO)]),
+)
 def test_a_checkpoint_that_could_not_be_read_stays_and_nothing_takes_its_place(
     calls: str, number: int, space: Path, shim: Path
 ) -> None:
@@ -168,13 +172,13 @@ def test_a_checkpoint_that_could_not_be_read_stays_and_nothing_takes_its_place(
     assert digests(space) == before
 
 
-@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOMEM])
+@pytest.mark.parametrize("number", slowly([errno.ENODEV, errno.ENOMEM], [errno.ENODEV]))
 def test_a_run_continues_where_there_are_no_memory_maps(number: int, space: Path, shim: Path) -> None:
     done = run(space, shim, "mmap", "/runs/", number, "-c", LATEST)
     assert done.stdout == "True 2\n", done.stderr
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524])
+@pytest.mark.parametrize("number", slowly([errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524], [errno.ENOLCK]))
 def test_a_file_system_without_locks_is_said_once_and_is_no_obstacle(number: int, tmp_path: Path, shim: Path) -> None:
     for words in (["prepare", "--dataset", "demo"], ["inspect", "demo"]):
         done = run(tmp_path, shim, "flock", "/", number, "-m", "conki_cli", *words)

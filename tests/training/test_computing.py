@@ -11,7 +11,7 @@ import pytest
 import torch
 from baseline_support import make, text_encoder
 from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, model_and_batch
-from run_support import finetune, pretrain
+from run_support import finetune, pretrain, slowly
 from test_models import EIGHT, OVERRIDES
 
 from conki_cli.config.sections import RunConfig
@@ -62,7 +62,7 @@ def begun(config: RunConfig, workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("settings", [(), NO_DROPOUT], ids=["dropout", "no dropout"])
-@pytest.mark.parametrize(("cache", "share"), [("fp32", 1e-6), ("fp16", 1e-4)])
+@pytest.mark.parametrize(("cache", "share"), slowly([("fp32", 1e-6), ("fp16", 1e-4)], [("fp16", 1e-4)]))
 def test_stage_1_learns_from_kept_states_what_it_learns_from_the_texts(
     settings: tuple[str, ...], cache: str, share: float, space: Space, tiny_config: MakeConfig
 ) -> None:
@@ -102,7 +102,9 @@ def test_an_interrupted_stage_1_with_kept_states_ends_in_the_same_bits(
     assert equal_bits(content(run.checkpoint(1, "last")), content(whole.checkpoint(1, "last")))
 
 
-@pytest.mark.parametrize(("before", "after"), [("off", "fp32"), ("fp32", "off"), ("fp16", "fp32")])
+@pytest.mark.parametrize(
+    ("before", "after"), slowly([("off", "fp32"), ("fp32", "off"), ("fp16", "fp32")], [("fp32", "off")])
+)
 def test_a_seed_stays_with_the_cache_that_it_began_with_and_says_so(
     before: str, after: str, space: Space, tiny_config: MakeConfig
 ) -> None:

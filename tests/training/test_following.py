@@ -19,9 +19,10 @@ from conki_cli.system.observer import Observer, Training
 from conki_cli.system.torchrun import Seat, seat
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.following import check_devices, take_part
-from conki_cli.training.ranks import ALONE, FAILED, LostRankError, Ranks
+from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.stages import train
 from conki_cli.training.steps import Shelf, Step
+from conki_cli.training.together import FAILED, LostRankError, SeveralRanks
 
 QUIET = ("model.dropout=0", "model.adapter_dropout=0", "model.gate_dropout=0")
 LINES = ("data.external=none", "optimizer.num_epochs=3", "optimizer.batch_size=4", "optimizer.accumulate=3", *QUIET)
@@ -103,7 +104,7 @@ def test_two_ranks_continue_to_the_same_bits_with_dropout(workspace: Workspace, 
     assert not equal_bits(found, content(Run(step.run).checkpoint(1, "best")))  # its masks are others
 
 
-def leave_during(ranks: Ranks, reason: str) -> str:
+def leave_during(ranks: SeveralRanks, reason: str) -> str:
     """Return what rank 0 says when rank 1 is gone."""
     if ranks.rank:
         if reason and ranks.store is not None:

@@ -75,7 +75,7 @@ def alone(encoder: TextEncoder, ids: np.ndarray) -> list[torch.Tensor]:
 
 
 def tokens_of(inputs: Inputs, split: str) -> list[np.ndarray]:
-    return inputs.token_ids(inputs.learnt.split(split), f"tiny/{split}") or []
+    return inputs.token_ids(split) or []
 
 
 # --- what they are -----------------------------------------------------------------------------------------------

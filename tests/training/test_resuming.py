@@ -13,7 +13,7 @@ import torch
 from conftest import MakeConfig, Notes, OpenJob
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_support import finetune
+from run_support import QUICK, finetune, slowly
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.seal import seal
@@ -101,7 +101,7 @@ def assert_continues(job: Job, folder: Path, whole: Trained, stop_at: int) -> No
     assert rest.epochs == whole.epochs[len(whole.epochs) - len(rest.epochs) :]
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
 def test_a_training_continues_to_the_same_bits_from_any_step(
     name: str, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_training_continues_to_the_same_bits_from_every_step(
 
 
 @given(stops=st.lists(st.integers(1, 5), max_size=6))
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_training_may_stop_again_and_again(
     stops: list[int], tiny_config: MakeConfig, open_job: OpenJob, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -163,7 +163,7 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-damages = pytest.mark.parametrize("damage", [flip, cut, empty, Path.unlink])
+damages = pytest.mark.parametrize("damage", slowly([flip, cut, empty, Path.unlink], [cut]))
 
 
 @damages
@@ -295,7 +295,7 @@ class Damaging(Observer):
     ("model", "external", "file", "damage"),
     [
         ("conki", "tiny-external", "seed-1/checkpoints/frozen", flip),
-        ("conki", "tiny-external", "seed-1/checkpoints/frozen", Path.unlink),
+        pytest.param("conki", "tiny-external", "seed-1/checkpoints/frozen", Path.unlink, marks=pytest.mark.slow),
         ("lmf", "none", "encoder/frozen", cut),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MakeConfig, Notes, OpenJob, content, equal_bits
-from run_support import finetune
+from run_support import finetune, slowly
 from torch import Tensor, nn
 
 from conki_cli.config.resolving import stage_one
@@ -270,7 +270,7 @@ def test_label_memories_survive_an_interruption(
     assert whole.predictions_path(1, "test").read_bytes() == run.predictions_path(1, "test").read_bytes()
 
 
-@pytest.mark.parametrize("model", BASELINES)
+@pytest.mark.parametrize("model", slowly(BASELINES, ["tfn", "mmim"]))
 def test_every_baseline_can_learn_from_external_data_first(
     workspace: Workspace, tiny_config: MakeConfig, model: str
 ) -> None:
@@ -291,7 +291,7 @@ def test_external_data_come_first_and_hand_over_all_but_bridges_and_memory(
     assert len(content(run.checkpoint(1, "best"))["labels"]) == 13
 
 
-@pytest.mark.parametrize("model", ["tfn", "lmf", "mult"])
+@pytest.mark.parametrize("model", slowly(["tfn", "lmf", "mult"], ["lmf"]))
 def test_a_frozen_text_encoder_reads_every_text_once(workspace: Workspace, tiny_config: MakeConfig, model: str) -> None:
     settings = (f"model.name={model}", "data.external=none")
     counted = Notes()

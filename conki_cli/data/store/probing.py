@@ -223,8 +223,7 @@ def _main() -> None:
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
         faulthandler.cancel_dump_traceback_later()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        os.write(1, b"\n")
         timer = wait()
 
 
