@@ -3,7 +3,7 @@
     python -m tests.benchmarks.study --workspace DIR --encoder FOLDER            # MOSI with MOSEI as external set
     python -m tests.benchmarks.study --workspace DIR --demo                      # the same on the built-in corpora
 
-Every arm gets the same grid (three rates of the text encoder, and a head that is slower or faster than it) with seed
+Every arm gets the same grid (five rates of the text encoder on real texts, three on the demo, and a head that is slower or faster than it) with seed
 0; the lowest validation MAE decides, and only then are seeds 1 to 5 trained. Each step is a `conki finetune` command,
 which is printed; given again, finished steps are reused and an interrupted one continues. `--arms` restricts the
 study, `--print` shows the commands of the grid and trains nothing.
@@ -46,7 +46,7 @@ REAL = Study(
     stage_one=settings(pretraining__num_epochs=5, pretraining__learning_rate=2e-4),
     first_pass=settings(pretraining__num_epochs=2, pretraining__lr_encoders=5e-5, pretraining__lr_others=5e-4),
     joint=settings(pretraining__num_epochs=2, pretraining__lr_encoders=5e-5, pretraining__learning_rate=5e-4),
-    rates=(1e-5, 3e-5, 6e-5),
+    rates=(3e-5, 6e-5, 1e-4, 2e-4, 4e-4),
 )
 DEMO = Study(
     shared=["--dataset", "demo", *settings(optimizer__num_epochs=20)],
