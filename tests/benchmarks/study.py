@@ -3,10 +3,10 @@
     python -m tests.benchmarks.study --workspace DIR --encoder FOLDER            # MOSI with MOSEI as external set
     python -m tests.benchmarks.study --workspace DIR --demo                      # the same on the built-in corpora
 
-Every arm gets the same grid (five rates of the text encoder on real texts, three on the demo, and a head that is slower or faster than it) with seed
-0; the lowest validation MAE decides, and only then are seeds 1 to 5 trained. Each step is a `conki finetune` command,
-which is printed; given again, finished steps are reused and an interrupted one continues. `--arms` restricts the
-study, `--print` shows the commands of the grid and trains nothing.
+Every arm gets the same grid with seed 0: five rates of the text encoder on real texts, three on the demo, and a head
+that is slower or faster than it. The lowest validation MAE decides, and only then are seeds 1 to 5 trained. Each step
+is a `conki finetune` command, which is printed; given again, finished steps are reused and an interrupted one
+continues. `--arms` restricts the study, `--print` shows the commands of the grid and trains nothing.
 """
 
 import argparse
