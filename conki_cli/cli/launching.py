@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from conki_cli.experiments.planning import Plan
@@ -19,12 +19,11 @@ class Handover:
     track: Sequence[str]
 
 
-class Launcher:
+class Launcher(Protocol):
     """Takes the plan of a command in place of the command."""
 
     def take(self, handover: Handover) -> None:
         """Submit a plan, or show what would be submitted."""
-        raise NotImplementedError
 
 
 LAUNCHER: ContextVar[Launcher | None] = ContextVar("launcher", default=None)
