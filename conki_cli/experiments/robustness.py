@@ -99,10 +99,10 @@ def _modalities(run: Run) -> tuple[str, ...]:
 
 def _left_out(text: str, modalities: Sequence[str]) -> frozenset[str]:
     names = text.split("+")
-    if unknown := next((name for name in names if name not in modalities), None):
+    if unknown := [name for name in names if name not in modalities]:
         raise SettingsError(
             f"--without takes modalities of the run ({', '.join(modalities)}), joined by +; "
-            f"found '{one_line(unknown)[:40]}'"
+            f"found '{one_line(unknown[0])[:40]}'"
         )
     if len(set(names)) == len(modalities):
         raise SettingsError(f"--without {one_line(text)[:80]} leaves nothing to read", advice="keep one modality")

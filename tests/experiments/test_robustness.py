@@ -19,7 +19,7 @@ from conki_cli.reporting.figures.drawing import draw_figure
 from conki_cli.reporting.figures.kinds import Choices
 from conki_cli.runs import Run, evaluate_run, read_predictions, write_scores
 from conki_cli.system.environment import choose_device
-from conki_cli.system.errors import RunError
+from conki_cli.system.errors import RunError, SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.inference import predict_readings, predict_utterances
@@ -47,6 +47,12 @@ def test_all_subsets_are_the_seven_but_the_whole_and_each_once(trained: Trained)
 
 def test_the_order_of_what_is_left_out_does_not_matter(trained: Trained) -> None:
     assert without(trained.run, "vision+text", "text+vision") == [frozenset({"text", "vision"})]
+
+
+@pytest.mark.parametrize("words", ["", "smell", "text+", "text+vision+audio"])
+def test_what_is_no_modality_cannot_be_left_out(words: str, trained: Trained) -> None:
+    with pytest.raises(SettingsError, match="--without"):
+        without(trained.run, words)
 
 
 def test_the_table_holds_the_run_and_every_condition(trained: Trained) -> None:
@@ -93,7 +99,7 @@ def test_sentences_are_scored_without_the_frames_that_they_lack(trained: Trained
     with read_new(["good film"], None) as utterances:
         scored = predict_new(trained.run, utterances, "cpu", notes)
     assert scored["clips"][0]["absent"] == ["vision", "audio"]
-    assert any("these clips have no vision and no audio: scored without it, which this" in one for one in notes.lines)
+    assert any("these clips have no vision and no audio: scored without them, which this" in one for one in notes.lines)
     write_scores(tmp_path / "scores.csv", scored)
     assert (tmp_path / "scores.csv").read_text("utf-8").splitlines()[1].endswith(",vision+audio")
 
