@@ -75,9 +75,8 @@ def fit_to(run: Run, model: SentimentModel, reading: Reading, observer: Observer
             )
     if lacking:
         never = "" if trains_absence(run.config) else ", which this run never learnt (optimizer.modality_dropout)"
-        observer.say(
-            f"warning: these clips have no {' and no '.join(lacking)}: scored without {'it' if len(lacking) == 1 else 'them'}{never}"
-        )
+        them = "it" if len(lacking) == 1 else "them"
+        observer.say(f"warning: these clips have no {' and no '.join(lacking)}: scored without {them}{never}")
     nothing = {name: _no_frames(len(utterances), sizes.widths[name]) for name in lacking if name != "text"}
     absence = Absence(reading.without | set(lacking), trains_absence(run.config))
     return Fitted(replace(utterances, frames={**utterances.frames, **nothing}), absence)
