@@ -1,7 +1,7 @@
 """The command that submits another one: its steps become jobs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -93,7 +93,6 @@ class _Submitter(Launcher):
     launcher: str
     options: dict[str, str]
     notice: int
-    orders: list["Order"] = field(default_factory=list)
 
     def check(self) -> None:
         """Refuse what Slurm does not take, before stores are opened."""

@@ -67,10 +67,11 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
         ConkiError: another process trains one of the seeds; training failed.
         SettingsError: several processes cannot train together as requested.
     """
-    if num_jobs > 1 and seat() is not None:
+    place = seat()
+    if num_jobs > 1 and place is not None:
         raise SettingsError("give --jobs, or several processes for one training (--gpus, torchrun), not both")
-    check_devices([step.config.run.device for step in plan.steps], seat())
-    check_absence([step.config for step in plan.steps], seat())
+    check_devices([step.config.run.device for step in plan.steps], place)
+    check_absence([step.config for step in plan.steps], place)
     if num_jobs > 1:
         train_side_by_side(steps_left(plan, observer), observer, num_jobs=num_jobs)
         return [(row.label, row.run) for row in plan.rows]

@@ -87,11 +87,11 @@ def predict(
         ConkiError: a prediction is not a finite number.
     """
     model.eval()
-    own = []
+    own, absent = [], batches.absent()
     with memory_advice(batches.batch_size):
         for number, indices in enumerate(batches.order()):
             if ranks.is_mine(number):
-                own.append(model.represent(batches.take(indices).to(device)).prediction.cpu().numpy())
+                own.append(model.represent(batches.take(indices, absent).to(device)).prediction.cpu().numpy())
                 on_batch(1, "")
     predictions: npt.NDArray[np.float32] = np.concatenate(ranks.collect(own))
     bad = np.flatnonzero(~np.isfinite(predictions))
