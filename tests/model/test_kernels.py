@@ -3,11 +3,11 @@
 import pytest
 import torch
 from baseline_support import mask_of
+from benchmarks.kernels import counted
 
 from conki_cli.config.sections import MODELS
 from conki_cli.model.batches import pad_frames
 from conki_cli.model.packing import ATTENTION_SHARE, Packing, share_on
-from tests.benchmarks.kernels import counted
 
 BEFORE = 5062
 """Kernels of a step of ConKI with attention groups of similar length."""
