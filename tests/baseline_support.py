@@ -201,3 +201,20 @@ def text_names(model: SentimentModel) -> set[str]:
 def without_gradient(model: SentimentModel) -> set[str]:
     """Name the trainable parameters that the last backward left without a gradient."""
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None}
+
+
+OVERRIDES: Mapping[str, Mapping[str, object]] = {
+    "conki": {"data.external": "none"},
+    "tfn": {"tfn.audio_hidden": 4, "tfn.vision_hidden": 6, "tfn.text_out": 3},
+    "mult": {"mult.width": 10, "mult.num_heads": 2, "mult.num_layers": 1},
+    "iccn": {"iccn.out_width": 2},
+}
+"""ConKI without stage 1, the large ones made small, fewer correlations than clips."""
+EIGHT = batch_of(
+    text=(7, 4, 2, 5, 6, 3, 7, 4),
+    vision=(8, 1, 5, 3, 2, 7, 4, 6),
+    audio=(3, 9, 1, 6, 5, 2, 8, 4),
+    scores=(2.4, -1.0, 0.0, -2.2, 1.0, -0.4, 2.0, -1.6),
+    token_ids=True,
+)
+"""The third clip says nothing; the shortest sequences are shorter than MulT's kernels."""

@@ -25,7 +25,6 @@ HEAVY = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert",
     "transformers.models.bert.tokenization_bert",
-    "sklearn.metrics",
     "h5py",
     "safetensors.torch",
 )

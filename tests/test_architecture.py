@@ -5,7 +5,7 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,6 @@ import conki_cli
 
 ROOT = Path(conki_cli.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-IDS = [str(path.relative_to(ROOT)) for path in FILES]
-every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 LEFT = (
     *("system", "datasets", "config", "metrics"),
@@ -39,6 +37,28 @@ SLOW_LIBRARIES = {
 }
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def of(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Return a decorator: one test that looks at all of these files, and names every one that breaks the rule."""
+
+    def of_all(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = []
+            for path in paths:
+                try:
+                    rule(path)
+                except AssertionError as error:
+                    broken.append(f"{path.relative_to(ROOT)}: {error}")
+            assert broken == []
+
+        test.__name__ = rule.__name__
+        return test
+
+    return of_all
+
+
+every_file = of(FILES)
 
 
 @functools.cache
@@ -256,7 +276,7 @@ def test_no_error_is_recognised_by_its_words(path: Path) -> None:
     assert found == []
 
 
-doctors_files = pytest.mark.parametrize("path", [path for path in FILES if path.parent == ROOT / "doctor"])
+doctors_files = of([path for path in FILES if path.parent == ROOT / "doctor"])
 FILE_NAMES = re.compile(r"\.(jsonl?|toml|csv|h5|safetensors|part)\b|seed-|checkpoints/|predictions/|encoder/")
 
 

@@ -261,6 +261,15 @@ def test_other_libraries_agree(seed: int) -> None:
     assert metrics["f1_nonneg"] == pytest.approx(f1_score(t >= 0, p >= 0, average="weighted"))
 
 
+@given(labels=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_the_weighted_f1_is_scikit_learns_to_the_last_bit(labels: list[tuple[bool, bool]]) -> None:
+    from sklearn.metrics import f1_score
+
+    predicted, true = np.array(labels).T
+    metrics = sentiment_metrics(np.where(predicted, 1.0, -1.0), np.where(true, 1.0, -1.0))
+    assert metrics["f1_nonneg"] == f1_score(true, predicted, average="weighted", zero_division=0.0)
+
+
 @pytest.mark.parametrize("dataset", ["mosi", "sims"])
 @REPRODUCIBLE
 @given(pairs=st.lists(st.tuples(st.floats(-5, 5, width=32), st.floats(-3, 3, width=32)), min_size=1, max_size=12))

@@ -245,8 +245,11 @@ def _sims_classes(p: Floats, t: Floats, neutral: np.float32 | None) -> dict[str,
 
 def _weighted_f1(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float:
     """Return the mean of both classes' F1, weighted by their counts among the true labels."""
-    from sklearn.metrics import f1_score
-
     if not len(true):
         return math.nan
-    return float(f1_score(true, predicted, average="weighted", zero_division=0.0))
+    f1, counts = [], []
+    for label in (False, True):
+        hits = np.count_nonzero((predicted == label) & (true == label))
+        counts.append(np.count_nonzero(true == label))
+        f1.append(2 * hits / max(np.count_nonzero(predicted == label) + counts[-1], 1))
+    return float(np.average(f1, weights=counts))

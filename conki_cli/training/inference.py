@@ -101,7 +101,8 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
         weights = {**checkpoint.load(run.frozen_encoder)[0], **weights}
     _check_shapes(run, architecture, facts, weights)
     model = stored_network(run, run.config, architecture, facts)
-    weights = {name: tensor for name, tensor in weights.items() if name in model.state_dict()}
+    expected = model.state_dict().keys()
+    weights = {name: tensor for name, tensor in weights.items() if name in expected}
     checkpoint.restore(model, weights, str(run.path))
     return model.to(device).eval()
 

@@ -1,3 +1,4 @@
+import functools
 import re
 from collections import Counter
 from dataclasses import replace
@@ -20,11 +21,17 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 
 SENTENCES = demo.encoder_sentences()
-TARGET, EXTERNAL = demo.demo_corpus(), demo.demo_external_corpus()
-A, B = demo.demo_external_a_corpus(), demo.demo_external_b_corpus()
-both = pytest.mark.parametrize("corpus", [TARGET, EXTERNAL], ids=["demo", "demo-external"])
+target, external = functools.cache(demo.demo_corpus), functools.cache(demo.demo_external_corpus)
+a, b = functools.cache(demo.demo_external_a_corpus), functools.cache(demo.demo_external_b_corpus)
+both = pytest.mark.parametrize("corpus", [target, external], ids=["demo", "demo-external"], indirect=True)
 MODIFIERS = {"slightly", "very"}
 FRAME_WORDS = MODIFIERS | {"was", "felt", "never", "made", "showed", "had", "offered", "sold"}
+
+
+@pytest.fixture
+def corpus(request: pytest.FixtureRequest) -> Corpus:
+    """Make a corpus when its first test asks for it."""
+    return request.param()
 
 
 def clips(corpus: Corpus) -> list[Sample]:
@@ -55,7 +62,7 @@ def ridge(inputs: np.ndarray, outputs: np.ndarray, new_inputs: np.ndarray, *, st
 
 def error_on_the_target_test(train: list[Sample]) -> float:
     """Return the test MAE of a bag of words learned from `train`."""
-    test = TARGET.splits["test"]
+    test = target().splits["test"]
     vocabulary = sorted({word for sample in train for word in sample.text.split()})
     predictions = ridge(word_counts(train, vocabulary), scores(train), word_counts(test, vocabulary))
     return float(np.abs(predictions - scores(test)).mean())
@@ -68,11 +75,12 @@ def frame_means(samples: list[Sample], modality: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("corpus", "sizes", "widths"),
     [
-        (TARGET, [160, 100, 300], (5, 8)),
-        (EXTERNAL, [1200, 100, 100], (12, 10)),
-        (A, [600, 100, 100], (12, 10)),
-        (B, [600, 100, 100], (5, 14)),
+        (target, [160, 100, 300], (5, 8)),
+        (external, [1200, 100, 100], (12, 10)),
+        (a, [600, 100, 100], (12, 10)),
+        (b, [600, 100, 100], (5, 14)),
     ],
+    indirect=["corpus"],
     ids=["demo", "demo-external", "demo-external-a", "demo-external-b"],
 )
 def test_the_corpora_have_their_sizes_and_widths(corpus, sizes, widths):
@@ -89,35 +97,35 @@ def test_a_corpus_is_the_same_to_the_last_bit_whenever_it_is_made(make):
 
 
 def test_the_first_clips_are_those_of_version_1_of_the_generator():
-    sample = TARGET.splits["test"][0]
+    sample = target().splits["test"][0]
     text = "overall , the first part never felt marine , we watched it on friday"
     assert (sample.id, sample.text, sample.score) == ("demo-test-000$_$0", text, 1.0)
     assert (sample.audio.shape, sample.vision.shape) == ((41, 5), (30, 8))
 
 
 def test_each_corpus_names_its_generator_by_its_own_checksum():
-    assert re.fullmatch("[0-9a-f]{64}", TARGET.source_sha256)
-    assert TARGET.source_sha256 != EXTERNAL.source_sha256
+    assert re.fullmatch("[0-9a-f]{64}", target().source_sha256)
+    assert target().source_sha256 != external().source_sha256
 
 
-@pytest.mark.parametrize("corpora", [(TARGET, EXTERNAL), (TARGET, A, B)], ids=["one external", "two"])
+@pytest.mark.parametrize("corpora", [(target, external), (target, a, b)], ids=["one external", "two"])
 def test_no_sentence_occurs_twice_in_corpora_that_are_used_together(corpora):
-    texts = [sample.text for corpus in corpora for sample in clips(corpus)]
+    texts = [sample.text for corpus in corpora for sample in clips(corpus())]
     assert len(texts) == len(set(texts))
 
 
 def test_the_two_further_corpora_share_the_words_that_the_target_does_not_teach():
-    taught = opinion_words(TARGET.splits["train"]).keys()
-    ours, theirs = (opinion_words(clips(corpus)).keys() for corpus in (A, B))
+    taught = opinion_words(target().splits["train"]).keys()
+    ours, theirs = (opinion_words(clips(corpus)).keys() for corpus in (a(), b()))
     assert (len(ours), len(theirs)) == (12, 12)
     assert taught | ours | theirs == set(demo.OPINION_WORDS)
     known = {word for sentence in SENTENCES for word in sentence.split()}
-    assert {word for corpus in (A, B) for sample in clips(corpus) for word in sample.text.split()} <= known
+    assert {word for corpus in (a(), b()) for sample in clips(corpus) for word in sample.text.split()} <= known
 
 
 def test_one_of_them_is_scored_in_another_range():
-    assert (A.score_range, B.score_range) == ((-3.0, 3.0), (-1.0, 1.0))
-    assert 0.8 < np.abs(scores(clips(B))).max() <= 1.0
+    assert (a().score_range, b().score_range) == ((-3.0, 3.0), (-1.0, 1.0))
+    assert 0.8 < np.abs(scores(clips(b()))).max() <= 1.0
 
 
 def test_words_of_both_tell_more_than_words_of_either():
@@ -125,7 +133,7 @@ def test_words_of_both_tell_more_than_words_of_either():
         highest = corpus.score_range[1]
         return [replace(sample, score=3 * sample.score / highest) for sample in corpus.splits["train"]]
 
-    own, first, second = TARGET.splits["train"], in_one_range(A), in_one_range(B)
+    own, first, second = target().splits["train"], in_one_range(a()), in_one_range(b())
     either = [error_on_the_target_test([*own, *part]) for part in (first, second)]
     assert error_on_the_target_test([*own, *first, *second]) < min(either) - 0.05
     assert max(either) < error_on_the_target_test(own)
@@ -177,7 +185,7 @@ def test_the_opinion_words_are_48_and_as_often_good_as_bad():
 
 
 def test_half_of_the_test_splits_opinion_words_never_occur_in_the_targets_training_split():
-    train, test = opinion_words(TARGET.splits["train"]), opinion_words(TARGET.splits["test"])
+    train, test = opinion_words(target().splits["train"]), opinion_words(target().splits["test"])
     assert len(test) == 48
     assert len(train) == 24
     unseen = sum(count for word, count in test.items() if word not in train)
@@ -185,37 +193,37 @@ def test_half_of_the_test_splits_opinion_words_never_occur_in_the_targets_traini
 
 
 def test_the_taught_words_are_as_often_good_as_bad():
-    taught = opinion_words(TARGET.splits["train"])
+    taught = opinion_words(target().splits["train"])
     assert Counter(demo._VALENCES[word] for word in taught) == {1.2: 6, 0.6: 6, -0.6: 6, -1.2: 6}
 
 
 def test_the_external_training_split_uses_every_opinion_word_often():
-    counts = opinion_words(EXTERNAL.splits["train"])
+    counts = opinion_words(external().splits["train"])
     assert len(counts) == 48
     assert min(counts.values()) >= 20
 
 
 def test_the_target_teaches_every_intensifier_and_the_negation():
-    counts = Counter(word for sample in TARGET.splits["train"] for word in sample.text.split())
+    counts = Counter(word for sample in target().splits["train"] for word in sample.text.split())
     assert all(counts[word] >= 8 for word in ("slightly", "very", "never"))
 
 
 def test_the_two_corpora_speak_of_different_things():
-    words = [{word for sample in clips(corpus) for word in sample.text.split()} for corpus in (TARGET, EXTERNAL)]
+    words = [{word for sample in clips(corpus) for word in sample.text.split()} for corpus in (target(), external())]
     assert {"plot", "scenes", "watched", "writers"} <= words[0] - words[1]
     assert {"hotel", "rooms", "went", "clerks"} <= words[1] - words[0]
 
 
 def test_a_bag_of_words_learns_from_the_external_corpus_what_the_target_cannot_teach():
-    target, external = list(TARGET.splits["train"]), list(EXTERNAL.splits["train"])
-    alone = error_on_the_target_test(target)
+    own, other = list(target().splits["train"]), list(external().splits["train"])
+    alone = error_on_the_target_test(own)
     assert alone > 0.9
-    assert error_on_the_target_test(target + external) < alone - 0.2
+    assert error_on_the_target_test(own + other) < alone - 0.2
 
 
 def test_predicting_the_mean_errs_by_about_one():
-    target = scores(TARGET.splits["test"])
-    assert 1.0 < np.abs(target - scores(TARGET.splits["train"]).mean()).mean() < 1.2
+    truth = scores(target().splits["test"])
+    assert 1.0 < np.abs(truth - scores(target().splits["train"]).mean()).mean() < 1.2
 
 
 @both
@@ -228,11 +236,13 @@ def test_audio_and_vision_alone_explain_a_modest_share(corpus, modality):
 
 def test_the_encoders_sentences_hold_every_word_of_both_corpora():
     known = {word for sentence in SENTENCES for word in sentence.split()}
-    assert {word for corpus in (TARGET, EXTERNAL) for sample in clips(corpus) for word in sample.text.split()} <= known
+    assert {
+        word for corpus in (target(), external()) for sample in clips(corpus) for word in sample.text.split()
+    } <= known
 
 
 def test_no_sentence_of_a_corpus_is_among_the_encoders_sentences():
-    texts = {sample.text for corpus in (TARGET, EXTERNAL) for sample in clips(corpus)}
+    texts = {sample.text for corpus in (target(), external()) for sample in clips(corpus)}
     assert texts.isdisjoint(SENTENCES)
 
 

@@ -9,7 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baseline_support import DIMS, MOSEI, MOSI, SIMS, alone, batch_of, chosen, config_of, make, stirred, with_junk
+from baseline_support import (
+    DIMS,
+    EIGHT,
+    MOSEI,
+    MOSI,
+    OVERRIDES,
+    SIMS,
+    alone,
+    chosen,
+    config_of,
+    make,
+    stirred,
+    with_junk,
+)
 from run_support import QUICK, slowly
 
 from conki_cli import MODALITIES
@@ -27,21 +40,6 @@ from conki_cli.training import loop as training
 
 WIDTHS = dict(zip(("audio", "vision"), DIMS[1:], strict=True))
 D = DIMS[0]
-OVERRIDES: Mapping[str, Mapping[str, object]] = {
-    "conki": {"data.external": "none"},
-    "tfn": {"tfn.audio_hidden": 4, "tfn.vision_hidden": 6, "tfn.text_out": 3},
-    "mult": {"mult.width": 10, "mult.num_heads": 2, "mult.num_layers": 1},
-    "iccn": {"iccn.out_width": 2},
-}
-"""ConKI without stage 1, the large ones made small, fewer correlations than clips."""
-EIGHT = batch_of(
-    text=(7, 4, 2, 5, 6, 3, 7, 4),
-    vision=(8, 1, 5, 3, 2, 7, 4, 6),
-    audio=(3, 9, 1, 6, 5, 2, 8, 4),
-    scores=(2.4, -1.0, 0.0, -2.2, 1.0, -0.4, 2.0, -1.6),
-    token_ids=True,
-)
-"""The third clip says nothing; the shortest sequences are shorter than MulT's kernels."""
 FOUR = chosen(EIGHT, range(4))
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from baseline_support import make, text_encoder
+from baseline_support import EIGHT, OVERRIDES, make, text_encoder
 from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, model_and_batch
 from run_support import finetune, pretrain, slowly
-from test_models import EIGHT, OVERRIDES
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.prediction import predict_split
