@@ -25,7 +25,7 @@ def storm(name: str, day: Day, space: Path, kills: int) -> None:
     shutil.copytree(day.before(name), space)
     while hits < kills:
         if draw.random() < 0.5:
-            fault = Fault(draw.randrange(1, day.events[name] + 1), kills=True)
+            fault = Fault(draw.randrange(1, day.num_events(name) + 1), kills=True)
         else:
             fault = Fault(0, kills=True, after=draw.uniform(0, seconds))
         done = day.run(name, space, fault)
