@@ -125,6 +125,7 @@ class Mmim(SentimentModel):
             if parameter.dim() > 1 and not name.startswith(self.text_prefix):
                 nn.init.xavier_normal_(parameter)
         self.fits_likelihoods = False
+        self.has_bank = False  # that num_batches was enough when it was asked last
         self.projected = [max(1, sizes[name] // 4) for name in PAIRS]  # a quarter, 4 by default
         self.projections = nn.ModuleDict(
             {name: FixedProjection(sizes[name], k) for name, k in zip(PAIRS, self.projected, strict=True)}
@@ -165,7 +166,9 @@ class Mmim(SentimentModel):
             "nce": self.own.nce_weight * nce.sum(),
             "mi": -self.own.mi_weight * self._likelihood(parts, batch),
         }
-        if int(self.num_batches) >= BATCHES_BEFORE_ENTROPY:
+        if not self.has_bank:  # later batches need not wait for the device
+            self.has_bank = int(self.num_batches) >= BATCHES_BEFORE_ENTROPY
+        if self.has_bank:
             complete = rows_with(batch, FRAMES, self._project(parts), batch.scores)
             terms["entropy"] = -self.own.mi_weight * self._entropy(*complete)
         return terms
@@ -192,6 +195,7 @@ class Mmim(SentimentModel):
         if phase == "main":
             self.bank, self.bank_scores = self.bank[:0].clone(), self.bank_scores[:0].clone()
             self.num_batches = torch.zeros_like(self.num_batches)
+            self.has_bank = False
 
     @torch.no_grad()
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
