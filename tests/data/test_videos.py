@@ -213,18 +213,38 @@ def test_a_rate_that_cannot_be_is_refused(text: str) -> None:
     assert (parse_fps("own"), parse_fps("12.5")) == (None, 12.5)
 
 
+def pitch_in(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sound of a file, [N], and the pitch of its frames, [T]."""
+    with opened(path) as container:
+        signal = np.concatenate(list(sound_of(container, Span(), Seen()))).astype(np.float64)
+    loudness = Loudness()
+    loudness.take(signal.astype(np.float32))
+    return signal, track_pitch(signal - signal.mean(), len(signal) // 160, loudness.level)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SPEECH.is_dir(), reason="needs the real recordings")
 @pytest.mark.parametrize("path", sorted(SPEECH.glob("*.ogg")), ids=lambda path: path.stem)
 def test_pitch_and_voicing_of_real_speech_agree_with_an_independent_estimate(path: Path) -> None:
     pyworld = pytest.importorskip("pyworld", reason="needs pyworld as a reference")
-    with opened(path) as container:
-        signal = np.concatenate(list(sound_of(container, Span(), Seen()))).astype(np.float64)
-    loudness = Loudness()
-    loudness.take(signal.astype(np.float32))
-    found = track_pitch(signal - signal.mean(), len(signal) // 160, loudness.level)
+    signal, found = pitch_in(path)
     other, times = pyworld.dio(signal, RATE, f0_floor=60, f0_ceil=500, frame_period=10.0)
     other = pyworld.stonemask(signal, other, times, RATE)[: len(found)]
     both = (found > 0) & (other > 0)
     assert ((found > 0) == (other > 0)).mean() >= 0.85
+    assert (np.abs(found[both] / other[both] - 1) > 0.2).mean() <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="needs the real recordings")
+@pytest.mark.parametrize("path", sorted(SPEECH.glob("*.ogg")), ids=lambda path: path.stem)
+def test_pitch_and_voicing_of_real_speech_agree_with_praat(path: Path) -> None:
+    parselmouth = pytest.importorskip("parselmouth", reason="needs Praat as a reference")
+    signal, found = pitch_in(path)
+    praat = parselmouth.Sound(signal, RATE).to_pitch_ac(time_step=0.01, pitch_floor=60, pitch_ceiling=500)
+    nearest = np.round((np.arange(len(found)) + 0.5 - 100 * praat.x1)).astype(int)
+    is_inside = (nearest >= 0) & (nearest < praat.nx)
+    other = np.where(is_inside, praat.selected_array["frequency"][np.clip(nearest, 0, praat.nx - 1)], 0.0)
+    both = (found > 0) & (other > 0)
+    assert ((found > 0) == (other > 0)).mean() >= 0.95
     assert (np.abs(found[both] / other[both] - 1) > 0.2).mean() <= 0.05
