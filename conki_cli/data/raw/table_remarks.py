@@ -8,6 +8,8 @@ from conki_cli.data.raw.face_tables import LIBREFACE
 from conki_cli.data.raw.table_heads import TableLayout
 from conki_cli.system.errors import one_line
 
+_NAMED = 20  # columns
+
 
 def without_times(layouts: Sequence[TableLayout]) -> list[TableLayout]:
     """Leave out the times of tables without column names, if their first column rises from 0 in every table."""
@@ -31,9 +33,9 @@ def said_of_tables(tables: Mapping[str, TableLayout], what: str) -> tuple[list[s
     layouts = list(tables.values())
     left_out = Counter(name for layout in layouts for name in layout.left_out)
     if left_out:
-        remarks.append(
-            f"columns left out of the tables in {what}, because they are not features: {', '.join(list(left_out)[:20])}"
-        )
+        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        shown = ", ".join(list(left_out)[:_NAMED])
+        remarks.append(f"columns left out of the tables in {what}, because they are not features: {shown}{more}")
     if any(layout.names and all(name.isdigit() for name in layout.names) for layout in layouts):
         remarks.append(f"a first line 0, 1, 2, ... was read as the numbers of the columns in {what}")
     if any(layout.decimal == "," for layout in layouts):
@@ -73,7 +75,7 @@ def _doubts(tables: Mapping[str, TableLayout], what: str) -> list[str]:
     """Return warnings about tables that may be damaged, although they can be read."""
     warnings = []
     gaps = {
-        name: f"{table.faces.num_missing} of {table.faces.num_frames} frames"
+        name: f"{faces.num_missing} of {faces.num_frames} frames"
         for name, table in tables.items()
         if (faces := table.faces) is not None and faces.num_missing and faces.tool != LIBREFACE and faces.num_faces == 1
     }
