@@ -216,10 +216,16 @@ def test_a_column_that_is_twice_and_a_last_row_without_a_line_break_are_warnings
     for number in range(3):
         table(tmp_path, "x,X,x\n1,2,3\n" + ("" if number else "4,5,0.6"), f"v$_${number}.csv")
     doubled, unended = looked(tmp_path).notes
-    assert "3 tables in" in doubled
-    assert "have a column twice (such as 'x' in v$_$0.csv): both are features; remove one of them" in doubled
-    assert "1 of 3 tables in" in unended
-    assert "end without a line break, unlike the others (such as v$_$0.csv): their last number may be" in unended
+    assert "a column is twice in 3 tables in" in doubled
+    assert "(such as 'x' in v$_$0.csv): both are features; remove one of them" in doubled
+    assert "there is no line break at the end of 1 of 3 tables in" in unended
+    assert "(such as v$_$0.csv): the last number there may be truncated; extract these clips again" in unended
+
+
+def test_a_table_with_column_names_is_not_doubted_to_be_transposed(tmp_path: Path) -> None:
+    for number in range(2):
+        table(tmp_path, "x,y,z\n1,2,3\n4,5,6\n", f"v$_${number}.csv")
+    assert looked(tmp_path).notes == ()
 
 
 def test_tables_that_all_end_without_a_line_break_are_as_their_program_writes_them(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_a_row_that_openface_would_have_written_is_a_frame_without_a_face_and_a_
     text = OPENFACE + "".join(f"{frame}, 0, 0, 0.9, 1, {frame}, 0\n" for frame in (3, 4, 6))
     assert values(tmp_path, text).tolist() == [[3, 0, 1], [4, 0, 1], [0, 0, 0], [6, 0, 1]]
     assert looked(tmp_path, text).notes == (
-        f"1 tables in {tmp_path.name} lack rows between their frames (such as v$_$1.csv, 1 of 4 frames): these became "
-        "frames without a face; if rows were lost, extract the clip again",
+        f"rows are missing between the frames of 1 table in {tmp_path.name} (such as v$_$1.csv, 1 of 4 frames): these "
+        "became frames without a face; if rows were lost, extract the clip again",
     )
 
 

@@ -1,7 +1,7 @@
 """What a report says about the tables of a folder."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 
 from conki_cli.data.raw.face_tables import LIBREFACE
@@ -82,20 +82,24 @@ def _doubts(tables: Mapping[str, TableLayout], what: str) -> list[str]:
     if gaps:
         name, count = next(iter(gaps.items()))
         warnings.append(
-            f"{len(gaps)} tables in {what} lack rows between their frames (such as {one_line(name)[:80]}, {count}): "
-            "these became frames without a face; if rows were lost, extract the clip again"
+            f"rows are missing between the frames of {_tables(gaps)} in {what} (such as {one_line(name)[:80]}, "
+            f"{count}): these became frames without a face; if rows were lost, extract the clip again"
         )
     doubled = {name: table.doubled[0] for name, table in tables.items() if table.doubled}
     if doubled:
         name, column = next(iter(doubled.items()))
         warnings.append(
-            f"{len(doubled)} tables in {what} have a column twice (such as {column!r} in {one_line(name)[:80]}): both "
+            f"a column is twice in {_tables(doubled)} in {what} (such as {column!r} in {one_line(name)[:80]}): both "
             "are features; remove one of them"
         )
     open_ones = [name for name, table in tables.items() if table.ends_open]
     if 0 < len(open_ones) < len(tables):  # one program ends its last row in one way: some write no line break there
         warnings.append(
-            f"{len(open_ones)} of {len(tables)} tables in {what} end without a line break, unlike the others (such as "
-            f"{one_line(open_ones[0])[:80]}): their last number may be truncated; extract these clips again"
+            f"there is no line break at the end of {len(open_ones)} of {len(tables)} tables in {what} (such as "
+            f"{one_line(open_ones[0])[:80]}): the last number there may be truncated; extract these clips again"
         )
     return warnings
+
+
+def _tables(found: Sized) -> str:
+    return f"{len(found)} table{'s' if len(found) != 1 else ''}"

@@ -107,7 +107,8 @@ def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFil
         remarks.append(f"{others.total()} other files in {name} were not read ({endings})")
     if num_empty := len(frames) - len(filled):
         remarks.append(f"{num_empty} files in {name} hold no frames")
-    notes += _doubts(name, modality, [file.shape for file in filled.values()])
+    unnamed = [file.shape for file in filled.values() if file.layout is None or not file.layout.names]
+    notes += _doubts(name, modality, unnamed)
     counted = are_positions(path.stem for path in paths.values())
     return ClipFiles(filled, list(paths.values()), tuple(remarks), counted, tuple(notes))
 
