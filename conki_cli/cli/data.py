@@ -17,7 +17,7 @@ def prepare(
     context: typer.Context,
     extraction_flags: ExtractionFlags,
     dataset: Annotated[
-        str | None, typer.Option(help="mosi, mosei, sims, simsv2, demo, demo-external, or a name of your own.")
+        str | None, typer.Option(help="mosi, mosei, sims, simsv2, demo, demo-external (-a, -b), or a name of your own.")
     ] = None,
     source: Annotated[
         Path | None, typer.Option(help="File or folder to read. Default: looked for below data/.")

@@ -179,7 +179,8 @@ def extract(
         shown = pictures_shown(done[0], first, extraction.recipe)
         draw_clip(plot, done[0], first, extraction.provenance(), shown)
         screen.say(f"drawn: {plot}")
-    screen.show(extracted_table(done, written))
+    if done:
+        screen.show(extracted_table(done, written))
     screen.answer(
         {
             "clips": [{"id": one.id, **one.result} for one in done],

@@ -50,7 +50,7 @@ def plot(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="tsne: the seed to draw. Default: the first finished one.")] = None,
     corrupt: CorruptOption = None,
-    corrupt_seed: CorruptSeedOption = 0,
+    corrupt_seed: CorruptSeedOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -81,7 +81,7 @@ def plot(
     screen, space = screen_for(json), workspace_at(workspace)
     asked = kind_called(kind)
     millimetres, form = _width(width), _form(out)
-    _check_options(asked, intervals, clips, seed, corrupt)
+    _check_options(asked, intervals, clips, seed, damage=(corrupt, corrupt_seed))
     chosen = None if intervals is None else _intervals(intervals)
     catalogue = Runs(space)
     found = [catalogue.find(name) for name in runs]
@@ -90,7 +90,7 @@ def plot(
     check_writable(place)
     if asked.needs_predictions:
         _predict_missing(found, split, space, screen)
-    damage: dict[str, Any] = {"corruptions": tuple(corrupt or ()), "corrupt_seed": corrupt_seed}
+    damage: dict[str, Any] = {"corruptions": tuple(corrupt or ()), "corrupt_seed": corrupt_seed or 0}
     choices = Choices(split, chosen, seed, clips, workspace=space, observer=screen, **damage)
     drawn = draw_figure(kind, found, form=form, width=millimetres, choices=choices)
     write_bytes(place, drawn.content)
@@ -139,14 +139,20 @@ def _form(out: Path | None) -> "Form":
 
 
 def _check_options(
-    kind: "Kind", intervals: str | None, clips: int | None, seed: int | None, corrupt: list[str] | None
+    kind: "Kind",
+    intervals: str | None,
+    clips: int | None,
+    seed: int | None,
+    *,
+    damage: tuple[list[str] | None, int | None],
 ) -> None:
     """Refuse options that would have no effect."""
     given = {
         "--intervals": (intervals, "tsne and pairs", kind.takes_intervals),
         "--clips": (clips, "pairs and tsne", kind.takes_intervals),
         "--seed": (seed, "tsne", kind.name == "tsne"),
-        "--corrupt": (corrupt, "robustness", kind.name == "robustness"),
+        "--corrupt": (damage[0], "robustness", kind.name == "robustness"),
+        "--corrupt-seed": (damage[1], "robustness", kind.name == "robustness"),
     }
     for option, (value, readers, is_read) in given.items():
         if value is not None and not is_read:

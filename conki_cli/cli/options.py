@@ -58,7 +58,7 @@ CorruptOption = Annotated[
         help="Damage every clip: audio:noise=20dB,10dB, vision:drop=0.5, text:asr=0.2; joined by +. Repeatable.",
     ),
 ]
-CorruptSeedOption = Annotated[int, typer.Option(min=0, help="Seed of the damage.")]
+CorruptSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of the damage. Default: 0.")]
 OverwriteOption = Annotated[
     bool,
     typer.Option(

@@ -50,7 +50,7 @@ def evaluate(
         bool, typer.Option("--all-subsets", help="Show every subset of the modalities that the model can read.")
     ] = False,
     corrupt: CorruptOption = None,
-    corrupt_seed: CorruptSeedOption = 0,
+    corrupt_seed: CorruptSeedOption = None,
     workspace: WorkspaceOption = Path(),
     json: JsonOption = False,
 ) -> None:
@@ -69,6 +69,8 @@ def evaluate(
 
     screen = screen_for(json)
     check_export_option(export)
+    if corrupt_seed is not None and not corrupt:
+        raise SettingsError("--corrupt-seed has no effect without --corrupt", "give --corrupt, or leave it out")
     catalogue = Runs(workspace_at(workspace))
     if run is None:
         mention_damage(screen, catalogue)
@@ -90,7 +92,7 @@ def evaluate(
         predict_split(found, split, workspace_at(workspace), screen)
     label, result = run_label(found.config), evaluate_run(found, split, protocol, threshold=threshold)
     if conditions:
-        task = _Task(found, label, result, conditions, corrupt_seed, threshold)
+        task = _Task(found, label, result, conditions, corrupt_seed or 0, threshold)
         _evaluate_conditions(task, export, workspace_at(workspace), screen)
         return
     show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)

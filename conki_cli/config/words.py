@@ -1,6 +1,7 @@
 """Seeds and names as users type them, and labels of runs in messages and tables."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from conki_cli.config.models import label_of
 from conki_cli.config.sections import RunConfig
@@ -40,3 +41,14 @@ def switch_label(drop: Sequence[str]) -> str:
         rest = [switch for switch in drop if switch != "plain-transfer"]
         return "plain transfer" + (f", w/o {'+'.join(rest)}" if rest else "")
     return f"w/o {'+'.join(drop)}"
+
+
+def as_typed(value: Any) -> str:
+    """Write the value of a setting as after `--set section.key=`; an empty one is 'nothing'."""
+    if isinstance(value, list | tuple):
+        if all(isinstance(one, str) for one in value):
+            return "+".join(value) or "nothing"
+        return as_typed(value[0]) if len(value) == 1 else f"[{', '.join(map(as_typed, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "nothing" if value is None or value == "" else str(value)

@@ -6,6 +6,7 @@ from typing import Any
 from conki_cli.config.declarations import added_later, never_learnt
 from conki_cli.config.resolving import as_tables
 from conki_cli.config.sections import RunConfig
+from conki_cli.config.words import as_typed
 
 
 def differences(known: RunConfig, config: RunConfig) -> str:
@@ -47,7 +48,7 @@ def differing_settings(known: RunConfig, config: RunConfig) -> dict[str, str]:
     for path in sorted({*one, *other}):
         values = [table.get(path, added_later().get(path, "not read")) for table in (one, other)]
         if values[0] != values[1]:
-            was, now = ("nothing" if value in ((), "") else str(value)[:60] for value in values)
+            was, now = (as_typed(value)[:60] for value in values)
             found[path] = f"{path} was {was}, is now {now}"
     return found
 

@@ -48,8 +48,8 @@ def check_can_leave_out(
     if needed := words_of([name for name in names if name not in model.optional_modalities]):
         can = words_of(list(model.optional_modalities))
         raise SettingsError(
-            f"{label_of(config.model.name)} cannot leave out {needed}: it needs that of every clip",
-            advice=f"it can leave out {can.replace('+', ' and ')}",
+            f"{label_of(config.model.name)} needs {needed} of every clip and cannot leave it out",
+            advice=f"leave out {can.replace('+', ' or ')}" if can else "",
         )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -21,7 +22,7 @@ from conki_cli.config.resolving import (
 )
 from conki_cli.config.sections import BASELINES, SECTIONS, RunConfig
 from conki_cli.config.switches import SWITCHES
-from conki_cli.config.words import parse_seeds, switch_label
+from conki_cli.config.words import as_typed, parse_seeds, switch_label
 from conki_cli.system.errors import SettingsError
 
 
@@ -330,6 +331,31 @@ def test_the_first_pass_of_plain_transfer_keeps_the_learning_rates_of_stage_2_bu
 @pytest.mark.parametrize("config", [drop(), drop("C3"), drop("plain-transfer")], ids=["full", "C3", "plain-transfer"])
 def test_the_stage_1_of_a_stage_1_is_itself(config: RunConfig) -> None:
     assert stage_one(stage_one(config)) == stage_one(config)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (("C1", "C4"), "C1+C4"),
+        ((0.3,), "0.3"),
+        ((0.2, 0.1, 0.0), "[0.2, 0.1, 0.0]"),
+        (True, "true"),
+        (1e-5, "1e-05"),
+        ((), "nothing"),
+        ("", "nothing"),
+        (None, "nothing"),
+    ],
+)
+def test_the_value_of_a_setting_is_written_as_one_types_it(value: Any, text: str) -> None:
+    assert as_typed(value) == text
+    paths = {
+        "C1+C4": "model.drop",
+        "0.3": "optimizer.modality_dropout",
+        "[0.2, 0.1, 0.0]": "optimizer.modality_dropout",
+    }
+    if (path := paths.get(text)) is not None:
+        section, _, key = path.partition(".")
+        assert getattr(getattr(resolve(assignments=[f"{path}={text}"]), section), key) == value
 
 
 @pytest.mark.parametrize(

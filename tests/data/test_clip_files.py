@@ -175,8 +175,63 @@ def test_a_cell_that_is_no_number_in_the_first_line_is_no_column_name(tmp_path: 
 def test_clips_with_other_columns_are_refused_though_they_are_as_many(tmp_path: Path) -> None:
     table(tmp_path, "a,b\n1,2\n")
     table(tmp_path, "b,a\n1,2\n", "v$_$2.csv")
-    with pytest.raises(SourceError, match=r"v\$_\$2.csv must have the same columns as .*1.csv, found 'b' instead of"):
+    with pytest.raises(
+        SourceError, match=r"2.csv must have the same columns as .*1.csv, found 'b' in the one and 'a' in"
+    ):
         looked(tmp_path)
+
+
+def test_the_odd_file_is_named_where_columns_differ_and_not_the_first_one(tmp_path: Path) -> None:
+    for name, columns in (("1", "a,c"), ("2", "a,b"), ("3", "a,b"), ("4", "a"), ("5", "a,b")):
+        table(tmp_path, f"{columns}\n{columns.translate({97: 49, 98: 50, 99: 51})}\n", f"v$_${name}.csv")
+    said = r"v\$_\$1.csv and 1 more must have the same columns as the other 3 of 5 files, found 'c' instead of 'b': ext"
+    with pytest.raises(SourceError, match=said):
+        looked(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "clip"),
+    [(("v1_1.csv", "v1/1.csv"), "v1$_$1"), (("v$_$7.csv", "v$_$7.0.csv"), "v$_$7.0"), (("a_b_1.csv", "a_b/1.csv"), "")],
+)
+def test_two_files_that_may_be_one_clip_are_refused_by_their_names(
+    tmp_path: Path, names: tuple[str, str], clip: str
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        table(tmp_path, "1,2\n", name)
+    with pytest.raises(SourceError) as error:
+        looked(tmp_path)
+    assert all(str(tmp_path / name) in str(error.value) for name in names)
+    assert f"may both be the clip '{clip or 'a_b$_$1'}': remove one of them" in str(error.value)
+
+
+def test_two_clips_that_are_one_name_only_in_short_are_both_read(tmp_path: Path) -> None:
+    for name in ("a_b/1.csv", "a/b_1.csv"):
+        (tmp_path / name).parent.mkdir()
+        table(tmp_path, "1,2\n", name)
+    assert set(looked(tmp_path).frames) == {"a_b$_$1", "a$_$b_1"}
+
+
+def test_a_column_that_is_twice_and_a_last_row_without_a_line_break_are_warnings(tmp_path: Path) -> None:
+    for number in range(3):
+        table(tmp_path, "x,X,x\n1,2,3\n" + ("" if number else "4,5,0.6"), f"v$_${number}.csv")
+    doubled, unended = looked(tmp_path).notes
+    assert "a column is twice in 3 tables in" in doubled
+    assert "(such as 'x' in v$_$0.csv): both are features; remove one of them" in doubled
+    assert "there is no line break at the end of 1 of 3 tables in" in unended
+    assert "(such as v$_$0.csv): the last number there may be truncated; extract these clips again" in unended
+
+
+def test_a_table_with_column_names_is_not_doubted_to_be_transposed(tmp_path: Path) -> None:
+    for number in range(2):
+        table(tmp_path, "x,y,z\n1,2,3\n4,5,6\n", f"v$_${number}.csv")
+    assert looked(tmp_path).notes == ()
+
+
+def test_tables_that_all_end_without_a_line_break_are_as_their_program_writes_them(tmp_path: Path) -> None:
+    for number in range(2):
+        table(tmp_path, "x,y\n1,2\n4,0.6", f"v$_${number}.csv")
+    assert looked(tmp_path).notes == ()
 
 
 @pytest.mark.parametrize("limit", ["MOST_BYTES", "_MOST_LETTERS"])

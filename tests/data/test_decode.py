@@ -99,18 +99,36 @@ def test_rotten_bytes_are_passed_over_and_counted(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"", "empty"),
-        (b"hello, this is text\n" * 50, "no video or sound"),
-        (bytes(range(256)) * 40, "no video or sound"),
-        (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "no video or sound"),
-        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "no video or sound"),
-        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\x08free", "no video or sound"),
+        (b"hello, this is text\n" * 500, "text, not a video: name the video itself"),
+        ("für alle\n".encode() * 409 + "aü".encode() * 20, "text, not a video"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page, not a video: the download failed"),
+        (bytes(range(256)) * 40, "not a video or sound that FFmpeg reads .Invalid data .*: download or copy it again"),
+        (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "a playlist, not a video: the files that"),
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "not opened, on purpose; name the video itself"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\x08free", "the index of an MP4 .moov. is missing, .* again"),
+        (b"\0" * 9000, "starts with zeros, so it was not copied to its end: download or copy it again"),
     ],
-    ids=["empty", "text", "garbage", "playlist", "concat", "no moov"],
+    ids=["empty", "text", "other text", "page", "garbage", "playlist", "concat", "no moov", "zeros"],
 )
 def test_what_is_no_medium_is_one_line(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    with pytest.raises(SourceError, match=words), opened(path):
+    with pytest.raises(SourceError, match=words) as error, opened(path):
+        pass
+    assert str(error.value).count("'") % 2 == 0
+    assert str(path) not in str(error.value)
+
+
+def test_a_video_cut_before_its_index_is_truncated_and_one_with_a_broken_index_is_damaged(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(3)])
+    whole = path.read_bytes()
+    place = whole.index(b"moov")
+    path.write_bytes(whole[: place + 40])
+    with pytest.raises(SourceError, match="is truncated: the index of an MP4"), opened(path):
+        pass
+    length = int.from_bytes(whole[place - 4 : place], "big")
+    path.write_bytes(whole[: place + 4] + b"\xff" * (length - 8) + whole[place - 4 + length :])
+    with pytest.raises(SourceError, match=r"an MP4 that FFmpeg cannot read .*: it is damaged; download"), opened(path):
         pass
 
 

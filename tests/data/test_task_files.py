@@ -4,6 +4,7 @@ MediaPipe's own file is not at hand: its parts are stood in for by models made o
 package.
 """
 
+import hashlib
 import io
 import json
 import zipfile
@@ -99,6 +100,12 @@ def test_the_points_and_names_are_as_many_as_the_model_has() -> None:
         {name.removesuffix(side) for name in BLENDSHAPE_COLUMNS if name.endswith(side)} for side in ("Left", "Right")
     ]
     assert sides[0] - {"jaw", "mouth"} == sides[1] - {"jaw", "mouth"}
+
+
+def test_the_points_are_those_in_mediapipes_library_in_their_order() -> None:
+    """The digest is that of the numbers as they lie in libmediapipe.so of MediaPipe 1.2.3, as 32-bit integers."""
+    digest = hashlib.sha256(READ_POINTS.astype("<i4").tobytes()).hexdigest()
+    assert digest.startswith("31584b3cf134be8c")
 
 
 def test_the_models_of_a_task_extract_what_they_extract_in_a_folder(tmp_path: Path, installed: Path) -> None:

@@ -72,6 +72,39 @@ def test_an_old_table_of_py_feat_that_names_nobody_gives_the_first_row_of_each_f
     assert values(tmp_path, text).tolist() == [[5, 1, 1], [6, 3, 1]]
 
 
+def test_a_row_that_openface_would_have_written_is_a_frame_without_a_face_and_a_warning(tmp_path: Path) -> None:
+    text = OPENFACE + "".join(f"{frame}, 0, 0, 0.9, 1, {frame}, 0\n" for frame in (3, 4, 6))
+    assert values(tmp_path, text).tolist() == [[3, 0, 1], [4, 0, 1], [0, 0, 0], [6, 0, 1]]
+    assert looked(tmp_path, text).notes == (
+        f"rows are missing between the frames of 1 table in {tmp_path.name} (such as v$_$1.csv, 1 of 4 frames): these "
+        "became frames without a face; if rows were lost, extract the clip again",
+    )
+
+
+def test_frames_that_libreface_leaves_out_and_that_py_feat_skips_are_no_warning(tmp_path: Path) -> None:
+    libreface = "frame_idx,frame_time_in_ms,pitch,au_1,au_1_intensity,facial_expression,gaze_yaw\n"
+    libreface += "".join(f"{frame},0,{frame},0,1,Neutral,0.5\n" for frame in (0, 1, 4))
+    assert values(tmp_path, libreface)[:, 0].tolist() == [0, 1, 0, 0, 4]
+    assert values(tmp_path, libreface)[:, -1].tolist() == [1, 1, 0, 0, 1]
+    assert looked(tmp_path, libreface).notes == ()
+    skipped = "FaceRectX,FaceScore,AU01,frame\n5,0.9,1,0\n6,0.9,3,10\n6,0.9,4,20\n"
+    assert values(tmp_path, skipped)[:, 1].tolist() == [1, 3, 4]
+    assert looked(tmp_path, skipped).notes == ()
+
+
+def test_a_table_that_libreface_writes_of_a_picture_is_read_without_the_word_in_it(tmp_path: Path) -> None:
+    text = "facial_expression,gaze_yaw,pitch,lm_mp_0_x,au_1,au_1_intensity\nNeutral,0.5,2,0.25,1,3\n"
+    assert values(tmp_path, text).tolist() == [[0.5, 2, 0.25, 1, 3, 1]]
+
+
+def test_py_feat_names_nobody_where_it_sees_nobody_and_this_is_no_second_face(tmp_path: Path) -> None:
+    text = "FaceRectX,FaceScore,AU01,frame,Identity\n5,0.9,1,0,Person_0\n,0.0,,1,\n6,0.9,3,2,Person_0\n"
+    assert values(tmp_path, text).tolist() == [[5, 1, 1], [0, 0, 0], [6, 3, 1]]
+    assert looked(tmp_path, text).notes == ()
+    nameless = "FaceRectX,FaceScore,AU01,frame,Identity\n5,0.9,1,0,\n80,0.8,2,0,\n6,0.9,3,1,\n"
+    assert values(tmp_path, nameless).tolist() == [[5, 1, 1], [6, 3, 1]]
+
+
 def test_a_table_of_libreface_is_read_without_the_words_in_it(tmp_path: Path) -> None:
     text = LIBREFACE + "0,0.0,0.5,1,2.5,Happiness\n1,33.3,,,,\n2,66.7,0.25,0,0,Neutral\n"
     assert values(tmp_path, text).tolist() == [[0.5, 1, 2.5, 1], [0, 0, 0, 0], [0.25, 0, 0, 1]]
@@ -106,11 +139,28 @@ def test_a_table_of_praat_is_read_without_its_times(tmp_path: Path, text: str, e
         ("v.csv", OPENFACE + "1, 0, 0, 0.9, 1, 0.5\n", "line 2 must have 7 cells like the first line, found 6"),
         ("v.csv", OPENFACE + "1, 0, 0, 0.9, 1, 0.5, x\n", "line 2, column 7 must be a number, found 'x'"),
         ("v.csv", OPENFACE + "1, 0, 0, 0, 1, 1, 1\n1, 0, 0, 0, 1, 1, 1\n", "has two rows for frame 1: write one clip"),
+        (
+            "v.csv",
+            OPENFACE + "1, 0, 0, 0, 2, 1, 1\n",
+            "must have 0 or 1 in the column success, found '2' in row 1: extract it again",
+        ),
+        ("v.csv", OPENFACE + "1, 0, 0, 0, yes, 1, 1\n", "column success, found 'yes' in row 1"),
+        ("v.csv", OPENFACE[:-1] + ", AU01_r\n", "every column of OpenFace once, found 'AU01_r' 2 times: extract the"),
+        ("v.csv", OPENFACE[:-1] + ", success\n", "every column of OpenFace once, found 'success' 2 times"),
+        (
+            "v.csv",
+            OPENFACE + "1,0,0,0,1,1,1\n2,0,0,0,1,1,1\n9000000,0,0,0,1,1,1\n",
+            "found 1 to 9000000 in 3 rows: extract",
+        ),
         ("v.csv", "frame,confidence,success\n1,1,1\n", "must have columns of features, found only frame, confidence"),
         ("v.arff", "@relation a\n@attribute x numeric\n", "must have a line @data, found none: it may be truncated"),
         ("v.arff", "@relation a\n@data\n1\n", "must have a line @attribute, found none"),
         ("v.arff", ARFF + "'a',0,1\n", "line 11 must have 5 cells like the first line, found 3"),
-        ("v.arff", ARFF + "{0 1, 2 5}\n", "must have 5 cells"),
+        (
+            "v.arff",
+            ARFF + "{0 1, 2 5}\n",
+            "line 11 is a row of a sparse ARFF file, {...}, which is not read: save it with all",
+        ),
         ("v.txt", 'File type = "ooTextFile"\nObject class = "Pitch 1"\n', "is a Praat object: it must be a table"),
     ],
 )

@@ -18,13 +18,14 @@ from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
+from conki_cli.data.extraction.clip import Extractors
 from conki_cli.data.extraction.decode import Seen, Span, opened, sound_of
 from conki_cli.data.extraction.pitch import track_pitch
 from conki_cli.data.extraction.pool import Task, run_tasks
 from conki_cli.data.extraction.recipe import Recipe, kind_of, parse_fps, provenance_of
 from conki_cli.data.extraction.sound import Loudness
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.system.errors import SettingsError
+from conki_cli.system.errors import SettingsError, SourceError
 
 SOUND = Recipe(vision="none")
 SPEECH = Path(__file__).parents[3] / "shared" / "data" / "speech"
@@ -88,12 +89,39 @@ def test_whole_videos_are_cut_at_start_and_stop(tmp_path: Path) -> None:
     folder = tmp_path / "talks"
     folder.mkdir()
     write_media(folder / "v.wav", sound=np.concatenate([tone(1.0, 100), tone(1.0, 200), tone(1.0, 300)]))
-    rows = ["video_id,clip_id,text,label,mode,start,stop", "v,1,a,1,train,0,1", "v,2,b,1,valid,1,2", "v,3,c,0,test,2,3"]
+    rows = [
+        "video_id,clip_id,text,label,mode,start,stop",
+        "v,1,a,1,train,0,1",
+        "v,2,b,1,valid,1,2",
+        "v,3,c,0,test,2,30",
+    ]
     (folder / "label.csv").write_text("\n".join(rows) + "\n")
     assert prepare(tmp_path).exit_code == 0
     with FeatureStore(tmp_path / "features" / "talks.h5") as store:
         for split, pitch in (("train", 100), ("valid", 200), ("test", 300)):
             assert store.split(split).frames["audio"][0][10:-10, 0] == pytest.approx(pitch, rel=0.02)
+        assert store.notes[0] == (
+            "1 clip ends after the video does: v$_$3 (stop 30 s, the video lasts 3.0 s, 1.0 of 28.0 s were read); "
+            "check start and stop in the label file"
+        )
+
+
+def test_a_clip_that_starts_after_the_end_of_its_video_is_one_line(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "v.wav", sound=tone(0.3))
+    with pytest.raises(
+        SourceError, match=r"start 5 s is after the end of the file, which lasts 0\.3 s: correct the row"
+    ):
+        Extractors(SOUND).extract(path, Span(5.0, 6.0), tmp_path, lambda seconds: None)
+
+
+def test_two_files_that_are_one_clip_are_refused_and_both_named(tmp_path: Path) -> None:
+    (tmp_path / "talks" / "v").mkdir(parents=True)
+    for name in ("v/1.wav", "v$_$1.wav"):
+        (tmp_path / "talks" / name).write_bytes(b"x")
+    result = prepare(tmp_path)
+    assert result.exit_code == 1
+    assert all(str(tmp_path / "talks" / name) in result.stderr for name in ("v/1.wav", "v$_$1.wav"))
+    assert "are both the clip '1' of one video: remove one" in result.stderr
 
 
 def test_failed_clips_stand_in_one_table_and_the_others_are_kept(talks: Path, tmp_path: Path) -> None:
@@ -124,7 +152,8 @@ def test_ids_never_lead_out_of_the_folder(talks: Path, tmp_path: Path) -> None:
     )
     result = prepare(tmp_path)
     assert result.exit_code == 1
-    assert "2 of 2 clips could not be extracted" in result.stderr
+    assert "error: none of the 2 clips could be extracted; the first is" in result.stderr
+    assert "the others" not in result.stderr
     (folder / "b.wav").symlink_to(tmp_path / "secret.wav")
     assert "is a link that leads out of" in prepare(tmp_path).stderr
 
@@ -213,18 +242,38 @@ def test_a_rate_that_cannot_be_is_refused(text: str) -> None:
     assert (parse_fps("own"), parse_fps("12.5")) == (None, 12.5)
 
 
+def pitch_in(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sound of a file, [N], and the pitch of its frames, [T]."""
+    with opened(path) as container:
+        signal = np.concatenate(list(sound_of(container, Span(), Seen()))).astype(np.float64)
+    loudness = Loudness()
+    loudness.take(signal.astype(np.float32))
+    return signal, track_pitch(signal - signal.mean(), len(signal) // 160, loudness.level)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SPEECH.is_dir(), reason="needs the real recordings")
 @pytest.mark.parametrize("path", sorted(SPEECH.glob("*.ogg")), ids=lambda path: path.stem)
 def test_pitch_and_voicing_of_real_speech_agree_with_an_independent_estimate(path: Path) -> None:
     pyworld = pytest.importorskip("pyworld", reason="needs pyworld as a reference")
-    with opened(path) as container:
-        signal = np.concatenate(list(sound_of(container, Span(), Seen()))).astype(np.float64)
-    loudness = Loudness()
-    loudness.take(signal.astype(np.float32))
-    found = track_pitch(signal - signal.mean(), len(signal) // 160, loudness.level)
+    signal, found = pitch_in(path)
     other, times = pyworld.dio(signal, RATE, f0_floor=60, f0_ceil=500, frame_period=10.0)
     other = pyworld.stonemask(signal, other, times, RATE)[: len(found)]
     both = (found > 0) & (other > 0)
     assert ((found > 0) == (other > 0)).mean() >= 0.85
+    assert (np.abs(found[both] / other[both] - 1) > 0.2).mean() <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="needs the real recordings")
+@pytest.mark.parametrize("path", sorted(SPEECH.glob("*.ogg")), ids=lambda path: path.stem)
+def test_pitch_and_voicing_of_real_speech_agree_with_praat(path: Path) -> None:
+    parselmouth = pytest.importorskip("parselmouth", reason="needs Praat as a reference")
+    signal, found = pitch_in(path)
+    praat = parselmouth.Sound(signal, RATE).to_pitch_ac(time_step=0.01, pitch_floor=60, pitch_ceiling=500)
+    nearest = np.round(np.arange(len(found)) + 0.5 - 100 * praat.x1).astype(int)
+    is_inside = (nearest >= 0) & (nearest < praat.nx)
+    other = np.where(is_inside, praat.selected_array["frequency"][np.clip(nearest, 0, praat.nx - 1)], 0.0)
+    both = (found > 0) & (other > 0)
+    assert ((found > 0) == (other > 0)).mean() >= 0.95
     assert (np.abs(found[both] / other[both] - 1) > 0.2).mean() <= 0.05

@@ -21,6 +21,7 @@ from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.text_encoder import TextEncoder
 from conki_cli.system.errors import SettingsError
 from conki_cli.text import load_backbone
+from conki_cli.training.presence import check_can_leave_out
 
 WIDTHS = dict(zip(("audio", "vision"), DIMS[1:], strict=True))
 OVERRIDES: dict[str, dict[str, object]] = {
@@ -214,3 +215,9 @@ def test_one_share_holds_for_what_the_model_can_leave_out() -> None:
     assert shares("mag-bert", 0, 0.1, 0) == {"vision": 0.1}
     with pytest.raises(SettingsError, match=r"MAG-BERT needs text of every clip, found .* 0\.2 for it: give 0"):
         shares("mag-bert", 0.2, 0.1, 0)
+
+
+def test_what_a_model_needs_is_refused_in_one_sentence_with_what_can_be_left_out() -> None:
+    with pytest.raises(SettingsError) as error:
+        check_can_leave_out(config_of("mag-bert"), zoo.model_class("mag-bert"), ["text", "audio"])
+    assert str(error.value) == "MAG-BERT needs text of every clip and cannot leave it out: leave out vision or audio"

@@ -42,6 +42,7 @@ class Result:
         voiced_frames: of the sound.
         face_frames: rows with a face.
         seconds: the longer of sound and pictures.
+        length: of the whole file, in seconds; 0: it does not say.
         warnings: what is worth a look, without the clip's name.
         words: text, start and stop of every word, where they were written down.
     """
@@ -51,6 +52,7 @@ class Result:
     voiced_frames: int = 0
     face_frames: int = 0
     seconds: float = 0.0
+    length: float = 0.0
     warnings: list[str] = field(default_factory=list)
     words: list[list[Any]] = field(default_factory=list)
 
@@ -78,6 +80,7 @@ class Extractors:
         result, seen = Result(), Seen()
         with opened(path) as container:
             sound, pictures = has_sound(container), has_pictures(container)
+            result.length = max(0.0, (container.duration or 0) / 1e6)
         if not sound and not pictures:
             raise SourceError("no sound and no pictures that can be decoded: convert it with ffmpeg")
         if self.words is not None:
@@ -95,7 +98,7 @@ class Extractors:
         result.warnings += _warnings(self.recipe, sound, pictures, heard, seen, result)
         wanted = (sound and self.recipe.audio != NONE) or (pictures and self.faces is not None)
         if wanted and seen.pictures + seen.samples == 0:
-            raise SourceError(f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again")
+            raise SourceError(_nothing(span, seen, result.length))
         return result
 
     def show(self, path: Path, span: Span, rows: Sequence[int], folder: Path) -> None:
@@ -251,6 +254,16 @@ def _of_faces(rows: FaceRows, result: Result) -> list[str]:
             f"{rows.num_faces} faces: in each row that one counts whose mouth moves with the sound, else the largest"
         )
     return found
+
+
+def _nothing(span: Span, seen: Seen, length: float) -> str:
+    """Say why a clip is empty."""
+    if 0.0 < length <= span.start:
+        return (
+            f"start {span.start:g} s is after the end of the file, which lasts {length:.1f} s: correct the row of the "
+            "label file"
+        )
+    return f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again"
 
 
 def _warnings(recipe: Recipe, sound: bool, pictures: bool, heard: _Sound, seen: Seen, result: Result) -> list[str]:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from conki_cli.data.extraction.libraries import library
 from conki_cli.data.extraction.pitch import RATE
-from conki_cli.system.errors import SourceError, reason_of
+from conki_cli.data.extraction.unreadable import why_unreadable
+from conki_cli.system.errors import SourceError, one_line, reason_of
 
 Picture = npt.NDArray[np.uint8]  # [H, W, 3], red green blue
 Samples = npt.NDArray[np.float32]  # [N]
@@ -79,8 +80,11 @@ def opened(path: Path) -> Iterator[Any]:
         try:
             container = av.open(stream, mode="r", container_options=options, io_open=_refused)
         except (av.error.FFmpegError, ValueError, OSError) as error:
-            raise SourceError(f"no video or sound that FFmpeg reads ({reason_of(error)}): convert it") from error
+            reason = one_line(getattr(error, "strerror", None) or reason_of(error))
+            raise SourceError(why_unreadable(stream, reason)) from error
         with container:
+            if not len(container.streams):
+                raise SourceError(why_unreadable(stream, "no streams"))
             _check(container)
             yield container
 

@@ -126,6 +126,7 @@ class _Rows:
 
     count: int = 0
     faces: FaceCount | None = None
+    ends_open: bool = False
     time: float = math.nan  # of the last row, in a table that may have times and no column names
     is_rising: bool = True
 
@@ -149,17 +150,37 @@ def _looked_through(path: Path, layout: TableLayout, head: TableHead, stream: IO
         layout,
         has_times=layout.has_unnamed_text and rows.is_rising and rows.count > 1,
         num_rows=rows.count,
-        faces=None if rows.faces is None else rows.faces.counted(),
+        faces=None if rows.faces is None else _counted(path, rows.faces, layout),
+        ends_open=rows.ends_open,
     )
 
 
+def _counted(path: Path, faces: FaceCount, layout: TableLayout) -> FaceColumns:
+    try:
+        found = faces.counted()
+    except SourceError as error:
+        raise SourceError(f"{path} {error}") from error
+    if found.num_frames * (len(layout.kept) + 1) * 8 > MOST_BYTES:
+        raise SourceError(
+            f"{path} has {found.num_frames} frames of {len(layout.kept)} features, and the limit is "
+            f"{human_size(MOST_BYTES)} of numbers: split it into shorter clips"
+        )
+    return found
+
+
 def _count(path: Path, number: int, line: str, layout: TableLayout, rows: _Rows) -> None:
+    if layout.quote == "'" and line.lstrip().startswith("{"):  # an ARFF file's
+        raise SourceError(
+            f"{path}, line {number} is a row of a sparse ARFF file, {{...}}, which is not read: save it with all its "
+            "values, in Weka with the filter SparseToNonSparse"
+        )
     if (found := num_cells(line, layout.separator, layout.quote)) != layout.num_columns:
         raise SourceError(
             f"{path}, line {number} must have {layout.num_columns} cells like the first line, found {found}: "
             "it may be truncated; extract the clip again"
         )
     rows.count += 1
+    rows.ends_open = not line.endswith("\n")
     if rows.faces is not None:
         try:
             rows.faces.take(line, layout.separator, layout.quote)

@@ -1,8 +1,8 @@
 """Tables of programs that follow faces: OpenFace, py-feat and LibreFace, one row per face and frame.
 
 They are recognised by their columns. Of several faces in a table one is read: the one that is seen in most frames, the
-first of equal ones. Every frame of the table stays a row, so that time stays aligned: where the face is not seen, the
-features are 0, and the last column, `success`, is 0 instead of 1.
+first of equal ones. Every frame from the first to the last one becomes a row, so that time stays aligned: where the
+face is not seen, or the frame has no row, the features are 0, and the last column, `success`, is 0 instead of 1.
 
 Axes: R rows of a table, L frames of a clip, d features.
 """
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.data.raw.table_cells import cell_at
+from conki_cli.data.raw.frame_numbers import MOST_FRAMES, places_of
+from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at
 from conki_cli.system.errors import SourceError, one_line
 
 MASK = "success"
@@ -25,10 +26,9 @@ MASK = "success"
 _OPENFACE = frozenset({"frame", "face_id", "face", "timestamp", "confidence", "success"})
 _PYFEAT = frozenset({"input", "frame", "approx_time", "framewidth", "frameheight", "identity", "facescore"})
 _LIBREFACE = frozenset({"frame_idx", "frame_time_in_ms", "facial_expression", "image_path", "video_path"})
-_PEOPLE_WITHOUT_NAMES = "py-feat"
-"""Its old versions do not say who is who; the first row of a frame, the surest, is read."""
+OPENFACE, PYFEAT, LIBREFACE = "OpenFace", "py-feat", "LibreFace"
 _MOST_FACES = 4096
-_MOST_ROWS = 2_000_000  # 12 hours at 30 frames a second are 1.3 million
+_SUCCESS = frozenset({"0", "1", "0.0", "1.0"})  # as floats where pandas wrote the table again
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class FaceColumns:
         success: number of the column that is above 0 where the face was seen; None: it was, unless all is empty.
         chosen: the face that is read, as its column has it, where there are several; None: all rows are of one.
         num_frames: number of frames, L.
+        num_missing: frames between the first and the last one that have no row.
         num_seen: frames in which the chosen face was seen.
         num_faces: number of faces in the table.
     """
@@ -53,6 +54,7 @@ class FaceColumns:
     success: int | None = None
     chosen: str | None = None
     num_frames: int = 0
+    num_missing: int = 0
     num_seen: int = 0
     num_faces: int = 0
 
@@ -65,12 +67,12 @@ def face_columns_of(names: Sequence[str]) -> FaceColumns | None:
         return names.index(name) if name in there else None
 
     if {"confidence", "success"} <= there:
-        return FaceColumns("OpenFace", _OPENFACE, place("frame"), place("face_id"), place("success"))
+        return FaceColumns(OPENFACE, _OPENFACE, place("frame"), place("face_id"), place("success"))
     if {"facescore", "facerectx"} <= there:
         people = {name for name in names if name.startswith("identity_")}  # numbers that tell people apart
-        return FaceColumns("py-feat", _PYFEAT | people, place("frame"), place("identity"), place("facescore"))
-    if "frame_idx" in there and any(name.startswith(("au_", "lm_mp_")) for name in names):
-        return FaceColumns("LibreFace", _LIBREFACE, place("frame_idx"))
+        return FaceColumns(PYFEAT, _PYFEAT | people, place("frame"), place("identity"), place("facescore"))
+    if there & {"frame_idx", "facial_expression"} and any(name.startswith(("au_", "lm_mp_")) for name in names):
+        return FaceColumns(LIBREFACE, _LIBREFACE, place("frame_idx"))  # its tables of pictures have no numbers
     return None
 
 
@@ -95,27 +97,34 @@ class FaceCount:
             for column in (columns.frame, columns.face, columns.success)
         )
         self.rows += 1
-        if self.rows > _MOST_ROWS:
-            raise SourceError(f"has more than {_MOST_ROWS:,} rows of faces: split it into shorter clips")
+        if self.rows > MOST_FRAMES:
+            raise SourceError(f"has more than {MOST_FRAMES:,} rows of faces: split it into shorter clips")
         name = face or ""
         if name not in self.seen and len(self.seen) >= _MOST_FACES:
             raise SourceError(f"has more than {_MOST_FACES:,} faces: write one face per clip")
+        if columns.tool == OPENFACE and success is not None:
+            _check_success(success, self.rows)
         self.seen[name] += success is None or _number(success) > 0
         if frame is not None:
             self.frames.add(frame)
 
     def counted(self) -> FaceColumns:
-        """Return the columns with the face that is read, and the counts."""
+        """Return the columns with the face that is read, and the counts.
+
+        Raises:
+            SourceError: the frame numbers are too far apart; says so without the file's name.
+        """
         if not self.rows:
             return self.columns
         chosen, num_seen = max(self.seen.items(), key=lambda pair: pair[1])  # the first of equal ones
-        num_frames = len(self.frames) if self.columns.frame is not None else self.rows
+        num_frames = places_of(self.frames)[1] if self.columns.frame is not None else self.rows
         return replace(
             self.columns,
             chosen=chosen if self.columns.face is not None and len(self.seen) > 1 else None,
             num_frames=num_frames,
+            num_missing=num_frames - len(self.frames) if self.columns.frame is not None else 0,
             num_seen=min(num_seen, num_frames),
-            num_faces=len(self.seen),
+            num_faces=max(1, sum(count > 0 for count in self.seen.values())),  # py-feat names nobody where none is
         )
 
 
@@ -132,17 +141,18 @@ def rows_per_frame(
     Raises:
         SourceError: a frame has two rows of one face; says so without the file's name.
     """
-    frames = marks.get("frame", range(len(values)))
-    places = {frame: place for place, frame in enumerate(dict.fromkeys(frames))}
-    found = np.zeros((len(places), values.shape[1] + 1))
-    is_taken = np.zeros(len(places), dtype=bool)
+    frames = marks.get("frame", [str(row) for row in range(len(values))])
+    places, num_frames = places_of(frames)
+    found = np.zeros((num_frames, values.shape[1] + 1))
+    is_taken = np.zeros(num_frames, dtype=bool)
     faces, success = marks.get("face"), marks.get("success")
+    is_anyone = columns.tool == PYFEAT and (faces is None or not any(faces))  # its first row is the surest
     for row, frame in enumerate(frames):
         place = places[frame]
         if columns.chosen is not None and faces is not None and faces[row] != columns.chosen:
             continue
         if is_taken[place]:
-            if faces is None and columns.tool == _PEOPLE_WITHOUT_NAMES:
+            if is_anyone:
                 continue
             raise SourceError(f"has two rows for frame {one_line(str(frame))[:20]}: write one clip per table")
         is_taken[place] = True
@@ -150,6 +160,13 @@ def rows_per_frame(
         if is_seen:
             found[place, :-1], found[place, -1] = values[row], 1.0
     return found
+
+
+def _check_success(cell: str, row: int) -> None:
+    if cell.lower() not in NOT_A_NUMBER and cell not in _SUCCESS:
+        raise SourceError(
+            f"must have 0 or 1 in the column success, found {one_line(cell)[:40]!r} in row {row}: extract it again"
+        )
 
 
 def _number(cell: str) -> float:

@@ -4,6 +4,7 @@ Axes: L frames of a clip, d features per frame.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,8 @@ class TableLayout:
         has_times: whether the first kept column starts with 0 and rises, in such a table.
         num_rows: number of rows.
         faces: whose face a row is about, in the tables of programs that follow faces.
+        doubled: names that several feature columns have.
+        ends_open: whether the last row has no line break, as in a file that was truncated inside a number.
     """
 
     encoding: str
@@ -68,6 +71,8 @@ class TableLayout:
     has_times: bool = False
     num_rows: int = 0
     faces: FaceColumns | None = None
+    doubled: tuple[str, ...] = ()
+    ends_open: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -202,6 +207,7 @@ def _with_names(
     kept = tuple(i for i, name in enumerate(plain) if name not in never and i not in other)
     if not kept:
         raise SourceError(f"{path} must have columns of features, found only {one_line(', '.join(names))[:120]}")
+    doubled = _doubled(path, names, kept, faces)
     added = (MASK,) if faces is not None else ()
     return replace(
         layout,
@@ -213,7 +219,23 @@ def _with_names(
             if i not in set(kept) and name not in added
         ),
         faces=faces,
+        doubled=doubled,
     )
+
+
+def _doubled(path: Path, names: Sequence[str], kept: Sequence[int], faces: FaceColumns | None) -> tuple[str, ...]:
+    """Return the names of feature columns that are there twice; no program that follows faces writes a name twice.
+
+    OpenFace has both x_0 and X_0, so capitals count.
+    """
+    of_columns = Counter(one_line(names[i].strip())[:80] for i in (kept if faces is None else range(len(names))))
+    doubled = tuple(name for name, count in of_columns.items() if count > 1 and name)
+    if doubled and faces is not None:
+        raise SourceError(
+            f"{path} must have every column of {faces.tool} once, found {doubled[0]!r} {of_columns[doubled[0]]} times: "
+            "extract the clip again"
+        )
+    return doubled
 
 
 def checked_cells(path: Path, number: int, line: str, separator: str | None) -> list[str]:

@@ -23,7 +23,7 @@ from conki_cli.data.raw.mat import look_into_mat, read_mat
 from conki_cli.data.raw.npz import Header, look_into_npy, look_into_npz, read_npy, read_npz
 from conki_cli.data.raw.table_heads import TableLayout
 from conki_cli.data.raw.table_remarks import said_of_tables, without_times
-from conki_cli.data.sources.columns import normal_ids
+from conki_cli.data.sources.columns import normal_ids, whole_number
 from conki_cli.data.sources.joining import are_positions
 from conki_cli.data.sources.request import Progress
 from conki_cli.data.store.records import ID_SEPARATOR
@@ -99,13 +99,16 @@ def look_into_folder(folder: Path, modality: str, progress: Progress) -> ClipFil
     }
     name = one_line(folder.name)
     filled = {clip: file for clip, file in frames.items() if 0 not in file.shape}
-    notes, remarks = said_of_tables([file.layout for file in filled.values() if file.layout is not None], name)
+    notes, remarks = said_of_tables(
+        {file.path.name: file.layout for file in filled.values() if file.layout is not None}, name
+    )
     if others:
         endings = ", ".join(f"{count} {one_line(ending)[:20]}" for ending, count in others.most_common(5))
         remarks.append(f"{others.total()} other files in {name} were not read ({endings})")
     if num_empty := len(frames) - len(filled):
         remarks.append(f"{num_empty} files in {name} hold no frames")
-    notes += _doubts(name, modality, [file.shape for file in filled.values()])
+    unnamed = [file.shape for file in filled.values() if file.layout is None or not file.layout.names]
+    notes += _doubts(name, modality, unnamed)
     counted = are_positions(path.stem for path in paths.values())
     return ClipFiles(filled, list(paths.values()), tuple(remarks), counted, tuple(notes))
 
@@ -135,6 +138,7 @@ def _clips_in(folder: Path, modality: str) -> tuple[dict[str, Path], Counter[str
         if clip in paths:
             raise SourceError(f"{paths[clip]} and {path} are both {one_line(clip)[:80]!r}: remove one")
         paths[clip] = path
+    _check_names(paths)
     if not paths:
         kinds = ", ".join(ending for kind in _KINDS for ending in kind)
         raise SourceError(f"{folder} must hold a file with the {modality} of each clip ({kinds}), found none")
@@ -147,21 +151,43 @@ def _may_be_clip(path: Path) -> bool:
     return not path.name.startswith(".") and not (is_text and path.stem.lower() in _NO_CLIPS)
 
 
-def _check_columns(files: Iterable[ClipFile]) -> None:
-    """Refuse tables with other column names than the first one: the same number of columns is not enough."""
-    first: ClipFile | None = None
-    for file in files:
-        if file.layout is None or not file.layout.names:
-            continue
-        first = first or file
-        assert first.layout is not None
-        if file.layout.names != first.layout.names:
-            pairs = zip_longest(file.layout.names, first.layout.names, fillvalue="nothing")
-            mine, other = next(pair for pair in pairs if pair[0] != pair[1])
+def _check_names(paths: Mapping[str, Path]) -> None:
+    """Refuse two files that clips find by the same name: v1/1.txt and v1_1.txt, or v1/1.txt and v1/1.0.txt."""
+    owners: dict[str, str] = {}
+    for clip, path in paths.items():
+        video, separator, part = clip.rpartition(ID_SEPARATOR)
+        short = f"{video}_{whole_number(part)}" if separator else clip
+        other = owners.setdefault(short, clip)
+        # 'a_b/1' and 'a/b_1' are different clips, although both are a_b_1 in short.
+        if other != clip and (not separator or ID_SEPARATOR not in other or other.rpartition(ID_SEPARATOR)[0] == video):
             raise SourceError(
-                f"{file.path} must have the same columns as {first.path}, found {mine!r} instead of {other!r}: "
-                "extract all clips in the same way"
+                f"{paths[other]} and {path} may both be the clip {one_line(max(clip, other, key=len))[:80]!r}: remove "
+                "one of them"
             )
+
+
+def _check_columns(files: Iterable[ClipFile]) -> None:
+    """Refuse tables with other column names than most: the same number of columns is not enough."""
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for file in files:
+        if file.layout is not None and file.layout.names:
+            groups.setdefault(file.layout.names, []).append(file.path)
+    if len(groups) < 2:
+        return
+    (usual, alike), (odd, paths) = sorted(groups.items(), key=lambda group: -len(group[1]))[:2]
+    pairs = zip_longest(odd, usual, fillvalue="nothing")
+    mine, other = next((mine[:80], other[:80]) for mine, other in pairs if mine != other)
+    if len(alike) == len(paths):
+        raise SourceError(
+            f"{paths[0]} must have the same columns as {alike[0]}, found {mine!r} in the one and {other!r} in the "
+            "other: extract all clips in the same way"
+        )
+    count = sum(map(len, groups.values()))
+    others = count - len(alike) - 1
+    raise SourceError(
+        f"{paths[0]}{f' and {others} more' if others else ''} must have the same columns as the other {len(alike)} of "
+        f"{count} files, found {mine!r} instead of {other!r}: extract all clips in the same way"
+    )
 
 
 def _doubts(where: str, modality: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:

@@ -44,6 +44,7 @@ MEDIA_SUFFIXES = frozenset((*_VIDEO, *_MORE, *_AUDIO))
 _RAW = "Raw"
 _DEEPEST = 3  # folders below the source that are looked through
 _NAMED = 3  # clips that a warning names
+_ROUNDED = 0.5  # seconds by which a stop may be after the end without a warning: times of labels are rounded
 _MOST_FILES = 1_000_000
 
 
@@ -91,7 +92,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         raise ExtractionError(failed_line(failures, len(rows)), failures)
     if not done:
         raise ExtractionError(f"{raw.path}: no clip could be extracted: see the table", failures)
-    return _corpus(raw.path, labels, rows, done, failures, (request, extraction, remarks))
+    notes = [*_failed_notes(failures), *_beyond_the_end(clips, done), *_notes(done)]
+    return _corpus(raw.path, labels, rows, done, notes, (request, extraction, remarks))
 
 
 def with_words(rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extraction) -> list[LabelRow]:
@@ -111,10 +113,14 @@ def words_in(extracted: Extracted) -> list[Word]:
 
 def failed_line(failures: Sequence[Failure], count: int) -> str:
     """Say in one line how many clips failed, and what to do."""
-    first = failures[0]
+    first, reason = one_line(failures[0].id)[:60], one_line(failures[0].reason)[:200]
+    if count == 1:
+        return f"the clip {first!r} could not be extracted ({reason})"
+    if len(failures) == count:
+        return f"none of the {count} clips could be extracted; the first is {first!r} ({reason})"
     return (
-        f"{len(failures)} of {counted(count, 'clip')} could not be extracted, such as {one_line(first.id)[:60]!r} "
-        f"({one_line(first.reason)[:160]}); the others are kept: repair these, or leave them out with --skip-failed"
+        f"{len(failures)} of {count} clips could not be extracted, such as {first!r} ({reason}); the others are kept: "
+        "repair these, or leave them out with --skip-failed"
     )
 
 
@@ -172,6 +178,10 @@ def _index(folder: Path) -> _Found:
             raise SourceError(f"{other} and {path} have the same name: remove one, or name their folders after videos")
         clips[key] = path
         alone.setdefault(path.stem, path)
+    for (video, clip), path in clips.items():
+        other = clips.get(("", video + ID_SEPARATOR + clip)) if video else None
+        if other is not None:
+            raise SourceError(f"{other} and {path} are both the clip {one_line(clip)[:60]!r} of one video: remove one")
     if not clips:
         raise SourceError(
             f"{folder} must hold videos or sound ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...), found none"
@@ -246,7 +256,7 @@ def _corpus(
     labels: Path | None,
     rows: Sequence[LabelRow],
     done: Sequence[Extracted],
-    failures: Sequence[Failure],
+    notes: Sequence[str],
     asked: tuple[Request, Extraction, list[str]],
 ) -> Corpus:
     request, extraction, remarks = asked
@@ -264,7 +274,7 @@ def _corpus(
         source=folder.name or str(folder),
         source_format="videos",
         source_sha256=digest.hexdigest(),
-        notes=(*_failed_notes(failures), *_notes(done)),
+        notes=tuple(notes),
         remarks=(*remarks, *_remarks(done, extraction)),
         extraction=extraction.provenance() | _words_note(extraction),
     )
@@ -281,6 +291,26 @@ def _failed_notes(failures: Sequence[Failure]) -> list[str]:
         return []
     shown = "; ".join(f"{one_line(one.id)[:60]} ({one_line(one.reason)[:120]})" for one in failures[:_NAMED])
     return [f"{counted(len(failures), 'clip')} left out that could not be extracted: {shown}"]
+
+
+def _beyond_the_end(clips: Sequence[Clip], done: Sequence[Extracted]) -> list[str]:
+    """Warn about clips that end after their video."""
+    spans = {clip.id: clip.span for clip in clips}
+    lines = []
+    for extracted in done:
+        span, seconds = spans[extracted.id], float(extracted.result["seconds"])
+        length = float(extracted.result.get("length", 0.0)) or span.start + seconds
+        if math.isfinite(span.stop) and span.stop > length + _ROUNDED:
+            lines.append(
+                f"{one_line(extracted.id)[:60]} (stop {span.stop:g} s, the video lasts {length:.1f} s, "
+                f"{seconds:.1f} of {span.stop - span.start:.1f} s were read)"
+            )
+    if not lines:
+        return []
+    more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+    ends = "clip ends" if len(lines) == 1 else "clips end"
+    shown = "; ".join(lines[:_NAMED])
+    return [f"{len(lines)} {ends} after the video does: {shown}{more}; check start and stop in the label file"]
 
 
 def _notes(done: Sequence[Extracted]) -> list[str]:

@@ -72,8 +72,10 @@ def parse_corruptions(text: str) -> list[tuple[Corruption, ...]]:
 def _curve(text: str) -> list[Corruption]:
     name, equals, values = text.partition("=")
     modality, colon, kind = (part.strip() for part in name.partition(":"))
-    if not equals or not colon or modality not in KINDS:
+    if not equals or not colon:
         raise SettingsError(one_line(text)[:80], must=_FORM)
+    if modality not in KINDS:
+        raise SettingsError(f"--corrupt damages {', '.join(KINDS)}, found '{one_line(modality)[:40]}'")
     if kind not in KINDS[modality]:
         raise SettingsError(
             f"{modality} can be damaged by {' or '.join(KINDS[modality])}, found '{one_line(kind)[:40]}'"
