@@ -139,7 +139,9 @@ def _check_store_path(path: Path) -> None:
 
     check_writable(path)
     if path.exists() and path.suffix != ".h5":
-        raise SettingsError(f"{path} exists and is not an .h5 file, so it is not overwritten: give --out another name")
+        raise SettingsError(
+            f"{path} exists and is not an .h5 file, so it is not overwritten", advice="give --out another name"
+        )
 
 
 def _describe(path: Path, json: bool) -> None:

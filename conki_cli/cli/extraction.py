@@ -44,7 +44,7 @@ class ExtractionFlags:
         if self.fps is not None:
             if self.vision_features == "none":
                 raise SettingsError(
-                    "--fps says how often faces are looked at: leave it out with --vision-features none"
+                    "--fps says how often faces are looked at", advice="leave it out with --vision-features none"
                 )
             given["fps"] = parse_fps(self.fps)
         recipe = Recipe(**{key: value for key, value in given.items() if value is not None or key == "fps"})

@@ -135,7 +135,9 @@ def _form(out: Path | None) -> "Form":
         if ending == f".{form}":
             return form
     shown = one_line(out.name if out is not None else "")[:80]
-    raise SettingsError(f"a figure is written as .svg, .pdf or .png, found '{shown}': give --out such an ending")
+    raise SettingsError(
+        f"a figure is written as .svg, .pdf or .png, found '{shown}'", advice="give --out such an ending"
+    )
 
 
 def _check_options(
@@ -156,7 +158,7 @@ def _check_options(
     }
     for option, (value, readers, is_read) in given.items():
         if value is not None and not is_read:
-            raise SettingsError(f"{option} is for {readers} and has no effect on {kind.name}: leave it out")
+            raise SettingsError(f"{option} is for {readers} and has no effect on {kind.name}", advice="leave it out")
 
 
 def _intervals(text: str) -> tuple[int, int]:

@@ -248,17 +248,18 @@ def predict(
     check_export_option(plot, ".png", ".pdf", ".svg")
     if video:
         if store is not None or source is not None or split is not None:
-            raise SettingsError("--video is what to score: leave the store, --source and --split out")
+            raise SettingsError("--video is what to score", advice="leave the store, --source and --split out")
         flags = ExtractionFlags(
             face_models=face_models, workers=workers, skip_failed=skip_failed, transcribe=transcribe
         )
         predict_videos(run, VideoWords(video, text or (), segments, plot, export, device), flags, workspace, screen)
         return
     if segments is not None or plot is not None or transcribe is not None:
-        raise SettingsError("--segments, --plot and --transcribe need --video: name a video")
+        raise SettingsError("--segments, --plot and --transcribe need --video", advice="name a video")
     if sum(given is not None for given in (store, text, source)) != 1:
         raise SettingsError(
-            "say what to score: give one of --text, --source FILE.csv, --video FILE or a feature store (or raw file)"
+            "say what to score",
+            advice="give one of --text, --source FILE.csv, --video FILE or a feature store (or raw file)",
         )
     place = None if store is None else clips_path(store, workspace)
     for name, given in (("--source ", source), ("", place)):

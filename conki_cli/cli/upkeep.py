@@ -41,4 +41,4 @@ def doctor(
     screen.answer({"workspace": space.root.absolute(), **counts, "findings": findings})
     if faults := counts["faults"]:
         fault = "1 fault was" if faults == 1 else f"{faults} faults were"
-        raise ConkiError(f"{fault} found: see the advice under each")
+        raise ConkiError(f"{fault} found", advice="see the advice under each")

@@ -34,7 +34,7 @@ def predict_videos(run: str, words: VideoWords, flags: ExtractionFlags, workspac
 
     seconds = None if words.segments is None else parse_segments(words.segments)
     if words.plot is not None and seconds is None:
-        raise SettingsError("--plot draws scores over time: give --segments, such as --segments 5s")
+        raise SettingsError("--plot draws scores over time", advice="give --segments, such as --segments 5s")
     task = VideoTask(words.videos, flags.extraction(workspace), words.texts, seconds, words.device)
     place = workspace_at(workspace)
     with failures_shown(screen):
@@ -62,7 +62,7 @@ def show_demo_video(seeds: str, device: str, encoder: str | None, workspace: Pat
     from conki_cli.reporting.tables.screen import scores_table
 
     if encoder is not None:
-        raise SettingsError("--video trains on vision and audio, without texts: leave --encoder out")
+        raise SettingsError("--video trains on vision and audio, without texts", advice="leave --encoder out")
     screen, place = screen_for(json), workspace_at(workspace)
     run, scored = demo_video(place, parse_seeds(seeds), device, screen)
     note_written(str(place.runs))

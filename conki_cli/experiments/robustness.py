@@ -89,7 +89,7 @@ def conditions_of(
 def _modalities(run: Run) -> tuple[str, ...]:
     if run.record.stage != "finetune":
         raise RunError(
-            f"{run.name} is a stage-1 run, which hands over adapters and cannot predict: name a fine-tuned run"
+            f"{run.name} is a stage-1 run, which hands over adapters and cannot predict", advice="name a fine-tuned run"
         )
     finished = run.finished_seeds()
     if not finished:

@@ -107,10 +107,12 @@ def _words_of(whole: Sequence[Clip], task: VideoTask) -> dict[str, list[Word]] |
     """Return the words of every video by its id; None: they are not to be written down."""
     if task.extraction.transcribe is None:
         if task.segments == SENTENCES:
-            raise SettingsError("--segments sentences needs the time of every word: name a model with --transcribe")
+            raise SettingsError(
+                "--segments sentences needs the time of every word", advice="name a model with --transcribe"
+            )
         return None
     if task.texts:
-        raise SettingsError("--transcribe writes down what is said: leave --text out")
+        raise SettingsError("--transcribe writes down what is said", advice="leave --text out")
     done, failures = extract_clips(whole, task.extraction.for_words)
     if failures and (not task.extraction.skip_failed or not done):
         raise ExtractionError(failed_line(failures, len(whole)), failures)
@@ -118,7 +120,8 @@ def _words_of(whole: Sequence[Clip], task: VideoTask) -> dict[str, list[Word]] |
     if task.segments is not None and any(math.isnan(word.start) for said in words.values() for word in said):
         raise SettingsError(
             f"{task.extraction.transcribe} does not tell the times of words (its generation_config.json has no "
-            "alignment_heads): name another model, or leave --segments out"
+            "alignment_heads)",
+            advice="name another model, or leave --segments out",
         )
     return words
 
@@ -151,7 +154,7 @@ def _cut(
         return _segments(whole, task.segments, extraction)
     spans = [(video, Span(*times)) for video in whole for times in sentences_of((words or {}).get(video.id, []))]
     if not spans:
-        raise SettingsError("no sentence was heard: leave --segments sentences out, or give --segments 5s")
+        raise SettingsError("no sentence was heard", advice="leave --segments sentences out, or give --segments 5s")
     return [_part(video, span) for video, span in spans], []
 
 
@@ -168,8 +171,8 @@ def _texts_of(run: Run, clips: Sequence[Clip], texts: Sequence[str]) -> dict[str
     if not texts:
         if "T" not in run.config.model.drop:
             raise RunError(
-                f'run {run.name} reads what is said: give it with --text "...", once per video, or name a model '
-                "with --transcribe"
+                f"run {run.name} reads what is said",
+                advice='give it with --text "...", once per video, or name a model with --transcribe',
             )
         return {}
     if len(texts) not in (1, len(clips)):

@@ -247,9 +247,10 @@ def _weighted_f1(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) 
     """Return the mean of both classes' F1, weighted by their counts among the true labels."""
     if not len(true):
         return math.nan
-    f1, counts = [], []
+    f1: list[float] = []
+    counts: list[int] = []
     for label in (False, True):
-        hits = np.count_nonzero((predicted == label) & (true == label))
-        counts.append(np.count_nonzero(true == label))
-        f1.append(2 * hits / max(np.count_nonzero(predicted == label) + counts[-1], 1))
+        hits = int(np.count_nonzero((predicted == label) & (true == label)))
+        counts.append(int(np.count_nonzero(true == label)))
+        f1.append(2 * hits / max(int(np.count_nonzero(predicted == label)) + counts[-1], 1))
     return float(np.average(f1, weights=counts))

@@ -60,8 +60,8 @@ def build(config: RunConfig, architecture: "Architecture", text_encoder: "TextEn
         switches = ", ".join(MODALITY_SWITCHES[part] for part in missing)
         them = "it" if len(missing) == 1 else "them"
         raise SettingsError(
-            f"{name} needs {' and '.join(missing)}, but this run has only {', '.join(architecture.modalities)}: "
-            f"do not drop {switches}, prepare a store that has {them}, or choose another --model"
+            f"{name} needs {' and '.join(missing)}, but this run has only {', '.join(architecture.modalities)}",
+            advice=f"do not drop {switches}, prepare a store that has {them}, or choose another --model",
         )
     model = cast("Make", found)(config, architecture, text_encoder)
     model.precision = config.compute.precision

@@ -291,6 +291,6 @@ def adapters_at(folder: Path) -> Manifest:
     manifest = verify_export(folder)
     if manifest.kind != "adapters":
         raise RunError(
-            f"{folder} must hold adapters but holds a trained model: export its run again with --adapters-only"
+            f"{folder} must hold adapters but holds a trained model", advice="export its run again with --adapters-only"
         )
     return manifest

@@ -38,7 +38,9 @@ def read_extraction(run: Run) -> dict[str, Any]:
         return {}
     found = read_json(path)
     if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-        raise RunError(f"{path} must say how features were extracted but does not: restore it from the training store")
+        raise RunError(
+            f"{path} must say how features were extracted but does not", advice="restore it from the training store"
+        )
     return found
 
 
@@ -71,8 +73,8 @@ def recipe_of(run: Run, face_models: Path | None = None) -> Recipe:
     for name in used:
         if what := difference(wanted, found, name):
             raise RunError(
-                f"run {run.name} was trained on features of another kind ({what}): install what made those, or prepare "
-                "the training data again and train"
+                f"run {run.name} was trained on features of another kind ({what})",
+                advice="install what made those, or prepare the training data again and train",
             )
     return recipe
 

@@ -146,7 +146,7 @@ def new_folder(workspace: Workspace, command: str) -> Path:
         except OSError as error:
             raise disk_error(path, error) from error
         return path
-    raise ConkiError(f"{workspace.jobs} has too many submissions of this second: try again")
+    raise ConkiError(f"{workspace.jobs} has too many submissions of this second", advice="try again")
 
 
 def unfinished(workspace: Workspace) -> list[tuple[Submission, Task]]:

@@ -112,7 +112,7 @@ class GivenAdapters:
         parts = [f"{part}.{name}." for part in ("adapters", "encoders") for name in model.architecture.modalities]
         wanted = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
         if missing := [name for name in state if name.startswith("adapters.") and name not in wanted]:
-            raise RunError(f"the adapters in {self.folder} lack {missing[0]}: export them again")
+            raise RunError(f"the adapters in {self.folder} lack {missing[0]}", advice="export them again")
         fresh = set()
         with torch.no_grad():
             for name, tensor in wanted.items():
@@ -150,5 +150,7 @@ def _sizes(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     sizes = facts.get("architecture")
     wanted = {"modalities": list, "width": int, "text_layers": int}
     if not isinstance(sizes, dict) or not all(isinstance(sizes.get(key), kind) for key, kind in wanted.items()):
-        raise RunError(f"the adapters in {folder} must state the sizes of their network but do not: export them again")
+        raise RunError(
+            f"the adapters in {folder} must state the sizes of their network but do not", advice="export them again"
+        )
     return sizes

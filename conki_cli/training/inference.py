@@ -55,7 +55,7 @@ def modalities_of(run: Run, seed: int) -> tuple[str, ...]:
         return stored_architecture(facts).modalities
     except (KeyError, TypeError) as error:
         raise RunError(
-            f"the checkpoint of seed {seed} of {run.name} is damaged: delete its folder, train again"
+            f"the checkpoint of seed {seed} of {run.name} is damaged", advice="delete its folder, train again"
         ) from error
 
 
@@ -80,7 +80,7 @@ def load_model(run: Run, seed: int, device: torch.device) -> SentimentModel:
     """
     if run.record.stage != "finetune":
         raise RunError(
-            f"{run.name} is a stage-1 run, which hands over adapters and cannot predict: name a fine-tuned run"
+            f"{run.name} is a stage-1 run, which hands over adapters and cannot predict", advice="name a fine-tuned run"
         )
     if run.seed_result(seed) is None:
         raise RunError(

@@ -70,8 +70,8 @@ def fit_to(run: Run, model: SentimentModel, reading: Reading, observer: Observer
         found = utterances.frames[name].width if name in utterances.frames else width
         if name in sizes.modalities and found != width:
             raise RunError(
-                f"run {run.name} reads {name} frames of width {width}, these clips have width {found}: extract the "
-                "same features as in training"
+                f"run {run.name} reads {name} frames of width {width}, these clips have width {found}",
+                advice="extract the same features as in training",
             )
     if lacking:
         never = "" if trains_absence(run.config) else ", which this run never learnt (optimizer.modality_dropout)"

@@ -215,4 +215,4 @@ def _read(identity: str, place: Path) -> Extracted:
         found = json.loads((place / _RESULT).read_text(encoding="utf-8"))
         return Extracted(identity, place, dict(found))
     except (OSError, ValueError) as error:
-        raise ConkiError(f"{place} is damaged: delete that folder and run the command again") from error
+        raise ConkiError(f"{place} is damaged", advice="delete that folder and run the command again") from error

@@ -82,7 +82,7 @@ class Extractors:
             sound, pictures = has_sound(container), has_pictures(container)
             result.length = max(0.0, (container.duration or 0) / 1e6)
         if not sound and not pictures:
-            raise SourceError("no sound and no pictures that can be decoded: convert it with ffmpeg")
+            raise SourceError("no sound and no pictures that can be decoded", advice="convert it with ffmpeg")
         if self.words is not None:
             return self._written_down(path, span, folder, sound, progress)
         if self.recipe.audio == NONE and self.recipe.vision == NONE:

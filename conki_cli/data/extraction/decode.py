@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[Any]:
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "enable_drefs": "0"}
     with path.open("rb") as stream:
         if not stream.read(1):
-            raise SourceError("the file is empty: copy or download it again")
+            raise SourceError("the file is empty", advice="copy or download it again")
         stream.seek(0)
         try:
             container = av.open(stream, mode="r", container_options=options, io_open=_refused)
@@ -97,20 +97,24 @@ def _refused(url: str, flags: int, options: dict[str, Any]) -> Any:
 def _check(container: Any) -> None:
     if len(container.streams) > _MOST_STREAMS:
         raise SourceError(
-            f"it must have {_MOST_STREAMS} streams at most, found {len(container.streams)}: convert it with one of each"
+            f"it must have {_MOST_STREAMS} streams at most, found {len(container.streams)}",
+            advice="convert it with one of each",
         )
     for stream in container.streams.video:
         width, height = (int(getattr(stream.codec_context, side, 0) or 0) for side in ("width", "height"))
         _check_size(width, height)
     seconds = (container.duration or 0) / 1e6
     if seconds > MOST_SECONDS:
-        raise SourceError(f"it must last {MOST_SECONDS / 3600:.0f} hours at most, found {seconds / 3600:.0f}: cut it")
+        raise SourceError(
+            f"it must last {MOST_SECONDS / 3600:.0f} hours at most, found {seconds / 3600:.0f}", advice="cut it"
+        )
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > _MOST_PIXELS:
         raise SourceError(
-            f"pictures must have {_MOST_PIXELS / 1e6:.0f} megapixels at most, found {width}x{height}: scale it"
+            f"pictures must have {_MOST_PIXELS / 1e6:.0f} megapixels at most, found {width}x{height}",
+            advice="scale it",
         )
 
 
@@ -146,7 +150,9 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
     next_time: float | None = None
     for frame in _decoded(container, stream, seen):
         if not 1 <= frame.sample_rate <= 768_000:
-            raise SourceError(f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}: convert it")
+            raise SourceError(
+                f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
+            )
         time = next_time if frame.time is None else frame.time - zero - span.start
         time = 0.0 if time is None else time
         if next_time is None or time - next_time > _SILENT_GAP:
@@ -154,7 +160,7 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
             if next_time is not None:
                 yield from cut.passed(mixer.rest())
             if gap > _MOST_GAP:
-                raise SourceError(f"its times jump by {gap:.0f} seconds: convert it again from the original")
+                raise SourceError(f"its times jump by {gap:.0f} seconds", advice="convert it again from the original")
             yield from cut.silence(gap) if next_time is not None else cut.begin(time)
             next_time = time
         yield from cut.passed(mixer.mixed(frame))
@@ -257,7 +263,9 @@ def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> It
                 yield time, upright(frame)
             continue
         if time - before > _MOST_GAP and shown is not None:
-            raise SourceError(f"its times jump by {time - before:.0f} seconds: convert it again from the original")
+            raise SourceError(
+                f"its times jump by {time - before:.0f} seconds", advice="convert it again from the original"
+            )
         while (row + 0.5) / fps < time:  # the picture before is shown until now
             picture = None if shown is None else _picture(shown)
             if picture is not None:

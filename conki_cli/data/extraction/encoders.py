@@ -88,7 +88,7 @@ def _width_of(folder: Path) -> int:
         return int(getattr(config, "hidden_size", 0) or config.d_model)
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise EncoderError(
-            f"{folder} must be an encoder with a config.json ({reason_of(error)}): name another"
+            f"{folder} must be an encoder with a config.json ({reason_of(error)})", advice="name another"
         ) from error
 
 
@@ -106,7 +106,7 @@ class _Encoder:
             with quiet():
                 model: Any = AutoModel.from_pretrained(str(self._folder), local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            raise EncoderError(f"{name} cannot be loaded ({reason_of(error)}): name another") from error
+            raise EncoderError(f"{name} cannot be loaded ({reason_of(error)})", advice="name another") from error
         self._is_whisper = model.config.model_type == "whisper"
         part = model.get_encoder() if self._is_whisper else getattr(model, "vision_model", model)
         self._model = part.eval()
@@ -131,7 +131,8 @@ class _Encoder:
                 return getattr(transformers, kind).from_pretrained(str(self._folder), local_files_only=True)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise EncoderError(
-                f"{self._name} must have its preprocessor_config.json ({reason_of(error)}): get the folder whole"
+                f"{self._name} must have its preprocessor_config.json ({reason_of(error)})",
+                advice="get the folder whole",
             ) from error
 
 

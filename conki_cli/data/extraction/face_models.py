@@ -78,8 +78,8 @@ def _in_task(path: Path) -> FaceModels:
     for model in (DETECTOR, MESH):
         if model not in files:
             raise SettingsError(
-                f"{path} must hold {_IN_TASK[DETECTOR]} and {_IN_TASK[MESH]}, {_IN_TASK[model]} is missing: download "
-                f"{TASK} again"
+                f"{path} must hold {_IN_TASK[DETECTOR]} and {_IN_TASK[MESH]}, {_IN_TASK[model]} is missing",
+                advice=f"download {TASK} again",
             )
     return FaceModels(
         path, {name: hashlib.sha256(read_from_task(path, name)).hexdigest() for name in files.values()}, files

@@ -95,8 +95,8 @@ class FaceReader:
         is_refined = self._mesh.num_values == 3 * _NUM_REFINED
         if not is_refined and (IRIS not in models.files or BLENDSHAPES in models.files):
             raise SettingsError(
-                f"{models.place} must hold a mesh of {_NUM_REFINED} points, found {self._mesh.num_values // 3}: "
-                "get it again"
+                f"{models.place} must hold a mesh of {_NUM_REFINED} points, found {self._mesh.num_values // 3}",
+                advice="get it again",
             )
         self._iris = None if is_refined else _Network(models, IRIS, pictures=2)
         self._blendshapes = _Network(models, BLENDSHAPES) if BLENDSHAPES in models.files else None
@@ -183,8 +183,8 @@ class _Network:
             self._model.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise SettingsError(
-                f"{models.place / models.files[name]} must be MediaPipe's model of that name ({reason_of(error)}): get "
-                "it again"
+                f"{models.place / models.files[name]} must be MediaPipe's model of that name ({reason_of(error)})",
+                advice="get it again",
             ) from error
         self._input = given["index"]
         outputs = self._model.get_output_details()
@@ -193,8 +193,9 @@ class _Network:
         wanted = {MESH: (3 * _NUM_POINTS, 3 * _NUM_REFINED), BLENDSHAPES: (len(BLENDSHAPE_COLUMNS),)}
         if name in wanted and self.num_values not in wanted[name]:
             raise SettingsError(
-                f"{models.place / models.files[name]} must give {' or '.join(map(str, wanted[name]))} numbers, found "
-                f"{self.num_values}: get it again"
+                f"{models.place / models.files[name]} must give {' or '.join(map(str, wanted[name]))} numbers, "
+                f"found {self.num_values}",
+                advice="get it again",
             )
 
     def run(self, values: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:

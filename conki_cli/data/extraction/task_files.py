@@ -50,7 +50,7 @@ def read_from_task(path: Path, name: str) -> bytes:
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         if not path.is_file():
-            raise SettingsError(f"there is no file {path}: check --face-models")
+            raise SettingsError(f"there is no file {path}", advice="check --face-models")
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise SettingsError(
                 f"{path} must have {human_size(_MOST_BYTES)} at most, found {human_size(size)}: {_ADVICE}"

@@ -69,7 +69,8 @@ class Transcriber:
                 )
         except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
             raise EncoderError(
-                f"{name_or_path} must be a Whisper-type model with its processor ({reason_of(error)}): name another"
+                f"{name_or_path} must be a Whisper-type model with its processor ({reason_of(error)})",
+                advice="name another",
             ) from error
         self._times = "word" if getattr(model.generation_config, "alignment_heads", None) else None
 

@@ -143,8 +143,9 @@ def _looked_through(path: Path, layout: TableLayout, head: TableHead, stream: IO
             _count(path, number, line, layout, rows)
     if rows.count * layout.num_columns * 8 > MOST_BYTES:
         raise SourceError(
-            f"{path} has {rows.count} rows of {layout.num_columns} cells, and the limit is {human_size(MOST_BYTES)} of "
-            "numbers: split it into shorter clips"
+            f"{path} has {rows.count} rows of {layout.num_columns} cells, and the limit is "
+            f"{human_size(MOST_BYTES)} of numbers",
+            advice="split it into shorter clips",
         )
     return replace(
         layout,
@@ -163,7 +164,8 @@ def _counted(path: Path, faces: FaceCount, layout: TableLayout) -> FaceColumns:
     if found.num_frames * (len(layout.kept) + 1) * 8 > MOST_BYTES:
         raise SourceError(
             f"{path} has {found.num_frames} frames of {len(layout.kept)} features, and the limit is "
-            f"{human_size(MOST_BYTES)} of numbers: split it into shorter clips"
+            f"{human_size(MOST_BYTES)} of numbers",
+            advice="split it into shorter clips",
         )
     return found
 
@@ -171,8 +173,8 @@ def _counted(path: Path, faces: FaceCount, layout: TableLayout) -> FaceColumns:
 def _count(path: Path, number: int, line: str, layout: TableLayout, rows: _Rows) -> None:
     if layout.quote == "'" and line.lstrip().startswith("{"):  # an ARFF file's
         raise SourceError(
-            f"{path}, line {number} is a row of a sparse ARFF file, {{...}}, which is not read: save it with all its "
-            "values, in Weka with the filter SparseToNonSparse"
+            f"{path}, line {number} is a row of a sparse ARFF file, {{...}}, which is not read",
+            advice="save it with all its values, in Weka with the filter SparseToNonSparse",
         )
     if (found := num_cells(line, layout.separator, layout.quote)) != layout.num_columns:
         raise SourceError(
@@ -226,8 +228,8 @@ def _encoding_of(path: Path) -> str:
             raise SourceError(f"{path} must be a file")
         if found.st_size > MOST_BYTES:
             raise SourceError(
-                f"{path} has {human_size(found.st_size)}, and the limit for a clip is {human_size(MOST_BYTES)}: split "
-                "it into shorter clips"
+                f"{path} has {human_size(found.st_size)}, and the limit for a clip is {human_size(MOST_BYTES)}",
+                advice="split it into shorter clips",
             )
         with path.open("rb") as stream:
             head = stream.read(4)
@@ -240,7 +242,8 @@ def _lines_of(path: Path, stream: IO[str], number: int = 0) -> Iterator[tuple[in
         number += 1
         if len(line) == _MOST_LETTERS:
             raise SourceError(
-                f"{path}, line {number} is longer than any row of features: check that it is a table of numbers"
+                f"{path}, line {number} is longer than any row of features",
+                advice="check that it is a table of numbers",
             )
         yield number, line
 
@@ -252,4 +255,6 @@ def _failures_of(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeError, csv.Error) as error:
-        raise SourceError(f"{path} is not a table of text ({reason_of(error)}): extract the clip again") from error
+        raise SourceError(
+            f"{path} is not a table of text ({reason_of(error)})", advice="extract the clip again"
+        ) from error

@@ -98,10 +98,10 @@ class FaceCount:
         )
         self.rows += 1
         if self.rows > MOST_FRAMES:
-            raise SourceError(f"has more than {MOST_FRAMES:,} rows of faces: split it into shorter clips")
+            raise SourceError(f"has more than {MOST_FRAMES:,} rows of faces", advice="split it into shorter clips")
         name = face or ""
         if name not in self.seen and len(self.seen) >= _MOST_FACES:
-            raise SourceError(f"has more than {_MOST_FACES:,} faces: write one face per clip")
+            raise SourceError(f"has more than {_MOST_FACES:,} faces", advice="write one face per clip")
         if columns.tool == OPENFACE and success is not None:
             _check_success(success, self.rows)
         self.seen[name] += success is None or _number(success) > 0
@@ -154,7 +154,7 @@ def rows_per_frame(
         if is_taken[place]:
             if is_anyone:
                 continue
-            raise SourceError(f"has two rows for frame {one_line(str(frame))[:20]}: write one clip per table")
+            raise SourceError(f"has two rows for frame {one_line(str(frame))[:20]}", advice="write one clip per table")
         is_taken[place] = True
         is_seen = _number(success[row]) > 0 if success is not None else bool(np.isfinite(values[row]).any())
         if is_seen:
@@ -165,7 +165,8 @@ def rows_per_frame(
 def _check_success(cell: str, row: int) -> None:
     if cell.lower() not in NOT_A_NUMBER and cell not in _SUCCESS:
         raise SourceError(
-            f"must have 0 or 1 in the column success, found {one_line(cell)[:40]!r} in row {row}: extract it again"
+            f"must have 0 or 1 in the column success, found {one_line(cell)[:40]!r} in row {row}",
+            advice="extract it again",
         )
 
 

@@ -30,8 +30,8 @@ def places_of(frames: Iterable[str]) -> tuple[dict[str, int], int]:
     count = (max(whole) - first) // step + 1
     if count > MOST_FRAMES:
         raise SourceError(
-            f"must have frame numbers without large gaps, found {first} to {max(whole)} in {len(names)} rows: extract "
-            "the clip again"
+            f"must have frame numbers without large gaps, found {first} to {max(whole)} in {len(names)} rows",
+            advice="extract the clip again",
         )
     return {name: (number - first) // step for name, number in zip(names, whole, strict=True)}, count
 

@@ -54,11 +54,11 @@ def open_hdf5(path: Path) -> Any:
         check_seal(path)
         return open_to_read(path)
     except FileNotFoundError:
-        raise SourceError(f"there is no file {path}: check the path") from None
+        raise SourceError(f"there is no file {path}", advice="check the path") from None
     except Exception as error:  # on damaged files the library fails in many ways
         check_read(path, error)
         reason = "it ends too early" if "truncated file" in str(error) else reason_of(error)
-        raise SourceError(f"cannot read {path} as HDF5 ({reason}): get the complete file again") from error
+        raise SourceError(f"cannot read {path} as HDF5 ({reason})", advice="get the complete file again") from error
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def damage_in(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         check_read(path, error)
-        raise SourceError(f"{path} is damaged ({reason_of(error)}): get the complete file again") from error
+        raise SourceError(f"{path} is damaged ({reason_of(error)})", advice="get the complete file again") from error
 
 
 def path_of(item: Any) -> Path:
@@ -98,11 +98,13 @@ def child(group: Any, name: str) -> Any:
     with damage_in(path_of(group)):
         link = group.get(name, getlink=True)
         if link is None:
-            raise SourceError(f"{place_of(group)} must have {name!r}, found {names_of(group)}: get the file again")
+            raise SourceError(
+                f"{place_of(group)} must have {name!r}, found {names_of(group)}", advice="get the file again"
+            )
         if not isinstance(link, h5py.HardLink):
             raise SourceError(
-                f"{_place_in(group, name)} is a link to another place, which is not followed: "
-                "save the data in the file itself"
+                f"{_place_in(group, name)} is a link to another place, which is not followed",
+                advice="save the data in the file itself",
             )
         return group[name]
 
@@ -155,7 +157,9 @@ def checked(dataset: Any, *, texts: bool = False, in_memory: bool = False) -> An
     with damage_in(path_of(dataset)):
         where = place_of(dataset)
         if dataset.is_virtual or dataset.external:
-            raise SourceError(f"{where} has its values in other files, which are not opened: save them in this one")
+            raise SourceError(
+                f"{where} has its values in other files, which are not opened", advice="save them in this one"
+            )
         if dataset.shape is None or not 1 <= dataset.ndim <= 3:
             raise SourceError(f"{where} must have one to three axes, found {dataset.shape}")
         value_bytes = _bytes_of_value(dataset, texts)
@@ -164,7 +168,9 @@ def checked(dataset: Any, *, texts: bool = False, in_memory: bool = False) -> An
         if dataset.chunks:
             _check_chunks(dataset, math.prod(dataset.chunks) * value_bytes)
         elif stored != declared:
-            raise SourceError(f"{where} declares {declared} bytes but {stored} are stored: get the complete file again")
+            raise SourceError(
+                f"{where} declares {declared} bytes but {stored} are stored", advice="get the complete file again"
+            )
         if declared > _MOST_SHRUNK * stored + _ALWAYS_ALLOWED:
             raise SourceError(
                 f"{where} declares {human_size(declared)} but {human_size(stored)} are stored: real data is never "
@@ -183,8 +189,8 @@ def refuse_large(where: str, count: int) -> None:
     """
     if count > MOST_BYTES:
         raise SourceError(
-            f"{where} takes {human_size(count)} at once, and the limit is {human_size(MOST_BYTES)}: "
-            "split it into shorter videos or clips"
+            f"{where} takes {human_size(count)} at once, and the limit is {human_size(MOST_BYTES)}",
+            advice="split it into shorter videos or clips",
         )
 
 
@@ -198,7 +204,7 @@ def _bytes_of_value(dataset: Any, texts: bool) -> int:
         return int(dataset.dtype.itemsize) if kind == "S" else _POINTER_BYTES
     wanted = "numbers or texts" if texts else "numbers"
     found = "objects" if kind == "O" else one_line(str(dataset.dtype))[:60]
-    raise SourceError(f"{place_of(dataset)} must hold {wanted}, found {found}: save it as a plain array")
+    raise SourceError(f"{place_of(dataset)} must hold {wanted}, found {found}", advice="save it as a plain array")
 
 
 def _check_chunks(dataset: Any, chunk_bytes: int) -> None:
@@ -219,7 +225,7 @@ def _check_chunks(dataset: Any, chunk_bytes: int) -> None:
         most = chunk_bytes + 64  # there may be a checksum in addition
         _, stored = dataset.id.read_direct_chunk(place)
         if len(zlib.decompressobj().decompress(stored, most + 1)) > most:
-            raise SourceError(f"{where} has a gzip chunk that unpacks beyond its size: use a trustworthy file")
+            raise SourceError(f"{where} has a gzip chunk that unpacks beyond its size", advice="use a trustworthy file")
 
 
 def texts_of(dataset: Any) -> list[str]:

@@ -88,7 +88,7 @@ def _matrices(path: Path, wanted: str | None) -> Iterator[Matrix]:
     file = open_file(path)
     if file.size > MOST_BYTES:
         raise SourceError(
-            f"{path} has {human_size(file.size)}, and the limit is {human_size(MOST_BYTES)}: save fewer frames"
+            f"{path} has {human_size(file.size)}, and the limit is {human_size(MOST_BYTES)}", advice="save fewer frames"
         )
     head = bytearray(min(file.size, _HEADER_BYTES))
     file.read(0, memoryview(head))
@@ -100,14 +100,14 @@ def _matrices(path: Path, wanted: str | None) -> Iterator[Matrix]:
         kind, size = _Bytes(path, bytes(tag), order).words(0, 2)
         place += 8
         if size > file.size - place or len(names) >= _MOST_VARIABLES:
-            raise SourceError(f"{path} ends too early: get the complete file again")
+            raise SourceError(f"{path} ends too early", advice="get the complete file again")
         stored = bytearray(size)
         file.read(place, memoryview(stored))
         place += size
         if (found := _matrix(path, kind, bytes(stored), order, wanted)) is None:
             continue
         if found.name in names:
-            raise SourceError(f"{path} holds {one_line(found.name)[:60]!r} twice: save it again")
+            raise SourceError(f"{path} holds {one_line(found.name)[:60]!r} twice", advice="save it again")
         names.add(found.name)
         yield found
 
@@ -115,10 +115,10 @@ def _matrices(path: Path, wanted: str | None) -> Iterator[Matrix]:
 def _order_of(path: Path, head: bytes) -> str:
     """Return the order of bytes in a file, `<` or `>`, from its header."""
     if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise SourceError(f"{path} is a MATLAB 7.3 file: save it with save(..., '-v7'), or as .npy")
+        raise SourceError(f"{path} is a MATLAB 7.3 file", advice="save it with save(..., '-v7'), or as .npy")
     order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
     if order is None or len(head) < _HEADER_BYTES or b"MATLAB 5.0" not in head[:116]:
-        raise SourceError(f"{path} is not a supported MATLAB file: save it with save(..., '-v7'), or as .npy")
+        raise SourceError(f"{path} is not a supported MATLAB file", advice="save it with save(..., '-v7'), or as .npy")
     return order
 
 
@@ -133,7 +133,7 @@ class _Bytes:
     def at(self, start: int, count: int) -> bytes:
         found = self.data[start : start + count]
         if start < 0 or len(found) != count:
-            raise SourceError(f"{self.path} is damaged or ends too early: get the complete file again")
+            raise SourceError(f"{self.path} is damaged or ends too early", advice="get the complete file again")
         return found
 
     def words(self, start: int, count: int, kind: str = "u4") -> tuple[int, ...]:
@@ -174,7 +174,7 @@ def _inflated(path: Path, stored: bytes, limit: int) -> bytes:
     try:
         return zlib.decompressobj().decompress(stored, limit)
     except zlib.error as error:
-        raise SourceError(f"{path} is damaged and cannot be unpacked: get the file again") from error
+        raise SourceError(f"{path} is damaged and cannot be unpacked", advice="get the file again") from error
 
 
 def _parsed(data: _Bytes, size: int, wanted: str | None) -> Matrix:
@@ -198,12 +198,12 @@ def _parsed(data: _Bytes, size: int, wanted: str | None) -> Matrix:
         return Matrix(name, shape, other)
     kind, place, length, _ = data.element(following)
     if kind not in _STORED or min(shape, default=-1) < 0 or place + length > size:
-        raise SourceError(f"{data.path} is damaged at {one_line(name)[:60]!r}: get the complete file again")
+        raise SourceError(f"{data.path} is damaged at {one_line(name)[:60]!r}", advice="get the complete file again")
     stored, dtype = data.order + _STORED[kind], data.order + _CLASSES[code]
     if math.prod(shape) * int(stored[-1]) != length or math.prod(shape) * int(dtype[-1]) > MOST_BYTES:
         raise SourceError(
-            f"{data.path} declares {one_line(name)[:60]!r} of shape {str(shape)[:80]} but holds {length} bytes of it: "
-            "get the file again"
+            f"{data.path} declares {one_line(name)[:60]!r} of shape {str(shape)[:80]} but holds {length} bytes of it",
+            advice="get the file again",
         )
     values = data.at(place, length) if wanted == name else b""
     return Matrix(name, shape, other, dtype, stored, values)

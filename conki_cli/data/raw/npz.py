@@ -161,10 +161,12 @@ def header_of(where: str, head: bytes | bytearray, size: int) -> Header:
             reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, is_fortran, dtype = reads[version](stream, max_header_size=_MAX_HEADER)
     except KeyError:
-        raise SourceError(f"{where} has a newer .npy version than 2: save plain arrays of numbers or text") from None
+        raise SourceError(
+            f"{where} has a newer .npy version than 2", advice="save plain arrays of numbers or text"
+        ) from None
     except Exception as error:  # the header is a Python literal; a damaged one can fail in any way
         raise SourceError(
-            f"{where} must be a whole .npy array but is not (its header is damaged): get it again"
+            f"{where} must be a whole .npy array but is not (its header is damaged)", advice="get it again"
         ) from error
     header = Header(dtype, tuple(int(length) for length in shape), bool(is_fortran), stream.tell())
     _check_header(where, header, size - header.offset)
@@ -175,14 +177,15 @@ def _check_header(where: str, header: Header, size: int) -> None:
     if header.dtype.kind not in "biufSUO" or header.dtype.fields or not header.dtype.itemsize:
         raise SourceError(f"{where} must hold numbers or text, found {one_line(str(header.dtype))[:80]}")
     if any(length < 0 for length in header.shape) or len(header.shape) > 32:
-        raise SourceError(f"{where} has the impossible shape {str(header.shape)[:80]}: get it again")
+        raise SourceError(f"{where} has the impossible shape {str(header.shape)[:80]}", advice="get it again")
     if header.dtype.kind == "O":  # a pickle, of any size
         return
     room = math.prod(max(1, length) for length in header.shape) * header.dtype.itemsize
     needed = room if 0 not in header.shape else 0
     if needed != size or room >= 2**62:
         raise SourceError(
-            f"{where} declares {header.dtype} of shape {str(header.shape)[:80]} but holds {size} bytes: get it again"
+            f"{where} declares {header.dtype} of shape {str(header.shape)[:80]} but holds {size} bytes",
+            advice="get it again",
         )
 
 
@@ -227,12 +230,14 @@ def _members(file: OpenFile) -> list[_Member]:
         raise
     except Exception as error:  # a damaged directory can fail in any way
         reason = str(error) if type(error) is ValueError else "its list of contents is missing or damaged"
-        raise SourceError(f"{path} must be a whole .npz archive but is not ({reason}): get it again") from error
+        raise SourceError(
+            f"{path} must be a whole .npz archive but is not ({reason})", advice="get it again"
+        ) from error
     members = sorted((_member_of(file, entry) for entry in entries), key=lambda member: member.start)
     seen: set[str] = set()
     for member in members:
         if member.key in seen:
-            raise SourceError(f"{path} holds {member.key!r} twice: save it again")
+            raise SourceError(f"{path} holds {member.key!r} twice", advice="save it again")
         seen.add(member.key)
     ends = [*(member.start for member in members[1:]), end]
     for member, limit in zip(members, ends, strict=False):
@@ -245,18 +250,20 @@ def _member_of(file: OpenFile, entry: zipfile.ZipInfo) -> _Member:
     name = entry.orig_filename
     if not name.endswith(".npy") or not name[:-4] or len(name) > 255 or not name.isprintable():
         shown = one_line(name)[:60]
-        raise SourceError(f"{file.path} must be an .npz archive of .npy arrays, found {shown!r}: save it with numpy")
+        raise SourceError(
+            f"{file.path} must be an .npz archive of .npy arrays, found {shown!r}", advice="save it with numpy"
+        )
     where = f"{file.path}, {name[:-4]!r}"
     if entry.flag_bits & 0x2041:  # encrypted in any of the three ways
-        raise SourceError(f"{where} is encrypted: save it without a password")
+        raise SourceError(f"{where} is encrypted", advice="save it without a password")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise SourceError(f"{where} is compressed by method {entry.compress_type}: save it with numpy.savez")
+        raise SourceError(f"{where} is compressed by method {entry.compress_type}", advice="save it with numpy.savez")
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(
         _bytes_at(file, entry.header_offset, _LOCAL_HEADER.size, where)
     )
     is_deflated = entry.compress_type == zipfile.ZIP_DEFLATED
     if signature != b"PK\x03\x04" or not (is_deflated or entry.compress_size == entry.file_size):
-        raise SourceError(f"{where} is damaged: get the archive again")
+        raise SourceError(f"{where} is damaged", advice="get the archive again")
     offset = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return _Member(
         where, name[:-4], entry.header_offset, offset, entry.compress_size, entry.file_size, is_deflated, entry.CRC
@@ -279,8 +286,8 @@ def _check_sizes(path: Path, members: list[_Member]) -> None:
     size = sum(member.size for member in members)
     if size > MAX_IN_MEMORY:
         raise SourceError(
-            f"{path} declares {human_size(size)} when unpacked, more than {human_size(MAX_IN_MEMORY)}: save numbers "
-            "in C order with numpy.savez, without compression; then they are read in slices"
+            f"{path} declares {human_size(size)} when unpacked, more than {human_size(MAX_IN_MEMORY)}",
+            advice="save numbers in C order with numpy.savez, without compression; then they are read in slices",
         )
 
 
@@ -293,7 +300,7 @@ def _unpacked_array(file: OpenFile, member: _Member, header: Header) -> npt.NDAr
     order: Any = "F" if header.is_fortran else "C"
     array: npt.NDArray[Any] = np.ndarray(header.shape, header.dtype, data, header.offset, order=order)
     if not is_text_or_numbers(array):
-        raise SourceError(f"{member.where} has characters that are not valid text: get the archive again")
+        raise SourceError(f"{member.where} has characters that are not valid text", advice="get the archive again")
     return array
 
 
@@ -305,7 +312,9 @@ def _objects(where: str, header: Header, data: bytes) -> npt.NDArray[Any]:
     except SourceError as error:
         raise SourceError(f"{error}; object arrays of an .npz may only hold texts or arrays of numbers") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "O" or array.shape != header.shape:
-        raise SourceError(f"{where} declares objects of shape {header.shape} but holds something else: get it again")
+        raise SourceError(
+            f"{where} declares objects of shape {header.shape} but holds something else", advice="get it again"
+        )
     return array
 
 
@@ -330,13 +339,15 @@ def _unpacked(file: OpenFile, member: _Member, limit: int) -> bytearray:
                 break
             made += inflate.decompress(chunk, limit - len(made))
     except zlib.error as error:
-        raise SourceError(f"{member.where} is damaged and cannot be unpacked: get the archive again") from error
+        raise SourceError(
+            f"{member.where} is damaged and cannot be unpacked", advice="get the archive again"
+        ) from error
     return made
 
 
 def _bytes_at(file: OpenFile, offset: int, count: int, where: str) -> bytearray:
     if offset < 0 or offset + count > file.size:
-        raise SourceError(f"{where} ends too early: get the complete file again")
+        raise SourceError(f"{where} ends too early", advice="get the complete file again")
     buffer = bytearray(count)
     file.read(offset, memoryview(buffer))
     return buffer

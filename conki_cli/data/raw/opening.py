@@ -76,7 +76,9 @@ def _ends_of(path: Path) -> tuple[bytes, bytes]:
     """Return the first bytes of a file, and its last byte."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
-            raise SourceError(f"{path} must be a file or a folder, found a pipe, device or socket: save it as a file")
+            raise SourceError(
+                f"{path} must be a file or a folder, found a pipe, device or socket", advice="save it as a file"
+            )
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
             stream.seek(-min(len(head), 1), 2)
@@ -84,5 +86,5 @@ def _ends_of(path: Path) -> tuple[bytes, bytes]:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     if not head:
-        raise SourceError(f"{path} is empty: get the complete file again")
+        raise SourceError(f"{path} is empty", advice="get the complete file again")
     return head, last

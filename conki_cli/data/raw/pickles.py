@@ -63,9 +63,11 @@ def _explained(where: str) -> Iterator[None]:
     except OSError as error:
         raise SourceError(f"cannot read {where}: {error.strerror or error}") from error
     except EOFError:
-        raise SourceError(f"{where} is empty or ends too early: get the complete file again") from None
+        raise SourceError(f"{where} is empty or ends too early", advice="get the complete file again") from None
     except MemoryError:
-        raise SourceError(f"{where} needs more memory than this machine has: use a machine with more") from None
+        raise SourceError(
+            f"{where} needs more memory than this machine has", advice="use a machine with more"
+        ) from None
     except Exception as error:  # no other error may escape
         # Our own reasons are plain ValueErrors; messages of other errors would not help.
         said = str(error)[:1000] if type(error) is ValueError else "its instructions are invalid"

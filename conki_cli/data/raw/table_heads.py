@@ -126,7 +126,7 @@ class TableHead:
         word, rest = found[1].lower(), text[found.end() :]
         if word == "attribute" and (name := _ARFF_NAME.match(rest)):
             if len(self.attributes) >= _MOST_COLUMNS:
-                raise SourceError(f"declares more than {_MOST_COLUMNS} columns: extract the clip again")
+                raise SourceError(f"declares more than {_MOST_COLUMNS} columns", advice="extract the clip again")
             self.attributes.append((name[1] or name[2] or name[3] or "", rest[name.end() :].strip().lower()))
         self.has_data = word == "data"
         return not self.has_data
@@ -232,8 +232,8 @@ def _doubled(path: Path, names: Sequence[str], kept: Sequence[int], faces: FaceC
     doubled = tuple(name for name, count in of_columns.items() if count > 1 and name)
     if doubled and faces is not None:
         raise SourceError(
-            f"{path} must have every column of {faces.tool} once, found {doubled[0]!r} {of_columns[doubled[0]]} times: "
-            "extract the clip again"
+            f"{path} must have every column of {faces.tool} once, found {doubled[0]!r} {of_columns[doubled[0]]} times",
+            advice="extract the clip again",
         )
     return doubled
 

@@ -110,7 +110,7 @@ def _check_size(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
-            raise SourceError(f"{path} must be a file: name a label.csv")
+            raise SourceError(f"{path} must be a file", "name a label.csv")
         if status.st_size > _MAX_BYTES:
             raise SourceError(f"{path} has {human_size(status.st_size)}: the limit for label files is 512 MiB")
         with path.open("rb") as stream:
@@ -169,9 +169,9 @@ def _decode(path: Path) -> str:
     try:
         text = data.decode("utf-16" if has_utf16_mark else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path} must be UTF-8 but byte {error.start} is not: save it as UTF-8") from None
+        raise SourceError(f"{path} must be UTF-8 but byte {error.start} is not", "save it as UTF-8") from None
     if "\0" in text:
-        raise SourceError(f"{path} must be text but holds NUL characters: save it as CSV in UTF-8")
+        raise SourceError(f"{path} must be text but holds NUL characters", "save it as CSV in UTF-8")
     return text
 
 
@@ -278,8 +278,9 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise SourceError(
-            f"{path}, line {number}: must be one JSON object such as "
-            '{"video_id": "v", "clip_id": "1", "text": "good"}: write one per line'
+            f'{path}, line {number}: must be one JSON object such as {{"video_id": "v", "clip_id": "1", '
+            '"text": "good"}',
+            "write one per line",
         )
     return value
 
@@ -322,7 +323,7 @@ def _read_parquet(path: Path, *, has_rows: bool = True) -> Cells:
         raise
     except Exception as error:  # a damaged file can fail in any way
         reason = reason_of(error)
-        raise SourceError(f"{path} must be a whole Parquet file but is not ({reason}): get it again") from error
+        raise SourceError(f"{path} must be a whole Parquet file but is not ({reason})", "get it again") from error
     rows = [list(row) for row in zip(*columns, strict=True)] if columns else []
     remarks = (f"not read, because they hold lists or objects: {_listed(left_out)}",) if left_out else ()
     return Cells([plain, *rows], list(range(1, len(rows) + 2)), True, remarks)
@@ -347,9 +348,8 @@ def _column(path: Path, file: Any, name: str) -> list[str]:
             cells += ["" if index is None else words[index] for index in encoded.indices.to_pylist()]
         letters += sum(map(len, cells[-len(chunked) :])) if len(chunked) else 0
         if letters > _MAX_BYTES:
-            raise SourceError(
-                f"{path} has more than 512 MiB of text in {one_line(name)[:40]!r}: check that it is a label file"
-            )
+            shown = one_line(name)[:40]
+            raise SourceError(f"{path} has more than 512 MiB of text in {shown!r}", "check that it is a label file")
     return cells
 
 
@@ -393,11 +393,11 @@ def _read_excel(path: Path, *, most_rows: int | None = None) -> Cells:
         raise
     except Exception as error:  # a damaged workbook can fail in any way
         reason = reason_of(error)
-        raise SourceError(f"{path} must be a whole Excel file but is not ({reason}): save it again") from error
+        raise SourceError(f"{path} must be a whole Excel file but is not ({reason})", "save it again") from error
     width = len(numbered[0][1]) if numbered else 0
     long = next((number for number, row in numbered if len(row) > width), None)
     if long is not None:
-        raise SourceError(f"{path}, row {long} has more cells than the first, {width}: name every column there")
+        raise SourceError(f"{path}, row {long} has more cells than the first, {width}", "name every column there")
     rows = [row + [""] * (width - len(row)) for _, row in numbered]
     remarks = (f"read: the sheet {_listed(names[:1])}; not read: {_listed(names[1:])}",) if len(names) > 1 else ()
     return Cells(rows, [number for number, _ in numbered], True, remarks)
@@ -409,7 +409,7 @@ def _rows_of_sheet(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
         num_cells += max(1, len(row))
         if num_cells > _MAX_CELLS:
-            raise SourceError(f"{path} declares more than {_MAX_CELLS:,} cells: check that it is a label file")
+            raise SourceError(f"{path} declares more than {_MAX_CELLS:,} cells", "check that it is a label file")
         cells = [_as_text(value) for value in row]
         while cells and not cells[-1].strip():
             cells.pop()
@@ -431,12 +431,12 @@ def _check_workbook(path: Path) -> None:
                 with archive.open(entry) as stream:  # never yields more than the declared size
                     if entry.filename.endswith((".xml", ".rels")) and _declares(stream):
                         name = one_line(entry.filename)[:60]
-                        raise SourceError(f"{path}: {name!r} defines XML entities: save the table with Excel")
+                        raise SourceError(f"{path}: {name!r} defines XML entities", "save the table with Excel")
     except SourceError:
         raise
     except Exception as error:  # a damaged archive can fail in any way
         reason = reason_of(error)
-        raise SourceError(f"{path} must be a whole Excel file but is not ({reason}): get it again") from error
+        raise SourceError(f"{path} must be a whole Excel file but is not ({reason})", "get it again") from error
 
 
 def _declares(stream: Any) -> bool:

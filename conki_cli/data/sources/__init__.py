@@ -85,7 +85,9 @@ def read_corpus(
     bounds = _no_range(dataset, score_range) if options.unlabelled else _range_of(dataset, score_range)
     if is_generated(dataset):
         if source is not None or replace(options, extraction=None) != Options():
-            raise SettingsError(f"--dataset {dataset} is generated: leave out --source, or choose another name")
+            raise SettingsError(
+                f"--dataset {dataset} is generated", advice="leave out --source, or choose another name"
+            )
         from conki_cli.data.sources.demo import GENERATED
 
         return GENERATED[dataset]()
@@ -159,7 +161,9 @@ def _check_table(path: Path) -> None:
 
     kind = open_raw(path).kind
     if kind != "table":
-        raise SourceError(f"--labels must be a table such as label.csv, but {path} is {KINDS[kind]}: name another file")
+        raise SourceError(
+            f"--labels must be a table such as label.csv, but {path} is {KINDS[kind]}", advice="name another file"
+        )
 
 
 def _said_of_labels(remarks: Iterable[str], options: Options) -> tuple[str, ...]:
@@ -201,8 +205,8 @@ def _read(path: Path, request: Request, format_name: str | None) -> Corpus:
     name = format_name or recognise(raw)[0]
     if request.align_words and name is not None and name not in _WITH_WORD_TIMES:
         raise SourceError(
-            f"--align words needs the times of words, which only CMU sequences have, but {path} has the format {name}: "
-            "leave it out"
+            f"--align words needs the times of words, which only CMU sequences have, but {path} has the format {name}",
+            advice="leave it out",
         )
     return read_raw(raw, request) if format_name is None else known[format_name].read(raw, request, format_name)
 
@@ -227,14 +231,15 @@ def check_dataset_name(dataset: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", dataset):
         raise SettingsError(
-            f"a data set's name must be letters, digits, - and _ (64 at most), found {dataset[:80]!r}: choose another"
+            f"a data set's name must be letters, digits, - and _ (64 at most), found {dataset[:80]!r}",
+            advice="choose another",
         )
 
 
 def _no_range(dataset: str, score_range: tuple[float, float] | None) -> tuple[float, float]:
     check_dataset_name(dataset)
     if score_range is not None:
-        raise SettingsError("clips to be scored have no scores yet: leave out --score-range")
+        raise SettingsError("clips to be scored have no scores yet", advice="leave out --score-range")
     from conki_cli.data.sources.unlabelled import NO_RANGE
 
     return NO_RANGE
@@ -245,13 +250,15 @@ def _range_of(dataset: str, score_range: tuple[float, float] | None) -> tuple[fl
         known = DATASETS[dataset].score_range
         if score_range not in (None, known):
             raise SettingsError(
-                f"{dataset} has scores from {known[0]:g} to {known[1]:g}: leave out --score-range, "
-                "or choose another name for other data"
+                f"{dataset} has scores from {known[0]:g} to {known[1]:g}",
+                advice="leave out --score-range, or choose another name for other data",
             )
         return known
     check_dataset_name(dataset)
     if dataset.lower() in DATASETS:
-        raise SettingsError(f"names of data sets are lowercase: use --dataset {dataset.lower()}, not {dataset}")
+        raise SettingsError(
+            "names of data sets are lowercase", advice=f"use --dataset {dataset.lower()}, not {dataset}"
+        )
     if score_range is None:
         raise SettingsError(
             f"{dataset} is not one of {', '.join(DATASETS)}: for your own data give the range of its scores, such as "
@@ -272,7 +279,7 @@ def find_source(dataset: str, workspace: Path, source: Path | None) -> Path:
     """
     if source is not None and not source.is_dir():
         if not source.exists():
-            raise SourceError(f"there is no file {source}: check --source")
+            raise SourceError(f"there is no file {source}", advice="check --source")
         return source
     folder = source if source is not None else _folder_of(dataset, workspace)
     for pattern in _PATTERNS:

@@ -136,7 +136,7 @@ def _clips_in(folder: Path, modality: str) -> tuple[dict[str, Path], Counter[str
         name = path.stem if not video or ID_SEPARATOR in path.stem else video + ID_SEPARATOR + path.stem
         (clip,), _ = normal_ids([name])
         if clip in paths:
-            raise SourceError(f"{paths[clip]} and {path} are both {one_line(clip)[:80]!r}: remove one")
+            raise SourceError(f"{paths[clip]} and {path} are both {one_line(clip)[:80]!r}", advice="remove one")
         paths[clip] = path
     _check_names(paths)
     if not paths:
@@ -161,8 +161,8 @@ def _check_names(paths: Mapping[str, Path]) -> None:
         # 'a_b/1' and 'a/b_1' are different clips, although both are a_b_1 in short.
         if other != clip and (not separator or ID_SEPARATOR not in other or other.rpartition(ID_SEPARATOR)[0] == video):
             raise SourceError(
-                f"{paths[other]} and {path} may both be the clip {one_line(max(clip, other, key=len))[:80]!r}: remove "
-                "one of them"
+                f"{paths[other]} and {path} may both be the clip {one_line(max(clip, other, key=len))[:80]!r}",
+                advice="remove one of them",
             )
 
 
@@ -180,13 +180,15 @@ def _check_columns(files: Iterable[ClipFile]) -> None:
     if len(alike) == len(paths):
         raise SourceError(
             f"{paths[0]} must have the same columns as {alike[0]}, found {mine!r} in the one and {other!r} in the "
-            "other: extract all clips in the same way"
+            "other",
+            advice="extract all clips in the same way",
         )
     count = sum(map(len, groups.values()))
     others = count - len(alike) - 1
     raise SourceError(
-        f"{paths[0]}{f' and {others} more' if others else ''} must have the same columns as the other {len(alike)} of "
-        f"{count} files, found {mine!r} instead of {other!r}: extract all clips in the same way"
+        f"{paths[0]}{f' and {others} more' if others else ''} must have the same columns as the other "
+        f"{len(alike)} of {count} files, found {mine!r} instead of {other!r}",
+        advice="extract all clips in the same way",
     )
 
 
@@ -233,7 +235,7 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
         except (OSError, RuntimeError):  # a broken or circular link
             target = None
         if target is None or not target.is_relative_to(root):
-            raise SourceError(f"{entry.path} is a link that leads out of {root}: put the file itself there")
+            raise SourceError(f"{entry.path} is a link that leads out of {root}", advice="put the file itself there")
     return entries
 
 
@@ -257,7 +259,7 @@ def _matrix_file(path: Path, modality: str) -> ClipFile:
     numbers = {name: matrix for name, matrix in found.items() if not matrix.other}
     if not numbers:
         others = ", ".join(f"{one_line(name)[:40]} ({matrix.other})" for name, matrix in list(found.items())[:10])
-        raise SourceError(f"{path} must have a matrix of numbers, found {others or 'nothing'}: save one in it")
+        raise SourceError(f"{path} must have a matrix of numbers, found {others or 'nothing'}", advice="save one in it")
     key = _feature_key(str(path), modality, numbers)
     shape = numbers[key].shape
     if len(shape) != 2:
@@ -271,7 +273,7 @@ def _feature_key(where: str, modality: str, arrays: Mapping[str, Any]) -> str:
     key = next((key for key in (modality, *FEATURE_KEYS) if key in arrays), None)
     if key is None:
         named = " or ".join(repr(key) for key in (modality, *FEATURE_KEYS))
-        raise SourceError(f"{where} must have an array {named}, found {names_of(arrays)}: rename one")
+        raise SourceError(f"{where} must have an array {named}, found {names_of(arrays)}", advice="rename one")
     return key
 
 

@@ -310,7 +310,7 @@ def _with_ids(
         where = reader.wordless[0] if reader.wordless else str(reader.path)
         found = "word ids instead of words" if reader.wordless else "no words"
         count = len(reader.wordless) or len(samples)
-        raise SourceError(f"{where} has {found} ({count} clips): give the texts with --labels label.csv")
+        raise SourceError(f"{where} has {found} ({count} clips)", advice="give the texts with --labels label.csv")
     ids, rewritten = clip_ids([sample.id for sample in samples])
     names = iter(ids)
     named = {split: [dataclasses.replace(sample, id=next(names)) for sample in part] for split, part in splits.items()}

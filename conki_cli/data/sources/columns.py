@@ -91,7 +91,7 @@ def splits_of(path: Path, data: Mapping[Any, Any], needed: Sequence[str] = SPLIT
     for key, value in data.items():
         name = split_of(key)
         if name in parts:
-            raise SourceError(f"{path} must have one split {name!r}, found it under two names: remove one")
+            raise SourceError(f"{path} must have one split {name!r}, found it under two names", advice="remove one")
         if name is not None:
             parts[name] = value
     missing = [name for name in needed if name not in parts]

@@ -143,7 +143,7 @@ def with_labels(
         SourceError: the label file cannot be read, has no texts, or does not fit.
     """
     if request.labels is None:
-        raise SourceError(f"{path} has no texts: give them with --labels label.csv")
+        raise SourceError(f"{path} has no texts", advice="give them with --labels label.csv")
     keeps_texts = keeps_texts and request.text_column is None
     needed = ("video_id", "clip_id", *(() if keeps_texts else ("text",)))
     rows = read_label_rows(
@@ -329,7 +329,7 @@ def _join_in_order(
     advice = f"{where} has no ids, so {labels} must hold the same clips in the same order with the same scores"
     if len(rows) != len(clips):
         raise SourceError(
-            f"{advice}, found {len(clips)} clips and {len(rows)} rows: give the label file of this source"
+            f"{advice}, found {len(clips)} clips and {len(rows)} rows", advice="give the label file of this source"
         )
     if any(clip.score is None for clip in clips) or any(row.score is None for row in rows):
         raise SourceError(f"{advice}, but without scores nothing shows which row belongs to which clip")
@@ -341,7 +341,9 @@ def _join_in_order(
         if best >= _ORDERED_SCORES_AGREE:
             how = f"the source has no ids: joined by the order of the clips{order}"
             return ordered, [f"{how} in {one_line(labels.name)}; {best:.1%} of the scores are equal"]
-    raise SourceError(f"{advice}, but only {best:.1%} of the scores are equal: give the label file of this source")
+    raise SourceError(
+        f"{advice}, but only {best:.1%} of the scores are equal", advice="give the label file of this source"
+    )
 
 
 # ---- checking a way ----

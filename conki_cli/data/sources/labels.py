@@ -81,7 +81,9 @@ def read(raw: Raw, request: Request, name: str = "labels") -> Corpus:
         SourceError: the file cannot be read, lacks a column, or a row is invalid (the message names it).
     """
     if raw.kind != "table":
-        raise SourceError(f"{raw.path} must be a table to be read as {name}, but is not text: leave out --format")
+        raise SourceError(
+            f"{raw.path} must be a table to be read as {name}, but is not text", advice="leave out --format"
+        )
     table = _read_table(raw.path)
     text_column = _text_column(table, request.text_column, request.takes_english) or "text"
     needed = (*_REQUIRED[:2], text_column, *_REQUIRED[3:])
@@ -240,7 +242,7 @@ def _split_of(table: _Table, number: int) -> str:
     split = split_of(mode)
     if split is None:
         raise SourceError(
-            f"{table.where(number)}: mode must be train, valid or test, found {mode[:40]!r}: correct the row"
+            f"{table.where(number)}: mode must be train, valid or test, found {mode[:40]!r}", advice="correct the row"
         )
     return split
 
@@ -249,7 +251,9 @@ def _number(table: _Table, number: int, column: str) -> float:
     cell = table.rows[number][column]
     value = number_in(cell, has_decimal_comma=table.has_decimal_comma)
     if not math.isfinite(value):
-        raise SourceError(f"{table.where(number)}: {column} must be a number, found {cell[:40]!r}: correct the row")
+        raise SourceError(
+            f"{table.where(number)}: {column} must be a number, found {cell[:40]!r}", advice="correct the row"
+        )
     return value
 
 
@@ -260,7 +264,8 @@ def _check_columns(table: _Table, required: Sequence[str]) -> None:
     missing = [name for name in required if table.columns.count(name) != 1]
     if missing == ["mode"] and "mode" not in table.columns:
         raise SourceError(
-            f"{table.path} has no column 'mode', which must be train, valid or test in every row: add it{TO_SCORE}"
+            f"{table.path} has no column 'mode', which must be train, valid or test in every row",
+            advice=f"add it{TO_SCORE}",
         )
     if missing:
         absent = ", ".join(name for name in missing if name not in table.columns)
@@ -327,7 +332,8 @@ def _check_ids(table: _Table) -> None:
                 cell = table.rows[numbers[0]][name][:40]
                 raise SourceError(
                     f"{table.where(numbers[0])}: {name} must be an id, found {cell!r}, which Excel writes {why} "
-                    f"({counted(len(numbers), 'row')}): use the table from before Excel, or import the column as text"
+                    f"({counted(len(numbers), 'row')})",
+                    advice="use the table from before Excel, or import the column as text",
                 )
 
 
@@ -351,8 +357,9 @@ def _columns_by_content(path: Path, cells: Sequence[Sequence[str]]) -> list[str]
         found = f"one of {count} columns" if not known else f"{len(modes)} such columns"
         found = f"{', '.join(scores)} instead of three scores" if known and len(modes) == 1 else found
         raise SourceError(
-            f"{path} has no header: without one a table must have 7 to 10 columns, one of which says train, valid or "
-            f"test in every row; found {found}: add a first line such as {','.join(_REQUIRED)}"
+            f"{path} has no header: without one a table must have 7 to 10 columns, one of which says train, valid "
+            f"or test in every row; found {found}",
+            advice=f"add a first line such as {','.join(_REQUIRED)}",
         )
     columns = [*known, *[""] * (count - len(known))]
     columns[modes[0]] = "mode"

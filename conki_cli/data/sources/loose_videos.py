@@ -32,7 +32,7 @@ def clips_of(paths: Sequence[Path]) -> list[Clip]:
     clips = [Clip(file.stem if names[file.stem] == 1 else _with_folder(file), file) for file in files]
     twice = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
     if twice:
-        raise SettingsError(f"clips must have names of their own, {twice[0]!r} is there twice: rename one")
+        raise SettingsError(f"clips must have names of their own, {twice[0]!r} is there twice", advice="rename one")
     return clips
 
 

@@ -90,7 +90,8 @@ def _same_names(clips: Names, others: Names) -> _Match:
         if name in owners:
             raise SourceError(
                 f"{others.where}: {one_line(name)[:80]!r} may be {one_line(owners[name])[:80]!r} or "
-                f"{one_line(clip)[:80]!r}: use the whole id, with {ID_SEPARATOR} between video and clip"
+                f"{one_line(clip)[:80]!r}",
+                advice=f"use the whole id, with {ID_SEPARATOR} between video and clip",
             )
         owners[name] = clip
         found[clip] = name

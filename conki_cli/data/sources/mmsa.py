@@ -261,7 +261,7 @@ def _check_counts(where: str, found: Mapping[str, int]) -> None:
 def _value(where: str, part: Mapping[str, Any], key: str) -> Any:
     if key not in part:
         raise SourceError(
-            f"{where} must have {key!r}, found only {names_of(part)}: check that this is an MMSA feature file"
+            f"{where} must have {key!r}, found only {names_of(part)}", advice="check that this is an MMSA feature file"
         )
     return part[key]
 
@@ -287,8 +287,8 @@ def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) ->
     if request.labels is None:
         other = ", or name another key with --text-column" if lacking[0] == reader.text_key else ""
         raise SourceError(
-            f"{reader.path} must have {lacking[0]!r} in every split but does not: give the texts and scores with "
-            f"--labels label.csv{other}"
+            f"{reader.path} must have {lacking[0]!r} in every split but does not",
+            advice=f"give the texts and scores with --labels label.csv{other}",
         )
     clips = [
         Clip(id=clip, score=None if part.scores is None else float(part.scores[i]))

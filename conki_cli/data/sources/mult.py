@@ -165,8 +165,8 @@ def _check_labels(reader: _Reader, parts: Mapping[str, Any], request: Request) -
             raise SourceError(f"{reader.path} is {iemocap()}")
     if request.labels is None and request.needs_texts and not request.unlabelled:
         raise SourceError(
-            f"{reader.path} has words only as vectors, and ConKI reads texts: "
-            "give them with --labels label.csv (columns video_id, clip_id, text)"
+            f"{reader.path} has words only as vectors, and ConKI reads texts",
+            advice="give them with --labels label.csv (columns video_id, clip_id, text)",
         )
 
 

@@ -103,8 +103,8 @@ def _check_ids(path: Path, corpus: Corpus) -> None:
     if "" in counts or count > 1:
         found = "they have no ids" if "" in counts else f"{one_line(name)[:80]!r} names {count}"
         raise SourceError(
-            f"{path}: an id must name one clip, {found}: give --labels label.csv, with start and stop if the file "
-            "has them"
+            f"{path}: an id must name one clip, {found}",
+            advice="give --labels label.csv, with start and stop if the file has them",
         )
 
 
@@ -129,10 +129,12 @@ def _names_in_columns(raw: Raw) -> Names:
 def _cut(path: Path, modality: str, request: Request) -> FeatureTable:
     if request.labels is None:
         raise SourceError(
-            f"{path} must be cut into clips by time: give --labels label.csv with the columns start and stop"
+            f"{path} must be cut into clips by time", advice="give --labels label.csv with the columns start and stop"
         )
     if request.align_words:
-        raise SourceError(f"--align words needs {path.name} and the words in one folder: give that as --source")
+        raise SourceError(
+            f"--align words needs {path.name} and the words in one folder", advice="give that as --source"
+        )
     rows = read_label_rows(request.labels)
     clips, notes = sequences.cut(path, rows, modality, progress=request.progress)
     frames = {row.id: clip for row, clip in zip(rows, clips, strict=True) if clip is not None}
@@ -148,7 +150,8 @@ def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
     if lacking:
         raise SourceError(
             f"{path} must have a text for every clip of {corpus.source}, but has none for {len(lacking)} of "
-            f"{len(mine.scores)}, such as {one_line(lacking[0])[:80]!r}: add them, or leave out --text"
+            f"{len(mine.scores)}, such as {one_line(lacking[0])[:80]!r}",
+            advice="add them, or leave out --text",
         )
     splits = {
         name: [replace(clip, text=stripped(texts[found[clip.id]])) for clip in part]

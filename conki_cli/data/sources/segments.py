@@ -91,7 +91,9 @@ def _timed_segments(report: Report, track: Track | None, rows: Sequence[LabelRow
     """Take the clips from the label file; a label sequence gives missing scores, and is compared otherwise."""
     _need_splits(report, rows)
     if not all(row.clip for row in rows):
-        raise SourceError(f"{report.labels} must have clip_id in every row with start and stop: name the clips")
+        raise SourceError(
+            f"{report.labels} must have clip_id in every row with start and stop", advice="name the clips"
+        )
     clips = [Segment(row, row.video) for row in rows]
     if track is None:
         return clips
@@ -128,15 +130,15 @@ def _labelled_segments(report: Report, tracks: Mapping[str, Track], rows: Sequen
     if track is None:
         found = "no label file" if not rows else f"only {report.labels}, without times,"
         raise SourceError(
-            f"{report.path} must be cut into clips, but there is {found} and no label sequence: "
-            "give --labels with video_id, clip_id, start, stop, label and mode"
+            f"{report.path} must be cut into clips, but there is {found} and no label sequence",
+            advice="give --labels with video_id, clip_id, start, stop, label and mode",
         )
     count = 0
     for video in track.keys:
         table = label_rows(track, video)
         count += len(table)
         if count > _MOST_CLIPS:
-            raise SourceError(f"{track.path} has more than {_MOST_CLIPS:,} labels: use a trustworthy file")
+            raise SourceError(f"{track.path} has more than {_MOST_CLIPS:,} labels", advice="use a trustworthy file")
         for number, (start, stop, score) in enumerate(table.tolist()):
             row = LabelRow(video, str(number), score=score)
             # Without a usable interval the clip has only the label file's data.
@@ -161,7 +163,7 @@ def _with_splits(report: Report, clips: Sequence[Segment], rows: Sequence[LabelR
     known = [clip for clip in clips if clip.row.video in videos]
     if not known:
         raise SourceError(
-            f"{report.labels} and {report.path} have no video in common: give the label file of this data"
+            f"{report.labels} and {report.path} have no video in common", advice="give the label file of this data"
         )
     if len(known) < len(clips):
         left_out = counted(len(clips) - len(known), "clip")
@@ -208,7 +210,9 @@ def _by_video(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]
         splits[row.video].add(row.split or "")
     torn = next((video for video in splits if len(splits[video]) > 1), None)
     if torn is not None:
-        raise SourceError(f"{report.labels} puts the video {one_line(torn)[:60]!r} into two splits: choose one")
+        raise SourceError(
+            f"{report.labels} puts the video {one_line(torn)[:60]!r} into two splits", advice="choose one"
+        )
     return [replace(clip, row=replace(clip.row, split=min(splits[clip.row.video]))) for clip in clips]
 
 
@@ -224,7 +228,8 @@ def check_presence(report: Report, tracks: Mapping[str, Track], clips: Sequence[
     if all(len(keys) == len(wanted) for keys in missing):
         raise SourceError(
             f"{report.path} must have the videos of its labels, but has none of {len(wanted):,}, such as "
-            f"{one_line(next(iter(wanted), ''))[:60]!r}: give the label file of this data"
+            f"{one_line(next(iter(wanted), ''))[:60]!r}",
+            advice="give the label file of this data",
         )
     for track, keys in zip(data, missing, strict=True):
         if keys:

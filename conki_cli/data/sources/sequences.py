@@ -86,7 +86,9 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         report.remarks.append(f"not read, because {one_line(str(labels))} was: {' and '.join(unread)}")
     tracks = _choose(report, _tracks_in(raw, name), request)
     if request.align_words and "words" not in tracks:
-        raise SourceError(f"{raw.path} must hold words for --align words, found none: leave it out or add them")
+        raise SourceError(
+            f"{raw.path} must hold words for --align words, found none", advice="leave it out or add them"
+        )
     clips = find_segments(report, tracks, request)
     check_presence(report, tracks, clips)
     made = _cut_all(tracks, clips, request.align_words, request.progress)
@@ -150,12 +152,14 @@ def cut(
     named = [track for track in tracks if track.kind == modality]
     found = named or [track for track in tracks if track.kind in (*FRAME_MODALITIES, "numbers")]
     if len(found) != 1:
-        raise SourceError(f"{path} must hold one sequence of {modality}, found {len(found)}: name another file")
+        raise SourceError(
+            f"{path} must hold one sequence of {modality}, found {len(found)}", advice="name another file"
+        )
     chosen = {modality: replace(found[0], kind=modality)}
     if words is not None:
         chosen |= {track.kind: track for track in open_tracks(words) if track.kind == "words"}
         if "words" not in chosen:
-            raise SourceError(f"{words} must hold words to average over, found none: name another file")
+            raise SourceError(f"{words} must hold words to average over, found none", advice="name another file")
     clips = [_segment_in(chosen[modality], row) for row in rows]
     if not any(clip.is_whole or clip.row.start is not None for clip in clips):
         raise SourceError(f"{path} must be cut into clips by time: the label file must have the columns start and stop")
@@ -190,10 +194,10 @@ def _tracks_in(raw: Raw, name: str) -> list[Track]:
         tracks = list(tracks_of(raw.content, nested=name == "csd"))
     else:
         raise SourceError(
-            f"{raw.path} must be HDF5 or a folder with .csd files to be read as {name}: leave out --format"
+            f"{raw.path} must be HDF5 or a folder with .csd files to be read as {name}", advice="leave out --format"
         )
     if not tracks:
-        raise SourceError(f"{raw.path} has no .csd file: name one, or a folder with some")
+        raise SourceError(f"{raw.path} has no .csd file", advice="name one, or a folder with some")
     return tracks
 
 
@@ -206,7 +210,8 @@ def _choose(report: Report, tracks: Sequence[Track], request: Request) -> dict[s
         if track.kind in chosen:
             raise SourceError(
                 f"{report.path} must have one sequence of {track.kind}, found {chosen[track.kind].label} and "
-                f"{track.label}: move one away, or name the right one with --{track.kind} FILE.csd"
+                f"{track.label}",
+                advice=f"move one away, or name the right one with --{track.kind} FILE.csd",
             )
         chosen[track.kind] = track
     if not set(chosen) - {"labels"}:
@@ -241,7 +246,9 @@ def _cut_all(
             made[number] = _cut_clip(videos, words, clips[number], align_words)
             letters += len(made[number][0])
         if letters > _MOST_LETTERS:
-            raise SourceError(f"the texts of all clips have more than {_MOST_LETTERS:,} letters: use trustworthy data")
+            raise SourceError(
+                f"the texts of all clips have more than {_MOST_LETTERS:,} letters", advice="use trustworthy data"
+            )
         progress(len(numbers), one_line(key)[:60])
     return made
 
@@ -279,7 +286,7 @@ def _texts_of(report: Report, clips: Sequence[Segment], spoken: Sequence[str], r
     told = [stripped(clip.row.text or "") for clip in clips]
     if not any(spoken) or request.text_column is not None:
         if not any(told) and not request.unlabelled:
-            raise SourceError(f"{report.path} has no words for its clips: give --labels with a column text")
+            raise SourceError(f"{report.path} has no words for its clips", advice="give --labels with a column text")
         report.remarks.append(f"the texts come from {report.labels}")
         return told
     compared = [k for k in range(len(clips)) if spoken[k] and told[k]]

@@ -149,7 +149,7 @@ def tracks_of(file: Any, *, nested: bool) -> Iterator[Track]:
     with damage_in(path):
         names = list(file)
     if not names:
-        raise SourceError(f"{path} holds nothing: get the complete file again")
+        raise SourceError(f"{path} holds nothing", advice="get the complete file again")
     for name in names:
         root = group_in(file, name)
         videos = group_in(root, "data") if nested else root
@@ -200,7 +200,7 @@ def _first_features(videos: Any) -> Any:
     with damage_in(path_of(videos)):
         names = [name for _, name in zip(range(_LOOKED_AT), videos, strict=False)]
     if not names:
-        raise SourceError(f"{place} holds no videos: get the complete file again")
+        raise SourceError(f"{place} holds no videos", advice="get the complete file again")
     for name in names:
         features = dataset_in(group_in(videos, name), "features", texts=True)
         if features.size:
@@ -248,8 +248,8 @@ def _intervals_of(track: Track, group: Any, count: int) -> Numbers:
     dataset = dataset_in(group, "intervals", in_memory=True)
     if dataset.shape != (count, 2):
         raise SourceError(
-            f"{place_of(dataset)} must have the shape ({count}, 2) for {count} rows of features; "
-            f"found {dataset.shape}: get the file again"
+            f"{place_of(dataset)} must have the shape ({count}, 2) for {count} rows of features; found {dataset.shape}",
+            advice="get the file again",
         )
     with damage_in(track.path):
         intervals: Numbers = dataset[()].astype(np.float64)
@@ -269,8 +269,9 @@ def notes_of(track: Track) -> list[str]:
     bad, rows = track.counts["rows without a usable interval"], track.counts["rows"]
     if bad and bad == rows:
         raise SourceError(
-            f"{track.path}: none of the {rows} intervals of {one_line(track.name)[:60]} is a start and a later stop "
-            "in seconds: get the file again"
+            f"{track.path}: none of the {rows} intervals of {one_line(track.name)[:60]} is a start and a later "
+            "stop in seconds",
+            advice="get the file again",
         )
     ignored = f"{bad:,} of {counted(rows, 'row')} ignored"
     notes = [f"{track.label}: {ignored}, without a usable interval"] if bad else []

@@ -18,7 +18,9 @@ def without_labels(corpus: Corpus) -> Corpus:
     """Return the clips of all splits together, without scores."""
     clips = [replace(clip, score=math.nan, unimodal={}) for part in corpus.splits.values() for clip in part]
     if not clips:
-        raise SourceError(f"{corpus.source} must have at least one clip to be scored, found none: name another source")
+        raise SourceError(
+            f"{corpus.source} must have at least one clip to be scored, found none", advice="name another source"
+        )
     filled = [split for split, part in corpus.splits.items() if part]
     together = [f"clips of {', '.join(filled)} are combined for scoring"] if len(filled) > 1 else []
     splits = {split: clips if split == SCORED else [] for split in SPLITS}

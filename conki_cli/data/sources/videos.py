@@ -77,7 +77,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     """
     extraction = request.extraction
     if extraction is None:
-        raise SourceError(f"{raw.path} holds videos: give the folder to `conki prepare --source` by itself")
+        raise SourceError(f"{raw.path} holds videos", advice="give the folder to `conki prepare --source` by itself")
     extraction = _without_replaced(extraction, request)
     labels = request.labels or next((raw.path / file for file in LABEL_FILES if (raw.path / file).is_file()), None)
     found = _index(raw.path)
@@ -160,7 +160,7 @@ def media_in(folder: Path) -> Iterator[Path]:
             if path.suffix.lower() not in MEDIA_SUFFIXES or name.startswith("."):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise SourceError(f"{path} is a link that leads out of {root}: put the file itself there")
+                raise SourceError(f"{path} is a link that leads out of {root}", advice="put the file itself there")
             yield path
 
 
@@ -169,19 +169,23 @@ def _index(folder: Path) -> _Found:
     alone: dict[str, Path] = {}
     for number, path in enumerate(media_in(folder)):
         if number >= _MOST_FILES:
-            raise SourceError(f"{folder} must hold {_MOST_FILES} media at most: split it")
+            raise SourceError(f"{folder} must hold {_MOST_FILES} media at most", advice="split it")
         inside = path.relative_to(folder).parts
         inside = inside[1:] if inside[0] == _RAW and len(inside) > 1 else inside
         key = (inside[-2] if len(inside) > 1 else "", path.stem)
         other = clips.get(key) if key[0] else alone.get(path.stem)
         if other is not None:
-            raise SourceError(f"{other} and {path} have the same name: remove one, or name their folders after videos")
+            raise SourceError(
+                f"{other} and {path} have the same name", advice="remove one, or name their folders after videos"
+            )
         clips[key] = path
         alone.setdefault(path.stem, path)
     for (video, clip), path in clips.items():
         other = clips.get(("", video + ID_SEPARATOR + clip)) if video else None
         if other is not None:
-            raise SourceError(f"{other} and {path} are both the clip {one_line(clip)[:60]!r} of one video: remove one")
+            raise SourceError(
+                f"{other} and {path} are both the clip {one_line(clip)[:60]!r} of one video", advice="remove one"
+            )
     if not clips:
         raise SourceError(
             f"{folder} must hold videos or sound ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...), found none"
@@ -194,8 +198,8 @@ def _rows_of(folder: Path, labels: Path | None, found: _Found, request: Request)
     if labels is None:
         if not request.unlabelled:
             raise SourceError(
-                f"{folder} holds videos and no label.csv (video_id, clip_id, text, label, mode): add one, name it with "
-                "--labels, or give --unlabelled to score them"
+                f"{folder} holds videos and no label.csv (video_id, clip_id, text, label, mode)",
+                advice="add one, name it with --labels, or give --unlabelled to score them",
             )
         rows = [LabelRow(*_name_of(*key), "", split=SCORED) for key in found.clips]
         return rows, [f"no label file: {counted(len(rows), 'file')} to be scored, without texts"]

@@ -122,8 +122,8 @@ def _check_whole(path: Path, corpus: Corpus) -> None:
         raise
     except StoreError as error:
         raise SourceError(
-            f"{corpus.source}: the store made from it cannot be opened and was deleted ({error.__cause__ or error}): "
-            "check its ids, texts and scores"
+            f"{corpus.source}: the store made from it cannot be opened and was deleted ({error.__cause__ or error})",
+            advice="check its ids, texts and scores",
         ) from error
 
 

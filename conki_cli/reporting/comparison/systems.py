@@ -102,7 +102,8 @@ def _check_alike(one: System, other: System, split: str) -> None:
     datasets = [system.result.dataset for system in (one, other)]
     if datasets[0] != datasets[1]:
         raise RunError(
-            f"run {one.run.name} is for {datasets[0]}, {other.run.name} for {datasets[1]}: compare runs of one data set"
+            f"run {one.run.name} is for {datasets[0]}, {other.run.name} for {datasets[1]}",
+            advice="compare runs of one data set",
         )
     contents = [system.run.record.data.get(datasets[0]) for system in (one, other)]
     if contents[0] != contents[1]:

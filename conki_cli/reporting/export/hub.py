@@ -197,7 +197,7 @@ def _check_card(path: Path) -> None:
     from huggingface_hub import ModelCard
 
     if path.is_symlink() or not path.is_file():
-        raise RunError(f"{path} must be a file of this folder but is not: export the folder again")
+        raise RunError(f"{path} must be a file of this folder but is not", advice="export the folder again")
     try:
         ModelCard(path.read_bytes().decode("utf-8"))
     except Exception as error:  # YAML's and the library's errors share no base class
@@ -225,7 +225,7 @@ def _answered(repo: Repo, verb: str) -> Iterator[None]:
     except (ConkiError, MemoryError):
         raise
     except OfflineModeIsEnabled as error:
-        raise UnreachableError(f"{repo} cannot {verb}: HF_HUB_OFFLINE is set: unset it") from error
+        raise UnreachableError(f"{repo} cannot {verb}: HF_HUB_OFFLINE is set", advice="unset it") from error
     except HfHubHTTPError as error:
         raise RunError(f"{repo} cannot {verb}: {_refusal(error)}") from error
     except Exception as error:  # the client's own transport errors share no base class across its versions
@@ -233,8 +233,8 @@ def _answered(repo: Repo, verb: str) -> Iterator[None]:
             raise disk_error(Path(os.fsdecode(found.filename)), found) from error
         reason = f"{type(error).__name__}: {reason_of(error)}"
         raise UnreachableError(
-            f"{repo} cannot {verb}, because the hub could not be reached or understood ({reason}): try again with a "
-            "network, or copy a folder of `conki pull` from another machine"
+            f"{repo} cannot {verb}, because the hub could not be reached or understood ({reason})",
+            advice="try again with a network, or copy a folder of `conki pull` from another machine",
         ) from error
     finally:
         logging.set_verbosity(level)

@@ -185,16 +185,20 @@ def _check_run(kind: Kind, run: Run) -> None:
     if run.problem:
         raise RunError(run.problem)
     if not run.finished_seeds():
-        raise RunError(f"run {run.name} has no finished seed: give the command that started it again to resume it")
+        raise RunError(
+            f"run {run.name} has no finished seed", advice="give the command that started it again to resume it"
+        )
     if run.record.stage != "finetune" and not kind.stage_1:
         raise RunError(
-            f"{run.name} is a stage-1 run, of which only curves can be drawn: name a fine-tuned run for {kind.name}"
+            f"{run.name} is a stage-1 run, of which only curves can be drawn",
+            advice=f"name a fine-tuned run for {kind.name}",
         )
     config = run.config
     if config.is_baseline and not kind.baselines:
         raise RunError(
             f"{kind.name} shows the representations O_m and A_m, which only ConKI has; {run.name} is "
-            f"{label_of(config.model.name)}: name a run of conki"
+            f"{label_of(config.model.name)}",
+            advice="name a run of conki",
         )
     if kind.name == "pairs" and config.dropped("C4"):
         raise RunError(f"{run.name} was trained without the contrastive loss (w/o C4), so it has no pairs to draw")

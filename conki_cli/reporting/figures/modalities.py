@@ -64,8 +64,8 @@ def _of_several(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     if len(set(used)) < len(used):
         twice = next(found for found in used if used.count(found) > 1)
         raise SettingsError(
-            f"several runs are shown by the modalities that they were trained on, but two have {', '.join(twice)}: "
-            "name runs that differ, such as those of `conki ablate --drop T`, or one run alone"
+            f"several runs are shown by the modalities that they were trained on, but two have {', '.join(twice)}",
+            advice="name runs that differ, such as those of `conki ablate --drop T`, or one run alone",
         )
     rows = [
         _row("+".join(names), system.result.metrics["mae"]["values"])

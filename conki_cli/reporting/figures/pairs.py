@@ -70,8 +70,9 @@ def _batch(run: Run, choices: Choices) -> tuple[Labels, list[float], list[int]]:
     rows = [*first.tolist(), *second.tolist()]
     if len(rows) < count:
         raise RunError(
-            f"the intervals {one} and {other} of {choices.split} have {len(first)} and {len(second)} clips to choose "
-            f"from, too few for {count}: give a smaller --clips, or other --intervals"
+            f"the intervals {one} and {other} of {choices.split} have {len(first)} and {len(second)} clips to "
+            f"choose from, too few for {count}",
+            advice="give a smaller --clips, or other --intervals",
         )
     labels = Labels.of_run(run, seed, [found.ids[row] for row in rows], rounded[rows])
     return labels, [float(found.scores[row]) for row in rows], [int(rounded[row]) for row in rows]

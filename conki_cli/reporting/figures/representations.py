@@ -36,12 +36,15 @@ def training_clips(run: Run, choices: Choices) -> Iterator["Utterances"]:
     path = choices.workspace_of(run).store(dataset)
     if not path.is_file():
         raise StoreError(
-            f"no feature store {path}, whose clips are drawn: make it with `conki prepare --dataset {dataset}`, or "
-            "name the folder that it lies below with --workspace"
+            f"no feature store {path}, whose clips are drawn",
+            advice=(
+                f"make it with `conki prepare --dataset {dataset}`, or name the folder that it lies below with "
+                "--workspace"
+            ),
         )
     with FeatureStore(path) as store:
         if run.record.data.get(dataset) != store.content_id:
-            raise RunError(f"run {run.name} was trained on another version of {path}: restore that one")
+            raise RunError(f"run {run.name} was trained on another version of {path}", advice="restore that one")
         yield store.split(choices.split).limited(run.config.data.limit)
 
 
@@ -59,7 +62,9 @@ def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["Sent
     model = load_model(run, seed, choose_device("auto"))
     sizes = model.architecture
     if lacking := [name for name in sizes.modalities if name != "text" and name not in clips.frames]:
-        raise RunError(f"run {run.name} reads {lacking[0]}, which {clips.path} lacks: restore the store it was made of")
+        raise RunError(
+            f"run {run.name} reads {lacking[0]}, which {clips.path} lacks", advice="restore the store it was made of"
+        )
     tokens = None
     if "text" in sizes.modalities:
         tokens = read_texts(run, clips, Observer())

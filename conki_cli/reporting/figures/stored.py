@@ -90,8 +90,8 @@ def check_predicted(run: Run, choices: Choices) -> None:
         choices.observer.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
     if not all(run.predictions_path(seed, choices.split).is_file() for seed in finished):
         raise RunError(
-            f"run {run.name} has no stored predictions for {choices.split}: make them with "
-            f"`conki evaluate {run.name} --split {choices.split}`"
+            f"run {run.name} has no stored predictions for {choices.split}",
+            advice=f"make them with `conki evaluate {run.name} --split {choices.split}`",
         )
 
 

@@ -105,7 +105,9 @@ def _seed_of(run: Run, choices: Choices) -> int:
     finished = run.finished_seeds()
     if choices.seed is not None and choices.seed not in finished:
         known = ", ".join(map(str, finished))
-        raise RunError(f"seed {choices.seed} of run {run.name} is not finished: choose one of {known} with --seed")
+        raise RunError(
+            f"seed {choices.seed} of run {run.name} is not finished", advice=f"choose one of {known} with --seed"
+        )
     return finished[0] if choices.seed is None else choices.seed
 
 
@@ -130,8 +132,8 @@ def _embed(vectors: Floats, run: Run) -> Floats:
 
     if len(vectors) < _FEWEST_VECTORS:
         raise RunError(
-            f"t-SNE needs {_FEWEST_VECTORS} vectors, and the chosen clips of {run.name} have {len(vectors)}: choose "
-            "intervals with more clips"
+            f"t-SNE needs {_FEWEST_VECTORS} vectors, and the chosen clips of {run.name} have {len(vectors)}",
+            advice="choose intervals with more clips",
         )
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
     with threadpool_limits(limits=1):

@@ -137,7 +137,7 @@ def chosen_intervals(
     counts = Counter(rounded.tolist())
     shown = ", ".join(f"{interval} ({counts[interval]})" for interval in sorted(counts)[:20])
     if wanted is not None and wanted[0] == wanted[1]:
-        raise SettingsError(f"the two intervals must differ, found {wanted[0]} twice: choose two of {shown}")
+        raise SettingsError(f"the two intervals must differ, found {wanted[0]} twice", advice=f"choose two of {shown}")
     if wanted is None and len(counts) < 2:
         raise RunError(f"clips of two intervals are needed, but all of {where} are in interval {shown}")
     outermost = _WANTED if all(counts[one] for one in _WANTED) else (min(counts), max(counts))
@@ -146,7 +146,7 @@ def chosen_intervals(
         fullest = sorted(counts, key=lambda interval: (-counts[interval], interval))
         chosen = (fullest[0], fullest[1])
     if empty := [interval for interval in chosen if not counts[interval]]:
-        raise RunError(f"interval {empty[0]} has no clips in {where}: choose two of {shown} with --intervals")
+        raise RunError(f"interval {empty[0]} has no clips in {where}", advice=f"choose two of {shown} with --intervals")
     return chosen
 
 

@@ -29,11 +29,11 @@ def check_page(path: Path) -> None:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConkiError(
-            f"a report must be written to a file that ends in .html, found '{path.name}': choose such a name"
+            f"a report must be written to a file that ends in .html, found '{path.name}'", advice="choose such a name"
         )
     check_writable(path)
     if status_of(path) is not None and MARK not in _beginning(path):
-        raise ConkiError(f"{path} is not a report of conki, so it is not overwritten: give --out another name")
+        raise ConkiError(f"{path} is not a report of conki, so it is not overwritten", advice="give --out another name")
 
 
 def _beginning(path: Path) -> str:
