@@ -127,7 +127,7 @@ def read_features(path: Path, modality: str, request: Request) -> FeatureTable:
             notes=files.notes,
         )
     if not path.exists():
-        raise SourceError(f"there is no file or folder {path}", advice=f"check --{modality}")
+        raise SourceError(f"there is no file or folder {path}", f"check --{modality}")
     return _read_table(path, modality)
 
 
@@ -212,12 +212,10 @@ def _read_table(path: Path, modality: str) -> FeatureTable:
     where, names = str(path), look_into_npz(path)
     id_key = next((key for key in _ID_KEYS if key in names), None)
     if id_key is None:
-        raise SourceError(f"{where} must have the clips' ids as 'id', found {names_of(names)}", advice="add them")
+        raise SourceError(f"{where} must have the clips' ids as 'id', found {names_of(names)}", "add them")
     key = next((key for key in (modality, *FEATURE_KEYS) if key in names), None)
     if key is None:
-        raise SourceError(
-            f"{where} must have an array {modality!r}, found {names_of(names)}", advice="name another file"
-        )
+        raise SourceError(f"{where} must have an array {modality!r}, found {names_of(names)}", "name another file")
     # Scores are optional: ignore values that are not one number per clip.
     has_scores = [name for name in _SCORE_KEYS if name in names and _are_scores(names[name], names[id_key].shape)]
     lengths = {f"{name}_lengths" for name in (key, modality)}
@@ -226,7 +224,7 @@ def _read_table(path: Path, modality: str) -> FeatureTable:
     ids, _ = normal_ids(written)
     if len(set(ids)) != len(ids):
         twice = Counter(ids).most_common(1)[0][0]
-        raise SourceError(f"{where}: ids must be unique, {one_line(twice)[:80]!r} occurs twice", advice="rename one")
+        raise SourceError(f"{where}: ids must be unique, {one_line(twice)[:80]!r} occurs twice", "rename one")
     rows = _rows_of(where, arrays, key, modality, len(ids))
     frames = dict(zip(ids, rows.frames, strict=True))
     sha256, size = fingerprint([path])
@@ -291,9 +289,7 @@ def _lengths_of(
 def _padded_rows(where: str, arrays: Mapping[str, Array], key: str, modality: str, padded: Array) -> _Rows:
     longest = padded.shape[1]
     if not longest:
-        raise SourceError(
-            f"{where}: {key!r} has the shape {padded.shape}, which has no frames", advice="name another file"
-        )
+        raise SourceError(f"{where}: {key!r} has the shape {padded.shape}, which has no frames", "name another file")
     lengths = _lengths_of(where, arrays, key, modality, len(padded))
     parts = {modality: [look_at(where, padded, lengths)]}
     sides, said, doubts = find_sides(parts, "end")
@@ -324,9 +320,7 @@ def read(raw: Raw, request: Request, name: str = "npz") -> Corpus:
         found = names_of(arrays)
         raise SourceError(f"{where} must be an .npz with 'id', and 'audio' or 'vision', found {found}")
     if request.labels is None and not request.unlabelled:
-        raise SourceError(
-            f"{where} has no texts", advice=f"give them, and the splits, with --labels label.csv{TO_SCORE}"
-        )
+        raise SourceError(f"{where} has no texts", f"give them, and the splits, with --labels label.csv{TO_SCORE}")
     rows, joining = (
         _joined_rows(where, arrays, request, request.labels) if request.labels else _rows_to_score(where, arrays)
     )
