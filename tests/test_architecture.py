@@ -259,9 +259,10 @@ LIBRARIES_WITHOUT_KINDS = ("system/readable.py", "training/evaluation.py", "data
 
 def reads_wording(node: ast.AST) -> bool:
     """Say whether an expression looks into the words of an exception."""
-    has_words = any(isinstance(part, ast.Call) and ast.unparse(part) == "str(error)" for part in ast.walk(node))
     is_search = isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.")
-    return has_words and (isinstance(node, ast.Compare) or is_search)
+    if not is_search and not isinstance(node, ast.Compare):
+        return False
+    return any(isinstance(part, ast.Call) and ast.unparse(part) == "str(error)" for part in ast.walk(node))
 
 
 @every_file

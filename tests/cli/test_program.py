@@ -215,7 +215,8 @@ FINETUNE = "finetune --dataset tiny --external none --drop V+A --encoder {encode
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", pytest.param(">&- 2>/dev/full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>/dev/full"])
 @needs_dev_full
 def test_a_training_whose_streams_are_closed_ends_well(closed: str, workspace: Workspace, encoder: Path) -> None:
     done = shell(workspace.root, f"{FINETUNE.format(encoder=encoder)} {closed}")

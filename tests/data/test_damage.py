@@ -39,7 +39,7 @@ def test_a_list_of_amounts_is_a_curve_and_plus_joins_kinds() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("sound:noise=3", "--corrupt takes MODALITY:KIND=VALUES"),
+        ("sound:noise=3", "--corrupt damages text, vision, audio, found 'sound'"),
         ("audio=3", "--corrupt takes MODALITY:KIND=VALUES"),
         ("audio:noise=loud", "--corrupt takes MODALITY:KIND=VALUES"),
         ("text:noise=3", "text can be damaged by asr, found 'noise'"),

@@ -20,7 +20,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
 
 MEBIBYTE = 2**20
-MUTATIONS = 120  # of each of the seeds
+MUTATIONS = 60  # of each of the seeds
 MANY = 1000  # in a slow test
 SECONDS = 10.0  # for one case
 

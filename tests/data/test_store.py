@@ -92,7 +92,7 @@ CLIPS = st.tuples(
 SPLITS = st.tuples(*[st.lists(CLIPS, min_size=1, max_size=6)] * 3)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(splits=SPLITS)
 def test_any_clips_come_back_from_the_store_to_the_last_bit(
     splits: tuple[list[tuple[Any, ...]], ...], tmp_path_factory: pytest.TempPathFactory

@@ -23,7 +23,7 @@ from baseline_support import (
     stirred,
     with_junk,
 )
-from run_support import QUICK, slowly
+from run_support import slowly
 
 from conki_cli import MODALITIES
 from conki_cli.config.declarations import setting_fields
@@ -392,7 +392,7 @@ STEADY = {"mag-bert": {"optimizer.lr_encoders": 1e-3}, "misa": {"misa.width": 32
 """What goes astray at a rate of 1e-2: the gate in front of BERT's blocks, and a wide layer that normalises late."""
 
 
-@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, ("conki",)))
 def test_eight_clips_can_be_learnt_by_heart_in_200_steps(name: str, build: Build) -> None:
     section = "model" if name == "conki" else name
     idle = [path for path in setting_fields() if re.match(rf"{section}\.\w*dropout$", path)]

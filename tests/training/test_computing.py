@@ -60,7 +60,9 @@ def begun(config: RunConfig, workspace: Workspace) -> None:
 # --- kept states -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [(), NO_DROPOUT], ids=["dropout", "no dropout"])
+@pytest.mark.parametrize(
+    "settings", [(), pytest.param(NO_DROPOUT, marks=pytest.mark.slow)], ids=["dropout", "no dropout"]
+)
 @pytest.mark.parametrize(("cache", "share"), slowly([("fp32", 1e-6), ("fp16", 1e-4)], [("fp16", 1e-4)]))
 def test_stage_1_learns_from_kept_states_what_it_learns_from_the_texts(
     settings: tuple[str, ...], cache: str, share: float, space: Space, tiny_config: MakeConfig
@@ -88,7 +90,7 @@ def test_kept_states_of_an_earlier_run_give_the_same_bits(space: Space, tiny_con
     assert equal_bits(content(first.checkpoint(1, "best")), content(second.checkpoint(1, "best")))
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["still there", "deleted meanwhile"])
+@pytest.mark.parametrize("lost", slowly([False, True], [True]), ids=["still there", "deleted meanwhile"])
 def test_an_interrupted_stage_1_with_kept_states_ends_in_the_same_bits(
     lost: bool, space: Space, tiny_config: MakeConfig
 ) -> None:
@@ -263,7 +265,7 @@ def learnt(model: SentimentModel, batch: object) -> tuple[torch.Tensor, dict[str
 
 
 @tracing
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", slowly(["pretrain", "finetune"], ["pretrain"]))
 def test_compiled_positions_change_neither_predictions_nor_gradients(
     stage: str, tiny_config: MakeConfig, open_job: OpenJob
 ) -> None:

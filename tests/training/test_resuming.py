@@ -13,7 +13,7 @@ import torch
 from conftest import MakeConfig, Notes, OpenJob
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_support import QUICK, finetune, slowly
+from run_support import finetune, slowly
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.seal import seal
@@ -101,7 +101,7 @@ def assert_continues(job: Job, folder: Path, whole: Trained, stop_at: int) -> No
     assert rest.epochs == whole.epochs[len(whole.epochs) - len(rest.epochs) :]
 
 
-@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, ("conki", "mmim")))
 def test_a_training_continues_to_the_same_bits_from_any_step(
     name: str, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
 ) -> None:
@@ -202,7 +202,7 @@ def test_the_sound_checkpoint_outlives_a_disk_that_fails_right_after_the_other_w
     assert checkpoint.load(last.with_name("previous.safetensors"))[1]["epoch"] == sound == 2
 
 
-@pytest.mark.parametrize("damage", [flip, Path.unlink])
+@pytest.mark.parametrize("damage", slowly([flip, Path.unlink], [Path.unlink]))
 def test_a_seed_whose_best_weights_are_lost_begins_again_before_it_trains_in_vain(
     damage: Callable[[Path], None], workspace: Workspace, tiny_config: MakeConfig
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import HIDDEN_SIZE, MakeConfig, Notes, OpenJob, Trained, content, equal_bits
-from run_support import finetune, pretrain
+from run_support import finetune, pretrain, slowly
 
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.prediction import predict_split
@@ -350,7 +350,7 @@ def test_a_lost_checkpoint_is_one_line(trained: Trained, tmp_path: Path, name: s
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("cache", ["fp32", "fp16", "off"])
+@pytest.mark.parametrize("cache", slowly(["fp32", "fp16", "off"], ["fp16"]))
 def test_a_frozen_encoders_predictions_come_out_again_to_the_last_bit(
     cache: str, workspace: Workspace, tiny_config: MakeConfig
 ) -> None:
