@@ -186,7 +186,7 @@ def _serve(folder: Path) -> None:
 
 @dataclass
 class Worker:
-    """The worker, seen from the tests; started anew when it has ended."""
+    """The worker, seen from the tests; started again when it has ended."""
 
     folder: Path
     process: subprocess.Popen[str] | None = None

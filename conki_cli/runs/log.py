@@ -72,7 +72,7 @@ def verify_log(run: Run, seed: int, epochs: object, *, is_over: bool) -> Iterato
         lost = [str(number) for number in range(1, epochs + 1) if number not in kept]
         problems += [f"{log.name} lacks epochs {', '.join(lost[:20])}{', ...' * (len(lost) > 20)}"] if lost else []
         if is_over and not lost and sum(map(bool, log.read_bytes().split(b"\n"))) != epochs:
-            problems.append(f"{log.name} has lines that are no epochs of this seed")
+            problems.append(f"{log.name} has lines that are not epochs of this seed")
     for problem in problems:
         yield Finding(str(log.parent), REMARK, problem, "nothing: what was learnt and measured is not affected")
 

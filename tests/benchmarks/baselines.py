@@ -4,7 +4,7 @@
 
 The other arm computes every sentence at 50 tokens and every sequence at the file's length. Both arms take the same
 batches, alternating; an epoch is extrapolated from the steps, a step being as many batches as the model sums. TFN, LMF
-and MulT read kept states of their frozen text encoder in our arm and run it in every step in the other.
+and MulT read cached states of their frozen text encoder in our arm and run it in every step in the other.
 """
 
 import statistics

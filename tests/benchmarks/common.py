@@ -205,7 +205,7 @@ def copy_peak(rounds: int = 5, size: int = 2**26) -> float:
 
 
 def resident_peak(*, reset: bool = False) -> int:
-    """Return the largest resident set of this process in bytes; `reset` begins to count anew (Linux)."""
+    """Return the largest resident set of this process in bytes; `reset` starts the count again (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()

@@ -45,7 +45,7 @@ def spoken(video: str, clip: int, text: str) -> Spoken:
     words = text.split()
     draw = np.random.default_rng(len(text) + clip)
     vision, audio = draw.normal(size=(len(words), 4)), draw.normal(size=(len(words), 3))
-    audio[-1, 0] = -np.inf  # as COVAREP has it; the store mends it
+    audio[-1, 0] = -np.inf  # as COVAREP has it; the store repairs it
     return Spoken(video, clip, words, round(float(draw.uniform(-3, 3)), 2), vision, audio)
 
 

@@ -308,7 +308,7 @@ SEED_FAULTS: dict[str, tuple[Damage, str, str, str]] = {
     "log with more": (
         lambda seed: append_line(seed / "metrics.jsonl", "rubbish"),
         "remark",
-        "metrics.jsonl has lines that are no epochs of this seed",
+        "metrics.jsonl has lines that are not epochs of this seed",
         "nothing: what was learnt and measured is not affected",
     ),
 }

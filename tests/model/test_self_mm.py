@@ -184,7 +184,7 @@ def test_clips_outside_the_batch_keep_their_labels_and_features() -> None:
 
 
 class Reference:
-    """The memory as the definition has it, clip by clip in float64, all centres made anew after every batch."""
+    """The memory as the definition has it, clip by clip in float64, all centres computed again after every batch."""
 
     def __init__(self) -> None:
         self.labels = {name: SCORES.double().clone() for name in HEADS}

@@ -88,7 +88,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def relisted(folder: Path, **changes: Any) -> None:
-    """List a folder's files anew, as its hostile owner would."""
+    """List a folder's files again, as its hostile owner would."""
     listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name, entry in listed["files"].items():
         found = (folder / name).read_bytes()

@@ -36,7 +36,7 @@ def test_epochs_that_the_log_lacks_are_named(run: Run) -> None:
 
 def test_the_log_of_an_unfinished_seed_may_be_ahead_of_its_checkpoint(run: Run) -> None:
     assert said(run, 2, is_over=False) == []
-    assert said(run, 2) == ["metrics.jsonl has lines that are no epochs of this seed"]
+    assert said(run, 2) == ["metrics.jsonl has lines that are not epochs of this seed"]
 
 
 @pytest.mark.parametrize("epochs", [None, "3", True, -1, 10**9])

@@ -32,7 +32,7 @@ from conki_cli.system.errors import ConkiError, one_line
 from conki_cli.system.locks import locked
 
 SPARES = (0, 30, 700, 9_000, 60_000)
-"""Bytes that still fit: nothing, a line, a small file, kept states, the first of the checkpoints."""
+"""Bytes that still fit: nothing, a line, a small file, cached states, the first of the checkpoints."""
 TRAIN = (
     "--dataset tiny --external tiny-external --encoder {encoder} --device cpu --epochs 1 "
     "--set pretraining.num_epochs=1 --set optimizer.batch_size=8 --set pretraining.batch_size=8"

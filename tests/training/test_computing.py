@@ -1,4 +1,4 @@
-"""Ways to compute: kept states, shorter numbers, compiled parts, groups of attention. None changes what is learnt."""
+"""Ways to compute: cached states, shorter numbers, compiled parts, groups of attention. None changes what is learnt."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ def begun(config: RunConfig, workspace: Workspace) -> None:
         pretrain(config, workspace, Notes(interrupt_at="epoch 2/"))
 
 
-# --- kept states -------------------------------------------------------------------------------------------------
+# --- cached states -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def begun(config: RunConfig, workspace: Workspace) -> None:
 def test_stage_1_learns_from_kept_states_what_it_learns_from_the_texts(
     settings: tuple[str, ...], cache: str, share: float, space: Space, tiny_config: MakeConfig
 ) -> None:
-    anew = pretrain(tiny_config("", *settings, cache="off"), space("off"))
+    plain = pretrain(tiny_config("", *settings, cache="off"), space("off"))
     kept = pretrain(tiny_config("", *settings, cache=cache), space("kept"))
-    assert losses(kept) == pytest.approx(losses(anew), rel=share)
-    assert [run.seed_result(1).cache for run in (anew, kept)] == ["off", cache]
+    assert losses(kept) == pytest.approx(losses(plain), rel=share)
+    assert [run.seed_result(1).cache for run in (plain, kept)] == ["off", cache]
 
 
 def test_switched_off_nothing_is_kept(space: Space, tiny_config: MakeConfig) -> None:

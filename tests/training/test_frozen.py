@@ -1,4 +1,4 @@
-"""The kept states of a frozen text encoder: what they are, when they are made anew, and files that are not whole."""
+"""The cached states of a frozen text encoder: what they are, when they are computed again, and files that are not whole."""
 
 import os
 import resource
@@ -141,7 +141,7 @@ def test_products_are_full_ones_even_where_the_run_takes_shorter_numbers(cache: 
         torch.set_float32_matmul_precision("highest")
 
 
-# --- when they are made anew -------------------------------------------------------------------------------------
+# --- when they are computed again -------------------------------------------------------------------------------------
 
 
 def test_the_note_of_a_process_that_was_killed_after_its_last_write_is_removed(

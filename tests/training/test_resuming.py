@@ -357,7 +357,7 @@ def test_equal_trainings_write_equal_files(workspace: Workspace, tiny_config: Ma
     assert len(digests) == 1
 
 
-# --- beginning anew ----------------------------------------------------------------------------------------------
+# --- starting over ------------------------------------------------------------------------------------------------
 
 
 def test_overwriting_begins_a_finished_run_anew(workspace: Workspace, tiny_config: MakeConfig) -> None:

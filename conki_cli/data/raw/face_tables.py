@@ -37,7 +37,7 @@ class FaceColumns:
 
     Attributes:
         tool: the program.
-        never: its columns that are no features, lowercase.
+        never: its columns that are not features, lowercase.
         frame, face: numbers of the columns; None: there is none.
         success: number of the column that is above 0 where the face was seen; None: it was, unless all is empty.
         chosen: the face that is read, as its column has it, where there are several; None: all rows are of one.

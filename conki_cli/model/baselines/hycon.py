@@ -54,7 +54,7 @@ def contrasts(vectors: Tensor, scores: Tensor, present: Tensor | None = None) ->
     Args:
         vectors: [B, M, d]; of length 0 they are similar to nothing.
         scores: [B].
-        present: which modalities a sample has, [B, M]; a vector of another is no anchor and in no pair. None: all.
+        present: which modalities a sample has, [B, M]; a vector of another is not an anchor and in no pair. None: all.
     """
     num_samples, num_modalities, width = vectors.shape
     modality = torch.arange(num_modalities, device=vectors.device).repeat(num_samples)  # [N]
