@@ -141,7 +141,7 @@ def test_products_are_full_ones_even_where_the_run_takes_shorter_numbers(cache: 
         torch.set_float32_matmul_precision("highest")
 
 
-# --- when they are computed again -------------------------------------------------------------------------------------
+# --- when they are computed again --------------------------------------------------------------------------------
 
 
 def test_the_note_of_a_process_that_was_killed_after_its_last_write_is_removed(
