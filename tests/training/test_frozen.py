@@ -1,4 +1,4 @@
-"""The cached states of a frozen text encoder: what they are, when they are computed again, and files that are not whole."""
+"""The cached states of a frozen text encoder: their values, when they are computed again, and damaged files."""
 
 import os
 import resource
