@@ -19,10 +19,12 @@ from conki_cli.cli.options import (
     training_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
+from conki_cli.cli.ranks import in_ranks
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_written
 from conki_cli.cli.training import carried_out
 from conki_cli.system.errors import SettingsError
+from conki_cli.system.torchrun import seat
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 
 @run_options
+@in_ranks
 def compare(
     settings: dict[str, Any],
     runs: Annotated[
@@ -72,7 +75,13 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        unread = {"conki submit": LAUNCHER.get(), "--dry-run": dry_run, "--track": track, "--jobs": jobs > 1}
+        unread = {
+            "conki submit": LAUNCHER.get(),
+            "--dry-run": dry_run,
+            "--track": track,
+            "--jobs": jobs > 1,
+            "--gpus": seat() is not None,
+        }
         if given := [option for option, value in unread.items() if value]:
             raise SettingsError("nothing is trained to compare finished runs", advice=f"leave out {given[0]}")
         found = _named_runs(runs or [], seeds, split, workspace, screen)

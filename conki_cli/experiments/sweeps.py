@@ -23,9 +23,10 @@ from conki_cli.experiments.workers import (
     threads_each,
 )
 from conki_cli.runs import check_name, digest_of
-from conki_cli.system.errors import ConkiError
+from conki_cli.system.errors import ConkiError, SettingsError
 from conki_cli.system.files import write_text
 from conki_cli.system.observer import Observer
+from conki_cli.system.torchrun import seat
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.steps import Shelf
 
@@ -46,9 +47,14 @@ def make_sweep(
         name: of the sweep; empty: made from the settings, so the same command finds the same sweep.
 
     Raises:
-        SettingsError: see `spaces.parse_over`.
+        SettingsError: see `spaces.parse_over`; or torchrun started several processes.
         RunError: the name is not usable.
     """
+    if seat() is not None:
+        raise SettingsError(
+            "each trial of a sweep trains in one process",
+            advice="start it without torchrun; --jobs trains several trials",
+        )
     space = parse_over(over, base)
     given = check_name(name) or f"{base.data.dataset}-{base.model.name}-{digest_of(base)}-{_digest(space)}"
     return Sweep(given, base.with_values("run", name=""), space, num_trials, workspace, storage)
