@@ -24,7 +24,6 @@ from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_written
 from conki_cli.cli.training import carried_out
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.torchrun import seat
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
@@ -75,13 +74,7 @@ def compare(
     if table is None:
         _refuse_training_options(settings, models, epochs)
         seeds = settings["flags"]["run.seeds"]
-        unread = {
-            "conki submit": LAUNCHER.get(),
-            "--dry-run": dry_run,
-            "--track": track,
-            "--jobs": jobs > 1,
-            "--gpus": seat() is not None,
-        }
+        unread = {"conki submit": LAUNCHER.get(), "--dry-run": dry_run, "--track": track, "--jobs": jobs > 1}
         if given := [option for option, value in unread.items() if value]:
             raise SettingsError("nothing is trained to compare finished runs", advice=f"leave out {given[0]}")
         found = _named_runs(runs or [], seeds, split, workspace, screen)

@@ -1,4 +1,4 @@
-"""One training in several processes: the options that start them, and what each of them does."""
+"""One training in several processes: the options that start them."""
 
 import functools
 import inspect
@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from conki_cli.cli.launching import LAUNCHER
-from conki_cli.cli.program import ON_INTERRUPTION, one_line_errors, screen_for
+from conki_cli.cli.program import screen_for
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.signals import ignore_all, postponed
-from conki_cli.system.torchrun import Seat, leave_note, seat
+from conki_cli.system.torchrun import seat
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "gpus": (
@@ -46,6 +45,10 @@ def in_ranks(command: Callable[..., None]) -> Callable[..., None]:
         gpus, nodes, rendezvous = (options.pop(name) for name in _OPTIONS)
         if (gpus or 1) > 1 or nodes > 1 or rendezvous:
             _refuse_in_jobs()
+            if options.get("runs"):
+                raise SettingsError(
+                    "nothing is trained to compare finished runs", advice="leave out --gpus and --nodes"
+                )
             if seat() is None:
                 _launch(options, gpus or 1, nodes, rendezvous)
         command(**options)
@@ -82,35 +85,3 @@ def _launch(options: dict[str, Any], gpus: int, nodes: int, rendezvous: str) -> 
         return
     team.check(resolve(**options["settings"]).run.device if "settings" in options else options["device"])
     raise typer.Exit(launch(team, sys.argv[1:], screen_for(options["json"]).say))
-
-
-def run_in_seat(place: Seat, program: Callable[[], None]) -> None:
-    """Run the program as rank 0, which leads; every other rank follows."""
-    if place.rank:
-        ignore_all()
-    leave_note(place.rank)
-    code: object = 1
-    try:
-        _take_seat(place)
-        program()
-        code = 0
-    except SystemExit as ending:
-        code = ending.code or 0
-        raise
-    finally:
-        leave_note(place.rank, code=code if isinstance(code, int) else 1)
-        ignore_all()
-        if (following := sys.modules.get("conki_cli.training.following")) is not None:
-            following.dismiss()
-
-
-def _take_seat(place: Seat) -> None:
-    """Import what ranks need, which takes a while; rank 0 returns."""
-    try:
-        with one_line_errors({ON_INTERRUPTION: "nothing was started"}), postponed():  # torch imports as a whole
-            from conki_cli.training.following import end_with_launcher, follow
-    except typer.Exit as ending:
-        raise SystemExit(ending.exit_code) from None
-    if place.rank:
-        follow()
-    end_with_launcher()

@@ -84,6 +84,12 @@ def test_every_command_that_trains_steps_can_be_started_in_several_processes(com
     assert done.stderr.startswith("error: --nodes needs --rendezvous HOST:PORT of one of the machines, found nothing")
 
 
+def test_a_comparison_of_finished_runs_starts_no_processes() -> None:
+    done = CliRunner().invoke(app, ["compare", "one", "other", "--gpus", "2"])
+    line = "error: nothing is trained to compare finished runs: leave out --gpus and --nodes\n"
+    assert (done.exit_code, done.stderr) == (1, line)
+
+
 def test_a_sweep_is_refused_where_torchrun_started_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RUN_ID": "x", **dict.fromkeys(("LOCAL_RANK", "RANK"), "0")}.items():
         monkeypatch.setenv(f"TORCHELASTIC_{name}" if name == "RUN_ID" else name, value)
