@@ -2,20 +2,24 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 import typer
 
-from conki_cli.system.errors import SettingsError
+from conki_cli.system.errors import ConkiError, SettingsError, reason_of
 
 Loudness = Literal["quiet", "normal", "verbose"]
 LOUDNESS: ContextVar[Loudness] = ContextVar("loudness", default="normal")
 """The loudness of the running command."""
 
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
-_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print a line for every epoch of training.")]
+_Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also print a line for every epoch of training, and the cause of an error."),
+]
 
 
 def with_loudness(command: Callable[..., None]) -> Callable[..., None]:
@@ -28,6 +32,10 @@ def with_loudness(command: Callable[..., None]) -> Callable[..., None]:
         token = LOUDNESS.set("quiet" if quiet else "verbose" if verbose else "normal")
         try:
             command(**options)
+        except ConkiError as error:
+            if verbose and (cause := error.__cause__) is not None:
+                sys.stderr.write(f"cause: {type(cause).__name__}: {reason_of(cause, 1000)}\n")
+            raise
         finally:
             LOUDNESS.reset(token)
 

@@ -19,6 +19,7 @@ from conki_cli.cli.options import (
     training_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
+from conki_cli.cli.ranks import in_ranks
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_written
 from conki_cli.cli.training import carried_out
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 @run_options
+@in_ranks
 def compare(
     settings: dict[str, Any],
     runs: Annotated[

@@ -13,8 +13,8 @@ from conki_cli import __version__
 from conki_cli.cli.loudness import LOUDNESS
 from conki_cli.cli.streams import check_shown, forget_odd_width, secure_streams
 from conki_cli.system.errors import ConkiError, StoreError, one_line, quoted
-from conki_cli.system.signals import ANY_ENDING, exit_code, install
-from conki_cli.system.torchrun import seat
+from conki_cli.system.signals import ANY_ENDING, exit_code, ignore_all, install, postponed
+from conki_cli.system.torchrun import Seat, leave_note, seat
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
@@ -127,9 +127,39 @@ def main() -> None:
     if place is None:
         app()
         return
-    from conki_cli.cli.ranks import run_in_seat
+    _run_in_seat(place)
 
-    run_in_seat(place, app)
+
+def _run_in_seat(place: Seat) -> None:
+    """Run the program as rank 0, which leads; every other rank follows."""
+    if place.rank:
+        ignore_all()
+    leave_note(place.rank)
+    code: object = 1
+    try:
+        _take_seat(place)
+        app()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code or 0
+        raise
+    finally:
+        leave_note(place.rank, code=code if isinstance(code, int) else 1)
+        ignore_all()
+        if (following := sys.modules.get("conki_cli.training.following")) is not None:
+            following.dismiss()
+
+
+def _take_seat(place: Seat) -> None:
+    """Import what ranks need, which takes a while; rank 0 returns."""
+    try:
+        with one_line_errors({ON_INTERRUPTION: "nothing was started"}), postponed():  # torch imports as a whole
+            from conki_cli.training.following import end_with_launcher, follow
+    except typer.Exit as ending:
+        raise SystemExit(ending.exit_code) from None
+    if place.rank:
+        follow()
+    end_with_launcher()
 
 
 def _this_command() -> str:

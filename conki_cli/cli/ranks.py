@@ -1,15 +1,17 @@
-"""One training in several processes: the options that start them, and what each of them does."""
+"""One training in several processes: the options that start them."""
 
 import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from conki_cli.system.signals import ignore_all
-from conki_cli.system.torchrun import Seat, leave_note, seat
+from conki_cli.cli.launching import LAUNCHER
+from conki_cli.cli.program import screen_for
+from conki_cli.system.errors import SettingsError
+from conki_cli.system.torchrun import seat
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "gpus": (
@@ -41,8 +43,14 @@ def in_ranks(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def started(**options: Any) -> None:
         gpus, nodes, rendezvous = (options.pop(name) for name in _OPTIONS)
-        if ((gpus or 1) > 1 or nodes > 1) and seat() is None and not options["dry_run"]:
-            _launch(options["settings"], gpus or 1, nodes, rendezvous)
+        if (gpus or 1) > 1 or nodes > 1 or rendezvous:
+            _refuse_in_jobs()
+            if options.get("runs"):
+                raise SettingsError(
+                    "nothing is trained to compare finished runs", advice="leave out --gpus and --nodes"
+                )
+            if seat() is None:
+                _launch(options, gpus or 1, nodes, rendezvous)
         command(**options)
 
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -53,31 +61,27 @@ def in_ranks(command: Callable[..., None]) -> Callable[..., None]:
     return started
 
 
-def _launch(settings: dict[str, Any], gpus: int, nodes: int, rendezvous: str) -> NoReturn:
-    """Start this command in several processes and end as the leading one does."""
+def _refuse_in_jobs() -> None:
+    """Refuse the options in `conki submit`, whose jobs are one process each.
+
+    Raises:
+        SettingsError: this command is being submitted.
+    """
+    if LAUNCHER.get() is not None:
+        raise SettingsError(
+            "each job of `conki submit` trains in one process, on one GPU",
+            "leave out --gpus, --nodes and --rendezvous; ask for the GPU of each job with --slurm gpus=1",
+        )
+
+
+def _launch(options: dict[str, Any], gpus: int, nodes: int, rendezvous: str) -> None:
+    """Start this command in several processes and end as the leading one does; a dry run needs only one."""
     from conki_cli.config.resolving import resolve
     from conki_cli.experiments.launching import Team, launch
 
     team = Team(gpus, nodes, rendezvous)
-    team.check(resolve(**settings).run.device)
-    raise typer.Exit(launch(team, sys.argv[1:]))
-
-
-def run_in_seat(place: Seat, program: Callable[[], None]) -> None:
-    """Run the program as rank 0, which leads; every other rank follows."""
-    leave_note(place.rank)
-    from conki_cli.training.following import dismiss, follow
-
-    if place.rank:
-        ignore_all()
-        follow()
-    code: object = 1
-    try:
-        program()
-        code = 0
-    except SystemExit as ending:
-        code = ending.code or 0
-        raise
-    finally:
-        leave_note(place.rank, code=code if isinstance(code, int) else 1)
-        dismiss()
+    team.check_meeting()
+    if options["dry_run"]:
+        return
+    team.check(resolve(**options["settings"]).run.device if "settings" in options else options["device"])
+    raise typer.Exit(launch(team, sys.argv[1:], screen_for(options["json"]).say))

@@ -1,6 +1,6 @@
 """The command that submits another one: its steps become jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TRAINING = ("finetune", "pretrain", "ablate", "compare")
 """The commands that can be submitted."""
+_EXAMPLE = "conki submit --slurm partition=gpu -- finetune --seeds 1..5"
 
 
 def submit(
@@ -53,7 +54,7 @@ def submit(
     from conki_cli.system.slurm import parse_options
 
     words = command or []
-    _check_command(words)
+    _check_command(words, _commands(context))
     screen = screen_for(json)
     taker = _Submitter(screen, words, launcher, parse_options(slurm or []), notice)
     taker.check()
@@ -64,22 +65,36 @@ def submit(
         LAUNCHER.reset(token)
 
 
-def _check_command(words: Sequence[str]) -> None:
+def _check_command(words: Sequence[str], known: Container[str]) -> None:
     if not words or words[0] not in TRAINING:
         raise SettingsError(
             f"'{one_line(words[0])[:80]}'" if words else "nothing",
-            "give it after --, as in: conki submit --slurm partition=gpu -- finetune --seeds 1..5",
+            _instead_of(words[0], known) if words else f"give it after --, as in: {_EXAMPLE}",
             must=f"`conki submit` takes one of {', '.join(TRAINING)}",
         )
     if "--json" in words[1:]:
         raise SettingsError("--json belongs to `conki submit`", advice="give it before --")
 
 
+def _instead_of(word: str, known: Container[str]) -> str:
+    """Say what to do with a word that cannot be submitted."""
+    if word == "sweep":
+        return "start `conki sweep` itself; several machines may start the same sweep and share its trials"
+    if word in known:
+        return f"it trains nothing that could become jobs: start `conki {word}` itself"
+    return f"name the command first, as in: {_EXAMPLE}"
+
+
+def _commands(context: typer.Context) -> dict[str, Any]:
+    """Return the commands of this program by name."""
+    group: Any = context.find_root().command
+    return dict(group.commands)
+
+
 def _call(context: typer.Context, words: Sequence[str]) -> None:
     """Run a command of this program."""
-    group: Any = context.find_root().command
     name, *rest = words
-    own = group.commands[name].make_context(name, rest, parent=context.parent)
+    own = _commands(context)[name].make_context(name, rest, parent=context.parent)
     with own:
         own.command.invoke(own)
 

@@ -58,8 +58,8 @@ def sweep(
     place = workspace_at(workspace)
     wanted = make_sweep(base, over or [], place, num_trials=trials, storage=storage or "", name=name)
     if dry_run:
-        plan = foresee_sweep(wanted, screen)
-        screen.show(*foreseen(plan, folder=str(place.root)))
+        plan = foresee_sweep(wanted, screen, num_jobs=jobs)
+        screen.show(*foreseen(plan, folder=place.root.resolve()))
         screen.answer(plan)
         return
     screen.say(f"sweep {wanted.name}: {wanted.folder}")

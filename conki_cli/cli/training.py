@@ -211,6 +211,7 @@ def ablate(
     screen.answer({"rows": screen.compare(done, "test", protocol=protocol, export=export)})
 
 
+@in_ranks
 def demo(
     encoder: Annotated[
         str | None,

@@ -36,7 +36,7 @@ def watch(screen: "Screen", workspace: "Workspace", interval: float) -> None:
         elif screen.results.is_terminal:
             _show_table(screen, looks)
         else:
-            _show_changes(screen, looks)
+            _show_changes(screen, workspace, looks)
 
 
 def _looks(workspace: "Workspace", interval: float) -> Iterator[list["Watched"]]:
@@ -64,9 +64,10 @@ def _show_table(screen: "Screen", looks: Iterator[list["Watched"]]) -> None:
             live.update(watch_table(found, now=_now("%H:%M:%S")), refresh=True)
 
 
-def _show_changes(screen: "Screen", looks: Iterator[list["Watched"]]) -> None:
-    """Print a line when a seed starts, ends an epoch, waits or stops, and when nothing is left."""
+def _show_changes(screen: "Screen", workspace: "Workspace", looks: Iterator[list["Watched"]]) -> None:
+    """Print a line when a seed starts, ends an epoch, waits or ends, and when nothing is left."""
     from conki_cli.reporting.tables.watching import watch_line
+    from conki_cli.runs.endings import ending_in_workspace
 
     known: dict[tuple[str, int], tuple[object, ...]] | None = None
     for found in looks:
@@ -74,7 +75,8 @@ def _show_changes(screen: "Screen", looks: Iterator[list["Watched"]]) -> None:
             (one.run, one.seed): (one.state, one.pid, one.job, one.epoch, one.stage) for one in found
         }
         lines = [watch_line(one) for one in found if (known or {}).get((one.run, one.seed)) != now[one.run, one.seed]]
-        lines += [f"{run}, seed {seed}: no longer in training" for run, seed in known or {} if (run, seed) not in now]
+        gone = [place for place in known or {} if place not in now]
+        lines += [f"{run}, seed {seed}: {ending_in_workspace(workspace, run, seed)}" for run, seed in gone]
         if not now and known != {}:
             lines.append("nothing is in training")
         for line in lines:

@@ -15,6 +15,7 @@ from conki_cli.system.readable import status_of
 from conki_cli.system.torchrun import seat
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.following import check_absence, check_devices, joined
+from conki_cli.training.lost import saying_what_is_kept
 from conki_cli.training.ranks import ALONE
 from conki_cli.training.stages import take_over, train
 from conki_cli.training.steps import Shelf, Step
@@ -82,7 +83,8 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
             observer.say(f"row {number} of {len(plan.rows)}: {row.label}")
         for planned in row.runs:
             for step in _steps_left(plan, planned, observer):
-                train(step, observer, shelf=plan.shelf, run=planned.run, ranks=ranks)
+                with saying_what_is_kept(planned.run, step.seed):
+                    train(step, observer, shelf=plan.shelf, run=planned.run, ranks=ranks)
     return [(row.label, row.run) for row in plan.rows]
 
 

@@ -39,13 +39,13 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "prepare": [{"store": str(path), "source": source and str(source)} for path, source in plan.missing.items()],
         "builds_encoder": plan.lacks_encoder,
         "steps": steps,
-        "disk": None if None in sizes else _peak(left),
+        "disk": None if None in sizes else peak_of(left),
         "seconds": None if None in times else sum(times),
         "remarks": list(plan.remarks),
     }
 
 
-def _peak(entries: list[dict[str, Any]]) -> int:
+def peak_of(entries: list[dict[str, Any]]) -> int:
     """Return the largest number of bytes on disk: all finished seeds, plus the extra space of one in training."""
     afterwards = [int(entry["disk_afterwards"]) for entry in entries]
     return sum(afterwards) + max((int(entry["disk"]) - entry["disk_afterwards"] for entry in entries), default=0)

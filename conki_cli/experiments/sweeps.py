@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config.resolving import to_toml
+from conki_cli.config.resolving import stage_one, to_toml
 from conki_cli.config.sections import RunConfig
-from conki_cli.experiments.forecast import describe_plan
-from conki_cli.experiments.spaces import changed, parse_over
+from conki_cli.experiments.forecast import describe_plan, peak_of
+from conki_cli.experiments.spaces import changed, combinations, parse_over
 from conki_cli.experiments.trials import SPLITS_READ, Sweep, num_finished, open_study, plan_of_trial, try_all
 from conki_cli.experiments.workers import (
     Advanced,
@@ -23,11 +23,15 @@ from conki_cli.experiments.workers import (
     threads_each,
 )
 from conki_cli.runs import check_name, digest_of
-from conki_cli.system.errors import ConkiError
+from conki_cli.system.errors import ConkiError, SettingsError
 from conki_cli.system.files import write_text
 from conki_cli.system.observer import Observer
+from conki_cli.system.torchrun import seat
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.steps import Shelf
+
+Entries = list[dict[str, Any]]
+"""Steps, as `forecast.describe_plan` describes them."""
 
 __all__ = ["Sweep", "describe_sweep", "foresee_sweep", "make_sweep", "sweep_all"]
 
@@ -46,9 +50,14 @@ def make_sweep(
         name: of the sweep; empty: made from the settings, so the same command finds the same sweep.
 
     Raises:
-        SettingsError: see `spaces.parse_over`.
+        SettingsError: see `spaces.parse_over`; or torchrun started several processes.
         RunError: the name is not usable.
     """
+    if seat() is not None:
+        raise SettingsError(
+            "each trial of a sweep trains in one process",
+            advice="start it without torchrun; --jobs trains several trials",
+        )
     space = parse_over(over, base)
     given = check_name(name) or f"{base.data.dataset}-{base.model.name}-{digest_of(base)}-{_digest(space)}"
     return Sweep(given, base.with_values("run", name=""), space, num_trials, workspace, storage)
@@ -60,12 +69,14 @@ def _digest(space: Any) -> str:
     return hashlib.sha256(repr(space).encode()).hexdigest()[:4]
 
 
-def foresee_sweep(sweep: Sweep, observer: Observer) -> dict[str, Any]:
+def foresee_sweep(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> dict[str, Any]:
     """Describe a sweep as `--dry-run --json` prints it; nothing is changed.
 
     Returns:
         {"sweep", "storage", "trials": in all, "finished": None if a database knows it, "trial": the plan of one as
-        `forecast.describe_plan` gives it, "seconds": of all that are left at most, None if that is unknown}.
+        `forecast.describe_plan` gives it, "stages_1": runs of stage 1 that the trials start from, at most, "seconds":
+        of all that are left at most, "disk": bytes needed at most, "disk_afterwards": bytes that are kept; None if
+        unknown}.
 
     Raises:
         ConkiError: nothing can work, as `planning.make_plan` says it.
@@ -74,20 +85,47 @@ def foresee_sweep(sweep: Sweep, observer: Observer) -> dict[str, Any]:
         plan = plan_of_trial(sweep, sweep.name, sweep.base, observer, shelf=shelf, dry_run=True)
         trial = describe_plan(plan)
     done = num_finished(sweep)
+    left = sweep.limit - (done or 0)
+    first, second = ([entry for entry in trial["steps"] if entry["stage"] == stage] for stage in (1, 2))
+    num_first = _num_first(sweep) if first else 0
     return {
         "sweep": sweep.name,
         "storage": sweep.place,
         "trials": sweep.limit,
         "finished": done,
         "trial": trial,
-        "seconds": _seconds(trial["steps"], sweep.limit - (done or 0)),
+        "stages_1": num_first,
+        "seconds": _seconds(first, second, min(num_first, left), left),
+        **_disk(first, second, num_first, min(num_jobs, left), has_best=sweep.limit > 1),
     }
 
 
-def _seconds(steps: list[dict[str, Any]], num_left: int) -> float | None:
-    """Return the time of the trials that are left: stage 1 once, stage 2 in each; None if one is unknown."""
-    left = [(entry["seconds"], num_left if entry["stage"] == 2 else 1) for entry in steps if entry["state"] != "reuse"]
-    return None if any(time is None for time, _ in left) else sum(time * count for time, count in left)
+def _num_first(sweep: Sweep) -> int:
+    """Count the runs of stage 1 that differ between the trials, at most."""
+    grid = combinations(sweep.space)[: sweep.limit]
+    if grid:
+        return len({digest_of(stage_one(changed(sweep.base, values))) for values in grid})
+    ends = [changed(sweep.base, {dimension.path: end}) for dimension in sweep.space for end in dimension.ends]
+    is_shared = {digest_of(stage_one(config)) for config in ends} == {digest_of(stage_one(sweep.base))}
+    return 1 if is_shared else sweep.limit
+
+
+def _disk(first: Entries, second: Entries, num_first: int, num_jobs: int, *, has_best: bool) -> dict[str, int | None]:
+    """Return what a sweep needs at most and what it keeps: every stage 1, and the best trial alone."""
+    first = [entry for entry in first if entry["state"] != "reuse"]
+    if any(entry["disk"] is None for entry in (*first, *second)):
+        return {"disk": None, "disk_afterwards": None}
+    kept_first, best = (sum(int(entry["disk_afterwards"]) for entry in entries) for entries in (first, second))
+    kept_first *= num_first
+    trained = max(num_jobs * peak_of(second), peak_of(first) - kept_first)
+    return {"disk": kept_first + trained + (best if has_best else 0), "disk_afterwards": kept_first + best}
+
+
+def _seconds(first: Entries, second: Entries, num_first: int, num_left: int) -> float | None:
+    """Return the time of what is left: of each different stage 1, and of stage 2 in each trial; None: unknown."""
+    times = [(entry["seconds"], num_first) for entry in first if entry["state"] != "reuse"]
+    times += [(entry["seconds"], num_left) for entry in second]
+    return None if any(time is None for time, _ in times) else sum(time * count for time, count in times)
 
 
 def sweep_all(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> None:

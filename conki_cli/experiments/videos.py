@@ -188,7 +188,7 @@ def _segments(whole: Sequence[Clip], seconds: float, extraction: Extraction) -> 
     for video in whole:
         if video.id in found:
             count = max(1, math.floor(found[video.id] / seconds + 1 - _SHORTEST_REST))
-            stops = [*(seconds * number for number in range(1, count)), max(found[video.id], seconds)]
+            stops = [*(seconds * number for number in range(1, count)), found[video.id] or seconds]
             starts = [0.0, *stops[:-1]]
             for start, stop in zip(starts, stops, strict=True):
                 clips.append(_part(video, Span(start, stop)))

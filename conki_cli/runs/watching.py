@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from conki_cli.runs.endings import ending_in_log
 from conki_cli.runs.folders import Run
 from conki_cli.runs.log import log_path, logged_epochs
 from conki_cli.runs.submissions import Submission, Task, unfinished
@@ -28,7 +29,7 @@ class Watched:
     stage: int | None
     seed: int
     state: str
-    """training, starting, waiting (a local process starts it later), stopped, or what Slurm says of its job."""
+    """training, starting, waiting (a local process starts it later), stopped, failed, or what Slurm says of its job."""
     host: str = ""
     pid: int | None = None
     job: str = ""
@@ -41,6 +42,8 @@ class Watched:
     """Seconds at the most; patience may end a training earlier."""
     log: str = ""
     """What its job says, if it was submitted."""
+    reason: str = ""
+    """Why it failed."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `conki runs --watch --json` prints it."""
@@ -114,11 +117,11 @@ def _in_training(run: Run, seed: int, holder: Holder) -> Watched:
 def _without_process(submission: Submission, task: Task, jobs: Mapping[str, str]) -> Watched:
     """Describe a submitted seed that no process trains now."""
     job, host = submission.job(task), ""
-    state = jobs.get(job, "stopped")
+    state, reason = (jobs[job], "") if job in jobs else ending_in_log(submission.log(task))
     if submission.launcher == "local" and (holder := find_holder(submission.lock)) is not None:
-        state, host = "waiting", os.uname().nodename if holder.is_here else holder.host
+        state, reason, host = "waiting", "", os.uname().nodename if holder.is_here else holder.host
     run = Run(Path(task.run))
-    return Watched(run.name, task.stage, task.seed, state, host, job=job, log=str(submission.log(task)))
+    return Watched(run.name, task.stage, task.seed, state, host, job=job, log=str(submission.log(task)), reason=reason)
 
 
 def _age(path: Path) -> float:

@@ -240,6 +240,11 @@ def _born(pid: int) -> str | None:
 # ---- notes ----
 
 
+def was_killed(path: Path) -> bool:
+    """Say whether the last process that held a lock was killed: then its note is left, and nobody holds the lock."""
+    return path.with_name(f"{path.name}.owner").exists() and find_holder(path) is None
+
+
 def forget_killed(path: Path) -> None:
     """Remove the note that a killed process left beside a lock file that is no longer needed."""
     if path.with_name(f"{path.name}.owner").exists():

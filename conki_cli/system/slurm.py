@@ -98,11 +98,28 @@ def queue_script(path: Path, *, after: str = "") -> str:
 def _sbatch(words: Sequence[str], script: str | None = None) -> str:
     done = _run(["sbatch", *words], script)
     if done.returncode:
+        _check_reachable()
         raise SettingsError(
             f"sbatch refuses the jobs: {_words_of(done.stderr)}",
             advice="change --slurm (`sinfo` lists the partitions)",
         )
     return done.stdout
+
+
+def _check_reachable() -> None:
+    """Refuse a machine that has the commands of Slurm and no cluster behind them.
+
+    Raises:
+        SettingsError: its configuration is missing, or no controller answers.
+    """
+    done = _run(["scontrol", "ping"])
+    if done.returncode:
+        said = done.stderr or done.stdout
+        fatal = "\n".join(line for line in said.splitlines() if ": fatal: " in line)
+        raise SettingsError(
+            f"the commands of Slurm are here, but no cluster answers: {_words_of(fatal or said)}",
+            advice="run this on a machine of the cluster, name its slurm.conf in SLURM_CONF, or give --launcher local",
+        )
 
 
 def queued() -> dict[str, str]:
@@ -161,6 +178,6 @@ def _run(words: Sequence[str], text: str | None = None) -> subprocess.CompletedP
 
 def _words_of(stderr: str) -> str:
     """Return what a command of Slurm complained about, on one line."""
-    lines = [re.sub(r"^\w+: (error: )?", "", line) for line in stderr.splitlines()]
+    lines = [re.sub(r"^\w+: ((error|fatal): )?", "", line) for line in stderr.splitlines()]
     kept = [line for line in lines if line and not line.startswith("Try ")]
     return one_line("; ".join(dict.fromkeys(kept)))[:300] or "it gives no reason"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conki_cli.system.files import write_json
 
@@ -33,15 +34,15 @@ def seat(variables: Mapping[str, str] = os.environ) -> Seat | None:
     return found if found.count > 1 else None
 
 
-def leave_note(rank: int, **facts: int) -> None:
-    """Note the process of a rank, and at its end its exit code."""
+def leave_note(rank: int, **facts: int | str) -> None:
+    """Note the process of a rank, what it trains, and at its end its exit code; the last note counts."""
     if folder := os.environ.get(NOTES):
         write_json(Path(folder) / f"{rank}.json", {"pid": os.getpid(), **facts})
 
 
-def notes(folder: Path) -> dict[int, dict[str, int]]:
+def notes(folder: Path) -> dict[int, dict[str, Any]]:
     """Return what the ranks of this machine noted, by rank."""
-    found: dict[int, dict[str, int]] = {}
+    found: dict[int, dict[str, Any]] = {}
     for path in folder.glob("[0-9]*.json"):
         found[int(path.stem)] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -8,6 +8,7 @@ number of ranks. A follower has nothing to save: it ends as soon as rank 0 has e
 import contextlib
 import functools
 import os
+import signal
 import threading
 import time
 import traceback
@@ -26,14 +27,15 @@ from conki_cli.model.absence import trains_absence
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError, SettingsError, one_line, reason_of
 from conki_cli.system.observer import Observer
-from conki_cli.system.torchrun import Seat, seat
+from conki_cli.system.torchrun import Seat, leave_note, seat
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import StateCache, cached_states
 from conki_cli.training.jobs import build_model
+from conki_cli.training.lost import LostRankError
 from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.steps import Shelf, Step, open_step
-from conki_cli.training.together import FAILED, LostRankError, SeveralRanks
+from conki_cli.training.together import FAILED, SeveralRanks
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -42,6 +44,7 @@ _ENDED = "conki/ended"
 _FOREVER = timedelta(days=100)  # torchrun notices processes that end; a long wait for rank 0 is normal
 _SOON = timedelta(seconds=20)
 _GRACE = 2.0  # seconds in which the end of rank 0 explains why a rank was lost
+_LONG_GRACE = 60.0  # seconds in which rank 0 may save after torchrun was killed
 
 
 @functools.cache
@@ -65,8 +68,13 @@ def joined() -> Ranks:
     return SeveralRanks(place.rank, place.count, store)
 
 
+@functools.cache
 def _store() -> "Store":
-    """Connect to the store that torchrun offers to all ranks, which is there before them."""
+    """Return this process's connection to the store that torchrun offers to all ranks, which is there before them."""
+    return _connected()
+
+
+def _connected() -> "Store":
     store: Store = next(iter(rendezvous("env://", timeout=_SOON)))[0]
     return store
 
@@ -134,6 +142,7 @@ def lead(ranks: Ranks, step: Step, cache: str, progress: training.Progress, sche
     """
     if not isinstance(ranks, SeveralRanks):
         return
+    leave_note(0, run=str(step.run.resolve()), seed=step.seed)
     tensors = {**progress.model.state_dict(), **checkpoint.optimizers_tensors(progress.optimizers)}
     if progress.within is not None:
         tensors |= resuming.within_step(progress, progress.within, schedule)
@@ -141,6 +150,22 @@ def lead(ranks: Ranks, step: Step, cache: str, progress: training.Progress, sche
     ranks.from_first((step, cache, resuming.facts_of(progress), sizes))
     for tensor in tensors.values():
         ranks.copy_from_first(tensor.detach().cpu().contiguous())
+
+
+def end_with_launcher() -> None:
+    """Let this process save and end if torchrun is killed: then nobody else would end it."""
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+
+
+def _end_with_launcher() -> None:
+    with contextlib.suppress(RuntimeError, ValueError):
+        store = _connected()
+        try:
+            return store.wait([_ENDED], _FOREVER)
+        except RuntimeError:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_LONG_GRACE)
+            os._exit(1)
 
 
 def dismiss() -> None:
@@ -180,7 +205,7 @@ def _explain(line: str) -> None:
 def _end_with_first() -> None:
     """End this process when rank 0 has ended, or torchrun itself."""
     with contextlib.suppress(RuntimeError):
-        _store().wait([_ENDED], _FOREVER)
+        _connected().wait([_ENDED], _FOREVER)
         os._exit(0)
     os._exit(1)
 

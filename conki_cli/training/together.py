@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from conki_cli.model.contract import Output
-from conki_cli.system.errors import ConkiError, reason_of
+from conki_cli.training.lost import KilledRankError, LostRankError
 from conki_cli.training.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 FAILED = "conki/failed"
 """Key under which a rank leaves the line that says why it ended."""
 _BUCKET = 2**23  # numbers (32 MiB) of several small gradients that are summed over the ranks together
-
-
-class LostRankError(ConkiError):
-    """Another process of the training ended, so that this one cannot continue."""
 
 
 @dataclass(eq=False)
@@ -144,11 +140,7 @@ class SeveralRanks(Ranks):
                 reason = self.store.get(FAILED).decode() if self.store and self.store.check([FAILED]) else ""
             if reason:
                 raise LostRankError(reason) from error
-            where = reason_of(error).partition("] ")[2].partition(". ")[0]  # a source file, what happened. Advice.
-            raise LostRankError(
-                f"another process of this training ended ({where or reason_of(error)})",
-                "the last checkpoint is kept; give the same command again to continue",
-            ) from error
+            raise KilledRankError("another process of this training ended") from error
 
 
 class _Gather(torch.autograd.Function):

@@ -18,7 +18,9 @@ from conki_cli.config.resolving import resolve
 from conki_cli.data.extraction.cache import Extraction
 from conki_cli.data.extraction.recipe import Recipe, provenance_of
 from conki_cli.data.preparation import Preparation, prepare
+from conki_cli.data.sources.loose_videos import clips_of
 from conki_cli.data.sources.request import Options
+from conki_cli.experiments.videos import _segments
 from conki_cli.runs import Run, read_extraction
 from conki_cli.system.files import read_json, write_json
 from conki_cli.system.observer import Observer
@@ -82,6 +84,17 @@ def test_segments_give_a_time_line(run: Run, tmp_path: Path) -> None:
     spans = [(one["start"], one["stop"]) for one in json.loads(result.stdout)["clips"]]
     assert spans == [(0.0, 1.0), (1.0, 2.0), (2.0, pytest.approx(2.6, abs=0.01))]
     assert (tmp_path / "s.csv").read_text().splitlines()[0] == "id,text,start,stop,prediction,seed_1"
+
+
+@pytest.mark.parametrize(("seconds", "stops"), [(2.4, (1.0, 2.4)), (2.5, (1.0, 2.0, 2.5)), (0.7, (0.7,))])
+def test_a_rest_of_half_a_segment_is_a_segment_of_its_own_and_a_shorter_one_is_not(
+    seconds: float, stops: tuple[float, ...], tmp_path: Path
+) -> None:
+    whole = clips_of([write_media(tmp_path / "talk.wav", sound=tone(seconds))])
+    clips, failures = _segments(whole, 1.0, Extraction(tmp_path / "cache", Recipe(vision="none"), 1))
+    assert failures == []
+    assert [clip.span.stop for clip in clips] == pytest.approx(stops, abs=0.01)
+    assert [clip.span.start for clip in clips] == pytest.approx((0.0, *stops[:-1]), abs=0.01)
 
 
 def test_a_time_line_is_drawn(run: Run, tmp_path: Path) -> None:

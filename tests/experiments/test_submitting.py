@@ -94,7 +94,17 @@ def given(workspace: Workspace, config: object) -> list[str]:
     ("words", "message"),
     [
         (["submit"], "found nothing"),
-        (["submit", "--", "evaluate", "a-run"], "found 'evaluate'"),
+        (
+            ["submit", "--", "evaluate", "a-run"],
+            "found 'evaluate': it trains nothing that could become jobs: start `conki",
+        ),
+        (["submit", "--", "sweep", "--over", "x"], "found 'sweep': start `conki sweep` itself; several machines may"),
+        (["submit", "--", "finetun"], "found 'finetun': name the command first, as in: conki submit --slurm"),
+        (
+            ["submit", "--launcher", "local", "--", "finetune", "--gpus", "2"],
+            "ask for the GPU of each job with --slurm",
+        ),
+        (["submit", "--launcher", "local", "--dry-run", "--", "ablate", "--drop", "C4", "--nodes", "2"], "one process"),
         (["submit", "--slurm", "gpu", "--", "finetune"], "--slurm must be KEY=VALUE"),
         (["submit", "finetune", "--json"], "--json belongs to `conki submit`: give it before --"),
         (["submit", "--launcher", "local", "--slurm", "time=1", "finetune"], "leave it out with --launcher local"),

@@ -18,6 +18,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments import trials
 from conki_cli.experiments.spaces import combinations, parse_over
 from conki_cli.experiments.sweeps import describe_sweep, foresee_sweep, make_sweep, sweep_all
+from conki_cli.reporting.tables.sweeps import foreseen
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, SettingsError, StoreError
 from conki_cli.system.observer import Epoch, Observer, Training
@@ -203,6 +204,30 @@ def test_a_dry_run_of_a_sweep_shows_one_trial_and_writes_nothing(workspace: Work
     assert sorted(workspace.root.rglob("*")) == before
     assert (plan["trials"], plan["finished"], plan["seconds"]) == (2, 0, None)
     assert [(entry["stage"], entry["state"]) for entry in plan["trial"]["steps"]] == [(2, "train")]
+    [step] = plan["trial"]["steps"]
+    assert (plan["stages_1"], plan["disk_afterwards"]) == (0, step["disk_afterwards"])  # only the best trial is kept
+    assert plan["disk"] == step["disk"] + step["disk_afterwards"]  # and while another one trains
+    assert foresee_sweep(sweep, Observer(), num_jobs=2)["disk"] == 2 * step["disk"] + step["disk_afterwards"]
+
+
+def test_a_dry_run_counts_every_stage_1_that_the_trials_vary(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    rates = "pretraining.learning_rate=1e-3,2e-3"
+    for over, count in {(GRID,): 1, (GRID, rates): 2, ("pretraining.learning_rate=1e-3..1e-2",): 5}.items():
+        sweep = make_sweep(tiny_config(), list(over), workspace, num_trials=5)
+        plan = foresee_sweep(sweep, Observer())
+        first, second = (entry["disk_afterwards"] for entry in plan["trial"]["steps"])
+        assert (plan["stages_1"], plan["disk_afterwards"]) == (count, count * first + second)
+
+
+def test_a_dry_run_says_what_is_kept_and_where(workspace: Workspace, quick: RunConfig) -> None:
+    plan = foresee_sweep(make_sweep(quick, [GRID], workspace, num_trials=9, name="mine"), Observer())
+    lines = [str(line) for line in foreseen(plan, folder=Path("/space"))[1:]]
+    assert not [line for line in lines if line.startswith("stage 1")]
+    assert "trials: 2 in all, 0 are finished" in lines
+    [disk] = [line for line in lines if line.startswith("disk: ")]
+    assert disk.endswith(" afterwards, below /space; of the trials only the best one is kept")
+    shared = [str(line) for line in foreseen({**plan, "stages_1": 1}, folder=Path("/space"))]
+    assert "stage 1: trained once for all trials, and kept" in shared
 
 
 def test_a_dry_run_counts_finished_trials_and_refuses_other_settings(workspace: Workspace, quick: RunConfig) -> None:

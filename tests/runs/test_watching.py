@@ -17,6 +17,7 @@ from conki_cli.cli.screen import Screen
 from conki_cli.cli.watching import _show_changes
 from conki_cli.reporting.tables.watching import watch_line, watch_table
 from conki_cli.runs import Run
+from conki_cli.runs.endings import ending_in_workspace
 from conki_cli.runs.submissions import Submission, Task, new_folder, read_submission, submissions, unfinished
 from conki_cli.runs.watching import Watched, look
 from conki_cli.system.errors import ConkiError, Kind
@@ -112,9 +113,10 @@ def test_a_damaged_submission_is_one_line_and_hides_no_other(text: str, tmp_path
     assert [found.path for found in submissions(space)] == [whole.path]
 
 
-def test_a_log_gets_a_line_per_change_and_none_without(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_per_change_and_none_without(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     after = Watched(**{**TRAINING.as_json(), "epoch": 4})
-    _show_changes(Screen(json=False), iter([[TRAINING, WAITING], [TRAINING, WAITING], [after], []]))
+    looks = iter([[TRAINING, WAITING], [TRAINING, WAITING], [after], []])
+    _show_changes(Screen(json=False), Workspace(tmp_path), looks)
     lines = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
     assert lines == [watch_line(TRAINING), watch_line(WAITING), watch_line(after), *_ended(2), *_ended(1), NOTHING]
 
@@ -123,7 +125,46 @@ NOTHING = "nothing is in training"
 
 
 def _ended(seed: int) -> list[str]:
-    return [f"mosi-conki, seed {seed}: no longer in training"]
+    return [f"mosi-conki, seed {seed}: ended before it had a folder"]
+
+
+def test_a_seed_that_is_gone_is_finished_killed_or_neither(copied: Workspace, trained: Trained) -> None:
+    run = Run(copied.runs / trained.run.name)
+    mae = trained.run.seed_result(1).metrics["valid"]["mae"]  # type: ignore[union-attr]
+    assert ending_in_workspace(copied, run.name, 1) == f"finished, validation MAE {mae:.3f}"
+    (run.seed_folder(1) / "result.json").unlink()
+    unfinished = "stopped or failed, as its own output says; the same command continues"
+    assert ending_in_workspace(copied, run.name, 1) == unfinished
+    lock = run.seed_lock(1)
+    note = lock.with_name(f"{lock.name}.owner")
+    note.write_text('{"pid": 4711, "host": "another"}')
+    os.utime(note, (0, 0))  # its heartbeat stopped long ago
+    assert ending_in_workspace(copied, run.name, 1) == "killed; the same command continues"
+    (copied.trials / ".mine-0001.seed-1.lock").parent.mkdir()
+    (copied.trials / ".mine-0001.seed-1.lock").touch()
+    assert ending_in_workspace(copied, "mine-0001", 1) == "ended; a sweep keeps only its best trial"
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "reason"),
+    [
+        ("seed 1\nerror: the store is damaged: restore it\n", "failed", "the store is damaged: restore it"),
+        ("slurmstepd: error: *** JOB 12 CANCELLED DUE TO TIME LIMIT ***\n\n", "failed", "*** JOB 12 CANCELLED DUE"),
+        ("error: once\nseed 1 resumes\ninterrupted: what was trained is saved\n", "stopped", ""),
+        ("", "stopped", ""),
+    ],
+)
+def test_a_submitted_seed_that_ended_has_failed_if_its_log_ends_with_an_error(
+    said: str, state: str, reason: str, tmp_path: Path
+) -> None:
+    space = Workspace(tmp_path)
+    submission = submitted(space)
+    submission.log(submission.tasks[0]).write_text(said)
+    [watched] = look(space, {})
+    assert (watched.state, watched.reason[: len(reason)], bool(watched.reason)) == (state, reason, bool(reason))
+    [queued] = look(space, {"12_1": "pending"})
+    assert (queued.state, queued.reason) == ("pending", "")
+    assert (f"seed 1: failed, {reason}" in watch_line(watched)) == (state == "failed")
 
 
 def test_a_line_and_a_table_name_host_process_job_epoch_and_time() -> None:
@@ -135,7 +176,7 @@ def test_a_line_and_a_table_name_host_process_job_epoch_and_time() -> None:
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(watch_table([TRAINING, WAITING], now="12:00:00"))
     rows = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert rows[0] == "12:00:00: 1 in training, 1 waiting or stopped"
+    assert rows[0] == "12:00:00: 1 in training, 1 waiting or ended"
     assert rows[3] == "mosi-conki 2 1 training 3/200 0.900 83 min node7 4711 12_1"
 
 

@@ -64,3 +64,19 @@ def test_without_slurm_nothing_is_queued_and_one_line_says_so(monkeypatch: pytes
 def test_the_words_of_a_refusal_are_on_one_line() -> None:
     said = "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job submission failed\nTry --help\n"
     assert slurm._words_of(said) == "invalid partition specified: nope; Batch job submission failed"
+
+
+def test_commands_of_slurm_without_a_cluster_are_not_blamed_on_the_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("sbatch", "scontrol"):  # what Slurm's own say where no slurm.conf is
+        lines = [f"{name}: error: fetch_config: DNS SRV lookup failed", f"{name}: fatal: Could not establish a source"]
+        (tmp_path / name).write_text("#!/bin/sh\n" + "".join(f"echo '{line}' >&2\n" for line in lines) + "exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingsError) as refused:
+        slurm.check_script("#!/bin/bash\n#SBATCH --time=1\ntrue\n")
+    assert str(refused.value) == (
+        "the commands of Slurm are here, but no cluster answers: Could not establish a source: run this on a machine "
+        "of the cluster, name its slurm.conf in SLURM_CONF, or give --launcher local"
+    )

@@ -13,8 +13,13 @@ from conki_cli.system.readable import human_size
 _STATES = {"train": "train", "continue": "continue", "reuse": "finished, reused"}
 
 
-def plan_table(plan: Mapping[str, Any], *, folder: str, title: str = "") -> list[RenderableType]:
-    """Draw a plan, as `forecast.describe_plan` returns it, whose runs lie in a folder; by default as a dry run.
+def plan_table(plan: Mapping[str, Any], *, folder: str = "", title: str = "") -> list[RenderableType]:
+    """Draw a plan, as `forecast.describe_plan` returns it, by default as a dry run.
+
+    Args:
+        plan: the plan.
+        folder: where its runs lie; empty: it is a part of something, and its disk in all is not shown.
+        title: of the table.
 
     Returns:
         The table, and lines about disk, time and what is prepared first.
@@ -59,6 +64,7 @@ def _lines(plan: Mapping[str, Any], left: int, folder: str) -> list[str]:
         lines.append("parameters and disk: unknown until everything is prepared")
     else:
         lines.append("parameters: trainable ones; disk: a seed's checkpoints while it trains")
+    if plan["disk"] is not None and folder:
         lines.append(f"disk: at most {human_size(plan['disk'])} in all, below {folder}")
     if plan["seconds"] is not None:
         lines.append(f"time: about {duration(plan['seconds'])}, from earlier runs of the same shape on this device")

@@ -1,6 +1,7 @@
 """What a sweep found, as a table."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -9,6 +10,7 @@ from rich.text import Text
 from conki_cli.reporting.tables.drawing import empty_table
 from conki_cli.reporting.tables.plans import duration, plan_table
 from conki_cli.system.errors import one_line, quoted
+from conki_cli.system.readable import human_size
 
 _SHOWN = 10
 
@@ -46,14 +48,24 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     return [f"importance for the validation MAE: {shares}"]
 
 
-def foreseen(plan: Mapping[str, Any], *, folder: str) -> list[RenderableType]:
-    """Draw what a sweep would train, as `foresee_sweep` returns it: one trial, how many there are, the time of all."""
+def foreseen(plan: Mapping[str, Any], *, folder: Path) -> list[RenderableType]:
+    """Draw what a sweep would train in a workspace, as `foresee_sweep` returns it: one trial, how many, time, disk."""
     done = "as many as its database does not have" if plan["finished"] is None else f"{plan['finished']} are finished"
-    lines = [f"trials: {plan['trials']} in all, {done}; stage 1 is trained once and is kept"]
+    lines = [f"trials: {plan['trials']} in all, {done}"]
+    if plan["stages_1"] == 1:
+        lines.append("stage 1: trained once for all trials, and kept")
+    elif plan["stages_1"]:
+        lines.append(f"stage 1: up to {plan['stages_1']} different ones, because the trials vary it; each is kept")
     if plan["seconds"] is not None:
         lines.append(f"time of all that are left: at most about {duration(plan['seconds'])}; pruned trials take less")
+    if plan["disk"] is not None:
+        during, afterwards = human_size(plan["disk"]), human_size(plan["disk_afterwards"])
+        lines.append(
+            f"disk: at most {during} during the sweep, {afterwards} afterwards, below {folder}; of the trials only the "
+            "best one is kept"
+        )
     title = f"dry run of one trial of the sweep {plan['sweep']}, nothing was changed"
-    shown = plan_table(plan["trial"], folder=folder, title=title)
+    shown = plan_table(plan["trial"], title=title)
     return [*shown, *(Text(one_line(line)) for line in lines)]
 
 

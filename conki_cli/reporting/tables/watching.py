@@ -15,9 +15,11 @@ _HEADERS = ("run", "stage", "seed", "state", "epoch", "MAE", "remaining", "host"
 
 def watch_table(found: Sequence[Watched], *, now: str) -> RenderableType:
     """Draw what `runs.watching.look` returns at a time of day."""
+    failed = [f"{one.run}, seed {one.seed} failed: {one.reason}" for one in found if one.reason]
     training = sum(watched.pid is not None for watched in found)
-    table = empty_table(f"{now}: {training} in training, {len(found) - training} waiting or stopped", gap=1)
-    table.caption = Text("MAE: best of the validation so far; remaining: at most. Ctrl-C ends this view.")
+    table = empty_table(f"{now}: {training} in training, {len(found) - training} waiting or ended", gap=1)
+    legend = "MAE: best of the validation so far; remaining: at most. Ctrl-C ends this view."
+    table.caption = Text("\n".join([*map(one_line, failed), legend]))
     for header in _HEADERS:
         right = header in ("stage", "seed", "epoch", "MAE", "remaining", "pid")
         table.add_column(header, justify="right" if right else "left", overflow="fold", no_wrap=header != "run")
@@ -30,6 +32,7 @@ def watch_line(watched: Watched) -> str:
     """Return one seed as a line of a log."""
     stage, _, state, epoch, mae, remaining, host, pid, job = _cells(watched)[1:]
     parts = [f"{watched.run}, stage {stage}, seed {watched.seed}: {state}"]
+    parts += [watched.reason] if watched.reason else []
     parts += [f"epoch {epoch}"] if watched.num_epochs is not None else []
     parts += [f"MAE {mae}"] if watched.best_mae is not None else []
     parts += [f"at most {remaining} remaining"] if watched.remaining is not None else []
