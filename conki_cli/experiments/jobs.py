@@ -28,6 +28,7 @@ from conki_cli.experiments.workers import (
 )
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.observer import Observer
+from conki_cli.system.readable import status_of
 from conki_cli.training.loop import schedule_of
 from conki_cli.training.stages import train
 from conki_cli.training.steps import Shelf, Step
@@ -97,6 +98,12 @@ def _num_epochs(step: Step) -> int:
     return schedule_of(step.config, step.seed).num_epochs
 
 
+def _work(step: Step) -> int:
+    """Return what grows with the duration of a step: its epochs times the size of the stores that it reads."""
+    sizes = (status.st_size for path in step.stores.values() if (status := status_of(path)) is not None)
+    return _num_epochs(step) * sum(sizes)
+
+
 @dataclass
 class _Order:
     """Which steps wait, which are in progress; a step is ready when its stage 1 is neither."""
@@ -109,14 +116,22 @@ class _Order:
         return bool(self.waiting or self.running)
 
     def take(self) -> Step | None:
-        """Return the first step that is ready, from now on in progress."""
-        for step in self.waiting:
-            before = [(other.run, other.seed) for other in (*self.waiting, *self.running)]
-            if (step.first, step.seed) not in before:
-                self.waiting.remove(step)
-                self.running.append(step)
-                return step
-        return None
+        """Return a step that is ready, from now on in progress: the one with the most work behind it, so none is last.
+
+        A stage 1 counts with the stage 2 that waits for it; else it would begin late and end alone.
+        """
+        before = [(other.run, other.seed) for other in (*self.waiting, *self.running)]
+        ready = [step for step in self.waiting if (step.first, step.seed) not in before]
+        if not ready:
+            return None
+        step = max(ready, key=self._work_from)
+        self.waiting.remove(step)
+        self.running.append(step)
+        return step
+
+    def _work_from(self, step: Step) -> int:
+        after = [other for other in self.waiting if (other.first, other.seed) == (step.run, step.seed)]
+        return _work(step) + max(map(_work, after), default=0)
 
     def finish(self, step: Step) -> None:
         self.running.remove(step)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def test_a_step_waits_for_its_stage_1_and_for_no_other(workspace: Workspace, tin
     order.finish(after)
     order.finish(order.take())
     assert not order.is_unfinished
+
+
+def test_the_longest_chain_of_steps_begins_first(tmp_path: Path) -> None:
+    sizes = {"small": 10, "large": 1000}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+
+    def step(run: str, store: str, first: str | None = None) -> Step:
+        place = None if first is None else tmp_path / first
+        return replace(STEP, run=tmp_path / run, first=place, stores={store: tmp_path / store})
+
+    steps = [step("short", "small"), step("stage 1", "large"), step("stage 2", "small", "stage 1"), step("x", "large")]
+    order = jobs._Order(steps)
+    assert [order.take() for _ in steps] == [steps[1], steps[3], steps[0], None]
 
 
 def test_what_workers_do_is_one_remark() -> None:
