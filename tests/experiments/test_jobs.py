@@ -92,7 +92,7 @@ def test_the_longest_chain_of_steps_begins_first(tmp_path: Path) -> None:
         return replace(STEP, run=tmp_path / run, first=place, stores={store: tmp_path / store})
 
     steps = [step("short", "small"), step("stage 1", "large"), step("stage 2", "small", "stage 1"), step("x", "large")]
-    order = jobs._Order(steps)
+    order = jobs._Order(list(steps))
     assert [order.take() for _ in steps] == [steps[1], steps[3], steps[0], None]
 
 
