@@ -1,6 +1,7 @@
 """Tiny real objects for all tests: an encoder, two corpora of different widths, a workspace, trained runs."""
 
 import contextlib
+import functools
 import gc
 import os
 import shutil
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import typer.testing
 from hypothesis import settings
 from run_support import finetune, pretrain
 
@@ -138,6 +140,14 @@ def _no_power_failures() -> Iterator[None]:
     """Do not wait for the disk: a flush protects from power failures alone, which no test in this process plays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_reading_of_the_signatures() -> Iterator[None]:
+    """Let hundreds of commands that run in this process share what Typer makes of their signatures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
         yield
 
 

@@ -24,6 +24,7 @@ OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", ".github/SECURITY.md")
 """Pages of the documentation that lie where people and GitHub look for them."""
 PAGES = [ROOT / "README.md", *(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [page for page in PAGES if page.name != "commands.md"]
+COMMANDS: Any = typer.main.get_command(app)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 in_every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -43,16 +44,15 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 def complaint(words: list[str]) -> str:
     """Say what the program dislikes about a command line; running text may leave required options out."""
-    group: Any = typer.main.get_command(app)
     name, *rest = words
     if name.startswith("--"):
         return "" if name in ("--help", "--version") else f"no such option {name}"
-    if name not in group.commands and name != "COMMAND":
+    if name not in COMMANDS.commands and name != "COMMAND":
         return f"no such command {name}"
     if name == "COMMAND" or "--help" in rest:
         return ""
     try:
-        group.commands[name].make_context(name, rest)
+        COMMANDS.commands[name].make_context(name, rest)
     except Exception as error:  # Typer's errors have moved between modules from version to version
         return "" if type(error).__name__ == "MissingParameter" else str(error)
     return ""
