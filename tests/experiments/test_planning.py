@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MakeConfig, Notes, Trained, content, equal_bits
+from conftest import FOURS, MakeConfig, Notes, Trained, content, equal_bits
 from run_support import ablate, finetune, pretrain
 from typer.testing import CliRunner
 
@@ -236,7 +236,7 @@ class Diary(Observer):
 def test_observers_hear_of_every_step_and_epoch(workspace: Workspace, tiny_config: MakeConfig) -> None:
     one, other = Diary(), Diary()
     run = finetune(
-        tiny_config("", "optimizer.num_epochs=2", "pretraining.num_epochs=1"), workspace, Observers(one, other)
+        tiny_config("", "optimizer.num_epochs=2", "pretraining.num_epochs=1", *FOURS), workspace, Observers(one, other)
     )
     assert one.epochs == other.epochs
     assert [(stage, number) for _, stage, number in one.epochs] == [(1, 1), (2, 1), (2, 2)]

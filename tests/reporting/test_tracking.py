@@ -99,7 +99,7 @@ def test_a_tracker_hears_of_both_stages(heard: tuple[Workspace, Recorder, Notes]
     subjects = heard[1].subjects
     assert [one.name for one in subjects] == [f"{run.name}/seed-1" for run in (trained.first, trained.run)]
     assert [one.training.stage for one in subjects] == [1, 2]
-    assert subjects[-1].facts["optimizer.batch_size"] == "4"
+    assert subjects[-1].facts["optimizer.batch_size"] == "8"
     assert subjects[-1].facts["seed"] == "1"
 
 

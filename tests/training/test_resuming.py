@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from conftest import MakeConfig, Notes, OpenJob
+from conftest import FOURS, MakeConfig, Notes, OpenJob
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_support import finetune, slowly
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_a_newer_program_is_no_reason_to_begin_again(
 
 
 def test_steps_between_checkpoints_are_as_asked(workspace: Workspace, tiny_config: MakeConfig) -> None:
-    config = tiny_config("C1+T", "run.checkpoint_every=3", "optimizer.num_epochs=2")
+    config = tiny_config("C1+T", "run.checkpoint_every=3", "optimizer.num_epochs=2", *FOURS)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, workspace, Notes(interrupt_at="epoch 2/2"))
     (path,) = workspace.runs.glob("*/seed-1/checkpoints/last.safetensors")

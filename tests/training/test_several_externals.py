@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig, Notes, OpenJob, Trained, content, equal_bits, make_corpus
+from conftest import FOURS, MakeConfig, Notes, OpenJob, Trained, content, equal_bits, make_corpus
 from run_support import finetune, pretrain
 
 from conki_cli.config.externals import canonical_external, external_weights
@@ -44,7 +44,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Path:
 def both(stores: Path, tiny_config: MakeConfig) -> Trained:
     """ConKI after a stage 1 on both external sets."""
     space, notes = Workspace(stores.parent), Notes()
-    config = tiny_config("", BOTH)
+    config = tiny_config("", BOTH, *FOURS)
     run = finetune(config, space, notes)
     return Trained(space, config, pretrain(config, space, Notes()), run, notes.lines)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
-from conftest import ALL_SWITCHES, MakeConfig, Notes, OpenJob, model_and_batch
+from conftest import ALL_SWITCHES, FOURS, MakeConfig, Notes, OpenJob, model_and_batch
 
 from conki_cli.model.batches import Batch
 from conki_cli.model.conki import ConKI
@@ -62,7 +62,7 @@ def test_the_shortest_runs_still_reach_their_rate(total: int, warmup: float) -> 
 
 
 def test_every_step_uses_the_rate_of_its_group_times_the_factor(tiny_config: MakeConfig, open_job: OpenJob) -> None:
-    job = open_job(tiny_config("C1+T", "optimizer.warmup=0.5"))
+    job = open_job(tiny_config("C1+T", "optimizer.warmup=0.5", *FOURS))
     progress = training.start(build_model(job, 1, None), job.config)
     groups, peaks = progress.optimizers["main"].param_groups, progress.peak_rates["main"]
     used = [[g["lr"] / peak for g, peak in zip(groups, peaks, strict=True)] for _ in epochs_of(job, progress)]
@@ -73,7 +73,7 @@ def test_every_step_uses_the_rate_of_its_group_times_the_factor(tiny_config: Mak
 
 def test_the_schedule_of_each_stage_is_its_own(tiny_config: MakeConfig) -> None:
     lines = ("pretraining.num_epochs=7", "optimizer.num_epochs=9", "optimizer.patience=3", "pretraining.batch_size=2")
-    assert schedule_of(tiny_config("", *lines), 5) == Schedule(9, 4, 0.05, 3, 5)
+    assert schedule_of(tiny_config("", *lines), 5) == Schedule(9, 8, 0.05, 3, 5)
     assert schedule_of(tiny_config("", *lines, stage="pretrain"), 5) == Schedule(7, 2, 0.1, 0, 5)
 
 
@@ -83,12 +83,12 @@ def test_the_first_pass_of_plain_transfer_has_stage_2s_steps_and_stage_1s_epochs
 
 
 def test_training_lowers_the_loss(tiny_config: MakeConfig, open_job: OpenJob) -> None:
-    _, epochs = trained(open_job(tiny_config("C1+C4+T", "optimizer.lr_others=0.01")), num_epochs=6)
+    _, epochs = trained(open_job(tiny_config("C1+C4+T", "optimizer.lr_others=0.01", *FOURS)), num_epochs=6)
     assert epochs[-1].losses["task"] < 0.8 * epochs[0].losses["task"]
 
 
 def test_every_epoch_reports_terms_and_validation_metrics(tiny_config: MakeConfig, open_job: OpenJob) -> None:
-    progress, epochs = trained(open_job(tiny_config()))
+    progress, epochs = trained(open_job(tiny_config("", *FOURS)))
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert epochs[0].losses.keys() == {"task", "contrast", "contrast_per_sample"}
     assert epochs[0].metrics["n"] == 6
@@ -159,7 +159,7 @@ def test_a_batch_of_one_trains(tiny_config: MakeConfig, open_job: OpenJob) -> No
 
 
 def test_a_last_batch_of_one_is_skipped_under_batchnorm_and_said_so(tiny_config: MakeConfig, open_job: OpenJob) -> None:
-    job, notes = open_job(tiny_config("", "model.gate_norm=batch")), Notes()
+    job, notes = open_job(tiny_config("", "model.gate_norm=batch", *FOURS)), Notes()
     seen: list[int] = []
 
     class Counting(ConKI):
@@ -183,7 +183,7 @@ def test_batches_too_small_for_batchnorm_are_refused(tiny_config: MakeConfig, op
 def test_a_loss_that_is_no_number_stops_before_the_weights_are_damaged(
     tiny_config: MakeConfig, open_job: OpenJob
 ) -> None:
-    job = open_job(tiny_config("C1"))
+    job = open_job(tiny_config("C1", *FOURS))
     model = build_model(job, 1, None)
     torch.nn.init.constant_(model.head[-1].bias, float("inf"))
     before = weights(model)
@@ -222,12 +222,12 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_damaged(
 
 def test_progress_counts_every_step_of_the_whole_training(tiny_config: MakeConfig, open_job: OpenJob) -> None:
     notes = Notes()
-    trained(open_job(tiny_config("C1+T")), None, notes, num_epochs=3)
+    trained(open_job(tiny_config("C1+T", *FOURS)), None, notes, num_epochs=3)
     assert notes.num_steps == 3 * 4
 
 
 def test_a_continued_training_tells_how_far_it_was(tiny_config: MakeConfig, open_job: OpenJob) -> None:
-    job, notes = open_job(tiny_config("C1+T")), Notes()
+    job, notes = open_job(tiny_config("C1+T", *FOURS)), Notes()
     progress, _ = trained(job, num_epochs=1)
     list(epochs_of(job, progress, notes, num_epochs=3))
     assert notes.num_steps == 3 * 4
