@@ -103,7 +103,7 @@ def test_an_interrupt_that_the_caller_has_the_program_ignore_is_ignored(tmp_path
     assert (tmp_path / "features" / "demo.h5").exists()
 
 
-@pytest.mark.parametrize("line", ["settings", "settings --json", "--help", "--version"])
+@pytest.mark.parametrize("line", slowly(["settings", "settings --json", "--help", "--version"], ["settings --json"]))
 def test_a_result_that_cannot_be_written_is_one_line(line: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -170,7 +170,8 @@ main()
 """
 
 
-@pytest.mark.parametrize(("count", "saved"), [(1, True), pytest.param(2, False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "saved"), [(1, True), (2, False)])
 def test_the_first_signal_lets_the_step_end_and_the_second_does_not(
     count: int, saved: bool, workspace: Workspace, encoder: Path
 ) -> None:
@@ -243,7 +244,9 @@ def test_what_was_made_counts_though_its_reader_has_left(tmp_path: Path) -> None
     assert "warning" not in done.stderr
 
 
-@pytest.mark.parametrize("line", ["prepare --dataset demo", "settings", "settings --json", "--help", "--version"])
+@pytest.mark.parametrize(
+    "line", slowly(["prepare --dataset demo", "settings", "settings --json", "--help", "--version"], ["settings"])
+)
 def test_a_command_without_a_stdout_ends_well(line: str, tmp_path: Path) -> None:
     done = shell(tmp_path, f"{line} >&-")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -262,7 +265,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
 # --- the width of the terminal ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", slowly(["0", "-5", "²", "", "999999999999"], ["²", "999999999999"]))
+@pytest.mark.parametrize("columns", slowly(["0", "-5", "²", "", "999999999999"], ["²"]))
 def test_a_width_that_cannot_be_one_is_80_columns(columns: str, tmp_path: Path) -> None:
     odd, usual = (shell(tmp_path, "settings", COLUMNS=width) for width in (columns, "80"))
     assert odd.returncode == 0, odd.stderr
@@ -270,7 +273,7 @@ def test_a_width_that_cannot_be_one_is_80_columns(columns: str, tmp_path: Path) 
     assert 60 < max(map(len, odd.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("variable", ["COLUMNS", "LINES", "TERMINAL_WIDTH"])
+@pytest.mark.parametrize("variable", slowly(["COLUMNS", "LINES", "TERMINAL_WIDTH"], ["COLUMNS"]))
 def test_a_help_page_is_shown_whatever_the_terminal_says(variable: str, tmp_path: Path) -> None:
     done = shell(tmp_path, "finetune --help", **{variable: "0"})
     assert "--dataset" in done.stdout

@@ -263,7 +263,7 @@ def _values(path: str) -> st.SearchStrategy[object]:
     return {int: whole, bool: st.booleans(), str: _TEXTS}[wanted]
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.fixed_dictionaries({path: _values(path) for path in setting_fields()}))
 def test_any_configuration_survives_its_toml(values: dict[str, object]) -> None:
     sections: dict[str, dict[str, object]] = {name: {} for name in (*SECTIONS, *BASELINES)}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from baseline_support import DIMS, FIRST_WORD, batch_of, config_of
+from run_support import QUICK, slowly
 
 from conki_cli import MODALITIES
 from conki_cli.config.sections import RunConfig
@@ -124,7 +125,11 @@ ONE_IS_LEFT = [("tfn", slice(1, None)), ("lmf", slice(1, None))]
 CASES = [*((name, rows) for name in zoo.MODELS for rows in (slice(3), slice(None))), *ONE_IS_LEFT]
 
 
-@pytest.mark.parametrize(("name", "rows"), CASES, ids=[f"{name}-{rows.start}-{rows.stop}" for name, rows in CASES])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    slowly(CASES, [case for case in CASES if case in ONE_IS_LEFT or case[0] in QUICK]),
+    ids=[f"{name}-{rows.start}-{rows.stop}" for name, rows in CASES],
+)
 def test_training_learns_nothing_from_what_is_absent(name: str, rows: slice, build: Build) -> None:
     model = build(name)
     batch = lacking(BATCH, model.optional_modalities & {"text", "audio"}, rows)

@@ -297,7 +297,7 @@ def test_a_frozen_part_stays_in_evaluation_mode(name: str, build: Build) -> None
 # --- weights on disk ---------------------------------------------------------------------------------------------
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
 def test_a_stored_model_goes_on_as_if_it_had_never_stopped(name: str, build: Build, tmp_path: Path) -> None:
     one, other = build(name), build(name, seed=2)
     learn(one, range(1, 4), FOUR, chosen(EIGHT, [0, 3]))

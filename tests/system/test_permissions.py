@@ -65,7 +65,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("place", slowly(CASES, ["features/tiny.h5", BEST]))
+@pytest.mark.parametrize("place", slowly(CASES, ["features/tiny.h5"]))
 def test_what_may_not_be_read_is_one_line_that_says_so(place: str, space: Path) -> None:
     with closed(space / place):
         found = run(space, "-m", "conki_cli", *CASES[place].split())

@@ -129,9 +129,7 @@ def test_a_read_that_fails_is_one_line_with_the_systems_words(
     assert digests(space) == before
 
 
-@pytest.mark.parametrize(
-    "word", ["/checkpoints/", *(pytest.param(w, marks=pytest.mark.slow) for w in ("/features/", f"{RUN}/", ".json"))]
-)
+@pytest.mark.parametrize("word", slowly(["/checkpoints/", "/features/", f"{RUN}/", ".json"], [".json"]))
 def test_the_doctor_blames_no_file_that_could_not_be_read(word: str, space: Path, shim: Path) -> None:
     done = run(space, shim, "read", word, errno.EIO, "-m", "conki_cli", "doctor")
     assert done.returncode == 1
@@ -172,7 +170,7 @@ def test_a_checkpoint_that_could_not_be_read_stays_and_nothing_takes_its_place(
     assert digests(space) == before
 
 
-@pytest.mark.parametrize("number", slowly([errno.ENODEV, errno.ENOMEM], [errno.ENODEV]))
+@pytest.mark.parametrize("number", slowly([errno.ENODEV, errno.ENOMEM], []))
 def test_a_run_continues_where_there_are_no_memory_maps(number: int, space: Path, shim: Path) -> None:
     done = run(space, shim, "mmap", "/runs/", number, "-c", LATEST)
     assert done.stdout == "True 2\n", done.stderr

@@ -91,6 +91,7 @@ def test_another_seed_builds_another_encoder(small, tmp_path):
     assert text.encoder_identity(str(other)) != text.encoder_identity(str(small))
 
 
+@pytest.mark.slow
 def test_masked_word_pretraining_teaches_the_pooled_output_which_words_stand_in_the_sentence(tmp_path):
     words = ["amber", "coral", "lunar", "polar", "solar", "tidal"]
     folder = build_demo_encoder(tmp_path, [f"the {word} list" for word in words], num_steps=120, hidden_size=32)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from baseline_support import EIGHT, OVERRIDES, make, text_encoder
 from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, model_and_batch
-from run_support import finetune, pretrain, slowly
+from run_support import QUICK, finetune, pretrain, slowly
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.prediction import predict_split
@@ -185,7 +185,7 @@ def build(encoder: Path) -> Callable[[str, str], SentimentModel]:
 Build = Callable[[str, str], SentimentModel]
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
 def test_predictions_in_bf16_are_float32_and_near_those_in_fp32(name: str, build: Build) -> None:
     with torch.no_grad():
         whole, short = (build(name, precision).eval().represent(EIGHT).prediction for precision in ("fp32", "bf16"))
@@ -219,7 +219,7 @@ def test_losses_in_bf16_are_at_least_float32_and_their_gradients_finite(name: st
         assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
 
 
-@every_model
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, QUICK))
 def test_gradients_in_bf16_point_where_those_in_fp32_do(name: str, build: Build) -> None:
     found = []
     for precision in ("fp32", "bf16"):
@@ -265,7 +265,7 @@ def learnt(model: SentimentModel, batch: object) -> tuple[torch.Tensor, dict[str
 
 
 @tracing
-@pytest.mark.parametrize("stage", slowly(["pretrain", "finetune"], ["pretrain"]))
+@pytest.mark.parametrize("stage", slowly(["pretrain", "finetune"], []))
 def test_compiled_positions_change_neither_predictions_nor_gradients(
     stage: str, tiny_config: MakeConfig, open_job: OpenJob
 ) -> None:

@@ -49,6 +49,7 @@ def watched(workspace: Workspace, make: MakeConfig, epochs: int, every: int) -> 
     return watch
 
 
+@pytest.mark.slow
 def test_epochs_leave_no_open_files_and_no_objects(workspace: Workspace, tiny_config: MakeConfig) -> None:
     watch = watched(workspace, tiny_config, 16, 5)
     assert len(set(watch.files[1:])) == 1

@@ -101,7 +101,7 @@ def assert_continues(job: Job, folder: Path, whole: Trained, stop_at: int) -> No
     assert rest.epochs == whole.epochs[len(whole.epochs) - len(rest.epochs) :]
 
 
-@pytest.mark.parametrize("name", slowly(zoo.MODELS, ("conki", "mmim")))
+@pytest.mark.parametrize("name", slowly(zoo.MODELS, ("mmim",)))
 def test_a_training_continues_to_the_same_bits_from_any_step(
     name: str, tiny_config: MakeConfig, open_job: OpenJob, tmp_path: Path
 ) -> None:
@@ -123,6 +123,7 @@ def test_a_training_continues_to_the_same_bits_from_every_step(
         assert_continues(job, tmp_path, whole, stop_at)
 
 
+@pytest.mark.slow
 @given(stops=st.lists(st.integers(1, 5), max_size=6))
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_training_may_stop_again_and_again(

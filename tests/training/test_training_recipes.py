@@ -270,7 +270,7 @@ def test_label_memories_survive_an_interruption(
     assert whole.predictions_path(1, "test").read_bytes() == run.predictions_path(1, "test").read_bytes()
 
 
-@pytest.mark.parametrize("model", slowly(BASELINES, ["tfn", "mmim"]))
+@pytest.mark.parametrize("model", slowly(BASELINES, ["mmim"]))
 def test_every_baseline_can_learn_from_external_data_first(
     workspace: Workspace, tiny_config: MakeConfig, model: str
 ) -> None:
