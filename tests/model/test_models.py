@@ -23,7 +23,7 @@ from baseline_support import (
     stirred,
     with_junk,
 )
-from run_support import slowly
+from run_support import QUICK, slowly
 
 from conki_cli import MODALITIES
 from conki_cli.config.declarations import setting_fields
