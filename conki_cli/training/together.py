@@ -75,13 +75,27 @@ class SeveralRanks(Ranks):
 
     def average(self, model: nn.Module) -> None:
         """Average the gradients over the ranks."""
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         bucket: list[Tensor] = []
-        for gradient in (p.grad for p in model.parameters() if p.grad is not None):
+        for parameter in model.parameters():
+            if (gradient := parameter.grad) is None:
+                continue
+            if id(parameter) in tables and gradient.device.type == "cpu":  # a GPU would have to be waited for
+                self._average_rows(gradient)
+                continue
             if bucket and sum(map(torch.numel, bucket)) + gradient.numel() > _BUCKET:
                 self._average(bucket)
                 bucket = []
             bucket.append(gradient)
         self._average(bucket)
+
+    def _average_rows(self, gradient: Tensor) -> None:
+        """Average the rows of an embedding that any rank has read; the others, most of half a network, are zeros."""
+        is_read = gradient.ne(0).any(dim=1).to(torch.uint8)
+        with self.together():
+            dist.all_reduce(is_read, op=dist.ReduceOp.MAX)
+        rows = is_read.nonzero().squeeze(1)
+        gradient[rows] = self.sum(gradient[rows]).div_(self.count)
 
     def _average(self, gradients: Sequence[Tensor]) -> None:
         if len(gradients) == 1:
