@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from baseline_support import DIMS, FIRST_WORD, batch_of, config_of
+from baseline_support import DIMS, EIGHT, FIRST_WORD, OVERRIDES, config_of
 from run_support import QUICK, slowly
 
 from conki_cli import MODALITIES
@@ -25,19 +25,6 @@ from conki_cli.text import load_backbone
 from conki_cli.training.presence import check_can_leave_out
 
 WIDTHS = dict(zip(("audio", "vision"), DIMS[1:], strict=True))
-OVERRIDES: dict[str, dict[str, object]] = {
-    "conki": {"data.external": "none"},
-    "tfn": {"tfn.audio_hidden": 4, "tfn.vision_hidden": 6, "tfn.text_out": 3},
-    "mult": {"mult.width": 10, "mult.num_heads": 2, "mult.num_layers": 1},
-    "iccn": {"iccn.out_width": 2},
-}
-BATCH = batch_of(
-    text=(7, 4, 2, 5, 6, 3, 7, 4),
-    vision=(8, 1, 5, 3, 2, 7, 4, 6),
-    audio=(3, 9, 1, 6, 5, 2, 8, 4),
-    scores=(2.4, -1.0, 0.0, -2.2, 1.0, -0.4, 2.0, -1.6),
-    token_ids=True,
-)
 SUBSETS = [frozenset(part) for size in (1, 2) for part in itertools.combinations(MODALITIES, size)]
 every_model = pytest.mark.parametrize("name", zoo.MODELS)
 Build = Callable[[str], SentimentModel]
@@ -53,7 +40,7 @@ def build(encoder: Path) -> Build:
         sizes = Architecture(MODALITIES, DIMS[0], 4, widths=WIDTHS, positions=dict.fromkeys(WIDTHS, 12))
         torch.manual_seed(1)
         model = zoo.build(config, sizes, TextEncoder(copy.deepcopy(backbone), width=DIMS[0], fresh=fresh))
-        model.start(BATCH.scores)
+        model.start(EIGHT.scores)
         return model
 
     return one
@@ -88,21 +75,21 @@ def able(model: SentimentModel) -> Iterator[frozenset[str]]:
 def test_a_prediction_without_a_modality_does_not_depend_on_it(name: str, build: Build) -> None:
     model = build(name).eval()
     for names in able(model):
-        batch = lacking(BATCH, names)
+        batch = lacking(EIGHT, names)
         found, other = (model(one).prediction for one in (batch, with_other_content(batch)))
         assert torch.equal(found, other), names
         assert found.isfinite().all()
-        assert not torch.equal(found, model(BATCH).prediction)
+        assert not torch.equal(found, model(EIGHT).prediction)
 
 
 @every_model
 def test_what_one_clip_lacks_changes_no_other_clip(name: str, build: Build) -> None:
     model = build(name).eval()
-    whole = model(BATCH).prediction
+    whole = model(EIGHT).prediction
     for names in able(model):
-        found = model(lacking(BATCH, names, slice(3))).prediction
+        found = model(lacking(EIGHT, names, slice(3))).prediction
         torch.testing.assert_close(found[3:], whole[3:], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(found[:3], model(lacking(BATCH, names)).prediction[:3], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[:3], model(lacking(EIGHT, names)).prediction[:3], atol=1e-5, rtol=1e-5)
 
 
 def learnt(model: SentimentModel, batch: Batch, phase: str) -> list[torch.Tensor]:
@@ -132,7 +119,7 @@ CASES = [*((name, rows) for name in zoo.MODELS for rows in (slice(3), slice(None
 )
 def test_training_learns_nothing_from_what_is_absent(name: str, rows: slice, build: Build) -> None:
     model = build(name)
-    batch = lacking(BATCH, model.optional_modalities & {"text", "audio"}, rows)
+    batch = lacking(EIGHT, model.optional_modalities & {"text", "audio"}, rows)
     for phase in model.phases:
         found, same = (learnt(model, one, phase) for one in (batch, with_other_content(batch)))
         assert all(torch.equal(a, b) for a, b in zip(found, same, strict=True))
