@@ -4,12 +4,22 @@
 
 `demo-external-a` and `demo-external-b` each have half of the words that the demo's training split lacks, so a model
 that learns from both should know them all. ConKI with the demo's settings; every step is a `conki finetune` command,
-which is printed; given again, finished steps are reused.
+which is printed; given again, finished steps are reused. At the end the test error is split by the opinion words of the
+clips: those of the target's training split only, or also some of a or of b (not of both).
 """
 
 import argparse
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from conki_cli.config.words import parse_seeds
+from conki_cli.data.sources import demo
+from conki_cli.data.store.records import Sample
+from conki_cli.runs import read_predictions
+from conki_cli.system.workspace import Workspace
 from tests.benchmarks.study import DEMO, Trainer
 from tests.benchmarks.tables import mae_rows
 
@@ -34,7 +44,35 @@ def main() -> None:
     for label, words in ARMS.items():
         trainer.train(names[label], words, [], options.seeds)
     if not options.print:
-        print(*(row.words() for row in mae_rows(options.workspace, names)), sep="\n", flush=True)
+        print(*(row.words() for row in mae_rows(options.workspace, names)), sep="\n")
+        for label, name in names.items():
+            errors = errors_by_words(Workspace(options.workspace).runs / name, parse_seeds(options.seeds))
+            print(f"{label:<24}", *(f"{words}: {np.mean(values):.3f}" for words, values in errors.items()), sep="   ")
+
+
+def errors_by_words(run: Path, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Return the absolute test errors of a run by where the opinion words of a clip occur in training."""
+    corpora = {
+        "only words of the target": demo.demo_corpus().splits["train"],
+        "a word of a": [*itertools.chain(*demo.demo_external_a_corpus().splits.values())],
+        "a word of b": [*itertools.chain(*demo.demo_external_b_corpus().splits.values())],
+    }
+    known = {name: opinion_words(clips) for name, clips in corpora.items()}
+    texts = {clip.id: opinion_words([clip]) for clip in demo.demo_corpus().splits["test"]}
+    errors: dict[str, list[float]] = {name: [] for name in known}
+    for seed in seeds:
+        stored = read_predictions(run / f"seed-{seed}" / "predictions" / "test.csv")
+        for clip, error in zip(stored.ids, np.abs(stored.predictions - stored.scores), strict=True):
+            found = [name for name in ("a word of a", "a word of b") if texts[clip] & known[name]]
+            found = found or ["only words of the target"]
+            if len(found) == 1:  # clips with words of both are in neither
+                errors[found[0]].append(float(error))
+    return errors
+
+
+def opinion_words(clips: Sequence[Sample]) -> set[str]:
+    """Return the opinion words of clips."""
+    return {word for clip in clips for word in clip.text.split() if word in demo.OPINION_WORDS}
 
 
 if __name__ == "__main__":
