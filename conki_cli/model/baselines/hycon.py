@@ -64,8 +64,9 @@ def contrasts(vectors: Tensor, scores: Tensor, present: Tensor | None = None) ->
         unit = unit_vectors(full_precision(vectors).reshape(-1, width))  # [N, d]
         similarities = unit @ unit.T  # [N, N]
     within, between = ~same_sample & same_modality, ~same_sample & ~same_modality
-    own = similarities[own_pairs(num_samples, num_modalities, vectors.device)]
-    if present is not None:
+    if present is None:
+        own = similarities[own_pairs(num_samples, num_modalities, vectors.device)]
+    else:
         both = ~lacking_pairs(present.flatten())
         within, between = within & both, between & both
         own = similarities[same_sample & ~same_modality & both]
