@@ -80,8 +80,8 @@ def _launch(options: dict[str, Any], gpus: int, nodes: int, rendezvous: str) -> 
     from conki_cli.experiments.launching import Team, launch
 
     team = Team(gpus, nodes, rendezvous)
-    team.check_meeting()
     if options["dry_run"]:
+        team.check_meeting()
         return
     team.check(resolve(**options["settings"]).run.device if "settings" in options else options["device"])
     raise typer.Exit(launch(team, sys.argv[1:], screen_for(options["json"]).say))
