@@ -12,8 +12,8 @@ rest of a score is hidden in the audio and vision frames, which also reflect the
 The two corpora have different topics, share no sentence, and differ in frame widths as MOSI and MOSEI do. Only
 additions, multiplications and NumPy's seeded generator are used, so every machine makes the same clips.
 
-Two further external corpora exist to be used together: each has half of the words that the target's training split
-lacks, and no other opinion words, so each teaches what the other does not. `demo-external-b` is scored from -1 to 1.
+Two further external corpora exist to be used together: each has the 24 words of the target's training split and
+half of those that it lacks, so each teaches what the other does not. `demo-external-b` is scored from -1 to 1.
 
 Axes: L frames of a clip, d features per frame.
 """
@@ -40,9 +40,9 @@ _WORDS_BY_VALENCE = {
 
 _VALENCES = {word: value for value, words in _WORDS_BY_VALENCE.items() for word in words.replace("|", " ").split()}
 _UNTAUGHT = [words.partition("|")[2].split() for words in _WORDS_BY_VALENCE.values()]
-_TAUGHT_BY_A = [word for words in _UNTAUGHT for word in words[:3]]
-_TAUGHT_BY_B = [word for words in _UNTAUGHT for word in words[3:]]
 _TAUGHT_BY_TARGET = [word for words in _WORDS_BY_VALENCE.values() for word in words.partition("|")[0].split()]
+_TAUGHT_BY_A = [*_TAUGHT_BY_TARGET, *(word for words in _UNTAUGHT for word in words[:3])]
+_TAUGHT_BY_B = [*_TAUGHT_BY_TARGET, *(word for words in _UNTAUGHT for word in words[3:])]
 OPINION_WORDS = tuple(sorted(_VALENCES))
 
 _INTENSIFIERS = {"": 1.0, "slightly": 0.5, "very": 1.4}
@@ -134,7 +134,7 @@ def demo_external_corpus(draw: int = _SEED) -> Corpus:
 
 
 def demo_external_a_corpus(draw: int = _SEED) -> Corpus:
-    """Make the external corpus `demo-external-a`: 600, 100 and 100 clips about errands, with 12 opinion words.
+    """Make the external corpus `demo-external-a`: 600, 100 and 100 clips about errands, with 36 opinion words.
 
     Args:
         draw: the seed of the target corpus, with which it shares no sentence.
@@ -143,7 +143,7 @@ def demo_external_a_corpus(draw: int = _SEED) -> Corpus:
 
 
 def demo_external_b_corpus(draw: int = _SEED) -> Corpus:
-    """Make the external corpus `demo-external-b`: 600, 100 and 100 clips about outings, with 12 other opinion words.
+    """Make the external corpus `demo-external-b`: 600, 100 and 100 clips about outings, with 36 opinion words.
 
     Its scores lie between -1 and 1.
 
