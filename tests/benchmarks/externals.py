@@ -3,9 +3,9 @@
     python -m tests.benchmarks.externals --workspace DIR
 
 `demo-external-a` and `demo-external-b` have the opinion words of the demo's training split and each half of those that
-it lacks, so a model that learns from both should know them all. ConKI with the demo's settings; every step is a `conki finetune` command,
-which is printed; given again, finished steps are reused. At the end the test error is split by the opinion words of the
-clips: those of the target's training split only, or also some of a or of b (not of both).
+it lacks, so a model that learns from both should know them all. ConKI with the demo's settings; every step is a
+`conki finetune` command, which is printed; given again, finished steps are reused. At the end the test error is split
+by the opinion words of the clips: those of the target's training split only, or also some of a or of b (not of both).
 """
 
 import argparse
