@@ -3,6 +3,7 @@
 Axis letters: B batch, L longest sequence of the batch, d feature width.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,17 +193,22 @@ class Batches:
 
     def _bucketed(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Sort shuffled clips by length within pools of several batches, then shuffle the full batches."""
-        lengths = np.zeros(len(order), dtype=np.int64)
+        pool = self.batch_size * max(1, min(_POOL, len(order) // self.batch_size // _POOLS))
+        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+        found = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in pools])
+        full = len(found) // self.batch_size * self.batch_size  # the short batch stays the last
+        batches = generator.permutation(found[:full].reshape(-1, self.batch_size))
+        return np.concatenate([batches.reshape(-1), found[full:]])
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Count the tokens and frames of every clip of the split together, [N]."""
+        lengths = np.zeros(len(self.utterances.ids), dtype=np.int64)
         if self.token_ids is not None:
             lengths += [len(ids) for ids in self.token_ids]
         for name, limit in self.limits.items():
             lengths += np.minimum(self.utterances.frames[name].lengths, limit)
-        pool = self.batch_size * max(1, min(_POOL, len(order) // self.batch_size // _POOLS))
-        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-        found = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in pools])
-        full = len(found) // self.batch_size * self.batch_size  # the short batch stays the last
-        batches = generator.permutation(found[:full].reshape(-1, self.batch_size))
-        return np.concatenate([batches.reshape(-1), found[full:]])
+        return lengths
 
     def absent(self, number: int = 0) -> "Mapping[str, Flags]":
         """Return which clips of the split lack which modality in an epoch, [N] by modality that any of them lacks."""

@@ -8,6 +8,7 @@ every epoch. Everything is a function of (seed, epoch).
 Axes: N clips of all sets, one set after the other; B batch.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,11 @@ class MixedBatches(Batches):
         streams = [_endless(part, number) for part in parts]
         for index in order[: math.ceil(len(order) * share)].tolist():
             yield next(streams[index]) + starts[index]
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Count the tokens and frames of every clip of all sets together, [N]."""
+        return np.concatenate([part.lengths for part in self.parts.values()])
 
     def absent(self, number: int = 0) -> Mapping[str, Flags]:
         """Return which clips of all sets lack which modality in an epoch, [N] by modality that any of them lacks."""

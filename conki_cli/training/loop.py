@@ -240,7 +240,7 @@ class _Fit:
             where = _Place(progress.epoch, number, phase, [train.utterances.ids[i] for i in indices.tolist()])
             is_step = number % accumulate == 0 or number == count
             if len(indices) >= model.smallest_batch(phase):
-                batch = train.take(self.ranks.share(indices), absent).to(self.device)
+                batch = train.take(self.ranks.share(indices, train.lengths[indices]), absent).to(self.device)
                 labels = train.labels(indices).to(self.device) if self.ranks.count > 1 else batch
                 with memory_advice(train.batch_size):
                     terms = self._backward(batch, labels, where)

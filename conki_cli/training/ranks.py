@@ -23,8 +23,12 @@ class Ranks:
     count: int = 1
     """R."""
 
-    def share(self, indices: np.ndarray) -> np.ndarray:
-        """Return this rank's part [b] of a batch [B]; a rank without a clip computes the first one, without effect."""
+    def share(self, indices: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return this rank's part [b] of a batch [B], whose clips have these lengths [B].
+
+        The ranks get clips of about the same length together. A rank without a clip computes the first one, without
+        effect.
+        """
         return indices
 
     def whole(self, output: Output) -> Output:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from conki_cli.model.contract import Output
+from conki_cli.model.packing import moved
 from conki_cli.training.lost import KilledRankError, LostRankError
 from conki_cli.training.ranks import Ranks
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FAILED = "conki/failed"
 """Key under which a rank leaves the line that says why it ended."""
-_BUCKET = 2**23  # numbers (32 MiB) of several small gradients that are summed over the ranks together
+_SMALL = 2**16  # numbers of a gradient that is summed over the ranks together with others
 
 
 @dataclass(eq=False)
@@ -36,14 +37,20 @@ class SeveralRanks(Ranks):
 
     store: "Store | None" = None
     """Where ranks leave words for each other."""
-    sizes: Sequence[int] = field(default=(), init=False)
-    """Clips of the batch in progress, by rank."""
+    places: Sequence[np.ndarray] = field(default=(), init=False)
+    """The places in the batch in progress of every rank's clips, [b] each."""
 
-    def share(self, indices: np.ndarray) -> np.ndarray:
-        """Return this rank's part [b] of a batch [B]; a rank without a clip computes the first one, without effect."""
-        parts = np.array_split(indices, self.count)
-        self.sizes = [len(part) for part in parts]
-        return parts[self.rank] if len(parts[self.rank]) else indices[:1]
+    def share(self, indices: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return this rank's part [b] of a batch [B], whose clips have these lengths [B]."""
+        parts: list[list[int]] = [[] for _ in range(self.count)]
+        loads = np.zeros(self.count)
+        for place in np.argsort(-lengths, kind="stable").tolist():  # the longest first, each to the idlest rank
+            idlest = int(loads.argmin())
+            parts[idlest].append(place)
+            loads[idlest] += lengths[place] + 1
+        self.places = [np.array(sorted(part), dtype=np.int64) for part in parts]
+        own = self.places[self.rank]
+        return indices[own] if len(own) else indices[:1]
 
     def whole(self, output: Output) -> Output:
         """Return the output for the whole batch, in its order; parts are gathered when the loss reads them."""
@@ -58,13 +65,13 @@ class SeveralRanks(Ranks):
 
     def gather(self, rows: Tensor) -> Tensor:
         """Gather the rows of all ranks, [b, ...] -> [B, ...]; the gradient is the sum of all ranks' gradients."""
-        gathered: Tensor = _Gather.apply(rows, self, tuple(self.sizes))  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]
         return gathered
 
     def own(self, rows: Tensor) -> Tensor:
         """Return this rank's rows of [B, ...]: [b, ...]."""
-        start = sum(self.sizes[: self.rank])
-        return rows[start : start + self.sizes[self.rank]] if self.sizes[self.rank] else rows[:1]
+        own = self.places[self.rank]
+        return rows[_moved(own, rows)] if len(own) else rows[:1]
 
     def normalise_together(self, model: nn.Module) -> None:
         """Let every BatchNorm of a model use the statistics of the whole batch; SyncBatchNorm would refuse CPUs."""
@@ -76,34 +83,34 @@ class SeveralRanks(Ranks):
     def average(self, model: nn.Module) -> None:
         """Average the gradients over the ranks."""
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        bucket: list[Tensor] = []
+        alone: list[Tensor] = []
+        packed: list[tuple[Tensor, Tensor | slice]] = []
         for parameter in model.parameters():
             if (gradient := parameter.grad) is None:
                 continue
             if id(parameter) in tables and gradient.device.type == "cpu":  # a GPU would have to be waited for
-                self._average_rows(gradient)
-                continue
-            if bucket and sum(map(torch.numel, bucket)) + gradient.numel() > _BUCKET:
-                self._average(bucket)
-                bucket = []
-            bucket.append(gradient)
-        self._average(bucket)
+                packed.append((gradient, self._rows_read(gradient)))
+            elif gradient.numel() < _SMALL:
+                packed.append((gradient, slice(None)))
+            else:
+                alone.append(gradient)
+        pieces = [gradient[rows] for gradient, rows in packed]
+        if pieces:
+            alone.append(torch.cat([piece.reshape(-1) for piece in pieces]))
+        with self.together():
+            for work in [dist.all_reduce(gradient, async_op=True) for gradient in alone]:
+                work.wait()
+        torch._foreach_div_(alone, self.count)
+        means = torch.split(alone[-1], [piece.numel() for piece in pieces]) if pieces else ()
+        for (gradient, rows), piece, mean in zip(packed, pieces, means, strict=True):
+            gradient[rows] = mean.view_as(piece)
 
-    def _average_rows(self, gradient: Tensor) -> None:
-        """Average the rows of an embedding that any rank has read; the others, most of half a network, are zeros."""
-        is_read = gradient.ne(0).any(dim=1).to(torch.uint8)
+    def _rows_read(self, gradient: Tensor) -> Tensor:
+        """Return the rows of an embedding that any rank has read; the others, most of half a network, are zeros."""
+        is_read = torch.from_numpy(gradient.numpy().any(axis=1).astype(np.uint8))
         with self.together():
             dist.all_reduce(is_read, op=dist.ReduceOp.MAX)
-        rows = is_read.nonzero().squeeze(1)
-        gradient[rows] = self.sum(gradient[rows]).div_(self.count)
-
-    def _average(self, gradients: Sequence[Tensor]) -> None:
-        if len(gradients) == 1:
-            self.sum(gradients[0]).div_(self.count)
-        elif gradients:
-            flat = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients])).div_(self.count)
-            for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-                gradient.copy_(mean.view_as(gradient))
+        return is_read.nonzero().squeeze(1)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over the ranks, in place."""
@@ -161,22 +168,25 @@ class _Gather(torch.autograd.Function):
     """See `SeveralRanks.gather`."""
 
     @staticmethod
-    def forward(context: Any, rows: Tensor, ranks: SeveralRanks, sizes: Sequence[int]) -> Tensor:
-        context.ranks, context.sizes, context.num_rows = ranks, sizes, len(rows)
-        own = rows.new_zeros(max(sizes), *rows.shape[1:])  # all ranks must send as many rows
-        own[: sizes[ranks.rank]] = rows[: sizes[ranks.rank]]
-        parts = [torch.empty_like(own) for _ in sizes]
+    def forward(context: Any, rows: Tensor, ranks: SeveralRanks) -> Tensor:
+        own, sizes = _moved(ranks.places[ranks.rank], rows), [len(places) for places in ranks.places]
+        context.ranks, context.own, context.num_rows = ranks, own, len(rows)
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])  # all ranks must send as many rows
+        padded[: len(own)] = rows[: len(own)]
+        parts = [torch.empty_like(padded) for _ in sizes]
         with ranks.together():
-            dist.all_gather(parts, own)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+            dist.all_gather(parts, padded)
+        by_rank = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return by_rank[_moved(np.argsort(np.concatenate(ranks.places)), rows)]
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        ranks, sizes = context.ranks, context.sizes
-        start = sum(sizes[: ranks.rank])
-        own = ranks.sum(gradient.clone(memory_format=torch.contiguous_format))[start : start + sizes[ranks.rank]]
-        padded = own if len(own) else own.new_zeros(context.num_rows, *own.shape[1:])
-        return padded, None, None
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        own = context.ranks.sum(gradient.clone(memory_format=torch.contiguous_format))[context.own]
+        return own if len(own) else own.new_zeros(context.num_rows, *own.shape[1:]), None
+
+
+def _moved(places: np.ndarray, rows: Tensor) -> Tensor:
+    return moved(torch.from_numpy(places), rows.device)
 
 
 class _Gathered(Mapping[str, Tensor]):

@@ -6,6 +6,7 @@ Both take the same batches by turns in the same processes. Also measured: the av
 gathering what the contrast reads, forward and backward, each as a share of a step in two ranks.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -35,8 +36,8 @@ class Member:
         self.optimizer = training.start(self.model, job.config).optimizers["main"]
         size = training.schedule_of(job.config, 1).batch_size
         self.train: Batches = job.inputs.batches("train", batch_size=size, seed=1)
-        order = self.train.order(1)
-        self.batches: list[np.ndarray] = [next(order) for _ in range(num_batches)]
+        order = itertools.chain.from_iterable(map(self.train.order, itertools.count(1)))
+        self.batches: list[np.ndarray] = list(itertools.islice(order, num_batches))
 
     def together(self, number: int) -> float:
         """Take a step with the other ranks."""
@@ -52,7 +53,7 @@ class Member:
 
     def gather(self, number: int) -> float:
         """Gather O_m and A_m of a batch [b, 3, D] and the predictions, forward and backward."""
-        count = len(self.ranks.share(self.batches[number]))
+        count = len(self._share(self.batches[number], self.ranks))
         width = self.model.architecture.width
         parts = [torch.randn(count, 3, width), torch.randn(count, 3, width), torch.randn(count)]
 
@@ -62,9 +63,12 @@ class Member:
 
         return _seconds(work)
 
+    def _share(self, indices: np.ndarray, ranks: Ranks) -> np.ndarray:
+        return ranks.share(indices, self.train.lengths[indices])
+
     def _step(self, indices: np.ndarray, ranks: Ranks) -> None:
         self.model.zero_grad(set_to_none=True)
-        output = ranks.whole(self.model.represent(self.train.take(ranks.share(indices))))
+        output = ranks.whole(self.model.represent(self.train.take(self._share(indices, ranks))))
         terms = self.model.loss(output, self.train.labels(indices), "main")
         torch.stack(list(terms.values())).sum().backward()
         ranks.average(self.model)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeConfig, OpenJob
+from hypothesis import given
+from hypothesis import strategies as st
 from ranks_support import on_ranks
 from torch import Tensor, nn
 
@@ -16,6 +18,9 @@ from conki_cli.system.observer import Observer, Training
 from conki_cli.training import loop as training
 from conki_cli.training.jobs import Job, build_model
 from conki_cli.training.ranks import ALONE, Ranks
+from conki_cli.training.together import SeveralRanks
+
+LENGTHS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5])
 
 
 class Contrast(nn.Module):
@@ -28,7 +33,9 @@ class Contrast(nn.Module):
         self.double()
 
     def terms(self, clips: Tensor, scores: Tensor, indices: np.ndarray, ranks: Ranks) -> Tensor:
-        vectors = self.norm(self.encoder(clips[ranks.share(indices)])).view(-1, 2, 3, 4)  # [b, K, M, D]
+        vectors = self.norm(self.encoder(clips[ranks.share(indices, LENGTHS[indices])])).view(
+            -1, 2, 3, 4
+        )  # [b, K, M, D]
         out = ranks.whole(Output(vectors.sum(dim=(1, 2, 3)), vectors[:, 0], vectors[:, 1], {"t": vectors[:, 1, 0]}))
         assert out.pan is not None
         scores = scores[indices]
@@ -55,6 +62,21 @@ def test_contrast_norm_and_gradients_equal_those_of_one_process(num_ranks: int, 
     for found in on_ranks(num_ranks, lambda ranks: learnt(ranks, num_clips)):
         for name, value in alone.items():
             assert torch.allclose(found[name], value, rtol=1e-12, atol=1e-12), name
+
+
+@given(
+    lengths=st.lists(st.integers(0, 500), min_size=1, max_size=40).map(np.array),
+    count=st.integers(2, 5),
+)
+def test_ranks_share_every_batch_by_length(lengths: np.ndarray, count: int) -> None:
+    indices = 100 + np.arange(len(lengths))
+    ranks = [SeveralRanks(rank, count) for rank in range(count)]
+    parts = [rank.share(indices, lengths) for rank in ranks]
+    num_busy = min(count, len(lengths))
+    assert sorted(np.concatenate(parts[:num_busy])) == indices.tolist()
+    assert all(part.tolist() == [100] for part in parts[num_busy:])  # computed without effect
+    sums = [lengths[part - 100].sum() + len(part) for part in parts[:num_busy]]
+    assert max(sums) - min(sums) <= lengths.max() + 1
 
 
 SETTINGS = {
