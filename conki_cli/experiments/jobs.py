@@ -99,9 +99,12 @@ def _num_epochs(step: Step) -> int:
 
 
 def _work(step: Step) -> int:
-    """Return what grows with the duration of a step: its epochs times the size of the stores that it reads."""
+    """Return what grows with the duration of a step: epochs, the size of its stores, and passes through its encoders.
+
+    A network with adapters computes twice: what its encoders give, and what the adapters add.
+    """
     sizes = (status.st_size for path in step.stores.values() if (status := status_of(path)) is not None)
-    return _num_epochs(step) * sum(sizes)
+    return _num_epochs(step) * sum(sizes) * (2 if step.config.has_adapters else 1)
 
 
 @dataclass

@@ -96,6 +96,14 @@ def test_the_longest_chain_of_steps_begins_first(tmp_path: Path) -> None:
     assert [order.take() for _ in steps] == [steps[1], steps[3], steps[0], None]
 
 
+def test_a_network_with_adapters_begins_before_one_without(tmp_path: Path) -> None:
+    (tmp_path / "store").write_bytes(b"x")
+    without = replace(STEP, config=resolve(extra_drop=["C1", "C2"]), stores={"s": tmp_path / "store"})
+    adapted = replace(STEP, config=resolve(extra_drop=["C1"]), stores={"s": tmp_path / "store"})
+    order = jobs._Order([without, adapted])
+    assert [order.take(), order.take()] == [adapted, without]
+
+
 def test_what_workers_do_is_one_remark() -> None:
     assert spread(["seed 1: epoch 1/2", "seed 2: epoch 2/2"]) == "seed 1: epoch 1/2 | seed 2: epoch 2/2"
     assert len(spread(["x" * 99, "y"])) == 100
