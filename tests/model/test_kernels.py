@@ -21,10 +21,10 @@ def test_a_step_of_conki_on_a_gpu_has_a_third_of_the_kernels_and_waits_once() ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "conki"])
-def test_a_step_of_every_other_model_is_counted_and_waits_at_most_twice(name: str) -> None:
-    for step in counted(name, share=share_on("cuda"), fused=True).values():
+def test_a_step_of_every_other_model_is_counted_and_waits_once(name: str) -> None:
+    for phase, step in counted(name, share=share_on("cuda"), fused=True).items():
         assert step.kernels > 500
-        assert 1 <= step.waits <= 2
+        assert step.waits == (2 if phase == "cca" else 1)  # ICCN asks whether its covariances can be inverted
 
 
 def test_on_a_gpu_all_sequences_are_one_group() -> None:

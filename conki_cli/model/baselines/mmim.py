@@ -20,6 +20,7 @@ k width of the projections.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ class Mmim(SentimentModel):
             if parameter.dim() > 1 and not name.startswith(self.text_prefix):
                 nn.init.xavier_normal_(parameter)
         self.fits_likelihoods = False
-        self.has_bank = False  # that num_batches was enough when it was asked last
+        self.num_seen: int | None = 0  # num_batches as the host knows it, without waiting; None: it must ask
         self.projected = [max(1, sizes[name] // 4) for name in PAIRS]  # a quarter, 4 by default
         self.projections = nn.ModuleDict(
             {name: FixedProjection(sizes[name], k) for name, k in zip(PAIRS, self.projected, strict=True)}
@@ -166,9 +167,9 @@ class Mmim(SentimentModel):
             "nce": self.own.nce_weight * nce.sum(),
             "mi": -self.own.mi_weight * self._likelihood(parts, batch),
         }
-        if not self.has_bank:  # later batches need not wait for the device
-            self.has_bank = int(self.num_batches) >= BATCHES_BEFORE_ENTROPY
-        if self.has_bank:
+        if self.num_seen is None:
+            self.num_seen = int(self.num_batches)
+        if self.num_seen >= BATCHES_BEFORE_ENTROPY:
             complete = rows_with(batch, FRAMES, self._project(parts), batch.scores)
             terms["entropy"] = -self.own.mi_weight * self._entropy(*complete)
         return terms
@@ -195,7 +196,12 @@ class Mmim(SentimentModel):
         if phase == "main":
             self.bank, self.bank_scores = self.bank[:0].clone(), self.bank_scores[:0].clone()
             self.num_batches = torch.zeros_like(self.num_batches)
-            self.has_bank = False
+            self.num_seen = 0
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """Load weights and buffers, as torch does; among them the counter of batches."""
+        self.num_seen = None
+        return super().load_state_dict(*args, **options)
 
     @torch.no_grad()
     def after_backward(self, output: Output, batch: Batch, *, epoch: int, phase: str) -> None:
@@ -204,6 +210,7 @@ class Mmim(SentimentModel):
             found = rows_with(batch, FRAMES, self._project(dict(output.parts)), batch.scores.clone())
             self.bank, self.bank_scores = found
             self.num_batches = self.num_batches + 1
+            self.num_seen = None if self.num_seen is None else self.num_seen + 1
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
         """Return the likelihood networks in `lld`; the text encoder and everything else in `main`."""
