@@ -249,9 +249,10 @@ class Batches:
         text, vision, audio = (parts.get(name) for name in MODALITIES)
         return Batch(torch.from_numpy(indices), scores, text, vision, audio, states=states, absent=flags)
 
-    def labels(self, indices: np.ndarray) -> Batch:
-        """Return a batch without inputs: all that a loss reads of it."""
-        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)))
+    def labels(self, indices: np.ndarray, absent: "Mapping[str, Flags]") -> Batch:
+        """Return a batch without inputs, all that a loss reads of it; `absent`: which clips lack a modality, [N]."""
+        lacks = {name: torch.from_numpy(flags[indices]) for name, flags in absent.items() if flags[indices].any()}
+        return Batch(torch.from_numpy(indices), torch.from_numpy(self.scores(indices)), absent=lacks)
 
     def _check_finite(self, modality: str, values: np.ndarray, indices: np.ndarray) -> None:
         """Refuse frames [B, L, d] with a NaN or an infinity: one would turn every weight into NaN."""

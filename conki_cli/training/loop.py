@@ -241,7 +241,7 @@ class _Fit:
             is_step = number % accumulate == 0 or number == count
             if len(indices) >= model.smallest_batch(phase):
                 batch = train.take(self.ranks.share(indices, train.lengths[indices]), absent).to(self.device)
-                labels = train.labels(indices).to(self.device) if self.ranks.count > 1 else batch
+                labels = train.labels(indices, absent).to(self.device) if self.ranks.count > 1 else batch
                 with memory_advice(train.batch_size):
                     terms = self._backward(batch, labels, where)
             norm = torch.nn.utils.get_total_norm([gradient for _, gradient in self._gradients()]) if is_step else None

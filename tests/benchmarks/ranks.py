@@ -69,7 +69,7 @@ class Member:
     def _step(self, indices: np.ndarray, ranks: Ranks) -> None:
         self.model.zero_grad(set_to_none=True)
         output = ranks.whole(self.model.represent(self.train.take(self._share(indices, ranks))))
-        terms = self.model.loss(output, self.train.labels(indices), "main")
+        terms = self.model.loss(output, self.train.labels(indices, {}), "main")
         torch.stack(list(terms.values())).sum().backward()
         ranks.average(self.model)
         self.optimizer.step()

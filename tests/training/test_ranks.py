@@ -16,6 +16,7 @@ from conki_cli.model.contract import Output, SentimentModel
 from conki_cli.model.losses import hierarchical_contrastive_loss
 from conki_cli.system.observer import Observer, Training
 from conki_cli.training import loop as training
+from conki_cli.training.following import NORMALISE_THE_PRESENT
 from conki_cli.training.jobs import Job, build_model
 from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.together import SeveralRanks
@@ -125,8 +126,9 @@ def trained(job: Job, ranks: Ranks) -> list[Mapping[str, float]]:
     return [*terms.steps_seen, {"mae": metrics["mae"]}]
 
 
-def assert_equal_losses(names: Sequence[str], make: MakeConfig, open_job: OpenJob) -> None:
+def assert_equal_losses(names: Sequence[str], make: MakeConfig, open_job: OpenJob, *options: str) -> None:
     lines = ("data.external=none", "optimizer.num_epochs=2", "optimizer.patience=0", "optimizer.batch_size=4")
+    lines = (*lines, *options)
     jobs = {n: open_job(make("", *lines, f"model.name={n.split()[0]}", *SETTINGS.get(n, ()))) for n in names}
     for found in on_ranks(2, lambda ranks: {name: trained(job, ranks) for name, job in jobs.items()}):
         for name, job in jobs.items():
@@ -136,6 +138,20 @@ def assert_equal_losses(names: Sequence[str], make: MakeConfig, open_job: OpenJo
 
 def test_an_epoch_on_two_ranks_has_the_losses_of_one_process(tiny_config: MakeConfig, open_job: OpenJob) -> None:
     assert_equal_losses(["conki"], tiny_config, open_job)
+
+
+def test_an_epoch_without_some_modalities_has_the_losses_of_one_process(
+    tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    assert_equal_losses(["conki"], tiny_config, open_job, "optimizer.modality_dropout=0.4")
+
+
+@pytest.mark.slow
+def test_an_epoch_of_every_model_without_some_modalities_has_the_losses_of_one_process(
+    tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    names = [name for name in SYSTEMS if name not in NORMALISE_THE_PRESENT]
+    assert_equal_losses(names, tiny_config, open_job, "optimizer.modality_dropout=0.4")
 
 
 @pytest.mark.slow
