@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from conki_cli.cli.launching import handed_over
+from conki_cli.cli.launching import LAUNCHER, handed_over
 from conki_cli.cli.options import (
     DropOption,
     DryRunOption,
@@ -26,6 +26,7 @@ from conki_cli.cli.program import check_export_option, mention_damage, screen_fo
 from conki_cli.cli.ranks import in_ranks
 from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
+from conki_cli.system.torchrun import seat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -222,7 +223,12 @@ def demo(
     video: Annotated[
         bool, typer.Option("--video", help="From videos to scores instead: drawn faces and synthetic voices.")
     ] = False,
-    jobs: JobsOption = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=1, metavar="N", help="Train N rows side by side. Default: 2 where torch has several threads."
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     track: TrackOption = None,
     workspace: WorkspaceOption = Path(),
@@ -253,7 +259,7 @@ def demo(
     page = place.root / NAME
     check_page(page)
     configs = demo_rows(encoder, parse_seeds(seeds), device)
-    rows = trained(screen, configs, Runs(place), num_jobs=jobs, dry_run=dry_run, track=track)
+    rows = trained(screen, configs, Runs(place), num_jobs=jobs or _side_by_side(), dry_run=dry_run, track=track)
     if not rows:
         return None
     note_written(str(place.runs))
@@ -266,6 +272,13 @@ def demo(
     screen.answer({"rows": shown, "workspace": place.root.resolve(), "report": page.resolve()})
     screen.say(f"next: conki evaluate {rows[0][1].name}; conki predict {rows[0][1].name} ...; conki runs")
     return None
+
+
+def _side_by_side() -> int:
+    """Return how many rows of the demo train at once: two, unless there is one thread or `conki submit` or ranks."""
+    import torch
+
+    return 1 if seat() or LAUNCHER.get() else min(2, torch.get_num_threads())
 
 
 def settings(json: JsonOption = False) -> None:

@@ -3,10 +3,11 @@
 from typing import Any, get_args
 
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from conki_cli.cli import app
+from conki_cli.cli import app, training
 from conki_cli.cli.options import EpochsOption, flag_of, run_parameters
 from conki_cli.config.declarations import flagged, setting_fields
 
@@ -53,3 +54,15 @@ def test_the_help_of_an_option_is_that_of_its_setting() -> None:
     declared = setting_fields()["compute.precision"]
     shown = flag_of("compute.precision")
     assert shown.help.lower() == f"{declared.metadata['help'].lower()}. default: {declared.default}."
+
+
+def test_the_demo_trains_two_rows_at_once_where_torch_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for count in (1, 2, 8):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        found.append(training._side_by_side())
+    assert found == [1, 2, 2]
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert training._side_by_side() == 1
