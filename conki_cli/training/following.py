@@ -31,7 +31,7 @@ from conki_cli.system.torchrun import Seat, leave_note, seat
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
 from conki_cli.training.cached_states import StateCache, cached_states
-from conki_cli.training.jobs import build_model
+from conki_cli.training.jobs import build_model, training_batches
 from conki_cli.training.lost import LostRankError
 from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.steps import Shelf, Step, open_step
@@ -226,12 +226,11 @@ def take_part(ranks: SeveralRanks, shelf: Shelf) -> None:
         tensors[name] = torch.empty(shape, dtype=kind)
         ranks.copy_from_first(tensors[name])
     resuming.restore(progress, tensors, facts, "the state of rank 0")
-    inputs = job.inputs
     if cache != "off" and model.layers_read is not None:
         found = StateCache(model.text_encoder, model.layers_read, cache, job.run.states_folder, job.device)
-        inputs = replace(inputs, states=cached_states(found, inputs, job.splits, job.observer) or {})
+        states = cached_states(found, job.inputs, job.splits, job.observer)
+        job = replace(job, inputs=replace(job.inputs, states=states or {}))
     schedule = training.schedule_of(job.config, step.seed)
-    train = inputs.batches("train", batch_size=schedule.batch_size, seed=step.seed)
-    valid = inputs.batches("valid", batch_size=schedule.batch_size)
+    train, valid = training_batches(job, model, step.seed)
     for _ in training.fit(progress, train, valid, schedule, device=job.device, observer=job.observer, ranks=ranks):
         """Rank 0 alone saves."""

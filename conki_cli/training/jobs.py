@@ -11,6 +11,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.metrics import neutral_score
 from conki_cli.model import zoo
 from conki_cli.model.absence import dropout_shares
+from conki_cli.model.batches import Batches
 from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.inputs import Inputs
 from conki_cli.model.layers import compile_positions
@@ -97,7 +98,7 @@ def check_network(job: Job) -> NetworkSize:
     weights = sum(tensor.numel() for tensor in model.state_dict().values())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
-    modality_dropout(job, model)
+    dropout_shares(job.config, job.inputs.modalities, model.optional_modalities)
     schedule = training.schedule_of(config, config.run.seeds[0])
     for part in job.inputs.sources:
         training.check_batches(model, len(part.clips("train")), schedule.batch_size)
@@ -112,13 +113,16 @@ def check_network(job: Job) -> NetworkSize:
     return NetworkSize(count, trained, *checkpoint.size_while_training(model, names, frozen))
 
 
-def modality_dropout(job: Job, model: SentimentModel) -> dict[str, float]:
-    """Return the share of the training clips that lose a modality, by its name.
+def training_batches(job: Job, model: SentimentModel, seed: int) -> tuple[Batches, Batches]:
+    """Return the batches of the training split, of whose clips some lose a modality, and of the validation split.
 
     Raises:
-        SettingsError: the model needs one of them of every clip.
+        SettingsError: clips would lose a modality that the model needs.
     """
-    return dropout_shares(job.config, job.inputs.modalities, model.optional_modalities)
+    size = training.schedule_of(job.config, seed).batch_size
+    shares = dropout_shares(job.config, job.inputs.modalities, model.optional_modalities)
+    train = job.inputs.batches("train", batch_size=size, seed=seed, shares=shares)
+    return train, job.inputs.batches("valid", batch_size=size)
 
 
 def frozen_text(model: SentimentModel) -> list[str]:

@@ -60,9 +60,9 @@ from conki_cli.training.jobs import (
     Job,
     build_model,
     frozen_text,
-    modality_dropout,
     text_facts,
     text_reports,
+    training_batches,
 )
 from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.steps import Shelf, Step, open_step
@@ -175,10 +175,7 @@ def _train_seed(job: Job, step: Step, first: Run | None) -> None:
 def _train(job: Job, seed: int, progress: training.Progress, trained: Sequence[str], facts: Mapping[str, Any]) -> None:
     """Run the remaining epochs; save after each, every `checkpoint_every` steps, and before the program ends."""
     schedule, every, saved = training.schedule_of(job.config, seed), job.config.run.checkpoint_every, progress.step
-    train = job.inputs.batches(
-        "train", batch_size=schedule.batch_size, seed=seed, shares=modality_dropout(job, progress.model)
-    )
-    valid = job.inputs.batches("valid", batch_size=schedule.batch_size)
+    train, valid = training_batches(job, progress.model, seed)
     named = Training(job.run.name, 1 if job.config.run.stage == "pretrain" else 2, seed, schedule.num_epochs)
     observer = Observers(MetricsLog(log_path(job.run, seed)), job.observer)
 

@@ -17,7 +17,7 @@ from conki_cli.model.losses import hierarchical_contrastive_loss
 from conki_cli.system.observer import Observer, Training
 from conki_cli.training import loop as training
 from conki_cli.training.following import NORMALISE_THE_PRESENT
-from conki_cli.training.jobs import Job, build_model
+from conki_cli.training.jobs import Job, build_model, training_batches
 from conki_cli.training.ranks import ALONE, Ranks
 from conki_cli.training.together import SeveralRanks
 
@@ -119,8 +119,7 @@ def trained(job: Job, ranks: Ranks) -> list[Mapping[str, float]]:
     model = build_model(job, 1, None)
     without_dropout(model)
     progress, plan, terms = training.start(model, job.config), training.schedule_of(job.config, 1), Terms()
-    train = job.inputs.batches("train", batch_size=plan.batch_size, seed=1)
-    valid = job.inputs.batches("valid", batch_size=2)
+    train, valid = training_batches(job, model, 1)
     epochs = training.fit(progress, train, valid, plan, device=job.device, observer=terms, ranks=ranks)
     metrics = next(epochs).metrics
     return [*terms.steps_seen, {"mae": metrics["mae"]}]
