@@ -27,8 +27,8 @@ class Absence:
 
     without: frozenset[str] = frozenset()
     """Modalities that every clip lacks."""
-    masks_empty: bool = False
-    """Whether a clip without frames or words lacks that modality; otherwise it counts as one zero frame, or no word."""
+    masks_empty: frozenset[str] = frozenset()
+    """Modalities that a clip without frames or words lacks; of the others it counts as one zero frame, or no word."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Share of the clips that lose a modality in training, by modality."""
 
@@ -44,7 +44,9 @@ class Absence:
             epoch: number of the epoch.
         """
         names = [name for name in MODALITIES if name in empty]
-        lacking = np.stack([empty[name] & self.masks_empty | (name in self.without) for name in names], axis=1)
+        lacking = np.stack(
+            [empty[name] & (name in self.masks_empty) | (name in self.without) for name in names], axis=1
+        )
         shares = np.array([self.shares.get(name, 0.0) for name in names])
         if seed is not None and shares.any():
             lacking |= drawn(lacking, shares, np.random.default_rng([seed, epoch, _STREAM]))
@@ -69,6 +71,11 @@ def drawn(lacking: npt.NDArray[np.bool_], shares: npt.NDArray[np.float64], gener
 def trains_absence(config: RunConfig) -> bool:
     """Say whether a run trains with modality dropout, and so treats a clip without frames or words as lacking them."""
     return bool(config.optimizer.modality_dropout)
+
+
+def masked_when_empty(config: RunConfig, optional: frozenset[str]) -> frozenset[str]:
+    """Return the modalities that a clip without frames or words lacks, of those that the model can leave out."""
+    return optional if trains_absence(config) else frozenset()
 
 
 def dropout_shares(config: RunConfig, modalities: Iterable[str], optional: frozenset[str]) -> dict[str, float]:

@@ -13,9 +13,10 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import Ragged, Utterances
-from conki_cli.model.absence import Absence, trains_absence
+from conki_cli.model.absence import Absence, masked_when_empty
 from conki_cli.model.batches import Batches
 from conki_cli.model.mixing import MixedBatches
+from conki_cli.model.zoo import model_class
 from conki_cli.system.errors import SettingsError, StoreError
 from conki_cli.text.context import Context, tokenize_with_context
 
@@ -45,8 +46,8 @@ class Inputs:
     """The run's score that separates two classes."""
     limit: int = 0
     """Largest number of clips per split; 0: all."""
-    masks_empty: bool = False
-    """Whether a clip without frames or words lacks that modality."""
+    masks_empty: frozenset[str] = frozenset()
+    """Modalities that a clip without frames or words lacks."""
     context: Context = field(default_factory=Context)
     """Neighbouring clips whose texts are read behind a clip's own."""
     parts: tuple["Inputs", ...] = ()
@@ -215,7 +216,7 @@ def open_inputs(
         bucket=config.compute.bucket,
         threshold=config.data.threshold,
         limit=config.data.limit,
-        masks_empty=trains_absence(config),
+        masks_empty=masked_when_empty(config, model_class(config.model.name).optional_modalities),
         context=Context.of(config),
     )
     if not learns_external or len(externals) < 2:

@@ -19,9 +19,7 @@ def task_loss(predictions: Tensor, scores: Tensor) -> Tensor:
         predictions: y-hat, [B].
         scores: y, [B].
     """
-    if predictions.shape != scores.shape:  # [B, 1] against [B] would broadcast to B x B differences
-        raise ValueError(f"predictions {list(predictions.shape)} and scores {list(scores.shape)} must have one shape")
-    return F.mse_loss(full_precision(predictions), full_precision(scores))
+    return F.mse_loss(*_paired(predictions, scores))
 
 
 def absolute_loss(predictions: Tensor, scores: Tensor) -> Tensor:
@@ -31,9 +29,13 @@ def absolute_loss(predictions: Tensor, scores: Tensor) -> Tensor:
         predictions: y-hat, [B].
         scores: y, [B].
     """
-    if predictions.shape != scores.shape:
+    return F.l1_loss(*_paired(predictions, scores))
+
+
+def _paired(predictions: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    if predictions.shape != scores.shape:  # [B, 1] against [B] would broadcast to B x B differences
         raise ValueError(f"predictions {list(predictions.shape)} and scores {list(scores.shape)} must have one shape")
-    return F.l1_loss(full_precision(predictions), full_precision(scores))
+    return full_precision(predictions), full_precision(scores)
 
 
 def hierarchical_contrastive_loss(

@@ -23,8 +23,9 @@ from conki_cli.model.batches import Batch, Batches
 
 _ORDER = 19
 """Separates the random stream of the order of the sets from those that shuffle their clips."""
-_AGAIN = 2**32
-"""Added to the epoch each time that a set is shuffled again within it; no run has so many epochs."""
+_AGAIN = 2**64
+"""Added to the epoch each time that a set is shuffled again within it: NumPy seeds by words of 32 bits, and no other
+stream has four of them."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from conki_cli.text.folders import (
     local_folder,
     published,
     quiet,
+    read_configuration,
     require,
     require_safetensors,
 )
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _ENCODER = ModelKind("text encoder", "--encoder", "AutoModel")
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _FETCHED = {
     CONFIG_FILES: ["config.json"],
-    _TOKENIZER_FILES: ["config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*tokens*.json"],
+    TOKENIZER_FILES: ["config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*tokens*.json"],
     WEIGHT_FILES: ["config.json", "*.safetensors", "*.safetensors.index.json"],
 }
 
@@ -77,12 +78,7 @@ def encoder_config(name_or_path: str) -> "PretrainedConfig":
     Raises:
         EncoderError: it cannot be found or read, or does not describe an encoder of one token sequence.
     """
-    folder = _encoder_folder(name_or_path, CONFIG_FILES)
-    require(folder, CONFIG_FILES, "config.json", _ENCODER)
-    with explained(folder, "configuration (config.json)"):
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    config = read_configuration(_encoder_folder(name_or_path, CONFIG_FILES), _ENCODER)
     _refuse_decoder(config, name_or_path)
     sizes = [getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
     if config.is_encoder_decoder or not all(isinstance(size, int) and size > 0 for size in sizes):
@@ -161,9 +157,9 @@ def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     Raises:
         EncoderError: it cannot be found or read, or has no padding token.
     """
-    folder = _encoder_folder(name_or_path, _TOKENIZER_FILES)
+    folder = _encoder_folder(name_or_path, TOKENIZER_FILES)
     # Without these files transformers would return an empty tokenizer that knows five tokens.
-    require(folder, _TOKENIZER_FILES, "a tokenizer (tokenizer.json or vocab.txt)", _ENCODER)
+    require(folder, TOKENIZER_FILES, "a tokenizer (tokenizer.json or vocab.txt)", _ENCODER)
     with explained(folder, "tokenizer"):
         from transformers import AutoTokenizer
 

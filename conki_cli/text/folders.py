@@ -7,6 +7,7 @@ Torch and transformers are imported inside the functions: that takes seconds, an
 
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 import stat
@@ -15,11 +16,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conki_cli.system.errors import EncoderError
 from conki_cli.system.files import atomic_path, disk_error
 from conki_cli.system.readable import status_of, system_error_in, unread
 from conki_cli.system.workspace import is_path
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _HUB_TIMEOUT = 5.0  # seconds; the libraries' own retries would wait 20-50 s without a network
@@ -29,6 +34,8 @@ CONFIG_FILES = ("config.json",)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
+_MOST_LISTED = 10_000
+"""Labels and layers of a configuration: of each, transformers lists all, however small the file."""
 _SCRATCH = ".encoder."
 """Prefix of temporary folders in which encoder files are prepared."""
 
@@ -167,6 +174,26 @@ def require_safetensors(folder: Path, kind: ModelKind) -> None:
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"`"
         )
     require(folder, WEIGHT_FILES, "weights in safetensors (model.safetensors)", kind)
+
+
+def read_configuration(folder: Path, kind: ModelKind) -> "PretrainedConfig":
+    """Read the configuration of a model.
+
+    Raises:
+        EncoderError: it is missing, cannot be read, or names a number for which transformers would make a long list.
+    """
+    require(folder, CONFIG_FILES, "config.json", kind)
+    with explained(folder, "configuration (config.json)"):
+        from transformers import AutoConfig
+
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for name in ("num_labels", "num_hidden_layers"):
+            if isinstance(count := facts.get(name, 0), int) and count > _MOST_LISTED:
+                raise EncoderError(
+                    f"{name} in {folder / 'config.json'} must be at most {_MOST_LISTED:,}, found {count:,}",
+                    f"pass another folder to {kind.option}",
+                )
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
 
 
 def scratch_folders(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path, Path]]:

@@ -30,6 +30,7 @@ from conki_cli.text.folders import (
     hub_folder,
     local_folder,
     quiet,
+    read_configuration,
     require,
     require_safetensors,
 )
@@ -247,11 +248,7 @@ def _check_known(translator: _Translator, sentences: Sequence[str], model: str) 
 
 
 def _marian_config(folder: Path, model: str) -> "PretrainedConfig":
-    require(folder, CONFIG_FILES, "config.json", _TRANSLATOR)
-    with explained(folder, "configuration (config.json)"):
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    config = read_configuration(folder, _TRANSLATOR)
     if config.model_type != "marian":
         raise EncoderError(
             f"a translation model must be a MarianMT checkpoint, but {model} is of type {config.model_type!r}",

@@ -8,10 +8,11 @@ from conki_cli.system.errors import quoted
 from conki_cli.system.files import read_tensors
 from conki_cli.system.findings import FAULT, OK, Examination, Finding, attempt, fault, guarded, ordinary, size_on_disk
 from conki_cli.system.readable import status_of
+from conki_cli.text.encoders import TOKENIZER_FILES
+from conki_cli.text.folders import WEIGHT_FILES
 from conki_cli.text.vocabulary import vocabulary_problem
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-_WEIGHTS = "model.safetensors"
+_WEIGHTS = WEIGHT_FILES[0]
 _OF_RUNS = "frozen.safetensors"
 """A checkpoint that a run stores beside its encoder's files."""
 
@@ -45,7 +46,7 @@ def verify_built_in_encoder(examination: Examination) -> Iterator[Finding]:
 def _missing(folder: Path, *, weights: bool) -> Iterator[str]:
     if not status_of(folder / "config.json"):
         yield "config.json is missing"
-    if not any(path.is_file() for name in _TOKENIZERS for path in folder.glob(name)):
+    if not any(path.is_file() for name in TOKENIZER_FILES for path in folder.glob(name)):
         yield "a tokenizer is missing (tokenizer.json or vocab.txt)"
     if weights and not status_of(folder / _WEIGHTS):
         yield f"{_WEIGHTS} is missing"

@@ -16,7 +16,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,17 @@ class StateCache:
         """Return the shape of every data set for some texts: [T, D], and [N, D] for `first`."""
         rows = {name: sum(map(len, tokens)) for name in self.names} | {"first": len(tokens)}
         return {name: (count, self.width) for name, count in rows.items()}
+
+
+def with_states(cache: StateCache, inputs: Inputs, splits: Sequence[str], observer: "Observer") -> Inputs | None:
+    """Add cached states to the inputs of a stage, of every store that it trains on; None: see `cached_states`."""
+    parts = []
+    for part in inputs.sources:
+        states = cached_states(cache, part, splits, observer)
+        if states is None:
+            return None
+        parts.append(replace(part, states=states))
+    return replace(inputs, parts=tuple(parts)) if inputs.parts else parts[0]
 
 
 def cached_states(

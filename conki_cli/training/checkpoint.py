@@ -103,7 +103,7 @@ def load(path: Path, *, facts_only: bool = False) -> tuple[dict[str, Tensor], di
         raise CheckpointError(f"checkpoint {path} is damaged (its content does not fit its checksum)", advice)
     try:
         return tensors, dict(json.loads(header["facts"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path} lacks its facts", advice) from error
 
 

@@ -30,7 +30,7 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.torchrun import Seat, leave_note, seat
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
-from conki_cli.training.cached_states import StateCache, cached_states
+from conki_cli.training.cached_states import StateCache, with_states
 from conki_cli.training.jobs import build_model, training_batches
 from conki_cli.training.lost import LostRankError
 from conki_cli.training.ranks import ALONE, Ranks
@@ -228,8 +228,7 @@ def take_part(ranks: SeveralRanks, shelf: Shelf) -> None:
     resuming.restore(progress, tensors, facts, "the state of rank 0")
     if cache != "off" and model.layers_read is not None:
         found = StateCache(model.text_encoder, model.layers_read, cache, job.run.states_folder, job.device)
-        states = cached_states(found, job.inputs, job.splits, job.observer)
-        job = replace(job, inputs=replace(job.inputs, states=states or {}))
+        job = replace(job, inputs=with_states(found, job.inputs, job.splits, job.observer) or job.inputs)
     schedule = training.schedule_of(job.config, step.seed)
     train, valid = training_batches(job, model, step.seed)
     for _ in training.fit(progress, train, valid, schedule, device=job.device, observer=job.observer, ranks=ranks):

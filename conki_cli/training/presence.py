@@ -11,7 +11,7 @@ import numpy as np
 from conki_cli.config.models import label_of
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.records import Ragged, Utterances
-from conki_cli.model.absence import Absence, trains_absence, words_of
+from conki_cli.model.absence import Absence, masked_when_empty, trains_absence, words_of
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run
 from conki_cli.system.errors import RunError, SettingsError
@@ -78,7 +78,7 @@ def fit_to(run: Run, model: SentimentModel, reading: Reading, observer: Observer
         them = "it" if len(lacking) == 1 else "them"
         observer.say(f"warning: these clips have no {' and no '.join(lacking)}: scored without {them}{never}")
     nothing = {name: _no_frames(len(utterances), sizes.widths[name]) for name in lacking if name != "text"}
-    absence = Absence(reading.without | set(lacking), trains_absence(run.config))
+    absence = Absence(reading.without | set(lacking), masked_when_empty(run.config, model.optional_modalities))
     return Fitted(replace(utterances, frames={**utterances.frames, **nothing}), absence)
 
 

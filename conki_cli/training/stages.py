@@ -39,7 +39,7 @@ from conki_cli.runs import (
 )
 from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.system.environment import environment
-from conki_cli.system.errors import CheckpointError, ConkiError, StoreError, UnreadableError
+from conki_cli.system.errors import CheckpointError, ConkiError, RunError, StoreError, UnreadableError
 from conki_cli.system.files import read_json, remove_leftovers_below, remove_leftovers_in, write_json, write_text
 from conki_cli.system.locks import forget_killed, lock_beside, locked
 from conki_cli.system.observer import Observer, Training
@@ -52,7 +52,7 @@ from conki_cli.text import (
 )
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
-from conki_cli.training.cached_states import StateCache, cached_states
+from conki_cli.training.cached_states import StateCache, with_states
 from conki_cli.training.evaluation import memory_advice, predict
 from conki_cli.training.following import lead
 from conki_cli.training.jobs import (
@@ -241,14 +241,8 @@ def _with_states(job: Job, seed: int, model: SentimentModel, *, spare: int) -> t
     if how == "off":
         return job, "off"
     cache = StateCache(model.text_encoder, model.layers_read, how, job.run.states_folder, job.device, spare)
-    parts = []
-    for part in job.inputs.sources:
-        states = cached_states(cache, part, job.splits, job.observer)
-        if states is None:
-            return job, "off"
-        parts.append(dataclasses.replace(part, states=states))
-    inputs = dataclasses.replace(job.inputs, parts=tuple(parts)) if job.inputs.parts else parts[0]
-    return dataclasses.replace(job, inputs=inputs), how
+    inputs = with_states(cache, job.inputs, job.splits, job.observer)
+    return (job, "off") if inputs is None else (dataclasses.replace(job, inputs=inputs), how)
 
 
 def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]) -> None:
@@ -361,8 +355,10 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     log = log_path(job.run, seed)
     check_is_file(log)
     found = resuming.latest(job.run, seed, job.observer)
-    if found is None or (found[1]["best_epoch"] and not resuming.best_is_sound(job.run, seed, job.observer)):
-        log.unlink(missing_ok=True)
+    has_best = found is not None and math.isfinite(found[1]["best_mae"])
+    if found is None or (has_best and not resuming.best_is_sound(job.run, seed, job.observer)):
+        for path in (log, *(job.run.checkpoint(seed, name) for name in ("last", "previous"))):
+            path.unlink(missing_ok=True)  # the best weights of the new start do not belong to them
         return
     resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")
     over = progress.epoch - (progress.within is not None)
@@ -377,7 +373,13 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
 def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, first: Run | None) -> None:
     """Read the test split once, if there is one; store predictions and metrics; shrink the checkpoints."""
     run, model = job.run, progress.model
-    checkpoint.restore(model, checkpoint.load(run.checkpoint(seed, "best"))[0], str(run.path))
+    weights, facts = checkpoint.load(run.checkpoint(seed, "best"))
+    if facts.get("epoch", progress.best_epoch) != progress.best_epoch:
+        raise RunError(
+            f"{run.checkpoint(seed, 'best')} must be of epoch {progress.best_epoch}, found epoch {facts['epoch']}",
+            advice="delete it and give the same command again: the seed then starts over",
+        )
+    checkpoint.restore(model, weights, str(run.path))
     splits = [split for split in job.splits if split != "train"]
     metrics = {split: store_predictions(job, seed, model, split) for split in splits}
     checkpoint.slim_last(

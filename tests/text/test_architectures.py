@@ -236,6 +236,13 @@ def test_an_encoder_that_is_set_up_as_a_decoder_is_refused(tmp_path: Path) -> No
         encoder_config(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["num_labels", "num_hidden_layers"])
+def test_a_small_configuration_that_would_take_any_memory_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"model_type": "bert", "{name}": 1000000000}}')
+    with pytest.raises(EncoderError, match=rf"{name} in .*config\.json must be at most 10,000, found 1,000,000,000"):
+        encoder_config(str(tmp_path))
+
+
 def test_a_model_of_sounds_is_refused(tmp_path: Path) -> None:
     from conki_cli.text import backbone_from_config
 

@@ -191,6 +191,13 @@ def test_changed_facts_are_found(path: Path) -> None:
         checkpoint.load(path)
 
 
+def test_facts_that_are_nested_too_deeply_are_no_facts(path: Path) -> None:
+    path.parent.mkdir()
+    save_file({"a": torch.zeros(3)}, path, metadata={"facts": "[" * 200_000})
+    with pytest.raises(RunError, match="lacks its facts"):
+        checkpoint.load(path)
+
+
 @pytest.mark.parametrize("kind", [torch.bool, torch.int64, torch.bfloat16, torch.float64])
 def test_every_type_of_number_has_a_checksum(path: Path, kind: torch.dtype) -> None:
     tensors = {"scalar": torch.ones((), dtype=kind), "none": torch.ones(0, 2, dtype=kind)}

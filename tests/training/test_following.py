@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig, content, equal_bits
+from conftest import MakeConfig, content, equal_bits, make_corpus
 from ranks_support import on_ranks
 
 from conki_cli.config.sections import RunConfig
+from conki_cli.data.store.writing import write_store
 from conki_cli.experiments.planning import make_plan
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.log import log_path, logged_epochs
@@ -53,7 +54,7 @@ def in_step(step: Step, stop_at: int, ranks: Ranks) -> None:
 
 
 def planned(config: RunConfig, workspace: Workspace) -> Step:
-    """Return the only step of a configuration."""
+    """Return the first step of a configuration."""
     with Shelf() as shelf:
         return make_plan([config], Runs(workspace), Observer(), shelf=shelf).steps[0]
 
@@ -61,12 +62,18 @@ def planned(config: RunConfig, workspace: Workspace) -> Step:
 @pytest.fixture
 def step(workspace: Workspace, tiny_config: MakeConfig, encoder: Path, tmp_path: Path) -> Step:
     """A stage 2 without any dropout that saves every step."""
+    return calm_step(workspace, tiny_config, encoder, tmp_path, "run.checkpoint_every=1")
+
+
+def calm_step(workspace: Workspace, tiny_config: MakeConfig, encoder: Path, tmp_path: Path, *options: str) -> Step:
+    """Return the first step of a configuration without any dropout."""
     calm = shutil.copytree(encoder, tmp_path / "encoder")
     facts = json.loads((calm / "config.json").read_text(encoding="utf-8"))
     facts.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     (calm / "config.json").write_text(json.dumps(facts), encoding="utf-8")
-    lines = (*LINES, f"model.text_encoder={calm}", "run.checkpoint_every=1")
-    return planned(tiny_config("", *lines), workspace)
+    own = [option.partition("=")[0] for option in options]
+    lines = [line for line in LINES if line.partition("=")[0] not in own]
+    return planned(tiny_config("", *lines, f"model.text_encoder={calm}", *options), workspace)
 
 
 def learnt(folder: Path) -> tuple[list[Mapping[str, float]], float]:
@@ -103,6 +110,21 @@ def test_two_ranks_continue_to_the_same_bits_with_dropout(workspace: Workspace, 
     shutil.rmtree(step.run)
     train(step, Observer())
     assert not equal_bits(found, content(Run(step.run).checkpoint(1, "best")))  # its masks are others
+
+
+@pytest.mark.parametrize("line", ["optimizer.modality_dropout=0.4", "data.external=tiny-external+tiny-second"])
+def test_two_ranks_read_what_one_process_reads(
+    line: str, workspace: Workspace, tiny_config: MakeConfig, encoder: Path, tmp_path: Path
+) -> None:
+    """Clips that lose a modality, and several external sets with cached states of the frozen text encoder."""
+    write_store(workspace.store("tiny-second"), make_corpus("tiny-second", (9, 4, 4), seed=3, longest=5))
+    step = calm_step(workspace, tiny_config, encoder, tmp_path, "optimizer.num_epochs=1", line)
+    on_ranks(2, lambda ranks: in_step(step, 0, ranks))
+    together = logged_epochs(log_path(Run(step.run), 1))
+    shutil.rmtree(step.run)
+    train(step, Observer())
+    for one, other in zip(together, logged_epochs(log_path(Run(step.run), 1)), strict=True):
+        assert one.losses == pytest.approx(other.losses, rel=1e-6, abs=1e-6)
 
 
 def leave_during(ranks: SeveralRanks, reason: str) -> str:

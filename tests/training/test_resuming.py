@@ -21,11 +21,11 @@ from conki_cli.model import zoo
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, RunError, StoreError
 from conki_cli.system.files import sha256_of
-from conki_cli.system.observer import Observer
+from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint, resuming
 from conki_cli.training import loop as training
-from conki_cli.training.jobs import Job, build_model, modality_dropout
+from conki_cli.training.jobs import Job, build_model, training_batches
 
 SETTINGS = {
     "conki": ("optimizer.modality_dropout=0.3",),
@@ -66,9 +66,7 @@ def train(job: Job, run: Run, *, stop_at: int | None = None, calls: list[int] | 
     progress, plan = training.start(model, job.config), training.schedule_of(job.config, 1)
     if (found := resuming.latest(run, 1, Observer())) is not None:
         resuming.restore(progress, *found, "the test")
-    shares = modality_dropout(job, model)
-    train_part = job.inputs.batches("train", batch_size=plan.batch_size, seed=1, shares=shares)
-    valid = job.inputs.batches("valid", batch_size=plan.batch_size)
+    train_part, valid = training_batches(job, model, 1)
     trained = model.stored_names()[0]
     seen = 0
 
@@ -150,6 +148,22 @@ def unfinished(config: RunConfig, workspace: Workspace, at: str = "epoch 3/3") -
     return path
 
 
+@dataclass
+class Interrupting(Observer):
+    """Interrupts when a step, or an epoch, is over."""
+
+    at_step: int = 0
+    at_epoch: int = 1
+
+    def step(self, training: Training, number: int, terms: Mapping[str, float]) -> None:
+        if number == self.at_step:
+            raise KeyboardInterrupt
+
+    def epoch(self, training: Training, epoch: Epoch) -> None:
+        if not self.at_step and epoch.number == self.at_epoch:
+            raise KeyboardInterrupt
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
@@ -211,6 +225,39 @@ def test_a_seed_whose_best_weights_are_lost_begins_again_before_it_trains_in_vai
     damage(unfinished(config, workspace).with_name("best.safetensors"))
     assert finetune(config, workspace, notes).is_finished
     assert any(line.endswith("; seed 1 starts over") for line in notes.lines)
+
+
+def test_a_seed_that_begins_again_does_not_continue_from_what_it_gave_up(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config, notes = tiny_config("C1+T", "optimizer.num_epochs=3"), Notes()
+    last = unfinished(config, workspace)
+    last.with_name("best.safetensors").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, workspace, Interrupting())  # between the new best weights and the checkpoint after them
+    assert not last.exists()
+    finetune(config, workspace, notes)
+    assert not any("resumes" in line for line in notes.lines)
+
+
+def test_best_weights_of_another_epoch_are_not_those_of_the_seed(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    run = finetune(tiny_config("C1+T"), workspace)
+    (run.seed_folder(1) / "result.json").unlink()
+    tensors, facts = checkpoint.load(run.checkpoint(1, "best"))
+    checkpoint.save(run.checkpoint(1, "best"), tensors, {**facts, "epoch": 77})
+    with pytest.raises(RunError, match=r"best\.safetensors must be of epoch \d, found epoch 77: delete it"):
+        finetune(tiny_config("C1+T"), workspace)
+
+
+def test_an_interrupted_seed_without_an_epoch_that_counts_continues(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    lines = ("data.external=none", "model.name=iccn", "iccn.out_width=2", "iccn.cca_batch_size=6", "iccn.cca_epochs=3")
+    config, notes = tiny_config("", *lines, "optimizer.num_epochs=4", "run.checkpoint_every=1"), Notes()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, workspace, Interrupting(at_step=7))
+    finetune(config, workspace, notes)
+    assert any(line.endswith("seed 1 resumes after epoch 2") for line in notes.lines)
 
 
 @pytest.mark.parametrize("name", ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "metrics.jsonl"])

@@ -19,7 +19,8 @@ from conki_cli.config.sections import MODELS
 from conki_cli.data.store.writing import write_store
 from conki_cli.experiments.forecast import describe_plan
 from conki_cli.experiments.planning import make_plan
-from conki_cli.model.mixing import MixedBatches
+from conki_cli.model.absence import _STREAM
+from conki_cli.model.mixing import _AGAIN, _ORDER, MixedBatches
 from conki_cli.runs import Runs, digest_of
 from conki_cli.system.errors import SettingsError, StoreError
 from conki_cli.system.workspace import Workspace
@@ -38,6 +39,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> Path:
     splits = {name: [replace(clip, score=clip.score / 3) for clip in clips] for name, clips in corpus.splits.items()}
     write_store(folder / "tiny-second.h5", replace(corpus, splits=splits, score_range=(-1.0, 1.0)))
     return folder
+
+
+def test_shuffling_again_draws_other_numbers_than_what_else_is_drawn_in_an_epoch() -> None:
+    streams = [[1, 5 + _AGAIN], [1, 5 + _AGAIN * _ORDER], [1, 5], [1, 5, _STREAM], [1, 5, _ORDER]]
+    assert len({np.random.default_rng(words).random() for words in streams}) == len(streams)
 
 
 @pytest.fixture(scope="module")

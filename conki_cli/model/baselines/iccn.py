@@ -48,8 +48,9 @@ KERNEL = 3
 MAPS = (8, 16)
 """Channels of the two convolutions over an outer product."""
 GRID = 4
-LEAST_WIDTH = 4
 """Side of the grid that a map is averaged to."""
+LEAST_WIDTH = 4
+"""Of the text: the networks over outer products halve it."""
 
 
 def correlation_loss(first: Tensor, second: Tensor, *, ridge: float) -> Tensor:
