@@ -193,7 +193,7 @@ def test_changed_facts_are_found(path: Path) -> None:
 
 def test_facts_that_are_nested_too_deeply_are_no_facts(path: Path) -> None:
     path.parent.mkdir()
-    save_file({"a": torch.zeros(3)}, path, metadata={"facts": "[" * 200_000})
+    save_file({"a": torch.zeros(3)}, path, metadata={"schema": "1", "facts": "[" * 200_000})
     with pytest.raises(RunError, match="lacks its facts"):
         checkpoint.load(path)
 
