@@ -79,8 +79,8 @@ def check_data(run: Run, data: Mapping[str, str], ranges: Ranges = MappingProxyT
             raise RunError(
                 f"run {run.name} was trained on scores of {name} from {first:g} to {last:g}, and its store now says "
                 f"{low:g} to {high:g}",
-                advice=f"prepare it with --score-range {first:g}..{last:g} again, give --name a new name, or delete the "
-                "run's folder",
+                advice=f"prepare it with --score-range {first:g}..{last:g} again, give --name a new name, or delete "
+                "the run's folder",
             )
 
 

@@ -232,3 +232,31 @@ def test_an_override_whose_labels_are_no_scores_is_matched_by_id(source: Path, t
         part["regression_labels"] = labels
     found = audio_by_id(read(source, audio=saved(tmp_path / "audio.pkl", other)))
     np.testing.assert_array_equal(found["b$_$0002"], frames_of("b$_$0002", 5))
+
+
+def test_an_id_with_two_texts_in_a_table_of_texts_is_refused(source: Path, tmp_path: Path) -> None:
+    rows = [f"{clip.replace('$_$', ',')},text of {clip}" for ids in IDS.values() for clip in ids]
+    texts = tmp_path / "texts.csv"
+    texts.write_text("\n".join(["video_id,clip_id,text", *rows, rows[0]]), encoding="utf-8")
+    assert read(source, text=texts).splits["train"][0].text == "text of -v$_$01"  # the same row again
+    texts.write_text("\n".join(["video_id,clip_id,text", *rows, "-v,01,something else"]), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"texts.csv, line 8 .* '-v\$_\$01' is already in .*texts.csv, line 2"):
+        read(source, text=texts)
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_an_id_with_two_contents_in_a_pickle_is_refused(source: Path, tmp_path: Path, modality: str) -> None:
+    other = mmsa()
+    other["valid"]["id"] = [IDS["train"][1]]
+    with pytest.raises(SourceError, match=r"split 'valid', clip 1: .* '7\$_\$2' is already in .*split 'train', clip 2"):
+        read(source, **{modality: saved(tmp_path / "other.pkl", other)})
+
+
+def test_an_id_that_comes_again_with_the_same_content_is_no_fault(source: Path, tmp_path: Path) -> None:
+    other = mmsa()
+    other["train"]["id"] = [*IDS["train"][:2], IDS["train"][1]]
+    for key in ("raw_text", "regression_labels", "audio_lengths"):
+        other["train"][key] = [*other["train"][key][:2], other["train"][key][1]]
+    other["train"]["audio"][2] = other["train"]["audio"][1]
+    found = audio_by_id(read(source, audio=saved(tmp_path / "other.pkl", other)))
+    np.testing.assert_array_equal(found["7$_$2"], frames_of("7$_$2", 3))

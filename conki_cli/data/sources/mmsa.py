@@ -45,6 +45,7 @@ from conki_cli.data.sources.columns import (
     frames_of,
     normal_ids,
     numbers_of,
+    one_each,
     split_of,
     splits_of,
     strings_of,
@@ -155,7 +156,7 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
     """Read one modality of every clip by its id; the rest of the file may be missing.
 
     Raises:
-        SourceError: a split lacks ids or that modality.
+        SourceError: a split lacks ids or that modality, or an id has two different ones.
     """
     reader = _Reader(raw.path, "raw_text", request.progress)
     columns: dict[str, _Split] = {}
@@ -171,11 +172,14 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
     return FeatureTable(
         raw.path,
         modality,
-        {
-            clip: one
-            for split, part in columns.items()
-            for clip, one in zip(part.ids, frames[split][modality], strict=True)
-        },
+        one_each(
+            (
+                (f"{raw.path}, split {split!r}, clip {number}", clip, one)
+                for split, part in columns.items()
+                for number, (clip, one) in enumerate(zip(part.ids, frames[split][modality], strict=True), start=1)
+            ),
+            lambda one, other: np.array_equal(one[:], other[:], equal_nan=True),
+        ),
         notes=tuple(doubts),
         padding=padding.get(modality, ""),
         repaired=repaired.get(modality, {}),
@@ -188,18 +192,19 @@ def read_texts(raw: Raw, request: Request) -> dict[str, str]:
     """Read the texts of every clip by its id; the rest of the file may be missing.
 
     Raises:
-        SourceError: a split lacks ids or texts.
+        SourceError: a split lacks ids or texts, or an id has two texts.
     """
     parts = _splits_of(raw, needed=())
     key = _text_key(request, parts)
     reader = _Reader(raw.path, key, request.progress)
-    found: dict[str, str] = {}
+    found: list[tuple[str, str, str]] = []
     for split, part in parts.items():
         where = f"{raw.path}, split {split!r}"
         ids, texts = _ids(reader, where, part), strings_of(where, key, _value(where, part, key))
         _check_counts(where, {"id": len(ids), key: len(texts)})
-        found.update(zip(ids, texts, strict=True))
-    return found
+        pairs = enumerate(zip(ids, texts, strict=True), start=1)
+        found += [(f"{where}, clip {number}", clip, text) for number, (clip, text) in pairs]
+    return one_each(found)
 
 
 def _splits_of(raw: Raw, needed: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:

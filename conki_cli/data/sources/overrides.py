@@ -12,7 +12,15 @@ from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.opening import open_raw
 from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.data.sources import mmsa, sequences
-from conki_cli.data.sources.columns import fingerprint, normal_ids, numbers_of, splits_of, strings_of, stripped
+from conki_cli.data.sources.columns import (
+    fingerprint,
+    normal_ids,
+    numbers_of,
+    one_each,
+    splits_of,
+    strings_of,
+    stripped,
+)
 from conki_cli.data.sources.features import FeatureTable, attach, names_in, read_features
 from conki_cli.data.sources.joining import are_positions
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
@@ -176,6 +184,9 @@ def _texts(path: Path, request: Request) -> tuple[Mapping[str, str], Names]:
     if recognise(raw)[0] in (None, "mmsa") and mmsa.is_layout(raw):
         return mmsa.read_texts(raw, request), _names_in_columns(raw)
     other = read_raw(raw, request)
-    return {clip.id: clip.text for part in other.splits.values() for clip in part}, replace(
-        names_in(other), where=str(path)
+    named = (
+        (f"{path}, split {split!r}, clip {number}", clip.id, clip.text)
+        for split, part in other.splits.items()
+        for number, clip in enumerate(part, start=1)
     )
+    return one_each(named), replace(names_in(other), where=str(path))
