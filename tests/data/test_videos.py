@@ -24,8 +24,9 @@ from conki_cli.data.extraction.pitch import track_pitch
 from conki_cli.data.extraction.pool import Task, run_tasks
 from conki_cli.data.extraction.recipe import Recipe, kind_of, parse_fps, provenance_of
 from conki_cli.data.extraction.sound import Loudness
+from conki_cli.data.sources.videos import frames_of
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.system.errors import SettingsError, SourceError
+from conki_cli.system.errors import ConkiError, SettingsError, SourceError
 
 SOUND = Recipe(vision="none")
 SPEECH = Path(__file__).parents[3] / "shared" / "data" / "speech"
@@ -74,6 +75,26 @@ def test_what_was_extracted_is_found_in_the_cache(talks: Path) -> None:
     done, _ = extract_clips([Clip("a", path)], Extraction(talks / "extracted", SOUND, observer=notes))
     after = {file: file.stat().st_mtime_ns for file in (talks / "extracted").rglob("*.npy")}
     assert (len(done), before) == (1, after)
+
+
+def test_features_in_the_cache_that_are_not_whole_are_one_line(tmp_path: Path) -> None:
+    clip = Clip("a", write_media(tmp_path / "a.wav", sound=tone(0.3)))
+    (whole,), _ = extract_clips([clip], Extraction(tmp_path / "cache", SOUND, 1))
+    path = whole.folder / "audio.npy"
+    assert frames_of(whole, "audio") is not None
+    for left in (1000, 100, 0, None):
+        path.unlink() if left is None else path.write_bytes(path.read_bytes()[:left])
+        with pytest.raises(ConkiError, match=f"{whole.folder} is damaged: delete that folder"):
+            frames_of(whole, "audio")
+
+
+def test_features_are_on_the_disk_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    clip = Clip("a", write_media(tmp_path / "a.wav", sound=tone(0.3)))
+    (done,), _ = extract_clips([clip], Extraction(tmp_path / "cache", SOUND, 1))
+    names = [Path(path).name for path in flushed]
+    assert names.index("audio.npy") < names.index(done.folder.parent.name, names.index("audio.npy"))
 
 
 def test_features_are_the_same_bits_for_any_number_of_workers(tmp_path: Path) -> None:
