@@ -176,6 +176,23 @@ def test_any_of_them_gives_audio_to_a_label_file(counted: dict[str, Path], other
     assert rows_of(read(counted["label"], audio=counted[other])) == rows_of(read(counted["mmsa"]))
 
 
+def test_warnings_about_the_file_of_an_override_are_kept_but_those_about_its_splits(tmp_path: Path) -> None:
+    def made(one: Any) -> object:
+        pad = ((2, 0), (0, 0)) if (one.video, one.clip) != ("c", 7) else ((0, 2), (0, 0))
+        vision, audio = np.pad(one.vision, pad), np.pad(one.audio, pad)
+        return ([], vision, audio, one.words, len(one.words), len(one.words)), np.array([[one.score]]), one.segment
+
+    value = {
+        split: [spoken(video, n, f"said {n} of {video}") for n in range(8)]
+        for split, video in zip(("train", "valid", "test"), "abc", strict=True)
+    }
+    labels = label_file(tmp_path / "label.csv", value)
+    swapped = {"train": value["valid"], "valid": value["train"], "test": value["test"]}
+    other = saved(tmp_path / "other.pkl", {split: [made(one) for one in part] for split, part in swapped.items()})
+    (note,) = read(labels, audio=other).notes
+    assert note.startswith("audio: 1 of 24 clips are padded on the other side than the rest and were truncated there")
+
+
 def test_an_override_whose_clips_the_label_file_lacks_is_matched_by_its_own_ids(
     counted: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ NEARLY_ALL = 0.98
 SAME_SCORE = 0.01
 """Largest difference of equal scores: files round theirs to two digits or more."""
 SCORES_AGREE = 0.95
+OTHER_SPLITS = "clips are in another split in"
+"""Said in a warning about the splits of a label file."""
 _ORDERED_SCORES_AGREE = 0.99  # without ids, only the scores can prove a match
 _SAME_TIME = 0.05
 """Largest difference of equal starts and stops, in seconds: about one frame of video."""
@@ -172,7 +174,7 @@ def with_labels(
         start = sample.start if row.start is None else row.start
         joined[split].append(replace(sample, id=row.id, text=text, start=start))
     here, there = one_line(path.name), one_line(request.labels.name)
-    kept = f"{moved} clips are in another split in {there}: the splits of {here} were kept"
+    kept = f"{moved} {OTHER_SPLITS} {there}: the splits of {here} were kept"
     return joined, [kept] if moved else [], remarks
 
 

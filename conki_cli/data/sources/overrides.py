@@ -22,11 +22,11 @@ from conki_cli.data.sources.columns import (
     stripped,
 )
 from conki_cli.data.sources.features import FeatureTable, attach, names_in, read_features
-from conki_cli.data.sources.joining import are_positions
+from conki_cli.data.sources.joining import OTHER_SPLITS, are_positions
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
 from conki_cli.data.sources.matching import Names, match
-from conki_cli.data.sources.padding import UNCLEAR
 from conki_cli.data.sources.request import Request
+from conki_cli.data.sources.segments import ONLY_SPLITS
 from conki_cli.data.store.records import FRAME_MODALITIES, Corpus
 from conki_cli.datasets import is_chinese
 from conki_cli.system.errors import SourceError, one_line
@@ -80,7 +80,7 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
         path,
         modality,
         {sample.id: frames for sample in samples if (frames := getattr(sample, modality)) is not None},
-        notes=tuple(note for note in other.notes if note.startswith(UNCLEAR)),
+        notes=tuple(note for note in other.notes if _concerns(modality, note)),
         padding=other.padding.get(modality, ""),
         repaired=other.repaired.get(modality, {}),
         sha256=other.source_sha256,
@@ -88,6 +88,13 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
         scores={sample.id: sample.score for sample in samples},
         are_positions=names_in(other).are_positions,
     )
+
+
+def _concerns(modality: str, note: str) -> bool:
+    """Say whether a warning about a file concerns one of its modalities, and not its texts, splits or another one."""
+    others = tuple(f"{name}: " for name in FRAME_MODALITIES if name != modality)
+    is_elsewhere = note == CHINESE_TEXT_NOTE or OTHER_SPLITS in note or note.startswith((ONLY_SPLITS, *others))
+    return not is_elsewhere
 
 
 def _with_own_ids(raw: Raw, request: Request) -> Corpus:

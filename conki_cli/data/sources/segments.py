@@ -25,6 +25,8 @@ _SAME_START = 0.05
 """Largest difference of equal starts, in seconds."""
 _SAME_SCORE = 0.01
 _MOST_CLIPS = 10**6
+ONLY_SPLITS = "only the splits of the label file were used"
+"""Start of a warning about a label file."""
 _SPLIT_ADVICE = "the SDK keeps its splits in code; give --labels with video_id, mode"
 
 
@@ -181,7 +183,7 @@ def _join(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]) ->
     except SourceError as error:
         if any(clip.row.score is None for clip in clips):
             raise
-        report.notes.append(f"only the splits of the label file were used: {error}")
+        report.notes.append(f"{ONLY_SPLITS}: {error}")
         return None
     report.remarks.extend(remarks)
     unused = len({row.id for row in rows} - {row.id for row in joined})
