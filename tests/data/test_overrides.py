@@ -1,5 +1,6 @@
 """--text, --audio and --vision: one modality from another file of any format, matched by id and never by position."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def test_texts_come_from_a_label_file_or_a_pickle(source: Path, tmp_path: Path) 
     other["train"]["raw_text"] = [f"other {clip}" for clip in other["train"]["id"]]
     found = read(source, text=saved(tmp_path / "texts.pkl", other)).splits["train"]
     assert [clip.text for clip in found] == [f"other {clip}" for clip in IDS["train"]]
+
+
+def test_texts_of_another_file_serve_a_pickle_that_has_none(source: Path, tmp_path: Path) -> None:
+    textless = saved(tmp_path / "textless.pkl", mmsa(keys=("regression_labels", "audio")))
+    for other in (source, texts_csv(tmp_path / "texts.csv", "said")):
+        corpus = read(textless, text=other)
+        assert corpus.splits["test"][1].text == ("said" if other != source else "text of b$_$0002")
 
 
 def test_an_override_that_knows_other_clips_is_refused(source: Path, tmp_path: Path) -> None:
@@ -277,3 +285,30 @@ def test_an_id_that_comes_again_with_the_same_content_is_no_fault(source: Path, 
     other["train"]["audio"][2] = other["train"]["audio"][1]
     found = audio_by_id(read(source, audio=saved(tmp_path / "other.pkl", other)))
     np.testing.assert_array_equal(found["7$_$2"], frames_of("7$_$2", 3))
+
+
+def test_the_digest_of_a_source_covers_the_files_of_its_texts(source: Path, tmp_path: Path) -> None:
+    plain = read(source)
+    texts = texts_csv(tmp_path / "texts.csv", "one")
+    one, size = read(source, text=texts), texts.stat().st_size
+    other = read(source, text=texts_csv(texts, "other"))
+    assert len({plain.source_sha256, one.source_sha256, other.source_sha256}) == 3
+    assert one.source_bytes == plain.source_bytes + size
+
+
+@pytest.mark.parametrize("kind", ["mult", "mag", "mmsa"])
+def test_the_digest_of_a_source_covers_the_label_file_that_it_needs(
+    counted: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    if kind == "mmsa":
+        data = pickle.loads(counted["mmsa"].read_bytes())
+        for part in data.values():
+            del part["raw_text"]
+        saved(counted["mmsa"], data)
+    digests = set()
+    for text in ("said", "told"):
+        counted["label"].write_text(counted["label"].read_text().replace("said", text))
+        options = Options(labels=counted["label"])
+        corpus = read_corpus("own", workspace=tmp_path, source=counted[kind], score_range=(-3, 3), options=options)
+        digests.add(corpus.source_sha256)
+    assert len(digests) == 2

@@ -129,7 +129,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     padded = {split: _read_split(reader, where, items) for split, (where, items) in lists.items()}
     splits, padding, repaired, doubts = _without_padding(reader, padded)
     splits, notes = _with_ids(reader, splits, request)
-    sha256, size = fingerprint(paths)
+    sha256, size = fingerprint([*paths, *([request.labels] if request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,

@@ -82,6 +82,7 @@ class _Reader:
     text_key: str
     progress: Progress
     unlabelled: bool = False
+    needs_texts: bool = True
     ignored: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
     blanks: Counter[str] = field(default_factory=Counter)
@@ -113,7 +114,13 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         SourceError: the file is incomplete or contradicts itself.
     """
     parts = _splits_of(raw, request.needed_splits)
-    reader = _Reader(raw.path, _text_key(request, parts), request.progress, unlabelled=request.unlabelled)
+    reader = _Reader(
+        raw.path,
+        _text_key(request, parts),
+        request.progress,
+        unlabelled=request.unlabelled,
+        needs_texts="text" not in request.replaced,
+    )
     empty = [split for split, part in parts.items() if _is_empty(part.get("id"))]  # its columns have no type
     if empty and not request.unlabelled:
         raise SourceError(f"{raw.path}: the split {empty[0]!r} must have at least one clip, found none{TO_SCORE}")
@@ -121,7 +128,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     columns = {split: _read_split(reader, split, part) for split, part in parts.items()}
     frames, padding, repaired, doubts = _frames(columns)
     joined = _joined(reader, columns, request)
-    sha256, size = fingerprint([raw.path])
+    sha256, size = fingerprint([raw.path, *([request.labels] if joined and request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,
@@ -280,7 +287,7 @@ def _ids(reader: _Reader, where: str, part: Mapping[str, Any]) -> list[str]:
 def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) -> dict[str, list[LabelRow]]:
     """Return the rows of the label file for every split, if there is one and it is needed."""
     lacking = [key for key, missing in (
-        (reader.text_key, any(part.texts is None for part in columns.values())),
+        (reader.text_key, reader.needs_texts and any(part.texts is None for part in columns.values())),
         ("regression_labels", not request.unlabelled and any(part.scores is None for part in columns.values())),
     ) if missing]  # fmt: skip
     if not lacking:
@@ -323,6 +330,8 @@ def _samples(
         score = float(part.scores[i]) if part.scores is not None else rows[i].score if rows else None
         if reader.unlabelled:
             text, score = text or "", math.nan
+        if text is None and not reader.needs_texts:
+            text = ""
         if text is None or score is None:
             what = "text" if text is None else "score"
             raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")

@@ -142,7 +142,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         for split, part in columns.items()
     }
     splits, notes, remarks = _samples(reader, columns, frames, request)
-    sha256, size = fingerprint([raw.path])
+    sha256, size = fingerprint([raw.path, *([request.labels] if request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,

@@ -1,6 +1,7 @@
 """Take one modality of a corpus from another file, matched by id and score: --text, --audio, --vision."""
 
 import contextlib
+import hashlib
 import math
 import re
 from collections import Counter
@@ -158,7 +159,7 @@ def _cut(path: Path, modality: str, request: Request) -> FeatureTable:
 
 
 def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
-    texts, names = _texts(path, request)
+    texts, names, (sha256, size) = _texts(path, request)
     mine = names_in(corpus)
     found, notes, remarks = match(mine, names, "a text")
     lacking = [clip for clip in mine.scores if clip not in found or found[clip] not in texts]
@@ -176,24 +177,37 @@ def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
     if is_chinese(request.dataset) and any(_CHINESE.search(clip.text) for part in splits.values() for clip in part):
         notes.append(CHINESE_TEXT_NOTE)
     said = (*corpus.remarks, f"texts from {one_line(path.name)}", *remarks)
-    return replace(corpus, splits=splits, notes=tuple(notes), remarks=said)
+    lines = f"{corpus.source}\0{corpus.source_sha256}\ntext:{path.name}\0{sha256}\n"
+    return replace(
+        corpus,
+        splits=splits,
+        source_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        source_bytes=corpus.source_bytes + size,
+        notes=tuple(notes),
+        remarks=said,
+    )
 
 
-def _texts(path: Path, request: Request) -> tuple[Mapping[str, str], Names]:
-    """Return the texts of a label file, of a pickle in MMSA's layout, or of any other known format, by id."""
+def _texts(path: Path, request: Request) -> tuple[Mapping[str, str], Names, tuple[str, int]]:
+    """Return the texts of a label file, of a pickle in MMSA's layout, or of any other known format.
+
+    Returns:
+        The texts by id, names and scores of the clips, and the SHA-256 and size of what was read.
+    """
     from conki_cli.data.sources.formats import read_raw, recognise
 
     raw = open_raw(path)
     if raw.kind == "table":
         rows = read_label_rows(path, text_column=request.text_column, takes_english=request.takes_english)
-        scores = {row.id: row.score for row in rows}
-        return {row.id: row.text for row in rows if row.text is not None}, Names(str(path), scores)
+        names = Names(str(path), {row.id: row.score for row in rows})
+        return {row.id: row.text for row in rows if row.text is not None}, names, fingerprint([path])
     if recognise(raw)[0] in (None, "mmsa") and mmsa.is_layout(raw):
-        return mmsa.read_texts(raw, request), _names_in_columns(raw)
+        return mmsa.read_texts(raw, request), _names_in_columns(raw), fingerprint([path])
     other = read_raw(raw, request)
     named = (
         (f"{path}, split {split!r}, clip {number}", clip.id, clip.text)
         for split, part in other.splits.items()
         for number, clip in enumerate(part, start=1)
     )
-    return one_each(named), replace(names_in(other), where=str(path))
+    names = replace(names_in(other), where=str(path))
+    return one_each(named), names, (other.source_sha256, other.source_bytes)

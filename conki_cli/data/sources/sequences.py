@@ -96,8 +96,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     splits = _samples([clip.row for clip in clips], texts, [frames for _, frames in made])
     for track in tracks.values():
         report.notes.extend(notes_of(track))
-    in_folder = labels is not None and raw.kind == "folder" and labels.parent == raw.path
-    used = {track.path for track in tracks.values()} | ({labels} if labels is not None and in_folder else set())
+    used = {track.path for track in tracks.values()} | ({labels} if labels is not None else set())
     sha256, size = fingerprint(sorted(used))
     return Corpus(
         dataset=request.dataset,
