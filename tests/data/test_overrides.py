@@ -170,6 +170,11 @@ def test_positions_beside_names_are_found_by_their_scores(counted: dict[str, Pat
     assert any("counted from 0; 100.0% of the scores are equal" in remark for remark in corpus.remarks)
 
 
+def test_texts_of_another_file_serve_arrays_that_have_none(counted: dict[str, Path]) -> None:
+    plain = [row[1:] for row in rows_of(read(counted["mag"]))]
+    assert [row[1:] for row in rows_of(read(counted["mult"], text=counted["mmsa"]))] == plain
+
+
 def test_names_beside_positions_are_found_by_their_scores(counted: dict[str, Path]) -> None:
     plain = rows_of(read(counted["mag"]))
     assert rows_of(read(counted["mag"], audio=counted["mmsa"], text=counted["mmsa"])) == plain

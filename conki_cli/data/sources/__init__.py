@@ -151,8 +151,9 @@ def _read_source(path: Path | None, request: Request, options: Options) -> Corpu
         from conki_cli.data.sources.unlabelled import read_features_alone
 
         return read_features_alone(options, request)
-    own_texts = replace(request, text_column=None) if "text" in request.replaced else request
-    return with_official_name(_read(path, own_texts, options.format))
+    if "text" in request.replaced:
+        request = replace(request, text_column=None, needs_texts=False)
+    return with_official_name(_read(path, request, options.format))
 
 
 def _check_table(path: Path) -> None:

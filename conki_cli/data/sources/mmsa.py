@@ -119,7 +119,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         _text_key(request, parts),
         request.progress,
         unlabelled=request.unlabelled,
-        needs_texts="text" not in request.replaced,
+        needs_texts=request.needs_texts,
     )
     empty = [split for split, part in parts.items() if _is_empty(part.get("id"))]  # its columns have no type
     if empty and not request.unlabelled:
