@@ -127,6 +127,15 @@ def test_whole_videos_are_cut_at_start_and_stop(tmp_path: Path) -> None:
         )
 
 
+def test_a_part_of_a_video_counts_with_its_own_length_where_nothing_is_extracted(tmp_path: Path) -> None:
+    path, nothing = write_media(tmp_path / "v.wav", sound=tone(3.0)), Extractors(Recipe("none", "none"))
+    for span, seconds in ((Span(), 3.0), (Span(1.0, 1.5), 0.5), (Span(2.0, 9.0), 1.0)):
+        found = nothing.extract(path, span, tmp_path, lambda seconds: None)
+        assert (found.seconds, found.length) == pytest.approx((seconds, 3.0), abs=0.01)
+    with pytest.raises(SourceError, match=r"start 5 s is after the end of the file, which lasts 3\.0 s"):
+        nothing.extract(path, Span(5.0, 6.0), tmp_path, lambda seconds: None)
+
+
 def test_a_clip_that_starts_after_the_end_of_its_video_is_one_line(tmp_path: Path) -> None:
     path = write_media(tmp_path / "v.wav", sound=tone(0.3))
     with pytest.raises(
