@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.raw.face_tables import FaceColumns, FaceCount, rows_per_frame
-from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at, cells_of, is_number, num_cells
+from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at, cells_of, is_blank, is_number, num_cells
 from conki_cli.data.raw.table_heads import TableHead, TableLayout
 from conki_cli.system.errors import SourceError, one_line, reason_of
 from conki_cli.system.readable import human_size
@@ -139,7 +139,7 @@ def _looked_through(path: Path, layout: TableLayout, head: TableHead, stream: IO
     if head.second:
         _count(path, head.number, head.second, layout, rows)
     for number, line in _lines_of(path, stream, head.number):
-        if line.strip():
+        if not is_blank(line, layout.separator):
             _count(path, number, line, layout, rows)
     if rows.count * layout.num_columns * 8 > MOST_BYTES:
         raise SourceError(
@@ -205,7 +205,7 @@ def _wrong_cell(path: Path, layout: TableLayout) -> str | None:
     """Name the first cell that is not a number; None if there is none."""
     with _failures_of(path), path.open(encoding=layout.encoding, errors="replace") as stream:
         for number, line in _lines_of(path, stream):
-            if number <= layout.start or not line.strip():
+            if number <= layout.start or is_blank(line, layout.separator):
                 continue
             cells = cells_of(line, layout.separator, layout.quote)
             for column in layout.kept:

@@ -47,7 +47,7 @@ def parse_score_range(text: str) -> tuple[float, float]:
         SettingsError: it is not two finite numbers, the lower first.
     """
     try:
-        low, high = (number_in(part) for part in text.split(".."))
+        low, high = (math.nan if part.startswith(".") else number_in(part) for part in text.split(".."))
     except ValueError:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
