@@ -8,7 +8,6 @@ columns; its values are read on demand.
 Axes: L frames of a clip, d features per frame.
 """
 
-import codecs
 import contextlib
 import csv
 import math
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.raw.face_tables import FaceColumns, FaceCount, rows_per_frame
+from conki_cli.data.raw.opening import encoding_by_mark
 from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at, cells_of, is_blank, is_number, num_cells
 from conki_cli.data.raw.table_heads import TableHead, TableLayout
 from conki_cli.system.errors import SourceError, one_line, reason_of
@@ -30,7 +30,6 @@ from conki_cli.system.readable import human_size
 MOST_BYTES = 256 * 2**20
 """Limit of the size of a table, and of an array made from it."""
 _MOST_LETTERS = 4 * 2**20  # of a line
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def look_into_table(path: Path) -> TableLayout:
@@ -233,7 +232,7 @@ def _encoding_of(path: Path) -> str:
             )
         with path.open("rb") as stream:
             head = stream.read(4)
-    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    return encoding_by_mark(head) or "utf-8"
 
 
 def _lines_of(path: Path, stream: IO[str], number: int = 0) -> Iterator[tuple[int, str]]:

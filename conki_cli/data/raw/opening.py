@@ -12,7 +12,7 @@ from conki_cli.system.errors import SourceError
 _HEAD_BYTES = 4096
 _OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # starts of dictionaries and lists in protocols 0 and 1
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_TEXT_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def open_raw(path: Path) -> Raw:
@@ -54,9 +54,14 @@ def open_raw(path: Path) -> Raw:
     return Raw(path, "table", cells)
 
 
+def encoding_by_mark(head: bytes) -> str | None:
+    """Return the encoding of a text by the byte order mark in its first bytes; None without one."""
+    return next((name for mark, name in _TEXT_MARKS if head.startswith(mark)), None)
+
+
 def _is_binary(head: bytes) -> bool:
     """Say whether a file's first bytes are not text: control characters, or a first line that is not UTF-8."""
-    if head.startswith(_TEXT_MARKS):
+    if encoding_by_mark(head) is not None:
         return False
     try:
         head.splitlines()[0].decode()

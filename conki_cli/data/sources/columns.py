@@ -31,6 +31,11 @@ TO_SCORE = " (clips to be scored do not need it: --unlabelled)"
 SCAN_BYTES = 16 * 2**20
 """Arrays are scanned this many bytes at a time."""
 
+MOST_LETTERS = 256 * 2**20
+"""Limit of the letters in all texts together: a file can refer to a long text many times. MOSEI has 2.5 million."""
+INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)
+"""'video[3]', as the CMU SDK names clips."""
+
 _LONGEST_ID = 1000
 _MINUS = dict.fromkeys(map(ord, "\u2212\u2013\ufe63\uff0d"), "-")  # minus signs of word processors
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -38,7 +43,6 @@ _WHOLE = re.compile(r"(\d+)[.,]0+")  # 11.0, as spreadsheets and data frames wri
 # Python's blanks except NEL, which is a Windows-1252 ellipsis that was read as Latin-1.
 _BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace() and code != 0x85)
 _NUMBERED = re.compile(r".+_\d+", re.DOTALL)  # 'video_3'
-_INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]', as the CMU SDK names clips
 
 
 def plain_key(key: Any) -> str:
@@ -260,7 +264,7 @@ def normal_ids(ids: Sequence[str], *, joined_by_underscore: bool = False) -> tup
 def _normal_id(name: str, joined_by_underscore: bool) -> str:
     if ID_SEPARATOR in name:
         return name
-    if indexed := _INDEXED.fullmatch(name):
+    if indexed := INDEXED.fullmatch(name):
         return f"{indexed[1]}{ID_SEPARATOR}{indexed[2]}"
     video, _, clip = name.rpartition("_")
     return f"{video}{ID_SEPARATOR}{clip}" if joined_by_underscore and video and clip else name

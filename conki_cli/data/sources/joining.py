@@ -6,14 +6,13 @@ accepted only if it finds a row for nearly every clip, no row for two clips, and
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from conki_cli.data.sources.columns import stripped, whole_number
+from conki_cli.data.sources.columns import INDEXED, stripped, whole_number
 from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.labels import read_label_rows
 from conki_cli.data.sources.request import Request
@@ -33,7 +32,6 @@ _SAME_TIME = 0.05
 _MOST_TIED = 16
 """Number of rows of one video that may start together; with more, starts prove nothing."""
 
-_POSITION = re.compile(r".+\[\d+\]", re.DOTALL)  # 'video[3]'
 POSITIONS = (
     "ids are positions in the video ('video[0]' becomes 'video$_$0'), and label.csv may count differently: "
     "--labels label.csv gives its ids"
@@ -186,7 +184,7 @@ def parts_of(name: str) -> tuple[str, str]:
 
 def are_positions(names: Iterable[str]) -> bool:
     """Say whether a file names clips 'video[3]', by their position from 0."""
-    return any(_POSITION.fullmatch(name) for name in names)
+    return any(INDEXED.fullmatch(name) for name in names)
 
 
 def _by_video(rows: Iterable[LabelRow]) -> dict[str, list[LabelRow]]:

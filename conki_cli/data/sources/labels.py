@@ -22,6 +22,7 @@ from pathlib import Path
 
 from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import read_cells
+from conki_cli.data.sources.characters import EXCEL_ERROR
 from conki_cli.data.sources.columns import TO_SCORE, fingerprint, number_in, one_each, split_of, stripped, whole_number
 from conki_cli.data.sources.label_rows import LabelRow, rows_to_score
 from conki_cli.data.sources.request import Request
@@ -44,7 +45,6 @@ Annotation and mode follow, then label_by (7), start and stop (8), text_en (10).
 """
 LABELS_NOT_NEEDED = "--labels was not needed"
 """Start of a remark that is dropped if --labels was not given."""
-_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")  # #NAME? for '-abc' and '=abc', also in other languages
 _EXCEL_NUMBER = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23E+12
 
 Row = dict[str, str]
@@ -327,7 +327,7 @@ def _check_ids(table: _Table) -> None:
     """Refuse ids that Excel destroyed, which cannot be restored."""
     for name in (*_REQUIRED[:2], "id"):
         for lost, why in (
-            (_EXCEL_ERROR, "instead of ids that start with -, + or ="),
+            (EXCEL_ERROR, "instead of ids that start with -, + or ="),
             (_EXCEL_NUMBER, "instead of long numbers"),
         ):
             numbers = [number for number, row in enumerate(table.rows) if lost.fullmatch(row.get(name, ""))]

@@ -69,7 +69,6 @@ FORMATS = {
 _NAMES = {"mult": "MulT", "multibench": "MultiBench", "lmf": "LMF"}
 _KEYS = {"vision": "vision", "audio": "audio", "scores": "labels", "ids": "id"}
 _LMF_KEYS = {"vision": "facet", "audio": "covarep", "scores": "label", "ids": "id"}
-_WORD_VECTORS = ("text", "glove")
 _FOREIGN = {"raw_text", "regression_labels", "annotations", "text_bert"}  # keys of MMSA's files
 
 
