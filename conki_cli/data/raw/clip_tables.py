@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.raw.face_tables import FaceColumns, FaceCount, rows_per_frame
-from conki_cli.data.raw.opening import encoding_by_mark
+from conki_cli.data.raw.file import encoding_by_mark
 from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at, cells_of, is_blank, is_number, num_cells
 from conki_cli.data.raw.table_heads import TableHead, TableLayout
 from conki_cli.system.errors import SourceError, one_line, reason_of

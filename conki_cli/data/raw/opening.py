@@ -1,18 +1,16 @@
 """Open a raw file safely; its kind is detected from its first bytes, not from its name."""
 
-import codecs
 import re
 import stat
 from pathlib import Path
 
-from conki_cli.data.raw.file import Raw
+from conki_cli.data.raw.file import Raw, encoding_by_mark
 from conki_cli.data.store.seal import SEALED
 from conki_cli.system.errors import SourceError
 
 _HEAD_BYTES = 4096
 _OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # starts of dictionaries and lists in protocols 0 and 1
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def open_raw(path: Path) -> Raw:
@@ -52,11 +50,6 @@ def open_raw(path: Path) -> Raw:
             "a table of text must be UTF-8, or UTF-16 with a byte order mark"
         )
     return Raw(path, "table", cells)
-
-
-def encoding_by_mark(head: bytes) -> str | None:
-    """Return the encoding of a text by the byte order mark in its first bytes; None without one."""
-    return next((name for mark, name in _TEXT_MARKS if head.startswith(mark)), None)
 
 
 def _is_binary(head: bytes) -> bool:

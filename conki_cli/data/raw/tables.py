@@ -17,7 +17,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-from conki_cli.data.raw.opening import encoding_by_mark
+from conki_cli.data.raw.file import encoding_by_mark
 from conki_cli.system.errors import SourceError, one_line, reason_of
 from conki_cli.system.readable import human_size
 

@@ -185,7 +185,7 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
                 for split, part in columns.items()
                 for number, (clip, one) in enumerate(zip(part.ids, frames[split][modality], strict=True), start=1)
             ),
-            lambda one, other: np.array_equal(one[:], other[:], equal_nan=True),
+            lambda one, other: np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True),
         ),
         notes=tuple(doubts),
         padding=padding.get(modality, ""),
