@@ -206,7 +206,7 @@ class _PlanMaker:
             data = {name: store.content_id for name, store in opened.items()}
             self._mention_scale(list(opened.values()))
             if not discard:
-                check_data(run, data)
+                check_data(run, data, {name: store.score_range for name, store in opened.items()})
         folder = first.path if first is not None else None
         steps = tuple(Step(config, seed, run.path, folder, encoder, stores, data) for seed in left)
         size = None

@@ -54,6 +54,7 @@ class RunRecord:
     data: Mapping[str, str]
     """Content id of every store that the run reads, by data set."""
     score_range: tuple[float, float]
+    """Range of the scores that the run learns."""
     seeds: tuple[int, ...]
     """All requested seeds."""
     state: str
@@ -62,6 +63,9 @@ class RunRecord:
     """Metrics over the finished seeds, by split and name."""
     median: Median | None = None
     """Median of the training scores; runs of version 1 did not store it."""
+    score_ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Score range of every store that the run trains on, by data set: content ids do not cover it; older runs did not
+    store it."""
     conki: str = __version__
     rest: Mapping[str, Any] = field(default_factory=dict)
     """Keys that this version does not know; preserved when the file is written again."""
@@ -91,7 +95,7 @@ class RunRecord:
         own = {one.name for one in fields(cls)} - {"rest"}
         low, high = known.pop("score_range")
         known |= {"seeds": tuple(known["seeds"]), "conki": str(known.get("conki", ""))}
-        known["median"] = _median_of(known.get("median"))
+        known |= {"median": _median_of(known.get("median")), "score_ranges": _ranges_of(known.get("score_ranges"))}
         rest = {key: known.pop(key) for key in [*known] if key not in own}
         return cls(score_range=(low, high), rest=rest, **known)
 
@@ -109,7 +113,12 @@ class RunRecord:
             "seeds": list(self.seeds),
             "state": self.state,
         }
-        later = {"metrics": self.metrics, "median": self.median and self.median.as_json()}
+        ranges = {name: list(limits) for name, limits in self.score_ranges.items()}
+        later = {
+            "score_ranges": ranges,
+            "metrics": self.metrics,
+            "median": self.median and self.median.as_json(),
+        }
         return {**listed, **self.rest, **{key: value for key, value in later.items() if value}}
 
 
@@ -190,6 +199,12 @@ def _has_metrics(found: Mapping[str, Any]) -> bool:
     metrics = list(splits.values()) if isinstance(splits, dict) else [None]
     values = [value for part in metrics if isinstance(part, dict) for value in part.values()]
     return all(isinstance(part, dict) for part in metrics) and all(isinstance(v, float | int | None) for v in values)
+
+
+def _ranges_of(found: object) -> dict[str, list[float]]:
+    """Return the score ranges of stores; what is not a range is ignored."""
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    return {name: limits for name, limits in pairs if isinstance(limits, list) and len(limits) == 2}
 
 
 def _median_of(found: object) -> Median | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,8 +18,18 @@ from conki_cli.system.errors import RunError
 from conki_cli.system.files import write_text
 from conki_cli.system.readable import status_of
 
+Ranges = Mapping[str, tuple[float, float]]
+"""Score ranges of stores, by data set."""
 
-def open_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
+
+def open_run(
+    run: Run,
+    config: RunConfig,
+    data: Mapping[str, str],
+    score_range: tuple[float, float],
+    *,
+    ranges: Ranges = MappingProxyType({}),
+) -> None:
     """Make the run folder of a configuration, or add its seeds to the existing one.
 
     Args:
@@ -27,16 +38,17 @@ def open_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: 
             replaces the run's.
         data: content id of every store that the run reads, by data set.
         score_range: range of the scores that the run learns; it decides which metrics apply.
+        ranges: score range of every store that the run trains on, by data set.
 
     Raises:
-        RunError: the run was trained on other data.
+        RunError: the run was trained on other data, or on other score ranges.
         SettingsError: the threshold is outside the range of the scores.
     """
     neutral_score(score_range, config.data.threshold)
     if status_of(run.path / "result.json") is None:
-        _start_run(run, config, data, score_range)
+        _start_run(run, config, data, score_range, ranges)
         return
-    check_data(run, data)
+    check_data(run, data, ranges)
     record, known = run.record, run.config
     merged = tuple(sorted({*record.seeds, *config.run.seeds}))
     threshold = known.data.threshold if config.data.threshold is None else config.data.threshold
@@ -47,23 +59,34 @@ def open_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: 
         run.write_record(dataclasses.replace(record, seeds=merged, state="unfinished"))
 
 
-def check_data(run: Run, data: Mapping[str, str]) -> None:
-    """Refuse stores, given by data set and content id, that are not those that a run was started with.
+def check_data(run: Run, data: Mapping[str, str], ranges: Ranges = MappingProxyType({})) -> None:
+    """Refuse stores, given by data set with content ids and score ranges, that a run was not started with.
 
     Raises:
-        RunError: a store is another version.
+        RunError: a store is another version, or has another score range.
     """
     if status_of(run.path / "result.json") is None:
         return
-    known = run.record.data
+    known, before = run.record.data, run.record.score_ranges
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
         raise RunError(
             f"run {run.name} was trained on another version of the store {changed[0]}",
             advice="restore that version, give --name a new name, or delete the run's folder",
         )
+    for name, (low, high) in ranges.items():
+        if name in before and (low, high) != tuple(before[name]):
+            first, last = before[name]
+            raise RunError(
+                f"run {run.name} was trained on scores of {name} from {first:g} to {last:g}, and its store now says "
+                f"{low:g} to {high:g}",
+                advice=f"prepare it with --score-range {first:g}..{last:g} again, give --name a new name, or delete "
+                "the run's folder",
+            )
 
 
-def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float]) -> None:
+def _start_run(
+    run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float], ranges: Ranges
+) -> None:
     seeds = tuple(sorted(config.run.seeds))
     write_text(run.path / "config.toml", to_toml(config.with_values("run", seeds=seeds)))
     record = RunRecord(
@@ -73,6 +96,7 @@ def _start_run(run: Run, config: RunConfig, data: Mapping[str, str], score_range
         label=run_label(config),
         data=dict(data),
         score_range=score_range,
+        score_ranges=dict(ranges),
         seeds=seeds,
         state="unfinished",
     )

@@ -143,6 +143,19 @@ def _flush_name(path: Path) -> None:
         ) from error
 
 
+def move_folder(source: Path, target: Path) -> None:
+    """Rename a folder of complete files to a free name; its files are flushed to the disk before, its name afterwards.
+
+    Raises:
+        OSError: the disk fails.
+        ConkiError: the folder was moved, but a power failure could still undo that.
+    """
+    for path in (*source.iterdir(), source):
+        _flush_to_disk(path)
+    os.replace(source, target)
+    _flush_name(target)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     with atomic_path(path) as temporary:

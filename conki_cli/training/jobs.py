@@ -58,6 +58,12 @@ class Job:
         return [self.inputs.target, *externals]
 
     @property
+    def score_ranges(self) -> dict[str, tuple[float, float]]:
+        """The score range of every store that this stage trains on, by data set."""
+        names = [self.config.data.dataset, *self.config.externals]
+        return {name: store.score_range for name, store in zip(names, self.stores, strict=False)}
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The splits that this stage reads: stage 1 never sees the external test split, a sweep no test split."""
         return ("train", "valid") if self.config.run.stage == "pretrain" else self.inputs.target.splits

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -124,15 +125,20 @@ def _alone(run: Run, observer: Observer) -> Iterator[None]:
 
 
 def _begin(
-    run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float], target: FeatureStore
+    run: Run,
+    config: RunConfig,
+    data: Mapping[str, str],
+    score_range: tuple[float, float],
+    target: FeatureStore,
+    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> None:
     """Make the run folder, or add the seeds to the existing one.
 
     Raises:
-        RunError: a run of that name has other settings or was trained on other data.
+        RunError: a run of that name has other settings, or was trained on other data or score ranges.
     """
     check_settings(run, config)
-    open_run(run, config, data, score_range)
+    open_run(run, config, data, score_range, ranges=ranges)
     if config.run.stage == "finetune":
         write_scale(run, target)
         write_extraction(run, target)
@@ -159,7 +165,7 @@ def _train_seed(job: Job, step: Step, first: Run | None) -> None:
     frozen = {job.run.frozen_encoder: text, job.run.checkpoint(seed, "frozen"): own}
     frozen = {path: names for path, names in frozen.items() if names}
     with _alone(job.run, job.observer):
-        _begin(job.run, job.config, job.data, job.inputs.score_range, job.inputs.target)
+        _begin(job.run, job.config, job.data, job.inputs.score_range, job.inputs.target, job.score_ranges)
         _write_setting(job, seed)
         for path, names in frozen.items():
             if path != job.run.frozen_encoder or status_of(path) is None:

@@ -270,6 +270,14 @@ def test_names_without_rows_are_a_clip_without_frames(tmp_path: Path) -> None:
     assert found.remarks == (f"1 files in {tmp_path.name} hold no frames",)
 
 
+@pytest.mark.parametrize("gap", [0, 1])
+def test_a_row_of_empty_cells_between_tabs_is_a_frame_without_values(tmp_path: Path, gap: int) -> None:
+    rows = ["1\t2", "3\t4"]
+    table(tmp_path, "\n".join(["a\tb", *rows[:gap], "\t", *rows[gap:], ""]))
+    found = np.asarray(looked(tmp_path).frames["v$_$1"])
+    assert np.isnan(found).all(axis=1).tolist() == [number == gap for number in range(3)]
+
+
 def test_a_table_that_changes_before_it_is_read_is_refused(tmp_path: Path) -> None:
     table(tmp_path, ROWS)
     file = looked(tmp_path).frames["v$_$1"]

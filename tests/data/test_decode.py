@@ -54,6 +54,14 @@ def test_pictures_at_irregular_times_come_at_their_times(tmp_path: Path) -> None
     assert set(shown[12:]) <= {1}
 
 
+def test_rows_before_the_first_picture_are_black(tmp_path: Path) -> None:
+    shown = [picture(40), picture(40)]
+    path = write_media(tmp_path / "a.mkv", sound=tone(2.0), pictures=shown, times=[1.0, 1.5])
+    found = pictures(path, 10.0)
+    assert [time for time, _ in found[:12]] == pytest.approx([k / 10 for k in range(12)])
+    assert [round(values.mean()) > 100 for _, values in found[:12]] == [False] * 10 + [True] * 2
+
+
 def test_the_videos_own_rate_gives_every_picture(tmp_path: Path) -> None:
     path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(7)])
     assert len(pictures(path, None)) == 7

@@ -123,6 +123,21 @@ def test_a_face_that_the_mesh_doubts_does_not_begin_but_may_go_on() -> None:
     assert tracked([[(0, 4, 0.9)]] * 2 + [[(0, 4, 0.6)]] * 18).columns[:, -1].all()
 
 
+def test_a_small_face_is_small_in_rows_that_show_a_picture_again() -> None:
+    class Far(Scripted):
+        def read(self, picture: np.ndarray, region: Region) -> Face:
+            seen = super().read(picture, region)
+            points, contours, irises = (90 + values / 10 for values in (seen.points, seen.contours, seen.irises))
+            return Face(seen.presence, points, contours, irises)
+
+    tracker = FaceTracker(Far([[(0, 4, 1.0)]] * 10))
+    for number in range(20):
+        if number % 2 == 0:
+            picture = np.full((200, 400, 3), number // 2, dtype=np.uint8)
+        tracker.take(number / 10, picture)
+    assert tracker.finished().num_small == 20
+
+
 def test_of_two_faces_the_one_counts_whose_mouth_moves_with_the_sound() -> None:
     speech = np.tile([0.0, 0, 0, 12, 2, 14, 3, 12], 5)
     script = [[(0, 4.0, 1.0), (150, 4.0 + lips, 1.0)] for lips in speech]

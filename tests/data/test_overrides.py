@@ -1,5 +1,6 @@
 """--text, --audio and --vision: one modality from another file of any format, matched by id and never by position."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def test_texts_come_from_a_label_file_or_a_pickle(source: Path, tmp_path: Path) 
     assert [clip.text for clip in found] == [f"other {clip}" for clip in IDS["train"]]
 
 
+def test_texts_of_another_file_serve_a_pickle_that_has_none(source: Path, tmp_path: Path) -> None:
+    textless = saved(tmp_path / "textless.pkl", mmsa(keys=("regression_labels", "audio")))
+    for other in (source, texts_csv(tmp_path / "texts.csv", "said")):
+        corpus = read(textless, text=other)
+        assert corpus.splits["test"][1].text == ("said" if other != source else "text of b$_$0002")
+
+
 def test_an_override_that_knows_other_clips_is_refused(source: Path, tmp_path: Path) -> None:
     other = mmsa(keys=("audio", "raw_text"))
     for part in other.values():
@@ -162,6 +170,11 @@ def test_positions_beside_names_are_found_by_their_scores(counted: dict[str, Pat
     assert any("counted from 0; 100.0% of the scores are equal" in remark for remark in corpus.remarks)
 
 
+def test_texts_of_another_file_serve_arrays_that_have_none(counted: dict[str, Path]) -> None:
+    plain = [row[1:] for row in rows_of(read(counted["mag"]))]
+    assert [row[1:] for row in rows_of(read(counted["mult"], text=counted["mmsa"]))] == plain
+
+
 def test_names_beside_positions_are_found_by_their_scores(counted: dict[str, Path]) -> None:
     plain = rows_of(read(counted["mag"]))
     assert rows_of(read(counted["mag"], audio=counted["mmsa"], text=counted["mmsa"])) == plain
@@ -174,6 +187,23 @@ def test_texts_of_positions_beside_names_are_found_by_their_scores(counted: dict
 @pytest.mark.parametrize("other", ["mag", "mult", "mmsa"])
 def test_any_of_them_gives_audio_to_a_label_file(counted: dict[str, Path], other: str) -> None:
     assert rows_of(read(counted["label"], audio=counted[other])) == rows_of(read(counted["mmsa"]))
+
+
+def test_warnings_about_the_file_of_an_override_are_kept_but_those_about_its_splits(tmp_path: Path) -> None:
+    def made(one: Any) -> object:
+        pad = ((2, 0), (0, 0)) if (one.video, one.clip) != ("c", 7) else ((0, 2), (0, 0))
+        vision, audio = np.pad(one.vision, pad), np.pad(one.audio, pad)
+        return ([], vision, audio, one.words, len(one.words), len(one.words)), np.array([[one.score]]), one.segment
+
+    value = {
+        split: [spoken(video, n, f"said {n} of {video}") for n in range(8)]
+        for split, video in zip(("train", "valid", "test"), "abc", strict=True)
+    }
+    labels = label_file(tmp_path / "label.csv", value)
+    swapped = {"train": value["valid"], "valid": value["train"], "test": value["test"]}
+    other = saved(tmp_path / "other.pkl", {split: [made(one) for one in part] for split, part in swapped.items()})
+    (note,) = read(labels, audio=other).notes
+    assert note.startswith("audio: 1 of 24 clips are padded on the other side than the rest and were truncated there")
 
 
 def test_an_override_whose_clips_the_label_file_lacks_is_matched_by_its_own_ids(
@@ -232,3 +262,58 @@ def test_an_override_whose_labels_are_no_scores_is_matched_by_id(source: Path, t
         part["regression_labels"] = labels
     found = audio_by_id(read(source, audio=saved(tmp_path / "audio.pkl", other)))
     np.testing.assert_array_equal(found["b$_$0002"], frames_of("b$_$0002", 5))
+
+
+def test_an_id_with_two_texts_in_a_table_of_texts_is_refused(source: Path, tmp_path: Path) -> None:
+    rows = [f"{clip.replace('$_$', ',')},text of {clip}" for ids in IDS.values() for clip in ids]
+    texts = tmp_path / "texts.csv"
+    texts.write_text("\n".join(["video_id,clip_id,text", *rows, rows[0]]), encoding="utf-8")
+    assert read(source, text=texts).splits["train"][0].text == "text of -v$_$01"  # the same row again
+    texts.write_text("\n".join(["video_id,clip_id,text", *rows, "-v,01,something else"]), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"texts.csv, line 8 .* '-v\$_\$01' is already in .*texts.csv, line 2"):
+        read(source, text=texts)
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_an_id_with_two_contents_in_a_pickle_is_refused(source: Path, tmp_path: Path, modality: str) -> None:
+    other = mmsa()
+    other["valid"]["id"] = [IDS["train"][1]]
+    with pytest.raises(SourceError, match=r"split 'valid', clip 1: .* '7\$_\$2' is already in .*split 'train', clip 2"):
+        read(source, **{modality: saved(tmp_path / "other.pkl", other)})
+
+
+def test_an_id_that_comes_again_with_the_same_content_is_no_fault(source: Path, tmp_path: Path) -> None:
+    other = mmsa()
+    other["train"]["id"] = [*IDS["train"][:2], IDS["train"][1]]
+    for key in ("raw_text", "regression_labels", "audio_lengths"):
+        other["train"][key] = [*other["train"][key][:2], other["train"][key][1]]
+    other["train"]["audio"][2] = other["train"]["audio"][1]
+    found = audio_by_id(read(source, audio=saved(tmp_path / "other.pkl", other)))
+    np.testing.assert_array_equal(found["7$_$2"], frames_of("7$_$2", 3))
+
+
+def test_the_digest_of_a_source_covers_the_files_of_its_texts(source: Path, tmp_path: Path) -> None:
+    plain = read(source)
+    texts = texts_csv(tmp_path / "texts.csv", "one")
+    one, size = read(source, text=texts), texts.stat().st_size
+    other = read(source, text=texts_csv(texts, "other"))
+    assert len({plain.source_sha256, one.source_sha256, other.source_sha256}) == 3
+    assert one.source_bytes == plain.source_bytes + size
+
+
+@pytest.mark.parametrize("kind", ["mult", "mag", "mmsa"])
+def test_the_digest_of_a_source_covers_the_label_file_that_it_needs(
+    counted: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    if kind == "mmsa":
+        data = pickle.loads(counted["mmsa"].read_bytes())
+        for part in data.values():
+            del part["raw_text"]
+        saved(counted["mmsa"], data)
+    digests = set()
+    for text in ("said", "told"):
+        counted["label"].write_text(counted["label"].read_text().replace("said", text))
+        options = Options(labels=counted["label"])
+        corpus = read_corpus("own", workspace=tmp_path, source=counted[kind], score_range=(-3, 3), options=options)
+        digests.add(corpus.source_sha256)
+    assert len(digests) == 2

@@ -359,6 +359,19 @@ def test_frames_declared_but_not_held_are_refused(written: Path) -> None:
         FeatureStore(written)
 
 
+def test_texts_that_are_one_long_text_in_the_file_are_refused(path: Path) -> None:
+    write_store(path, with_first(clip(0, video="a", text="x" * 20_000)))
+    with h5py.File(path) as file:
+        place = file["train/texts"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[place : place + 5 * 16] = content[place : place + 16] * 5  # every clip has the text of the first
+    path.write_bytes(content)
+    with resealed(path) as file:
+        assert {len(text) for text in file["train/texts"]} == {20_000}
+    with pytest.raises(StoreError, match=r"texts declares 100000 bytes of texts in a file of \d{5}\)"):
+        FeatureStore(path)
+
+
 @pytest.mark.parametrize("link", [h5py.ExternalLink("/etc/passwd", "/"), h5py.SoftLink("/test")], ids=["file", "soft"])
 def test_links_out_of_the_store_are_refused(written: Path, link: object) -> None:
     with resealed(written) as file:

@@ -24,8 +24,9 @@ from conki_cli.data.extraction.pitch import track_pitch
 from conki_cli.data.extraction.pool import Task, run_tasks
 from conki_cli.data.extraction.recipe import Recipe, kind_of, parse_fps, provenance_of
 from conki_cli.data.extraction.sound import Loudness
+from conki_cli.data.sources.videos import frames_of
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.system.errors import SettingsError, SourceError
+from conki_cli.system.errors import ConkiError, SettingsError, SourceError
 
 SOUND = Recipe(vision="none")
 SPEECH = Path(__file__).parents[3] / "shared" / "data" / "speech"
@@ -76,6 +77,26 @@ def test_what_was_extracted_is_found_in_the_cache(talks: Path) -> None:
     assert (len(done), before) == (1, after)
 
 
+def test_features_in_the_cache_that_are_not_whole_are_one_line(tmp_path: Path) -> None:
+    clip = Clip("a", write_media(tmp_path / "a.wav", sound=tone(0.3)))
+    (whole,), _ = extract_clips([clip], Extraction(tmp_path / "cache", SOUND, 1))
+    path = whole.folder / "audio.npy"
+    assert frames_of(whole, "audio") is not None
+    for left in (1000, 100, 0, None):
+        path.unlink() if left is None else path.write_bytes(path.read_bytes()[:left])
+        with pytest.raises(ConkiError, match=f"{whole.folder} is damaged: delete that folder"):
+            frames_of(whole, "audio")
+
+
+def test_features_are_on_the_disk_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    clip = Clip("a", write_media(tmp_path / "a.wav", sound=tone(0.3)))
+    (done,), _ = extract_clips([clip], Extraction(tmp_path / "cache", SOUND, 1))
+    names = [Path(path).name for path in flushed]
+    assert names.index("audio.npy") < names.index(done.folder.parent.name, names.index("audio.npy"))
+
+
 def test_features_are_the_same_bits_for_any_number_of_workers(tmp_path: Path) -> None:
     clips = [Clip(f"{n}", write_media(tmp_path / f"{n}.wav", sound=tone(0.3, 100 + n))) for n in range(3)]
     bits = []
@@ -104,6 +125,15 @@ def test_whole_videos_are_cut_at_start_and_stop(tmp_path: Path) -> None:
             "1 clip ends after the video does: v$_$3 (stop 30 s, the video lasts 3.0 s, 1.0 of 28.0 s were read); "
             "check start and stop in the label file"
         )
+
+
+def test_a_part_of_a_video_counts_with_its_own_length_where_nothing_is_extracted(tmp_path: Path) -> None:
+    path, nothing = write_media(tmp_path / "v.wav", sound=tone(3.0)), Extractors(Recipe("none", "none"))
+    for span, seconds in ((Span(), 3.0), (Span(1.0, 1.5), 0.5), (Span(2.0, 9.0), 1.0)):
+        found = nothing.extract(path, span, tmp_path, lambda seconds: None)
+        assert (found.seconds, found.length) == pytest.approx((seconds, 3.0), abs=0.01)
+    with pytest.raises(SourceError, match=r"start 5 s is after the end of the file, which lasts 3\.0 s"):
+        nothing.extract(path, Span(5.0, 6.0), tmp_path, lambda seconds: None)
 
 
 def test_a_clip_that_starts_after_the_end_of_its_video_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Plans of runs: what is trained, what is reused, how ablations and new clips are scored."""
 
+import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus, rows_of
-from run_support import ablate, finetune, pretrain
+from conftest import MakeConfig, Notes, Trained, content, equal_bits, make_corpus, resealed, rows_of
+from run_support import ablate, finetune, pretrain, result_of
 
 from conki_cli.config.resolving import resolve
 from conki_cli.data.store.reading import FeatureStore
@@ -92,6 +93,25 @@ def test_a_target_that_changed_is_refused(copied: Workspace, trained: Trained) -
     write_store(copied.store("tiny"), make_corpus("tiny", (13, 6, 6), seed=9, longest=6))
     with pytest.raises(RunError, match="trained on another version of the store tiny"):
         finetune(trained.config, copied, Observer())
+
+
+def test_a_score_range_that_changed_is_refused(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    first = pretrain(tiny_config("T", *QUICK), workspace, Observer())
+    assert first.record.score_ranges == {"tiny": [-3.0, 3.0], "tiny-external": [-3.0, 3.0]}
+    content = FeatureStore(workspace.store("tiny-external")).content_id
+    with resealed(workspace.store("tiny-external")) as file:
+        file.attrs["score_range"] = [-5.0, 5.0]
+    assert FeatureStore(workspace.store("tiny-external")).content_id == content
+    with pytest.raises(RunError, match="scores of tiny-external from -3 to 3, and its store now says -5 to 5"):
+        finetune(tiny_config("T", *QUICK), workspace, Observer())
+
+
+def test_a_run_of_before_score_ranges_were_recorded_goes_on(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    config = tiny_config("T", *QUICK)
+    run = finetune(config, workspace, Observer())
+    run.write_record(dataclasses.replace(run.record, score_ranges={}))
+    assert "score_ranges" not in result_of(run.path)
+    assert finetune(config.with_values("run", seeds=(1, 2)), workspace, Observer()).is_finished
 
 
 def test_a_missing_store_names_the_command_that_makes_it(workspace: Workspace, tiny_config: MakeConfig) -> None:

@@ -7,7 +7,6 @@ a process that is killed loses at most the clips at work.
 import contextlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,8 @@ from typing import Any
 from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.pool import Ended, Task, default_workers, run_tasks
 from conki_cli.data.extraction.recipe import NONE, Recipe, kind_of, provenance_of
-from conki_cli.system.errors import ConkiError, SettingsError, SourceError, one_line
-from conki_cli.system.files import disk_error, remove_leftovers_below, sha256_of, write_json
+from conki_cli.system.errors import ConkiError, Kind, SettingsError, SourceError, one_line
+from conki_cli.system.files import disk_error, move_folder, remove_leftovers_below, sha256_of, write_json
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Observer
 
@@ -205,7 +204,7 @@ def _keep(ended: Ended, place: Path) -> None:
         write_json(ended.task.folder / _RESULT, ended.result)
         if place.exists():  # without a result: of a file system that lost it
             shutil.rmtree(place)
-        os.replace(ended.task.folder, place)
+        move_folder(ended.task.folder, place)
     except OSError as error:
         raise disk_error(place, error) from error
 
@@ -215,4 +214,9 @@ def _read(identity: str, place: Path) -> Extracted:
         found = json.loads((place / _RESULT).read_text(encoding="utf-8"))
         return Extracted(identity, place, dict(found))
     except (OSError, ValueError) as error:
-        raise ConkiError(f"{place} is damaged", advice="delete that folder and run the command again") from error
+        raise damaged(place) from error
+
+
+def damaged(place: Path) -> ConkiError:
+    """Return the error of a clip in the cache that has lost a part."""
+    return ConkiError(f"{place} is damaged", "delete that folder and run the command again", kind=Kind.DAMAGED)

@@ -86,7 +86,10 @@ class Extractors:
         if self.words is not None:
             return self._written_down(path, span, folder, sound, progress)
         if self.recipe.audio == NONE and self.recipe.vision == NONE:
-            return Result(seconds=_length_of(path, span, seen, progress))
+            result.seconds = _length_of(path, span, seen, progress)
+            if not result.seconds:
+                raise SourceError(_nothing(span, seen, result.length))
+            return result
         wants_sound = self.recipe.audio != NONE or self.faces is not None
         heard = _decode_sound(path, span, folder / _SOUND, seen, progress) if sound and wants_sound else _Sound()
         if self.recipe.audio != NONE:
@@ -189,7 +192,7 @@ class Extractors:
 
 @dataclass
 class _Sound:
-    """What was heard: samples in a file, their robust maximum, and the loudness of every 10 ms."""
+    """What was heard: samples in a file, their robust maximum, and the loudness of every 100 ms."""
 
     samples: int = 0
     loudness: Loudness = field(default_factory=Loudness)
@@ -206,10 +209,10 @@ class _Sound:
 
 
 def _length_of(path: Path, span: Span, seen: Seen, progress: Progress) -> float:
-    """Return the seconds of a file, from what it says or, where it does not, by decoding it."""
+    """Return the seconds of a clip, from what its file says or, where it does not, by decoding it."""
     with opened(path) as container:
         if container.duration:
-            return float(container.duration) / 1e6
+            return max(0.0, min(float(container.duration) / 1e6, span.stop) - span.start)
         if has_sound(container):
             for part in sound_of(container, span, seen):
                 progress(len(part) / RATE)

@@ -234,6 +234,8 @@ class _Cut:
 def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> Iterator[tuple[float, Picture]]:
     """Yield a picture for every row of the clip, upright: that which is shown in the middle of the row's time.
 
+    Rows before the first picture of the file are black.
+
     Args:
         container: an open file.
         span: the clip in it.
@@ -262,14 +264,13 @@ def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> It
             if time >= 0:
                 yield time, upright(frame)
             continue
-        if time - before > _MOST_GAP and shown is not None:
+        if time - before > _MOST_GAP:
             raise SourceError(
                 f"its times jump by {time - before:.0f} seconds", advice="convert it again from the original"
             )
-        while (row + 0.5) / fps < time:  # the picture before is shown until now
-            picture = None if shown is None else _picture(shown)
-            if picture is not None:
-                yield row / fps, picture
+        while (row + 0.5) / fps < time:  # the picture before is shown until now; before the first one all is black
+            shown = shown or [np.zeros_like(upright(frame))]
+            yield row / fps, _picture(shown)
             row += 1
         shown = [frame]
     end = min(time + usual, length, MOST_SECONDS)
@@ -287,7 +288,7 @@ def _picture(shown: list[Any]) -> Picture:
 
 
 def _time_of(frame: Any, otherwise: float, zero: float) -> float:
-    """Return a frame's time; one that goes back, or is missing, follows the frame before."""
+    """Return a frame's time, `otherwise` if it is missing or no number; times that go back are not changed."""
     time = otherwise if frame.time is None else float(frame.time) - zero
     return time if math.isfinite(time) else otherwise
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.data.extraction.pitch import HOP, RATE, Array, centres_of, frames_around
+from conki_cli.data.extraction.pitch import HOP, RATE, Array, autocorrelation, centres_of, frames_around
 
 _WIDTH = 640  # W: 40 ms, two periods of the lowest voice and what the filters need before them
 _TRACT_ORDER = 18
@@ -273,13 +273,7 @@ def creak_of(residual: Array, num_frames: int) -> Array:
     frames = frames_around(smooth, centres, _CREAK_WINDOW)
     frames = frames - frames.mean(axis=1, keepdims=True)
     window: Any = np.hanning(_CREAK_WINDOW)
-    correlation, shape = (_autocorrelation(values) for values in (frames * window, window[None]))
+    correlation, shape = (autocorrelation(values, 256, 64) for values in (frames * window, window[None]))
     values = correlation / shape
     difference = values[:, _LONG_LAGS].max(axis=1) - np.maximum(values[:, _SHORT_LAGS].max(axis=1), 0.0)
     return np.asarray(np.clip(difference, 0.0, 1.0))
-
-
-def _autocorrelation(frames: Array) -> Array:
-    spectrum = np.fft.rfft(frames, 256, axis=1)
-    values = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, 256, axis=1)
-    return np.asarray(values[:, :64] / np.maximum(values[:, :1], 1e-12))

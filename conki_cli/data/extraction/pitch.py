@@ -68,7 +68,8 @@ def _candidates(signal: Array, num_frames: int, level: float) -> tuple[Array, Ar
     frames = frames_around(signal, centres_of(num_frames), _WINDOW)  # [T, window]
     frames -= frames.mean(axis=1, keepdims=True)
     peaks = np.abs(frames).max(axis=1)  # [T]
-    correlation = _autocorrelation(frames * window) / _autocorrelation(window[None])  # [T, L]
+    correlation, shape = (autocorrelation(values, _SIZE, _LAGS) for values in (frames * window, window[None]))
+    correlation = correlation / shape  # [T, L]
     first, last = int(RATE / HIGHEST), int(RATE / LOWEST) + 1
     middle = correlation[:, first : last + 1]
     left, right = correlation[:, first - 1 : last], correlation[:, first + 1 : last + 2]
@@ -88,10 +89,16 @@ def _candidates(signal: Array, num_frames: int, level: float) -> tuple[Array, Ar
     return frequencies, strengths
 
 
-def _autocorrelation(frames: Array) -> Array:
-    """Return the autocorrelation of every row divided by its value at lag 0."""
-    spectrum = np.fft.rfft(frames, _SIZE, axis=1)
-    values = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, _SIZE, axis=1)[:, :_LAGS]
+def autocorrelation(frames: Array, size: int, num_lags: int) -> Array:
+    """Return the autocorrelation of every row divided by its value at lag 0, [T, L].
+
+    Args:
+        frames: [T, N].
+        size: of the Fourier transforms.
+        num_lags: L.
+    """
+    spectrum = np.fft.rfft(frames, size, axis=1)
+    values = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, size, axis=1)[:, :num_lags]
     return np.asarray(values / np.maximum(values[:, :1], 1e-12))
 
 

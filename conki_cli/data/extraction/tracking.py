@@ -40,12 +40,15 @@ class _Track:
     last_time: float
     is_here: bool = True
     num_small: int = 0
+    is_small: bool = False
     rows: "array[int]" = field(default_factory=lambda: array("q"))
     values: "array[float]" = field(default_factory=lambda: array("f"))  # [rows, d], one after the other
     places: "array[float]" = field(default_factory=lambda: array("d"))  # [rows, 4]: centre, side and angle
 
-    def add(self, row: int, values: Row, region: Region) -> None:
+    def add(self, row: int, values: Row, region: Region, *, is_small: bool) -> None:
         """Note the face in a row."""
+        self.is_small = is_small
+        self.num_small += is_small
         self.rows.append(row)
         self.values.frombytes(values.astype("=f4").tobytes())
         self.places.extend((region.x, region.y, region.side, region.angle))
@@ -109,7 +112,7 @@ class FaceTracker:
     def _repeat(self, row: int, time: float) -> None:
         for track in self._here():
             if track.rows and track.rows[-1] == row - 1:
-                track.add(row, track.columns[-1].copy(), track.region)
+                track.add(row, track.columns[-1].copy(), track.region, is_small=track.is_small)
                 track.last_time = time
 
     def _search(self, row: int, time: float, picture: Picture) -> None:
@@ -128,9 +131,9 @@ class FaceTracker:
         """Note a face in its track, if it is one; say whether it is."""
         track.is_here = face.presence >= least
         if track.is_here:
-            track.add(row, face_columns(face, *picture.shape[:2]), face.region)
+            columns, is_small = face_columns(face, *picture.shape[:2]), face.width < _SMALL_PIXELS
+            track.add(row, columns, face.region, is_small=bool(is_small))
             track.last_time = time
-            track.num_small += face.width < _SMALL_PIXELS
         return track.is_here
 
     def finished(self, loudness: npt.NDArray[np.float64] | None = None) -> FaceRows:

@@ -8,7 +8,6 @@ columns; its values are read on demand.
 Axes: L frames of a clip, d features per frame.
 """
 
-import codecs
 import contextlib
 import csv
 import math
@@ -22,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.raw.face_tables import FaceColumns, FaceCount, rows_per_frame
-from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at, cells_of, is_number, num_cells
+from conki_cli.data.raw.file import encoding_by_mark
+from conki_cli.data.raw.table_cells import NOT_A_NUMBER, cell_at, cells_of, is_blank, is_number, num_cells
 from conki_cli.data.raw.table_heads import TableHead, TableLayout
 from conki_cli.system.errors import SourceError, one_line, reason_of
 from conki_cli.system.readable import human_size
@@ -30,7 +30,6 @@ from conki_cli.system.readable import human_size
 MOST_BYTES = 256 * 2**20
 """Limit of the size of a table, and of an array made from it."""
 _MOST_LETTERS = 4 * 2**20  # of a line
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def look_into_table(path: Path) -> TableLayout:
@@ -139,7 +138,7 @@ def _looked_through(path: Path, layout: TableLayout, head: TableHead, stream: IO
     if head.second:
         _count(path, head.number, head.second, layout, rows)
     for number, line in _lines_of(path, stream, head.number):
-        if line.strip():
+        if not is_blank(line, layout.separator):
             _count(path, number, line, layout, rows)
     if rows.count * layout.num_columns * 8 > MOST_BYTES:
         raise SourceError(
@@ -205,7 +204,7 @@ def _wrong_cell(path: Path, layout: TableLayout) -> str | None:
     """Name the first cell that is not a number; None if there is none."""
     with _failures_of(path), path.open(encoding=layout.encoding, errors="replace") as stream:
         for number, line in _lines_of(path, stream):
-            if number <= layout.start or not line.strip():
+            if number <= layout.start or is_blank(line, layout.separator):
                 continue
             cells = cells_of(line, layout.separator, layout.quote)
             for column in layout.kept:
@@ -233,7 +232,7 @@ def _encoding_of(path: Path) -> str:
             )
         with path.open("rb") as stream:
             head = stream.read(4)
-    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    return encoding_by_mark(head) or "utf-8"
 
 
 def _lines_of(path: Path, stream: IO[str], number: int = 0) -> Iterator[tuple[int, str]]:

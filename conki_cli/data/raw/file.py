@@ -1,10 +1,12 @@
-"""An opened raw file, as the readers receive it."""
+"""An opened raw file, as the readers receive it, and the encoding of one that is text."""
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["pickle", "npz", "hdf5", "table", "folder"]
+_TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,3 +23,8 @@ class Raw:
     path: Path
     kind: Kind
     content: Any
+
+
+def encoding_by_mark(head: bytes) -> str | None:
+    """Return the encoding of a text by the byte order mark in its first bytes; None without one."""
+    return next((name for mark, name in _TEXT_MARKS if head.startswith(mark)), None)

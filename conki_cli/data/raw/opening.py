@@ -1,18 +1,16 @@
 """Open a raw file safely; its kind is detected from its first bytes, not from its name."""
 
-import codecs
 import re
 import stat
 from pathlib import Path
 
-from conki_cli.data.raw.file import Raw
+from conki_cli.data.raw.file import Raw, encoding_by_mark
 from conki_cli.data.store.seal import SEALED
 from conki_cli.system.errors import SourceError
 
 _HEAD_BYTES = 4096
 _OLD_PICKLES = (b"(dp", b"(lp", b"}q", b"]q")  # starts of dictionaries and lists in protocols 0 and 1
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_TEXT_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def open_raw(path: Path) -> Raw:
@@ -56,7 +54,7 @@ def open_raw(path: Path) -> Raw:
 
 def _is_binary(head: bytes) -> bool:
     """Say whether a file's first bytes are not text: control characters, or a first line that is not UTF-8."""
-    if head.startswith(_TEXT_MARKS):
+    if encoding_by_mark(head) is not None:
         return False
     try:
         head.splitlines()[0].decode()

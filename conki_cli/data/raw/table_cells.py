@@ -12,6 +12,11 @@ NOT_A_NUMBER = frozenset(
 """Cells without a value, lowercase; the last two are ARFF's and Praat's."""
 
 
+def is_blank(line: str, separator: str | None) -> bool:
+    """Say whether a line is no row; tabs between empty cells are one."""
+    return not line.strip(" \r\n" if separator == "\t" else None)
+
+
 def cells_of(line: str, separator: str | None, quote: str = '"') -> list[str]:
     """Split a line into its cells, without blanks around them; separator None: blanks."""
     if separator is None:

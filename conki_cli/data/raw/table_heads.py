@@ -14,6 +14,7 @@ from conki_cli.data.raw.table_cells import (
     DECIMAL_COMMA,
     SEPARATOR_LINE,
     cells_of,
+    is_blank,
     is_number,
     separator_of,
 )
@@ -111,7 +112,7 @@ class TableHead:
                 return True
             self.before += 1
             return True
-        if not text:
+        if is_blank(line, self.separator if self.is_given else separator_of(self.first)):
             return True
         self.second, self.number = line, number
         return False

@@ -17,6 +17,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
+from conki_cli.data.raw.file import encoding_by_mark
 from conki_cli.system.errors import SourceError, one_line, reason_of
 from conki_cli.system.readable import human_size
 
@@ -31,7 +32,6 @@ _MAX_CELLS = 5_000_000
 """MOSEI's label.csv has 230 thousand."""
 _BLOCK_BYTES = 2**20
 _HEAD_BYTES = 4096
-_TEXT_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _SEP_LINE = re.compile(r'"?sep=([,;|\t])"?[ \t;,]*\r?(\n|$)', re.IGNORECASE)  # a line of Excel above the header
 _BLANK_LINES = re.compile(r"([ \t]*\r?\n)*")
 _JSON_OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{\s*[\"}]")
@@ -96,7 +96,7 @@ def first_cells(head: bytes) -> list[str]:
     Args:
         head: the first bytes of a file.
     """
-    encoding = next((name for mark, name in _TEXT_MARKS if head.startswith(mark)), "utf-8")
+    encoding = encoding_by_mark(head) or "utf-8"
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head)
     start, separator = _begin(text)
     line = re.split(r"[\r\n]", text[start:].lstrip(), maxsplit=1)[0]
@@ -165,9 +165,8 @@ def _read_text(path: Path) -> Cells:
 
 def _decode(path: Path) -> str:
     data = _read_bytes(path)
-    has_utf16_mark = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
-        text = data.decode("utf-16" if has_utf16_mark else "utf-8-sig")
+        text = data.decode(encoding_by_mark(data) or "utf-8")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path} must be UTF-8 but byte {error.start} is not", "save it as UTF-8") from None
     if "\0" in text:

@@ -47,7 +47,7 @@ def parse_score_range(text: str) -> tuple[float, float]:
         SettingsError: it is not two finite numbers, the lower first.
     """
     try:
-        low, high = (number_in(part) for part in text.split(".."))
+        low, high = (math.nan if part.startswith(".") else number_in(part) for part in text.split(".."))
     except ValueError:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -151,8 +151,9 @@ def _read_source(path: Path | None, request: Request, options: Options) -> Corpu
         from conki_cli.data.sources.unlabelled import read_features_alone
 
         return read_features_alone(options, request)
-    own_texts = replace(request, text_column=None) if "text" in request.replaced else request
-    return with_official_name(_read(path, own_texts, options.format))
+    if "text" in request.replaced:
+        request = replace(request, text_column=None, needs_texts=False)
+    return with_official_name(_read(path, request, options.format))
 
 
 def _check_table(path: Path) -> None:

@@ -35,7 +35,8 @@ _PUNCTUATION = {0x82, 0x84, 0x85, 0x8B, *range(0x91, 0x98), 0x9B}
 """Quotation marks, dashes and dots of Windows-1252, which may follow a word in capitals."""
 _PROOF = 3
 """Characters of UTF-8 that show that the whole text is UTF-8."""
-_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")
+EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")
+"""#NAME? for '-abc' and '=abc', also in other languages."""
 
 REPAIRS = {
     "entities": "entities of HTML",
@@ -104,7 +105,7 @@ def _repaired(text: str) -> tuple[str, tuple[str, ...]]:
         found.append("lost")
     if _CONTROLS.search(text):
         found.append("controls")
-    if _EXCEL_ERROR.fullmatch(text):
+    if EXCEL_ERROR.fullmatch(text):
         found.append("excel")
     return text, tuple(found)
 

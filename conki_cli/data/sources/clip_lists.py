@@ -42,6 +42,7 @@ import numpy as np
 from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.pickles import read_pickle
 from conki_cli.data.sources.columns import (
+    MOST_LETTERS,
     array_of,
     clip_ids,
     fingerprint,
@@ -54,6 +55,7 @@ from conki_cli.data.sources.columns import (
 from conki_cli.data.sources.joining import POSITIONS, are_positions, with_labels
 from conki_cli.data.sources.padding import Padded, find_sides, look_at_clip, repairs_of, without_padding
 from conki_cli.data.sources.request import Request
+from conki_cli.data.sources.tracks import PAUSE
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import SCORED, SPLITS, Corpus, Sample
 from conki_cli.system.errors import SourceError, names_of
@@ -63,11 +65,7 @@ FORMATS = {
     "misa": "MISA folder with train.pkl, dev.pkl, test.pkl: ((word ids, visual, acoustic, words), label, segment)",
     "mmim": "MMIM folder with train.pkl, dev.pkl, test.pkl: as MISA's, with two lengths after the words",
 }
-PAUSE = "sp"
-"""The CMU SDK's word for a pause."""
 _MOST_LABELS = 64  # values that a clip's label may hold; MOSEI has 7
-# A pickle can refer to one long text many times, so the length of the joined texts is limited, not its size.
-_MOST_LETTERS = 256 * 2**20  # of all words together; MOSEI has 2.5 million
 
 _KINDS = {3: "MAG-BERT", 4: "MISA", 6: "MMIM"}  # by the number of parts of a clip's features
 
@@ -129,7 +127,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     padded = {split: _read_split(reader, where, items) for split, (where, items) in lists.items()}
     splits, padding, repaired, doubts = _without_padding(reader, padded)
     splits, notes = _with_ids(reader, splits, request)
-    sha256, size = fingerprint(paths)
+    sha256, size = fingerprint([*paths, *([request.labels] if request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,
@@ -221,8 +219,8 @@ def _text(reader: _Reader, where: str, words: Any) -> str | None:
     if not isinstance(items, list | tuple) or not all(isinstance(word, str | bytes) for word in items):
         raise SourceError(f"{where}: the words must be a list of texts")
     reader.counts["letters"] += sum(len(word) + 1 for word in items)
-    if reader.counts["letters"] > _MOST_LETTERS:
-        raise SourceError(f"{where}: the words of all clips must have {_MOST_LETTERS} letters at most, but have more")
+    if reader.counts["letters"] > MOST_LETTERS:
+        raise SourceError(f"{where}: the words of all clips must have {MOST_LETTERS} letters at most, but have more")
     spoken = [stripped(text_of(where, "words", word)) for word in items]
     return " ".join(word for word in spoken if word not in ("", PAUSE))
 

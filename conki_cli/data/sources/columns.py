@@ -5,19 +5,21 @@ Axes: N clips of a split, P padded frames, d features per frame.
 
 import hashlib
 import math
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.store.arrays import Array, FileArray
 from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, counted
-from conki_cli.system.errors import SourceError, names_of
+from conki_cli.system.errors import SourceError, names_of, one_line
 from conki_cli.system.files import sha256_of
 
+T = TypeVar("T")
 _SPLIT_NAMES = {
     "train": ("train", "training"),
     "valid": ("valid", "validation", "val", "dev", "devel", "development"),
@@ -29,6 +31,11 @@ TO_SCORE = " (clips to be scored do not need it: --unlabelled)"
 SCAN_BYTES = 16 * 2**20
 """Arrays are scanned this many bytes at a time."""
 
+MOST_LETTERS = 256 * 2**20
+"""Limit of the letters in all texts together: a file can refer to a long text many times. MOSEI has 2.5 million."""
+INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)
+"""'video[3]', as the CMU SDK names clips."""
+
 _LONGEST_ID = 1000
 _MINUS = dict.fromkeys(map(ord, "\u2212\u2013\ufe63\uff0d"), "-")  # minus signs of word processors
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -36,7 +43,6 @@ _WHOLE = re.compile(r"(\d+)[.,]0+")  # 11.0, as spreadsheets and data frames wri
 # Python's blanks except NEL, which is a Windows-1252 ellipsis that was read as Latin-1.
 _BLANKS = "".join(chr(code) for code in range(0x3001) if chr(code).isspace() and code != 0x85)
 _NUMBERED = re.compile(r".+_\d+", re.DOTALL)  # 'video_3'
-_INDEXED = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]', as the CMU SDK names clips
 
 
 def plain_key(key: Any) -> str:
@@ -258,10 +264,27 @@ def normal_ids(ids: Sequence[str], *, joined_by_underscore: bool = False) -> tup
 def _normal_id(name: str, joined_by_underscore: bool) -> str:
     if ID_SEPARATOR in name:
         return name
-    if indexed := _INDEXED.fullmatch(name):
+    if indexed := INDEXED.fullmatch(name):
         return f"{indexed[1]}{ID_SEPARATOR}{indexed[2]}"
     video, _, clip = name.rpartition("_")
     return f"{video}{ID_SEPARATOR}{clip}" if joined_by_underscore and video and clip else name
+
+
+def one_each(named: Iterable[tuple[str, str, T]], are_equal: Callable[[T, T], bool] = operator.eq) -> dict[str, T]:
+    """Return what belongs to every id, given as place in the file, id and value; an id may come again with the same.
+
+    Raises:
+        SourceError: an id comes again with something else; both places are named.
+    """
+    found: dict[str, tuple[str, T]] = {}
+    for place, name, value in named:
+        before, first = found.setdefault(name, (place, value))
+        if first is not value and not are_equal(first, value):
+            raise SourceError(
+                f"{place}: ids must be unique, {one_line(name)[:80]!r} is already in {before}, with other content",
+                "rename or remove one",
+            )
+    return {name: value for name, (_, value) in found.items()}
 
 
 def fingerprint(paths: Sequence[Path]) -> tuple[str, int]:

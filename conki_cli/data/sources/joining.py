@@ -6,14 +6,13 @@ accepted only if it finds a row for nearly every clip, no row for two clips, and
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from conki_cli.data.sources.columns import stripped, whole_number
+from conki_cli.data.sources.columns import INDEXED, stripped, whole_number
 from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.labels import read_label_rows
 from conki_cli.data.sources.request import Request
@@ -25,13 +24,14 @@ NEARLY_ALL = 0.98
 SAME_SCORE = 0.01
 """Largest difference of equal scores: files round theirs to two digits or more."""
 SCORES_AGREE = 0.95
+OTHER_SPLITS = "clips are in another split in"
+"""Said in a warning about the splits of a label file."""
 _ORDERED_SCORES_AGREE = 0.99  # without ids, only the scores can prove a match
 _SAME_TIME = 0.05
 """Largest difference of equal starts and stops, in seconds: about one frame of video."""
 _MOST_TIED = 16
 """Number of rows of one video that may start together; with more, starts prove nothing."""
 
-_POSITION = re.compile(r".+\[\d+\]", re.DOTALL)  # 'video[3]'
 POSITIONS = (
     "ids are positions in the video ('video[0]' becomes 'video$_$0'), and label.csv may count differently: "
     "--labels label.csv gives its ids"
@@ -172,7 +172,7 @@ def with_labels(
         start = sample.start if row.start is None else row.start
         joined[split].append(replace(sample, id=row.id, text=text, start=start))
     here, there = one_line(path.name), one_line(request.labels.name)
-    kept = f"{moved} clips are in another split in {there}: the splits of {here} were kept"
+    kept = f"{moved} {OTHER_SPLITS} {there}: the splits of {here} were kept"
     return joined, [kept] if moved else [], remarks
 
 
@@ -184,7 +184,7 @@ def parts_of(name: str) -> tuple[str, str]:
 
 def are_positions(names: Iterable[str]) -> bool:
     """Say whether a file names clips 'video[3]', by their position from 0."""
-    return any(_POSITION.fullmatch(name) for name in names)
+    return any(INDEXED.fullmatch(name) for name in names)
 
 
 def _by_video(rows: Iterable[LabelRow]) -> dict[str, list[LabelRow]]:

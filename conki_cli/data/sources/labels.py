@@ -22,7 +22,8 @@ from pathlib import Path
 
 from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import read_cells
-from conki_cli.data.sources.columns import TO_SCORE, fingerprint, number_in, split_of, stripped, whole_number
+from conki_cli.data.sources.characters import EXCEL_ERROR
+from conki_cli.data.sources.columns import TO_SCORE, fingerprint, number_in, one_each, split_of, stripped, whole_number
 from conki_cli.data.sources.label_rows import LabelRow, rows_to_score
 from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import ID_SEPARATOR, SPLITS, Corpus, Frames, Sample, Utterances, counted
@@ -44,7 +45,6 @@ Annotation and mode follow, then label_by (7), start and stop (8), text_en (10).
 """
 LABELS_NOT_NEEDED = "--labels was not needed"
 """Start of a remark that is dropped if --labels was not given."""
-_EXCEL_ERROR = re.compile(r"#[A-Z0/¿¡]+ ?[?!]|#N/A")  # #NAME? for '-abc' and '=abc', also in other languages
 _EXCEL_NUMBER = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23E+12
 
 Row = dict[str, str]
@@ -161,12 +161,15 @@ def read_label_rows(
         One item per row, in the file's order.
 
     Raises:
-        SourceError: the file cannot be read, lacks a column, or a row is invalid (the message names it).
+        SourceError: the file cannot be read, lacks a column, a row is invalid, or two rows of one id differ (the
+            message names them).
     """
     table = _read_table(path)
     column = _text_column(table, text_column, takes_english)
     needed = [column or name if name == "text" else name for name in needed]
-    return _label_rows(table, needed, column, unlabelled=unlabelled)
+    rows = _label_rows(table, needed, column, unlabelled=unlabelled)
+    one_each((table.where(number), row.id, row) for number, row in enumerate(rows) if row.clip)
+    return rows
 
 
 def read_texts(path: Path) -> Utterances:
@@ -324,7 +327,7 @@ def _check_ids(table: _Table) -> None:
     """Refuse ids that Excel destroyed, which cannot be restored."""
     for name in (*_REQUIRED[:2], "id"):
         for lost, why in (
-            (_EXCEL_ERROR, "instead of ids that start with -, + or ="),
+            (EXCEL_ERROR, "instead of ids that start with -, + or ="),
             (_EXCEL_NUMBER, "instead of long numbers"),
         ):
             numbers = [number for number, row in enumerate(table.rows) if lost.fullmatch(row.get(name, ""))]

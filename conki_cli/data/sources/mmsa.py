@@ -45,6 +45,7 @@ from conki_cli.data.sources.columns import (
     frames_of,
     normal_ids,
     numbers_of,
+    one_each,
     split_of,
     splits_of,
     strings_of,
@@ -81,6 +82,7 @@ class _Reader:
     text_key: str
     progress: Progress
     unlabelled: bool = False
+    needs_texts: bool = True
     ignored: set[str] = field(default_factory=set)
     rewritten: list[str] = field(default_factory=list)
     blanks: Counter[str] = field(default_factory=Counter)
@@ -112,7 +114,13 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         SourceError: the file is incomplete or contradicts itself.
     """
     parts = _splits_of(raw, request.needed_splits)
-    reader = _Reader(raw.path, _text_key(request, parts), request.progress, unlabelled=request.unlabelled)
+    reader = _Reader(
+        raw.path,
+        _text_key(request, parts),
+        request.progress,
+        unlabelled=request.unlabelled,
+        needs_texts=request.needs_texts,
+    )
     empty = [split for split, part in parts.items() if _is_empty(part.get("id"))]  # its columns have no type
     if empty and not request.unlabelled:
         raise SourceError(f"{raw.path}: the split {empty[0]!r} must have at least one clip, found none{TO_SCORE}")
@@ -120,7 +128,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     columns = {split: _read_split(reader, split, part) for split, part in parts.items()}
     frames, padding, repaired, doubts = _frames(columns)
     joined = _joined(reader, columns, request)
-    sha256, size = fingerprint([raw.path])
+    sha256, size = fingerprint([raw.path, *([request.labels] if joined and request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,
@@ -155,7 +163,7 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
     """Read one modality of every clip by its id; the rest of the file may be missing.
 
     Raises:
-        SourceError: a split lacks ids or that modality.
+        SourceError: a split lacks ids or that modality, or an id has two different ones.
     """
     reader = _Reader(raw.path, "raw_text", request.progress)
     columns: dict[str, _Split] = {}
@@ -171,11 +179,14 @@ def read_frames(raw: Raw, modality: str, request: Request) -> FeatureTable:
     return FeatureTable(
         raw.path,
         modality,
-        {
-            clip: one
-            for split, part in columns.items()
-            for clip, one in zip(part.ids, frames[split][modality], strict=True)
-        },
+        one_each(
+            (
+                (f"{raw.path}, split {split!r}, clip {number}", clip, one)
+                for split, part in columns.items()
+                for number, (clip, one) in enumerate(zip(part.ids, frames[split][modality], strict=True), start=1)
+            ),
+            lambda one, other: np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True),
+        ),
         notes=tuple(doubts),
         padding=padding.get(modality, ""),
         repaired=repaired.get(modality, {}),
@@ -188,18 +199,19 @@ def read_texts(raw: Raw, request: Request) -> dict[str, str]:
     """Read the texts of every clip by its id; the rest of the file may be missing.
 
     Raises:
-        SourceError: a split lacks ids or texts.
+        SourceError: a split lacks ids or texts, or an id has two texts.
     """
     parts = _splits_of(raw, needed=())
     key = _text_key(request, parts)
     reader = _Reader(raw.path, key, request.progress)
-    found: dict[str, str] = {}
+    found: list[tuple[str, str, str]] = []
     for split, part in parts.items():
         where = f"{raw.path}, split {split!r}"
         ids, texts = _ids(reader, where, part), strings_of(where, key, _value(where, part, key))
         _check_counts(where, {"id": len(ids), key: len(texts)})
-        found.update(zip(ids, texts, strict=True))
-    return found
+        pairs = enumerate(zip(ids, texts, strict=True), start=1)
+        found += [(f"{where}, clip {number}", clip, text) for number, (clip, text) in pairs]
+    return one_each(found)
 
 
 def _splits_of(raw: Raw, needed: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
@@ -275,7 +287,7 @@ def _ids(reader: _Reader, where: str, part: Mapping[str, Any]) -> list[str]:
 def _joined(reader: _Reader, columns: Mapping[str, _Split], request: Request) -> dict[str, list[LabelRow]]:
     """Return the rows of the label file for every split, if there is one and it is needed."""
     lacking = [key for key, missing in (
-        (reader.text_key, any(part.texts is None for part in columns.values())),
+        (reader.text_key, reader.needs_texts and any(part.texts is None for part in columns.values())),
         ("regression_labels", not request.unlabelled and any(part.scores is None for part in columns.values())),
     ) if missing]  # fmt: skip
     if not lacking:
@@ -318,6 +330,8 @@ def _samples(
         score = float(part.scores[i]) if part.scores is not None else rows[i].score if rows else None
         if reader.unlabelled:
             text, score = text or "", math.nan
+        if text is None and not reader.needs_texts:
+            text = ""
         if text is None or score is None:
             what = "text" if text is None else "score"
             raise SourceError(f"{reader.path}, split {split!r}: {clip!r} has no {what} in the label file either")

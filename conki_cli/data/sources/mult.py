@@ -69,7 +69,6 @@ FORMATS = {
 _NAMES = {"mult": "MulT", "multibench": "MultiBench", "lmf": "LMF"}
 _KEYS = {"vision": "vision", "audio": "audio", "scores": "labels", "ids": "id"}
 _LMF_KEYS = {"vision": "facet", "audio": "covarep", "scores": "label", "ids": "id"}
-_WORD_VECTORS = ("text", "glove")
 _FOREIGN = {"raw_text", "regression_labels", "annotations", "text_bert"}  # keys of MMSA's files
 
 
@@ -142,7 +141,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         for split, part in columns.items()
     }
     splits, notes, remarks = _samples(reader, columns, frames, request)
-    sha256, size = fingerprint([raw.path])
+    sha256, size = fingerprint([raw.path, *([request.labels] if request.labels else [])])
     return Corpus(
         dataset=request.dataset,
         score_range=request.score_range,

@@ -1,6 +1,7 @@
 """Take one modality of a corpus from another file, matched by id and score: --text, --audio, --vision."""
 
 import contextlib
+import hashlib
 import math
 import re
 from collections import Counter
@@ -12,13 +13,21 @@ from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.opening import open_raw
 from conki_cli.data.raw.tables import LABEL_FILES, TABLE_SUFFIXES
 from conki_cli.data.sources import mmsa, sequences
-from conki_cli.data.sources.columns import fingerprint, normal_ids, numbers_of, splits_of, strings_of, stripped
+from conki_cli.data.sources.columns import (
+    fingerprint,
+    normal_ids,
+    numbers_of,
+    one_each,
+    splits_of,
+    strings_of,
+    stripped,
+)
 from conki_cli.data.sources.features import FeatureTable, attach, names_in, read_features
-from conki_cli.data.sources.joining import are_positions
+from conki_cli.data.sources.joining import OTHER_SPLITS, are_positions
 from conki_cli.data.sources.labels import CHINESE_TEXT_NOTE, read_label_rows
 from conki_cli.data.sources.matching import Names, match
-from conki_cli.data.sources.padding import UNCLEAR
 from conki_cli.data.sources.request import Request
+from conki_cli.data.sources.segments import ONLY_SPLITS
 from conki_cli.data.store.records import FRAME_MODALITIES, Corpus
 from conki_cli.datasets import is_chinese
 from conki_cli.system.errors import SourceError, one_line
@@ -72,7 +81,7 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
         path,
         modality,
         {sample.id: frames for sample in samples if (frames := getattr(sample, modality)) is not None},
-        notes=tuple(note for note in other.notes if note.startswith(UNCLEAR)),
+        notes=tuple(note for note in other.notes if _concerns(modality, note)),
         padding=other.padding.get(modality, ""),
         repaired=other.repaired.get(modality, {}),
         sha256=other.source_sha256,
@@ -80,6 +89,13 @@ def _table(path: Path, modality: str, request: Request) -> FeatureTable:
         scores={sample.id: sample.score for sample in samples},
         are_positions=names_in(other).are_positions,
     )
+
+
+def _concerns(modality: str, note: str) -> bool:
+    """Say whether a warning about a file concerns one of its modalities, and not its texts, splits or another one."""
+    others = tuple(f"{name}: " for name in FRAME_MODALITIES if name != modality)
+    is_elsewhere = note == CHINESE_TEXT_NOTE or OTHER_SPLITS in note or note.startswith((ONLY_SPLITS, *others))
+    return not is_elsewhere
 
 
 def _with_own_ids(raw: Raw, request: Request) -> Corpus:
@@ -143,7 +159,7 @@ def _cut(path: Path, modality: str, request: Request) -> FeatureTable:
 
 
 def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
-    texts, names = _texts(path, request)
+    texts, names, (sha256, size) = _texts(path, request)
     mine = names_in(corpus)
     found, notes, remarks = match(mine, names, "a text")
     lacking = [clip for clip in mine.scores if clip not in found or found[clip] not in texts]
@@ -161,21 +177,37 @@ def _with_texts(corpus: Corpus, path: Path, request: Request) -> Corpus:
     if is_chinese(request.dataset) and any(_CHINESE.search(clip.text) for part in splits.values() for clip in part):
         notes.append(CHINESE_TEXT_NOTE)
     said = (*corpus.remarks, f"texts from {one_line(path.name)}", *remarks)
-    return replace(corpus, splits=splits, notes=tuple(notes), remarks=said)
+    lines = f"{corpus.source}\0{corpus.source_sha256}\ntext:{path.name}\0{sha256}\n"
+    return replace(
+        corpus,
+        splits=splits,
+        source_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+        source_bytes=corpus.source_bytes + size,
+        notes=tuple(notes),
+        remarks=said,
+    )
 
 
-def _texts(path: Path, request: Request) -> tuple[Mapping[str, str], Names]:
-    """Return the texts of a label file, of a pickle in MMSA's layout, or of any other known format, by id."""
+def _texts(path: Path, request: Request) -> tuple[Mapping[str, str], Names, tuple[str, int]]:
+    """Return the texts of a label file, of a pickle in MMSA's layout, or of any other known format.
+
+    Returns:
+        The texts by id, names and scores of the clips, and the SHA-256 and size of what was read.
+    """
     from conki_cli.data.sources.formats import read_raw, recognise
 
     raw = open_raw(path)
     if raw.kind == "table":
         rows = read_label_rows(path, text_column=request.text_column, takes_english=request.takes_english)
-        scores = {row.id: row.score for row in rows}
-        return {row.id: row.text for row in rows if row.text is not None}, Names(str(path), scores)
+        names = Names(str(path), {row.id: row.score for row in rows})
+        return {row.id: row.text for row in rows if row.text is not None}, names, fingerprint([path])
     if recognise(raw)[0] in (None, "mmsa") and mmsa.is_layout(raw):
-        return mmsa.read_texts(raw, request), _names_in_columns(raw)
+        return mmsa.read_texts(raw, request), _names_in_columns(raw), fingerprint([path])
     other = read_raw(raw, request)
-    return {clip.id: clip.text for part in other.splits.values() for clip in part}, replace(
-        names_in(other), where=str(path)
+    named = (
+        (f"{path}, split {split!r}, clip {number}", clip.id, clip.text)
+        for split, part in other.splits.items()
+        for number, clip in enumerate(part, start=1)
     )
+    names = replace(names_in(other), where=str(path))
+    return one_each(named), names, (other.source_sha256, other.source_bytes)

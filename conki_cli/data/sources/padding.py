@@ -28,8 +28,6 @@ MOST_MISFITS = 0.5
 """Share of the padded clips that may have values on both sides of their length; published files have up to 0.15."""
 MOST_OPPOSED = 0.05
 """Share of the padded clips whose zeros may be only on the other side, as when a face is lost in the first frames."""
-UNCLEAR = "the side of the padding is not clear"
-"""Start of the warning."""
 _CLEARLY = 0.9
 """Without lengths: the share of the clips, or of the frames of zeros, that must be on one side to be believed."""
 
@@ -298,6 +296,6 @@ def _sides_by_zeros(parts: Mapping[str, Sequence[Padded]], usual: Side) -> tuple
     side = _larger(frames, usual)
     counts = ", ".join(f"{m} in {found.clips[0]} clips and {found.clips[1]}" for m, found in zeros.items())
     return {**sides, **dict.fromkeys(unclear, side)}, [
-        f"{UNCLEAR}: frames of zeros are in front and at the end, {counts}; assumed to be "
+        f"the side of the padding is not clear: frames of zeros are in front and at the end, {counts}; assumed to be "
         f"{'in front' if side == 'front' else 'at the end'}, where {max(frames)} of {sum(frames)} such frames are"
     ]

@@ -53,7 +53,8 @@ class Request:
         align_words: average frames over each word's interval (sequences with times only).
         prefers_english: whether texts of SIMS come from text_en if present; False if they are translated.
         replaced: modalities that come from another file, so that the source's are ignored.
-        needs_texts: whether clips need their texts; False if only one modality is taken from a file.
+        needs_texts: whether clips need their texts; False if only one modality is taken from a file, or if their texts
+            come from another one.
         unlabelled: whether these are clips to be scored: scores and splits are neither needed nor read.
         extraction: how features are made of videos.
         progress: is notified of what was read.

@@ -4,7 +4,6 @@ Axes: n labels of a video.
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from conki_cli.data.sources.joining import Clip, join
+from conki_cli.data.sources.columns import INDEXED
+from conki_cli.data.sources.joining import SAME_SCORE, Clip, join
 from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.labels import read_label_rows
 from conki_cli.data.sources.request import Request
@@ -20,11 +20,11 @@ from conki_cli.data.sources.tracks import Numbers, Track, label_rows
 from conki_cli.data.store.records import FRAME_MODALITIES, SCORED, counted
 from conki_cli.system.errors import SourceError, one_line
 
-_CUT_KEY = re.compile(r"(.+)\[(\d+)\]", re.DOTALL)  # 'video[3]'
 _SAME_START = 0.05
 """Largest difference of equal starts, in seconds."""
-_SAME_SCORE = 0.01
 _MOST_CLIPS = 10**6
+ONLY_SPLITS = "only the splits of the label file were used"
+"""Start of a warning about a label file."""
 _SPLIT_ADVICE = "the SDK keeps its splits in code; give --labels with video_id, mode"
 
 
@@ -65,7 +65,7 @@ def find_segments(report: Report, tracks: Mapping[str, Track], request: Request)
             unlabelled=request.unlabelled,
         )
     main = next(tracks[kind] for kind in ("words", "labels", *FRAME_MODALITIES) if kind in tracks)
-    is_cut = all(_CUT_KEY.fullmatch(key) for key in main.keys)
+    is_cut = all(INDEXED.fullmatch(key) for key in main.keys)
     if not is_cut and any(row.start is not None and row.stop is not None for row in rows):
         clips = _timed_segments(report, tracks.get("labels"), rows)
     else:
@@ -100,7 +100,7 @@ def _timed_segments(report: Report, track: Track | None, rows: Sequence[LabelRow
     tables = {video: label_rows(track, video) for video in dict.fromkeys(row.video for row in rows)}
     scores = [_score_at(tables[row.video], row.start) for row in rows]
     pairs = [(row.score, score) for row, score in zip(rows, scores, strict=True) if row.score is not None]
-    same = sum(score is not None and abs(own - score) <= _SAME_SCORE for own, score in pairs)
+    same = sum(score is not None and abs(own - score) <= SAME_SCORE for own, score in pairs)
     if pairs:
         report.remarks.append(f"{track.label}: start and score of {same:,} of {len(pairs):,} clips are the same in it")
     return [
@@ -118,7 +118,7 @@ def _score_at(table: Numbers, start: float | None) -> float | None:
 
 def _cut_segments(main: Track, labels: Track | None) -> Iterator[Segment]:
     for key in main.keys:
-        named = _CUT_KEY.fullmatch(key)
+        named = INDEXED.fullmatch(key)
         if named is not None:
             table = np.empty((0, 3)) if labels is None else label_rows(labels, key)
             score = float(table[0, 2]) if len(table) else None
@@ -181,7 +181,7 @@ def _join(report: Report, clips: Sequence[Segment], rows: Sequence[LabelRow]) ->
     except SourceError as error:
         if any(clip.row.score is None for clip in clips):
             raise
-        report.notes.append(f"only the splits of the label file were used: {error}")
+        report.notes.append(f"{ONLY_SPLITS}: {error}")
         return None
     report.remarks.extend(remarks)
     unused = len({row.id for row in rows} - {row.id for row in joined})

@@ -33,7 +33,7 @@ from pathlib import Path
 from conki_cli import MODALITIES
 from conki_cli.data.raw.file import Raw
 from conki_cli.data.raw.tables import LABEL_FILES
-from conki_cli.data.sources.columns import fingerprint, stripped
+from conki_cli.data.sources.columns import MOST_LETTERS, fingerprint, stripped
 from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.request import Progress, Request, no_progress
 from conki_cli.data.sources.segments import Report, Segment, check_presence, find_segments
@@ -56,8 +56,6 @@ FORMATS = {
     "csd": "CMU-MultimodalSDK computational sequences: a .csd file, or a folder of them",
     "multibench-hdf5": "MultiBench's mosi.hdf5 and others: several computational sequences in one file",
 }
-_MOST_LETTERS = 256 * 2**20
-"""Letters in all texts together; MOSEI has 2.5 million."""
 
 
 def recognise(raw: Raw) -> str | None:
@@ -96,8 +94,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     splits = _samples([clip.row for clip in clips], texts, [frames for _, frames in made])
     for track in tracks.values():
         report.notes.extend(notes_of(track))
-    in_folder = labels is not None and raw.kind == "folder" and labels.parent == raw.path
-    used = {track.path for track in tracks.values()} | ({labels} if labels is not None and in_folder else set())
+    used = {track.path for track in tracks.values()} | ({labels} if labels is not None else set())
     sha256, size = fingerprint(sorted(used))
     return Corpus(
         dataset=request.dataset,
@@ -245,9 +242,9 @@ def _cut_all(
         for number in numbers:
             made[number] = _cut_clip(videos, words, clips[number], align_words)
             letters += len(made[number][0])
-        if letters > _MOST_LETTERS:
+        if letters > MOST_LETTERS:
             raise SourceError(
-                f"the texts of all clips have more than {_MOST_LETTERS:,} letters", advice="use trustworthy data"
+                f"the texts of all clips have more than {MOST_LETTERS:,} letters", advice="use trustworthy data"
             )
         progress(len(numbers), one_line(key)[:60])
     return made

@@ -35,7 +35,7 @@ from conki_cli.data.store.records import Frames, counted
 from conki_cli.system.errors import SourceError, one_line
 
 PAUSE = "sp"
-"""The word for silence."""
+"""The CMU SDK's word for a pause."""
 _NAMES = {
     "audio": re.compile(r"covarep|opensmile|acoustic|audio", re.IGNORECASE),
     "vision": re.compile(r"facet|openface|visual|vision", re.IGNORECASE),

@@ -19,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from conki_cli.data.extraction.cache import Clip, Extracted, Extraction, ExtractionError, Failure, extract_clips
+from conki_cli.data.extraction.cache import (
+    Clip,
+    Extracted,
+    Extraction,
+    ExtractionError,
+    Failure,
+    damaged,
+    extract_clips,
+)
 from conki_cli.data.extraction.clip import AUDIO, VISION
 from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.recipe import COVAREP, NONE
@@ -33,6 +41,7 @@ from conki_cli.data.sources.labels import read_label_rows, samples_of
 from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import ID_SEPARATOR, SCORED, Corpus, counted
 from conki_cli.system.errors import SourceError, one_line
+from conki_cli.system.readable import check_read
 
 FORMATS = {"videos": "a folder with label.csv and videos, one per clip or whole ones: features are extracted"}
 _VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts")
@@ -125,14 +134,25 @@ def failed_line(failures: Sequence[Failure], count: int) -> str:
 
 
 def frames_of(extracted: Extracted, modality: str) -> ClipFile | None:
-    """Return the features of a clip, to be read when they are asked for; None: it has none."""
+    """Return the features of a clip, to be read when they are asked for; None: it has none.
+
+    Raises:
+        ConkiError: their file is missing, or not whole.
+    """
     file = {"audio": AUDIO, "vision": VISION}[modality]
     path = extracted.folder / file
-    if not extracted.result.get(f"{modality}_frames") or not path.is_file():
+    if not extracted.result.get(f"{modality}_frames"):
         return None
-    with path.open("rb") as stream:
-        np.lib.format.read_magic(stream)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        with path.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            is_whole = stream.tell() + math.prod(shape) * dtype.itemsize == path.stat().st_size
+    except (OSError, ValueError) as error:
+        check_read(path, error)
+        raise damaged(extracted.folder) from error
+    if not is_whole:
+        raise damaged(extracted.folder)
     return ClipFile(path, None, dtype, shape)
 
 

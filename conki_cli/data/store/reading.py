@@ -29,6 +29,9 @@ from conki_cli.data.store.records import (
 from conki_cli.system.errors import Kind, StoreError, reason_of
 from conki_cli.system.readable import check_read, check_readable, obstacle_at
 
+_TEXT_PLACE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+"""What HDF5 stores for a text of any length: how long it is, and where."""
+
 
 class FeatureStore:
     """An open feature store; a context manager. Frames stay on disk until they are read.
@@ -113,14 +116,14 @@ class FeatureStore:
         import h5py
 
         group = _child(self._file, split, h5py.Group)
-        ids = _strings(group, "ids", None)
+        ids = _strings(group, "ids", None, self._bytes)
         if not ids:
             raise ValueError(f"{group.name} has no clips")
         scores = None if self.is_unlabelled else self._scores(group, "scores", len(ids))
         columns = {m: f"scores_{m}" for m in MODALITIES if f"scores_{m}" in group}
         return Utterances(
             ids=ids,
-            texts=_strings(group, "texts", len(ids)),
+            texts=_strings(group, "texts", len(ids), self._bytes),
             scores=scores,
             frames={m: self._ragged(_child(group, m, h5py.Group), len(ids)) for m in self.widths},
             unimodal={m: self._scores(group, column, len(ids)) for m, column in columns.items()},
@@ -295,11 +298,20 @@ def _dataset(group: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -
     if not fits or not (is_text or column.dtype == np.dtype(dtype if dtype != "text" else object)):
         raise ValueError(f"{column.name} is {column.dtype} {column.shape}")
     # Stored plainly and completely: a file cannot declare more than it holds or refer to other files.
-    declared = column.size * (16 if is_text else column.dtype.itemsize)  # 16 bytes point to a text
+    declared = column.size * (_TEXT_PLACE.itemsize if is_text else column.dtype.itemsize)
     if column.is_virtual or column.external or column.chunks or column.id.get_storage_size() != declared:
         raise ValueError(f"{column.name} is not stored as declared")
     return column
 
 
-def _strings(group: Any, name: str, count: int | None) -> list[str]:
-    return list(_dataset(group, name, "text", (count,)).asstr()[:])
+def _strings(group: Any, name: str, count: int | None, file: OpenFile) -> list[str]:
+    """Read a column of texts; all together they are no longer than the file, though several may be one text in it."""
+    import h5py
+
+    column = _dataset(group, name, "text", (count,))
+    if len(column) and h5py.check_string_dtype(column.dtype).length is None:
+        places = np.empty(len(column), dtype=_TEXT_PLACE)
+        file.fill(places, column.id.get_offset())
+        if (length := int(places["length"].sum(dtype=np.uint64))) > file.size:
+            raise ValueError(f"{column.name} declares {length} bytes of texts in a file of {file.size}")
+    return list(column.asstr()[:])
