@@ -23,7 +23,7 @@ from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
 from conki_cli.runs import Run, evaluate_run, stored_predictions
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, StoreError
-from conki_cli.system.files import to_json
+from conki_cli.system.files import to_json, write_json
 
 CHEAP = ("curves", "pairs", "confusion", "calibration", "errors", "seeds")
 MakeCopy = Callable[..., Run]
@@ -179,6 +179,25 @@ def test_errors_of_intervals_lengths_and_videos_are_all_of_the_same_clips(traine
         filled = [group for group in numbers[part] if group["n"]]
         assert sum(group["n"] for group in filled) == 6
         assert sum(group["n"] * group["mae"] for group in filled) / 6 == pytest.approx(numbers["mae"])
+
+
+def test_errors_are_said_to_be_of_the_mean_prediction_where_there_are_several_seeds(copied: MakeCopy) -> None:
+    run = copied()
+    assert "mean absolute error of the mean prediction over the seeds ± its" in draw_figure("errors", [run]).caption
+    (run.seed_folder(2) / "result.json").unlink()
+    assert "mean absolute error ± its" in draw_figure("errors", [run]).caption
+
+
+@pytest.mark.parametrize("kind", ["errors", "modalities"])
+def test_errors_of_sims_are_measured_in_clipped_predictions(kind: str, copied: MakeCopy, stores: Path) -> None:
+    run = copied()
+    shutil.copytree(stores, run.path.parents[1] / "features")
+    (run.seed_folder(2) / "result.json").unlink()
+    for path, changed in ((run.path, {"score_range": [-1, 1]}), (run.seed_folder(1), {"metrics": {"valid": {}}})):
+        write_json(path / "result.json", json.loads((path / "result.json").read_text()) | changed)
+    run = Run(run.path)
+    measured = evaluate_run(run, "test", "all").metrics["mae"]["values"]
+    assert draw_figure(kind, [run]).numbers["mae"] == pytest.approx(measured if kind == "modalities" else measured[0])
 
 
 def test_curves_hold_the_log_and_the_best_epoch_of_every_seed(trained: Trained) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.metrics import clipped, rules_of
 from conki_cli.reporting.figures.kinds import Choices
 from conki_cli.reporting.figures.stored import Floats
 from conki_cli.runs import Run
@@ -111,7 +112,8 @@ def shuffled_errors(
     device = next(model.parameters()).device
     count, size = len(clips), batches.batch_size
     assert clips.scores is not None
-    scores = np.asarray(clips.scores, dtype=np.float64)
+    rules = rules_of(run.record.score_range)
+    scores = clipped(np.asarray(clips.scores, dtype=np.float64), rules)
     modalities = model.architecture.modalities
     label = f"{run.name[:40]}, seed {seed}"
     steps = 1 + num_draws * len(modalities)
@@ -126,7 +128,7 @@ def shuffled_errors(
                     batch = replace(batch, **cast("dict[str, Any]", {name: strange.modality(name)}))
                 found.append(model.represent(batch.to(device)).prediction.cpu().numpy())
             advance(1, name)
-            return float(np.abs(np.concatenate(found).astype(np.float64) - scores).mean())
+            return float(np.abs(clipped(np.concatenate(found).astype(np.float64), rules) - scores).mean())
 
         own = error("", np.arange(count))
         orders = [np.random.default_rng(draw).permutation(count) for draw in range(num_draws)]
