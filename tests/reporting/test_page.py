@@ -114,6 +114,17 @@ def test_the_policy_allows_this_script_and_this_style_alone(page: Page) -> None:
     assert "unsafe" not in policy
 
 
+def test_a_quick_look_is_called_one_with_the_clips_that_it_used(space: Workspace) -> None:
+    run = make_run(space, "quick", 0.5)
+    path = run.path / "config.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace("limit = 0", "limit = 3"), encoding="utf-8")
+    text = make_page([Run(run.path)], space, NO_FIGURES, Observer())
+    rows = {row[0]: row[1] for row in Page(text).rows if len(row) == 2}
+    assert "a quick look: at most 3 clips of each split were used (--limit)" in text
+    assert rows["trained on"] == "mosi, train split, 3 of 4 clips (--limit)"
+    assert rows["selected by"] == "the lowest MAE on mosi, valid split, 2 clips"
+
+
 def test_the_same_runs_give_the_same_bytes(space: Workspace, text: str) -> None:
     runs = [Run(space.runs / "full"), Run(space.runs / "without")]
     assert make_page(runs, space, NO_FIGURES, Observer()) == text

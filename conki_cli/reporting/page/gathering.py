@@ -26,7 +26,7 @@ from conki_cli.reporting.page.figures import draw_figures
 from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, recipes, training_sheet, versions_sheet
 from conki_cli.reporting.page.stores import StoreFacts, read_stores
 from conki_cli.reporting.tables.grid import Grid, Row, TableInfo, build_grid, format_metric, mean_and_deviation
-from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, median_rows, run_row, table_info
+from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, limit_notes, median_rows, run_row, table_info
 from conki_cli.runs import Constant, Run, common_threshold, evaluate_run
 from conki_cli.runs.learning import constant_metrics
 from conki_cli.system.observer import Observer
@@ -127,7 +127,7 @@ def _rows(
     else:
         system = systems[0]
         rows = [run_row(system.label, system.config, system.result), *median_rows([system.result])]
-        info = table_info([system.result])
+        info = table_info([system.result], limit_notes({system.label: system.config}))
     if store is None:
         return rows, info
     shown = {name for row in rows for name in row.values}

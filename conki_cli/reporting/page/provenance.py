@@ -42,8 +42,8 @@ def _training(system: System, stores: Mapping[str, StoreFacts]) -> Iterator[tupl
     yield "model", label_of(config.model.name)
     yield "left out", "; ".join(f"{switch}: {SWITCHES[switch]}" for switch in config.model.drop)
     yield "stage 1", _first_stage(config, seeds, stores)
-    yield "trained on", _clips(dataset, ("train",), stores)
-    yield "selected by", f"the lowest MAE on {_clips(dataset, ('valid',), stores)}"
+    yield "trained on", _clips(dataset, "train", stores, config.data.limit)
+    yield "selected by", f"the lowest MAE on {_clips(dataset, 'valid', stores, config.data.limit)}"
     yield "evaluated on", f"{dataset}, {result.split} split, {result.n:,} clips"
     there = stores[dataset].modalities if dataset in stores else MODALITIES
     used = [modality for modality in there if not config.dropped(MODALITY_SWITCHES[modality])]
@@ -63,13 +63,17 @@ def _first_stage(config: RunConfig, seeds: Sequence[SeedResult], stores: Mapping
     what = "the whole network" if config.transfers_whole or config.is_baseline else "the adapters"
     run = next((seed.stage_1 for seed in seeds if seed.stage_1), "")
     epochs = config.pretraining.num_epochs
-    clips = " and ".join(_clips(name, ("train",), stores) for name in config.externals)
+    clips = " and ".join(_clips(name, "train", stores, config.data.limit) for name in config.externals)
     return f"{what} on {clips}, {epochs} epochs{run and f' (run {run})'}"
 
 
-def _clips(dataset: str, splits: Sequence[str], stores: Mapping[str, StoreFacts]) -> str:
-    named = f"{dataset}, {' and '.join(splits)} split"
-    return f"{named}, {sum(stores[dataset].sizes[split] for split in splits):,} clips" if dataset in stores else named
+def _clips(dataset: str, split: str, stores: Mapping[str, StoreFacts], limit: int) -> str:
+    """Name a split of a store and how many of its clips were used, at most `limit` unless that is 0."""
+    named = f"{dataset}, {split} split"
+    if dataset not in stores:
+        return f"{named}, at most {limit:,} clips (--limit)" if limit else named
+    size = stores[dataset].sizes[split]
+    return f"{named}, {limit:,} of {size:,} clips (--limit)" if 0 < limit < size else f"{named}, {size:,} clips"
 
 
 def _parameters(found: Mapping[str, int]) -> str:
