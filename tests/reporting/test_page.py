@@ -14,9 +14,12 @@ from page_support import HOSTILE, SEEDS, make_run, make_space
 from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
+from conki_cli.reporting import figures
 from conki_cli.reporting.comparison import compare, read_systems
 from conki_cli.reporting.page import PageChoices, make_page
+from conki_cli.reporting.page.gathering import gather
 from conki_cli.runs import Run, read_predictions
+from conki_cli.system.errors import SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.untrusted import visible
 from conki_cli.system.workspace import Workspace
@@ -123,6 +126,15 @@ def test_a_quick_look_is_called_one_with_the_clips_that_it_used(space: Workspace
     assert "a quick look: at most 3 clips of each split were used (--limit)" in text
     assert rows["trained on"] == "mosi, train split, 3 of 4 clips (--limit)"
     assert rows["selected by"] == "the lowest MAE on mosi, valid split, 2 clips"
+
+
+def test_figures_are_of_the_protocol_and_of_the_threshold_of_the_report(space: Workspace) -> None:
+    choices = PageChoices(protocol="nonzero", threshold=0.3, figures=("ablation",))  # one clip's score is 0.3
+    runs = [Run(space.runs / "full"), Run(space.runs / "without")]
+    (figure,) = gather(runs, space, choices, Observer()).figures
+    assert "n = 12 (MAE and Corr: 11 of them, protocol nonzero)" in figure.caption
+    with pytest.raises(SettingsError, match="must be inside the range"):
+        figures.draw_figure("seeds", runs[:1], choices=figures.Choices(threshold=9.0))
 
 
 def test_the_same_runs_give_the_same_bytes(space: Workspace, text: str) -> None:

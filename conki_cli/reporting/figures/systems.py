@@ -69,11 +69,11 @@ def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
         "mean": float(np.mean(values)),
         "half_width": half_width(values),
         "paper": published,
-        "difference": None if system is reference else _difference(reference, system),
+        "difference": None if system is reference else _difference(reference, system, choices),
     }
 
 
-def _difference(reference: System, system: System) -> dict[str, float] | None:
+def _difference(reference: System, system: System, choices: Choices) -> dict[str, float] | None:
     """Draw the videos of both systems' mean predictions, over the seeds that both have, else over all of each."""
     common = [seed for seed in reference.seeds if seed in system.seeds]
     one, other = (
@@ -82,8 +82,9 @@ def _difference(reference: System, system: System) -> dict[str, float] | None:
     )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(map(video_of, system.ids)))}
     videos = np.array([numbers[video_of(identity)] for identity in system.ids], dtype=np.intp)
-    rules = rules_of(system.run.record.score_range)
-    drawn = bootstrap(one, other, system.scores, videos, rules=rules, threshold=reference.result.threshold)["mae"]
+    measured: dict[str, Any] = {"rules": rules_of(system.run.record.score_range), "protocol": choices.protocol}
+    measured["threshold"] = reference.result.threshold
+    drawn = bootstrap(one, other, system.scores, videos, **measured)["mae"]
     if drawn is None:
         return None
     return {"difference": drawn["difference"], "low": drawn["low"], "high": drawn["high"], "p": drawn["p"]}
