@@ -137,6 +137,14 @@ def test_figures_are_of_the_protocol_and_of_the_threshold_of_the_report(space: W
         figures.draw_figure("seeds", runs[:1], choices=figures.Choices(threshold=9.0))
 
 
+def test_two_versions_of_an_external_store_are_named_and_have_a_column_each(space: Workspace) -> None:
+    runs = [make_run(space, name, 0.5, external=content) for name, content in (("v1", "1" * 64), ("v2", "2" * 64))]
+    report = gather(runs, space, NO_FIGURES, Observer())
+    assert report.data.headers[2:] == ["mosei (ConKI, run v1)", "mosei (ConKI, run v2)"]
+    assert report.data.rows[-1][2:] == ["1" * 64, "2" * 64]
+    assert "trained on another version of the store mosei than ConKI, run v1: ConKI, run v2" in report.grid.notes
+
+
 def test_the_same_runs_give_the_same_bytes(space: Workspace, text: str) -> None:
     runs = [Run(space.runs / "full"), Run(space.runs / "without")]
     assert make_page(runs, space, NO_FIGURES, Observer()) == text

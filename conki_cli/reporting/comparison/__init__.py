@@ -18,7 +18,14 @@ import numpy.typing as npt
 from conki_cli.data.store.records import video_of
 from conki_cli.metrics import rules_of
 from conki_cli.reporting.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
-from conki_cli.reporting.comparison.systems import System, check_predicts, read_system, read_systems, system_label
+from conki_cli.reporting.comparison.systems import (
+    System,
+    check_predicts,
+    differing_stores,
+    read_system,
+    read_systems,
+    system_label,
+)
 from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap
 
 __all__ = [
@@ -33,6 +40,7 @@ __all__ = [
     "bootstrap",
     "check_predicts",
     "compare",
+    "differing_stores",
     "explanation",
     "holm",
     "marks",

@@ -39,8 +39,8 @@ def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, obse
     """Read what a report says of runs; see `page.make_page`."""
     systems, compared = _read(runs, choices)
     observer.say(f"reading the predictions of {', '.join(system.label for system in systems)}")
-    contents = {name: content for system in systems for name, content in system.run.record.data.items()}
-    stores, problems = read_stores(_home(runs[0], workspace), contents)
+    contents = dict.fromkeys((name, str(content)) for one in systems for name, content in one.run.record.data.items())
+    stores, problems = read_stores(_home(runs[0], workspace), [*contents])
     dataset = systems[0].result.dataset
     systems = [_with_median(system, stores.get(dataset)) for system in systems]
     if compared is not None:

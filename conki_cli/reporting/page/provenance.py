@@ -25,8 +25,13 @@ _LOOKS = ("--json", "--overwrite", "--resume")
 
 def training_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> Sheet:
     """Say what was trained on what: one column per system, and a row where any has something to say."""
-    columns = [dict(_training(system, stores)) for system in systems]
+    columns = [dict(_training(system, _seen(system, stores))) for system in systems]
     return _sheet([system.label for system in systems], columns)
+
+
+def _seen(system: System, stores: Mapping[str, StoreFacts]) -> dict[str, StoreFacts]:
+    """Return the stores in the version that a system saw."""
+    return {name: store for name, store in stores.items() if system.run.record.data.get(name) == store.content}
 
 
 def _sheet(labels: Sequence[str], columns: Sequence[Mapping[str, str]], *, merges: bool = True) -> Sheet:
@@ -124,30 +129,37 @@ def versions_sheet(systems: Sequence[System]) -> Sheet:
 def data_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> Sheet:
     """Return the stores that the systems saw: sizes, hashes, source."""
     sources = _source_hashes(systems)
-    contents = {name: str(content) for system in systems for name, content in system.run.record.data.items()}
+    users: dict[tuple[str, str], list[str]] = {}
+    for system in systems:
+        for name, content in system.run.record.data.items():
+            users.setdefault((name, str(content)), []).append(system.label)
+    names = [name for name, _ in users]
+    labels = [name if names.count(name) == 1 else f"{name} ({', '.join(of)})" for (name, _), of in users.items()]
     columns = []
-    for name, content in contents.items():
-        store = stores.get(name)
+    for name, content in users:
+        known = stores.get(name)
+        store = known if known is not None and known.content == content else None
         sizes = {f"{split} clips": f"{size:,}" for split, size in store.sizes.items()} if store else {}
         facts = {
             "modalities": ", ".join(store.modalities) if store else "",
             "normalisation": store.normalization if store else "",
             "source": store.source if store else "",
-            "SHA-256 of the source": sources.get(name, _NOT_RECORDED),
+            "SHA-256 of the source": sources.get((name, content), _NOT_RECORDED),
             "SHA-256 of all clips": content,
         }
         columns.append({**sizes, **facts})
-    return _sheet(list(contents), columns, merges=False)
+    return _sheet(labels, columns, merges=False)
 
 
-def _source_hashes(systems: Sequence[System]) -> dict[str, str]:
+def _source_hashes(systems: Sequence[System]) -> dict[tuple[str, str], str]:
+    """Return the hashes of the source files by data set and content id."""
     found = {}
     for system in systems:
         for recorded in environments(system.run, system.seeds).values():
             data = recorded.get("data")
             for name, entry in data.items() if isinstance(data, dict) else ():
                 if isinstance(entry, dict) and entry.get("source"):
-                    found[name] = str(entry["source"])
+                    found[name, str(entry.get("store"))] = str(entry["source"])
     return found
 
 

@@ -5,7 +5,15 @@ from typing import Any
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import TWO_CLASSES
-from conki_cli.reporting.comparison import TESTED, Comparison, System, Verdict, explanation, marks
+from conki_cli.reporting.comparison import (
+    TESTED,
+    Comparison,
+    System,
+    Verdict,
+    differing_stores,
+    explanation,
+    marks,
+)
 from conki_cli.reporting.tables.grid import Row, TableInfo, published_row
 from conki_cli.runs import Evaluation
 
@@ -84,7 +92,8 @@ def comparison_rows(found: Comparison) -> tuple[list[Row], TableInfo]:
     warnings = [line for system in found.systems for line in warning_lines(system.label, system.result)]
     rows += median_rows(results, {name for row in rows for name in row.values})
     limits = limit_notes({system.label: system.config for system in found.systems})
-    return rows, table_info(results, [*limits, *explanation(found), *warnings])
+    notes = [*limits, *differing_stores(found.systems), *explanation(found), *warnings]
+    return rows, table_info(results, notes)
 
 
 def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> Row:
