@@ -52,7 +52,10 @@ def make_run(
     seeds: Sequence[int] = SEEDS,
     external: str = "",
 ) -> Run:
-    """Write a finished run on that store, whose predictions are the scores with noise; `external` is the content id of its mosei."""
+    """Write a finished run on that store, whose predictions are the scores with noise.
+
+    `external` is the content id of the store of mosei that it saw, if it saw one.
+    """
     with FeatureStore(space.store("mosi")) as store:
         content, ids, scores = store.content_id, store.split("test").ids, store.split("test").scores
     assert scores is not None
