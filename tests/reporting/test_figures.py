@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -21,6 +22,7 @@ from conki_cli.reporting.figures.confusion import classes_of
 from conki_cli.reporting.figures.representations import represent, training_clips
 from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
+from conki_cli.reporting.video_figures import steps_of
 from conki_cli.runs import Run, evaluate_run, stored_predictions
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.system.files import to_json, write_json
@@ -282,6 +284,13 @@ def test_an_ablation_shows_each_difference_from_the_first_run(copied: MakeCopy) 
     assert rows[0]["difference"] is None
     assert (rows[1]["difference"]["difference"], rows[1]["difference"]["p"]) == (0, 1)  # it is a copy
     assert "6 videos" in found.caption
+
+
+def test_a_time_line_has_no_score_where_nobody_speaks() -> None:
+    clips = [{"start": 0.5, "stop": 2.0}, {"start": 2.0, "stop": 3.0}, {"start": 7.0, "stop": 8.0}]
+    values, edges = steps_of(clips, [1.0, -1.0, 0.5])
+    assert values == pytest.approx([1.0, -1.0, math.nan, 0.5], nan_ok=True)
+    assert edges == [0.5, 2.0, 3.0, 7.0, 8.0]
 
 
 # ---- refusals ----
