@@ -20,6 +20,7 @@ from conki_cli.reporting.page import PageChoices, make_page
 from conki_cli.reporting.page.gathering import gather
 from conki_cli.runs import Run, read_predictions
 from conki_cli.system.errors import SettingsError
+from conki_cli.system.files import write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.untrusted import visible
 from conki_cli.system.workspace import Workspace
@@ -187,6 +188,15 @@ def test_tests_are_those_of_the_comparison(page: Page, space: Workspace) -> None
 
 def test_the_command_leaves_out_what_holds_for_one_machine(text: str) -> None:
     assert "conki finetune --seeds 1..2 --name full\n" in text
+    assert "/home/me" not in text
+
+
+def test_the_words_of_a_submitted_job_are_no_command(space: Workspace) -> None:
+    run = make_run(space, "job", 0.5)
+    for seed in SEEDS:
+        words = ["/x/conki_cli/cli/job.py", "/home/me/jobs/1", "0", str(seed)]
+        write_json(run.seed_folder(seed) / "environment.json", {"command": words})
+    text = make_page([run], space, NO_FIGURES, Observer())
     assert "/home/me" not in text
 
 

@@ -1,6 +1,7 @@
 """The provenance of numbers: training, settings, versions, data, and the commands that reproduce them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from conki_cli import MODALITIES
@@ -21,6 +22,8 @@ _NOT_RECORDED = "not recorded"
 _PLACES = ("--workspace", "--out", "--export", "--track")
 """Options that say where things go on somebody's machine."""
 _LOOKS = ("--json", "--overwrite", "--resume")
+_JOB = "job.py"
+"""The program of a submitted job, whose words are places of one machine; older versions stored them."""
 
 
 def training_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> Sheet:
@@ -172,7 +175,7 @@ def _commands(system: System) -> list[str]:
     given = []
     for recorded in environments(system.run, system.seeds).values():
         words = recorded.get("command")
-        if isinstance(words, list) and len(words) > 1:
+        if isinstance(words, list) and len(words) > 1 and Path(str(words[0])).name != _JOB:
             given.append(" ".join(["conki", *(quoted(word) for word in _portable(list(map(str, words[1:]))))]))
     return list(dict.fromkeys(given))
 
