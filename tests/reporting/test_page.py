@@ -200,6 +200,21 @@ def test_the_words_of_a_submitted_job_are_no_command(space: Workspace) -> None:
     assert "/home/me" not in text
 
 
+def test_a_warning_that_clips_share_their_text_is_shown(tmp_path: Path) -> None:
+    space = make_space(tmp_path, ["said again and again"] * 9)
+    said = [line for _, line in gather([make_run(space, "one", 0.5)], space, NO_FIGURES, Observer()).cautions]
+    assert any("9 clips share their text with another clip" in line for line in said)
+
+
+def test_stage_1_is_warned_of_for_the_seeds_that_a_run_starts_from(space: Workspace) -> None:
+    first, run = make_run(space, "first", 0.5, seeds=(1, 2, 3)), make_run(space, "from-first", 0.5)
+    for seed, stage, changed in ((2, first, {"best_epoch": 9}), (3, first, {"best_epoch": 9}), (2, run, {})):
+        path = stage.seed_folder(seed) / "result.json"
+        write_json(path, {"metrics": {"valid": {}}, "epochs": 9, **changed, "stage_1": "first"})
+    said = [line for _, line in gather([Run(run.path)], space, NO_FIGURES, Observer()).cautions]
+    assert [line[:22] for line in said if line.startswith("stage 1")] == ["stage 1, seed 2 may no"]
+
+
 def test_the_settings_can_be_taken_from_the_page(page: Page, space: Workspace) -> None:
     link = next(found for tag, found in page.tags if tag == "a" and found.get("download") == "full.toml")
     content = base64.b64decode((link["href"] or "").partition("base64,")[2]).decode()
