@@ -19,7 +19,7 @@ from run_support import slowly
 from conki_cli.reporting.figures import KINDS, Choices, check_runs, draw, draw_figure
 from conki_cli.reporting.figures.canvas import label
 from conki_cli.reporting.figures.confusion import classes_of
-from conki_cli.reporting.figures.representations import represent, training_clips
+from conki_cli.reporting.figures.representations import represent, strange_order, training_clips
 from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
 from conki_cli.reporting.video_figures import steps_of
@@ -264,6 +264,14 @@ def test_tsne_draws_the_same_places_again_and_its_numbers_beside_them(trained: T
         "between_knowledge",
     }
     assert len(found["drawn"]) == 6 * sum(found["clips"])
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_a_shuffled_modality_comes_from_another_clip(count: int) -> None:
+    for draw in range(20):
+        order = strange_order(count, draw)
+        assert sorted(order) == list(range(count))
+        assert not (order == np.arange(count)).any()
 
 
 def test_unshuffled_modalities_give_the_stored_error(trained: Trained) -> None:

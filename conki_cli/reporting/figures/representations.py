@@ -131,5 +131,18 @@ def shuffled_errors(
             return float(np.abs(clipped(np.concatenate(found).astype(np.float64), rules) - scores).mean())
 
         own = error("", np.arange(count))
-        orders = [np.random.default_rng(draw).permutation(count) for draw in range(num_draws)]
+        orders = [strange_order(count, draw) for draw in range(num_draws)]
         return own, {name: [error(name, order) for order in orders] for name in modalities}
+
+
+def strange_order(count: int, draw: int) -> npt.NDArray[np.int64]:
+    """Return for each clip the number of another one, never its own: each follows the last in a ring drawn at random.
+
+    Args:
+        count: N, at least 2.
+        draw: seed of the ring.
+    """
+    ring = np.random.default_rng(draw).permutation(count)
+    order = np.empty(count, dtype=np.int64)
+    order[ring] = np.roll(ring, -1)
+    return order
