@@ -98,7 +98,7 @@ def _metadata(card: Card) -> Any:
             dataset_name=about["dataset"],
             dataset_split="test",
             metric_type=_METRICS[name][0],
-            metric_name=_METRICS[name][1],
+            metric_name=_named(name, card),
             metric_value=round(value, 6),
         )
         for name, (value, _) in (_measured(card.exported) if not card.run.config.data.limit else {}).items()
@@ -122,6 +122,15 @@ def _measured(exported: Run | None) -> dict[str, tuple[float, float]]:
     found = {} if exported is None else exported.record.metrics.get("test", {})
     pairs = {name: (found[name]["mean"], found[name]["std"]) for name in _METRICS if name in found}
     return {name: (mean, _number(std)) for name, (mean, std) in pairs.items() if mean is not None}
+
+
+def _named(metric: str, card: Card) -> str:
+    """Return the name of a metric on the card, its two classes split where the run splits them."""
+    name, threshold = _METRICS[metric][1], card.run.config.data.threshold
+    if not threshold or "_" not in metric:
+        return name
+    classes = f"below {threshold:g} / {f'{threshold:g} and above' if metric.endswith('_nonneg') else 'above it'}"
+    return f"{name.partition(' (')[0]} ({classes})"
 
 
 def _number(value: float | None) -> float:
@@ -195,7 +204,7 @@ def _metric_table(card: Card, exported: Run, seeds: Sequence[int]) -> str:
     rows = [f"| metric | test split{f', n = {count:.0f}' if count else ''} |", "|---|---|"]
     for name, (mean, std) in _measured(exported).items():
         spread = f" ± {std:.3f}" if math.isfinite(std) else ""
-        rows.append(f"| {_METRICS[name][1]} | {mean:.3f}{spread} |")
+        rows.append(f"| {_named(name, card)} | {mean:.3f}{spread} |")
     median = exported.record.median
     constant = median.metrics.get("test", {}).get("mae") if median else None
     if constant is not None:
