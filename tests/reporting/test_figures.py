@@ -268,8 +268,8 @@ def test_tsne_draws_the_same_places_again_and_its_numbers_beside_them(trained: T
 
 @pytest.mark.parametrize("count", [2, 3, 50])
 def test_a_shuffled_modality_comes_from_another_clip(count: int) -> None:
-    for draw in range(20):
-        order = strange_order(count, draw)
+    for seed in range(20):
+        order = strange_order(count, seed)
         assert sorted(order) == list(range(count))
         assert not (order == np.arange(count)).any()
 

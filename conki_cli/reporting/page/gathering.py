@@ -137,9 +137,9 @@ def _rows(
 
 
 def _headline(system: System) -> Headline:
-    mean, deviation = mean_and_deviation(_values(system, "mae"))
+    mean, deviation = mean_and_deviation(system.result.metrics["mae"]["values"])
     about = ["MAE", counted(len(system.seeds), "seed")]
-    correlation = mean_and_deviation(_values(system, "corr"))[0]
+    correlation = mean_and_deviation(system.result.metrics["corr"]["values"])[0]
     if math.isfinite(correlation):
         about.insert(1, f"Corr {format_metric('corr', correlation)}")
     shown = f"{deviation:.3f}" if math.isfinite(deviation) else ""
@@ -157,13 +157,9 @@ def _metrics_of_one(grid: Grid) -> list[Headline]:
     return found
 
 
-def _values(system: System, metric: str) -> list[float]:
-    return [math.nan if value is None else value for value in system.result.metrics[metric]["values"]]
-
-
 def _summary(systems: Sequence[System]) -> str:
     """Say in one sentence which system has the lowest error, and how far below the best constant it lies."""
-    means = {system.label: mean_and_deviation(_values(system, "mae"))[0] for system in systems}
+    means = {system.label: mean_and_deviation(system.result.metrics["mae"]["values"])[0] for system in systems}
     best = min(means, key=lambda label: means[label])
     what = f"Lowest MAE: {best}, {means[best]:.3f}" if len(systems) > 1 else f"The MAE is {means[best]:.3f}"
     median = systems[0].result.median
