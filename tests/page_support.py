@@ -44,9 +44,18 @@ def make_space(root: Path, texts: Sequence[str] = HOSTILE, *, num_clips: int = 1
 
 
 def make_run(
-    space: Workspace, name: str, noise: float, *, drop: str | None = None, seeds: Sequence[int] = SEEDS
+    space: Workspace,
+    name: str,
+    noise: float,
+    *,
+    drop: str | None = None,
+    seeds: Sequence[int] = SEEDS,
+    external: str = "",
 ) -> Run:
-    """Write a finished run on that store, whose predictions are the scores with noise."""
+    """Write a finished run on that store, whose predictions are the scores with noise.
+
+    `external` is the content id of the store of mosei that it saw, if it saw one.
+    """
     with FeatureStore(space.store("mosi")) as store:
         content, ids, scores = store.content_id, store.split("test").ids, store.split("test").scores
     assert scores is not None
@@ -59,7 +68,7 @@ def make_run(
         "digest": "0",
         "dataset": "mosi",
         "label": "x",
-        "data": {"mosi": content},
+        "data": {"mosi": content} | ({"mosei": external} if external else {}),
     }
     about |= {"score_range": [-3, 3], "state": "finished", "seeds": list(seeds)}
     write_json(run.path / "result.json", about)

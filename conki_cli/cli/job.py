@@ -49,6 +49,7 @@ def _trained(path: Path, array: int, index: int, slot: int | None = None) -> int
     screen = screen_for(False)
     job = slurm.this_job()
     submission = read_submission(path)
+    sys.argv = ["conki", *submission.command]  # what is stored beside a result as the command that gives it
     before = _saved(submission.task(array, index))
     try:
         screen.say(f"job {job or os.getpid()} on {os.uname().nodename}, restart {_restarts()}")

@@ -45,8 +45,7 @@ def examine(workspace: Workspace, observer: Observer) -> list[Finding]:
     here, problem = this_machine()
     found = list(verify_machine(workspace, here, problem))
     folders = (workspace.stores, workspace.runs, workspace.states)
-    if shut := [finding for folder in folders for finding in closed_findings(folder)]:
-        return [*found, *shut]
+    found += [finding for folder in folders for finding in closed_findings(folder)]  # which are taken for empty
     found += _examined(_things(workspace), Examination(workspace, here=here), observer)
     for folder in folders:
         found += left_over(folder)
@@ -99,8 +98,8 @@ def examine_named(name: str, store: Path, workspace: Workspace, observer: Observ
     if store.is_file():
         found += _examined([_store(store, KnownStores())], Examination(workspace), observer)
     if is_run:
-        is_in_workspace = place.absolute().parent.name == workspace.runs.name
-        home = Workspace(place.parents[1]) if is_in_workspace and len(place.parents) > 1 else workspace
+        folder = place.absolute().parent
+        home = Workspace(folder.parent) if folder.name == workspace.runs.name else workspace
         examination = Examination(home, here=this_machine()[0])
         found += _examined([_run(Run(place), KnownStores())], examination, observer)
     return found

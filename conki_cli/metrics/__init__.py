@@ -7,7 +7,7 @@ Accuracies and F1 are fractions; an undefined metric is nan. Axis letters: N sam
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from conki_cli.system.errors import ConkiError, SettingsError
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Rules = Literal["mosi", "sims", "other"]
+Real = TypeVar("Real", np.float32, np.float64)
 
 PROTOCOLS = ("all", "nonzero")
 COUNTS = ("n", "n_nonzero")
@@ -176,12 +177,17 @@ def regression_part(samples: _Samples, protocol: str) -> tuple[Floats, Floats]:
     if rules == "sims":
         if protocol == "nonzero":
             raise SettingsError("protocol nonzero is not defined for scores in -1..1 (SIMS)", advice="choose all")
-        return np.clip(p, -1, 1), np.clip(t, -1, 1)
+        return clipped(p, rules), clipped(t, rules)
     if protocol == "all":
         return p, t
     if neutral is None:
         raise SettingsError(f"protocol nonzero leaves out neutral scores, and {NO_NEUTRAL}, or choose protocol all")
     return p[t != neutral], t[t != neutral]
+
+
+def clipped(values: npt.NDArray[Real], rules: str) -> npt.NDArray[Real]:
+    """Return predictions or scores as errors are measured in them: with the rules of SIMS, -1..1 at most."""
+    return np.clip(values, -1, 1) if rules == "sims" else values
 
 
 def _mean(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> float:

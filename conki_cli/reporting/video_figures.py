@@ -1,7 +1,9 @@
 """Figures about videos: what was seen and heard in a clip, and scores over time."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,27 @@ def draw_time_line(path: Path, scored: Mapping[str, Any]) -> None:
     low, high = scored["score_range"]
     with _figure(path, len(videos)) as axes:
         for panel, (name, clips) in zip(axes, videos.items(), strict=True):
-            starts = [clip["start"] for clip in clips] + [clips[-1]["stop"]]
-            values = [clip["prediction"] for clip in clips]
+            values, edges = steps_of(clips, [clip["prediction"] for clip in clips])
             panel.axhline(0.0, color=_GREY, linewidth=0.8)
-            panel.stairs(values, starts, color=_BLUE, linewidth=1.8, baseline=None)
+            panel.stairs(values, edges, color=_BLUE, linewidth=1.8, baseline=None)
             for seed in scored["seeds"] if len(scored["seeds"]) > 1 else ():
-                by_seed = [clip["by_seed"][str(seed)] for clip in clips]
-                panel.stairs(by_seed, starts, color=_BLUE, linewidth=0.6, alpha=0.4, baseline=None)
-            panel.set(ylim=(low, high), xlim=(starts[0], starts[-1]), ylabel="score")
+                by_seed, _ = steps_of(clips, [clip["by_seed"][str(seed)] for clip in clips])
+                panel.stairs(by_seed, edges, color=_BLUE, linewidth=0.6, alpha=0.4, baseline=None)
+            panel.set(ylim=(low, high), xlim=(edges[0], edges[-1]), ylabel="score")
             panel.set_title(one_line(name)[:80], fontsize=9, loc="left", parse_math=False)
         axes[-1].set_xlabel("seconds")
+
+
+def steps_of(clips: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the steps of a line over time and the edges between them; where nobody speaks, a step is nan."""
+    values, edges = [scores[0]], [clips[0]["start"]]
+    for (before, clip), score in zip(pairwise(clips), scores[1:], strict=True):
+        if before["stop"] < clip["start"]:
+            values.append(math.nan)
+            edges.append(before["stop"])
+        values.append(score)
+        edges.append(clip["start"])
+    return values, [*edges, clips[-1]["stop"]]
 
 
 def draw_clip(

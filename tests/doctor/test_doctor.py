@@ -777,6 +777,14 @@ def test_a_run_is_compared_with_the_stores_of_its_own_workspace(space: Path, tmp
     assert (done.exit_code, "is missing" in done.stdout) == (0, False)
 
 
+def test_a_run_is_compared_with_those_stores_from_inside_its_folder_too(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(space / "runs")
+    found = examine_named(f"./{run_of(space).name}", Path("none.h5"), Workspace(Path()), Observer())
+    assert [finding for finding in found if is_wrong(finding)] == []
+
+
 def test_a_run_folder_without_its_result_is_still_found_by_name(space: Path) -> None:
     (run_of(space).path / "result.json").unlink()
     assert "result.json is missing" in doctor(space, run_of(space).name).stdout

@@ -17,6 +17,7 @@ from conki_cli.experiments.planning import make_plan
 from conki_cli.experiments.submitting import Order, arrays_of, script_of, step_of, submit
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.submissions import Submission, submissions
+from conki_cli.system.files import read_json
 from conki_cli.system.locks import find_holder, locked
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
@@ -55,8 +56,9 @@ def test_a_job_reads_the_step_that_was_planned(workspace: Workspace, tiny_config
 
 
 def test_a_job_trains_one_step_to_the_bits_of_the_command(
-    copied: Workspace, trained: Trained, capsys: pytest.CaptureFixture[str]
+    copied: Workspace, trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["/x/conki_cli/cli/job.py", "/home/me/jobs/1", "0", "1"])
     (Run(copied.runs / trained.run.name).seed_folder(2) / "result.json").unlink()
     for path in Run(copied.runs / trained.run.name).seed_folder(2).rglob("*.safetensors"):
         path.unlink()
@@ -68,6 +70,8 @@ def test_a_job_trains_one_step_to_the_bits_of_the_command(
     found = Run(Path(task.run)).checkpoint(2, "best")
     assert equal_bits(content(found), content(trained.run.checkpoint(2, "best")))
     assert "seed 2: best epoch" in capsys.readouterr().err
+    recorded = read_json(Run(Path(task.run)).seed_folder(2) / "environment.json")
+    assert recorded["command"] == ["conki", *LOCAL.command]
 
 
 def test_the_script_of_an_array_asks_slurm_for_a_warning_and_a_restart(

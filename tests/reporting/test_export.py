@@ -229,6 +229,27 @@ def test_the_metrics_of_an_exported_seed_are_its_own(trained: Trained, tmp_path:
     assert mae.metric_value == round(trained.run.seed_result(2).metrics["test"]["mae"], 6)
 
 
+def test_the_card_names_the_classes_of_a_threshold(trained: Trained, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(trained.run.path, tmp_path / "run")))
+    text = (run.path / "config.toml").read_text(encoding="utf-8")
+    (run.path / "config.toml").write_text(text.replace("[data]", "[data]\nthreshold = 0.5"), encoding="utf-8")
+    export_model(Export(run), tmp_path / "out", trained.workspace, Observer())
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert "| Acc-2 (below 0.5 / 0.5 and above) | " in card.text
+    assert "F1 (below 0.5 / above it)" in {result.metric_name for result in card.data.eval_results}
+
+
+def test_a_quick_look_is_not_published_as_the_result_of_a_data_set(trained: Trained, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(trained.run.path, tmp_path / "run")))
+    text = (run.path / "config.toml").read_text(encoding="utf-8")
+    (run.path / "config.toml").write_text(text.replace("limit = 0", "limit = 6"), encoding="utf-8")
+    export_model(Export(run, (1,)), tmp_path / "out", trained.workspace, Observer())
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.eval_results is None
+    assert "| metric | test split, n = 6 |" in card.text
+    assert "**Warning**: a quick look: at most 6 clips of each split were used" in card.text
+
+
 def test_an_encoder_of_the_hub_is_the_base_model(trained: Trained, tmp_path: Path) -> None:
     run = Run(Path(shutil.copytree(trained.run.path, tmp_path / "run")))
     text = (run.path / "config.toml").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -18,12 +19,13 @@ from run_support import slowly
 from conki_cli.reporting.figures import KINDS, Choices, check_runs, draw, draw_figure
 from conki_cli.reporting.figures.canvas import label
 from conki_cli.reporting.figures.confusion import classes_of
-from conki_cli.reporting.figures.representations import represent, training_clips
+from conki_cli.reporting.figures.representations import represent, strange_order, training_clips
 from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
+from conki_cli.reporting.video_figures import steps_of
 from conki_cli.runs import Run, evaluate_run, stored_predictions
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, StoreError
-from conki_cli.system.files import to_json
+from conki_cli.system.files import to_json, write_json
 
 CHEAP = ("curves", "pairs", "confusion", "calibration", "errors", "seeds")
 MakeCopy = Callable[..., Run]
@@ -181,6 +183,25 @@ def test_errors_of_intervals_lengths_and_videos_are_all_of_the_same_clips(traine
         assert sum(group["n"] * group["mae"] for group in filled) / 6 == pytest.approx(numbers["mae"])
 
 
+def test_errors_are_said_to_be_of_the_mean_prediction_where_there_are_several_seeds(copied: MakeCopy) -> None:
+    run = copied()
+    assert "mean absolute error of the mean prediction over the seeds ± its" in draw_figure("errors", [run]).caption
+    (run.seed_folder(2) / "result.json").unlink()
+    assert "mean absolute error ± its" in draw_figure("errors", [run]).caption
+
+
+@pytest.mark.parametrize("kind", ["errors", "modalities"])
+def test_errors_of_sims_are_measured_in_clipped_predictions(kind: str, copied: MakeCopy, stores: Path) -> None:
+    run = copied()
+    shutil.copytree(stores, run.path.parents[1] / "features")
+    (run.seed_folder(2) / "result.json").unlink()
+    for path, changed in ((run.path, {"score_range": [-1, 1]}), (run.seed_folder(1), {"metrics": {"valid": {}}})):
+        write_json(path / "result.json", json.loads((path / "result.json").read_text()) | changed)
+    run = Run(run.path)
+    measured = evaluate_run(run, "test", "all").metrics["mae"]["values"]
+    assert draw_figure(kind, [run]).numbers["mae"] == pytest.approx(measured if kind == "modalities" else measured[0])
+
+
 def test_curves_hold_the_log_and_the_best_epoch_of_every_seed(trained: Trained) -> None:
     seeds = draw_figure("curves", [trained.run]).numbers["seeds"]
     lines = (trained.run.seed_folder(2) / "metrics.jsonl").read_text().splitlines()
@@ -245,6 +266,14 @@ def test_tsne_draws_the_same_places_again_and_its_numbers_beside_them(trained: T
     assert len(found["drawn"]) == 6 * sum(found["clips"])
 
 
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_a_shuffled_modality_comes_from_another_clip(count: int) -> None:
+    for seed in range(20):
+        order = strange_order(count, seed)
+        assert sorted(order) == list(range(count))
+        assert not (order == np.arange(count)).any()
+
+
 def test_unshuffled_modalities_give_the_stored_error(trained: Trained) -> None:
     numbers = draw_figure("modalities", [trained.run]).numbers
     stored = evaluate_run(trained.run, "test", "all").metrics["mae"]["values"]
@@ -263,6 +292,13 @@ def test_an_ablation_shows_each_difference_from_the_first_run(copied: MakeCopy) 
     assert rows[0]["difference"] is None
     assert (rows[1]["difference"]["difference"], rows[1]["difference"]["p"]) == (0, 1)  # it is a copy
     assert "6 videos" in found.caption
+
+
+def test_a_time_line_has_no_score_where_nobody_speaks() -> None:
+    clips = [{"start": 0.5, "stop": 2.0}, {"start": 2.0, "stop": 3.0}, {"start": 7.0, "stop": 8.0}]
+    values, edges = steps_of(clips, [1.0, -1.0, 0.5])
+    assert values == pytest.approx([1.0, -1.0, math.nan, 0.5], nan_ok=True)
+    assert edges == [0.5, 2.0, 3.0, 7.0, 8.0]
 
 
 # ---- refusals ----

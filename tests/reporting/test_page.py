@@ -14,9 +14,13 @@ from page_support import HOSTILE, SEEDS, make_run, make_space
 from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
+from conki_cli.reporting import figures
 from conki_cli.reporting.comparison import compare, read_systems
 from conki_cli.reporting.page import PageChoices, make_page
+from conki_cli.reporting.page.gathering import gather
 from conki_cli.runs import Run, read_predictions
+from conki_cli.system.errors import SettingsError
+from conki_cli.system.files import write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.untrusted import visible
 from conki_cli.system.workspace import Workspace
@@ -114,6 +118,34 @@ def test_the_policy_allows_this_script_and_this_style_alone(page: Page) -> None:
     assert "unsafe" not in policy
 
 
+def test_a_quick_look_is_called_one_with_the_clips_that_it_used(space: Workspace) -> None:
+    run = make_run(space, "quick", 0.5)
+    path = run.path / "config.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace("limit = 0", "limit = 3"), encoding="utf-8")
+    text = make_page([Run(run.path)], space, NO_FIGURES, Observer())
+    rows = {row[0]: row[1] for row in Page(text).rows if len(row) == 2}
+    assert "a quick look: at most 3 clips of each split were used (--limit)" in text
+    assert rows["trained on"] == "mosi, train split, 3 of 4 clips (--limit)"
+    assert rows["selected by"] == "the lowest MAE on mosi, valid split, 2 clips"
+
+
+def test_figures_are_of_the_protocol_and_of_the_threshold_of_the_report(space: Workspace) -> None:
+    choices = PageChoices(protocol="nonzero", threshold=0.3, figures=("ablation",))  # one clip's score is 0.3
+    runs = [Run(space.runs / "full"), Run(space.runs / "without")]
+    (figure,) = gather(runs, space, choices, Observer()).figures
+    assert "n = 12 (MAE and Corr: 11 of them, protocol nonzero)" in figure.caption
+    with pytest.raises(SettingsError, match="must be inside the range"):
+        figures.draw_figure("seeds", runs[:1], choices=figures.Choices(threshold=9.0))
+
+
+def test_two_versions_of_an_external_store_are_named_and_have_a_column_each(space: Workspace) -> None:
+    runs = [make_run(space, name, 0.5, external=content) for name, content in (("v1", "1" * 64), ("v2", "2" * 64))]
+    report = gather(runs, space, NO_FIGURES, Observer())
+    assert report.data.headers[2:] == ["mosei (ConKI, run v1)", "mosei (ConKI, run v2)"]
+    assert report.data.rows[-1][2:] == ["1" * 64, "2" * 64]
+    assert "trained on another version of the store mosei than ConKI, run v1: ConKI, run v2" in report.grid.notes
+
+
 def test_the_same_runs_give_the_same_bytes(space: Workspace, text: str) -> None:
     runs = [Run(space.runs / "full"), Run(space.runs / "without")]
     assert make_page(runs, space, NO_FIGURES, Observer()) == text
@@ -157,6 +189,37 @@ def test_tests_are_those_of_the_comparison(page: Page, space: Workspace) -> None
 def test_the_command_leaves_out_what_holds_for_one_machine(text: str) -> None:
     assert "conki finetune --seeds 1..2 --name full\n" in text
     assert "/home/me" not in text
+
+
+def test_tests_are_named_after_the_classes_of_a_threshold(space: Workspace) -> None:
+    runs = [Run(space.runs / "full"), Run(space.runs / "without")]
+    (sheet,) = gather(runs, space, PageChoices(threshold=1.0, figures=()), Observer()).tests
+    names = [row[0] for row in sheet.rows if row[0].startswith("Acc-2")]
+    assert names == ["Acc-2↑, below 1 or 1 and above", "Acc-2↑, below or above 1"]
+
+
+def test_the_words_of_a_submitted_job_are_no_command(space: Workspace) -> None:
+    run = make_run(space, "job", 0.5)
+    for seed in SEEDS:
+        words = ["/x/conki_cli/cli/job.py", "/home/me/jobs/1", "0", str(seed)]
+        write_json(run.seed_folder(seed) / "environment.json", {"command": words})
+    text = make_page([run], space, NO_FIGURES, Observer())
+    assert "/home/me" not in text
+
+
+def test_a_warning_that_clips_share_their_text_is_shown(tmp_path: Path) -> None:
+    space = make_space(tmp_path, ["said again and again"] * 9)
+    said = [line for _, line in gather([make_run(space, "one", 0.5)], space, NO_FIGURES, Observer()).cautions]
+    assert any("9 clips share their text with another clip" in line for line in said)
+
+
+def test_stage_1_is_warned_of_for_the_seeds_that_a_run_starts_from(space: Workspace) -> None:
+    first, run = make_run(space, "first", 0.5, seeds=(1, 2, 3)), make_run(space, "from-first", 0.5)
+    for seed, stage, changed in ((2, first, {"best_epoch": 9}), (3, first, {"best_epoch": 9}), (2, run, {})):
+        path = stage.seed_folder(seed) / "result.json"
+        write_json(path, {"metrics": {"valid": {}}, "epochs": 9, **changed, "stage_1": "first"})
+    said = [line for _, line in gather([Run(run.path)], space, NO_FIGURES, Observer()).cautions]
+    assert [line[:22] for line in said if line.startswith("stage 1")] == ["stage 1, seed 2 may no"]
 
 
 def test_the_settings_can_be_taken_from_the_page(page: Page, space: Workspace) -> None:

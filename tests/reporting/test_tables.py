@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,16 @@ def test_equal_notes_share_one_footnote() -> None:
 def test_published_numbers_may_stand_alone() -> None:
     text = drawn(metric_table([Row("MMIM", {}, {"mae": 0.7, "acc2_pos": 0.8606})], INFO))
     assert "MMIM (paper) 0.700 -/86.06" in words(text)
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_names_and_notes_of_others_do_not_steer_the_terminal(width: int) -> None:
+    hostile = "x\x1b]0;pwn\x07\x1b[31mred\u202e"
+    info = replace(INFO, dataset=hostile, notes=[hostile])
+    row = replace(OURS, label=hostile, note=hostile, undefined={"mae": hostile}, values={"mae": [math.nan] * 3})
+    text = drawn(metric_table([row], info, width=width), width=width)
+    assert not set(text) & set("\x1b\x07\u202e")
+    assert words(text).replace(" ", "").count("x?]0;pwn??[31mred?") >= 5
 
 
 def test_brackets_in_a_label_are_not_markup() -> None:

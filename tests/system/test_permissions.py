@@ -97,7 +97,7 @@ def test_overwriting_a_run_that_may_not_be_deleted_deletes_nothing(space: Path) 
     assert sorted(path for path in space.rglob("*") if path.suffix != ".pyc") == before
 
 
-@pytest.mark.parametrize(("place", "names"), slowly([("features", []), (f"runs/{RUN}", []), (BEST, [RUN])], []))
+@pytest.mark.parametrize(("place", "names"), slowly([(f"runs/{RUN}", []), (BEST, [RUN])], []))
 def test_the_doctor_gives_the_command_that_opens_it(place: str, names: list[str], space: Path) -> None:
     with closed(space / place):
         found = run(space, "-m", "conki_cli", "doctor", *names)
@@ -105,6 +105,15 @@ def test_the_doctor_gives_the_command_that_opens_it(place: str, names: list[str]
     assert f"{place} cannot be read" in found.stdout
     assert "chmod -R u+rX" in found.stdout
     assert "damaged" not in found.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_that_may_not_be_read_hides_nothing_of_the_others(space: Path) -> None:
+    with closed(space / "features"):
+        found = run(space, "-m", "conki_cli", "doctor")
+    assert "features cannot be read" in found.stdout
+    assert "chmod -R u+rX features" in found.stdout
+    assert f"runs/{RUN}/seed-1\n  ok      finished" in found.stdout
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_deleted_as_a_damaged_one_is(space: Path) -> None:

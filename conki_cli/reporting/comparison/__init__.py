@@ -18,7 +18,14 @@ import numpy.typing as npt
 from conki_cli.data.store.records import video_of
 from conki_cli.metrics import rules_of
 from conki_cli.reporting.comparison.seeds import Floats, SeedTest, holm, paired_t, welch_t
-from conki_cli.reporting.comparison.systems import System, check_predicts, read_system, read_systems, system_label
+from conki_cli.reporting.comparison.systems import (
+    System,
+    check_predicts,
+    differing_stores,
+    read_system,
+    read_systems,
+    system_label,
+)
 from conki_cli.reporting.comparison.videos import NUM_DRAWS, Bootstrap, bootstrap
 
 __all__ = [
@@ -33,9 +40,11 @@ __all__ = [
     "bootstrap",
     "check_predicts",
     "compare",
+    "differing_stores",
     "explanation",
     "holm",
     "marks",
+    "numbered",
     "paired_t",
     "read_system",
     "read_systems",
@@ -97,7 +106,7 @@ def compare(systems: Sequence[System], protocol: str = "all", *, num_draws: int 
         protocol: "nonzero" takes MAE and Corr on the clips whose score is not 0.
         num_draws: R of the bootstrap.
     """
-    videos = _numbered([video_of(identity) for identity in systems[0].ids])
+    videos = numbered([video_of(identity) for identity in systems[0].ids])
     verdicts = [_verdict(systems[0], other, videos, protocol, num_draws) for other in systems[1:]]
     tested = [cell for verdict in verdicts for cell in (verdict.cells or {}).values()]
     _correct([cell["paired_t"] for cell in tested])
@@ -135,14 +144,10 @@ def explanation(found: Comparison) -> list[str]:
     cells = [verdict.cells for verdict in found.verdicts if verdict.cells]
     signs = {sign for table in cells for marked in marks(table).values() for sign in marked}
     lines = [f"{SIGNS[name]} differs from {first}: {test}" for name, test in tests.items() if SIGNS[name] in signs]
-    made = [name for name in tests if any(_made(cell, name) for table in cells for cell in table.values())]
+    made = [name for name in tests if any(cell.get(name) for table in cells for cell in table.values())]
     if silent := [tests[name] for name in made if SIGNS[name] not in signs]:
         lines.append(f"no difference from {first} found by: {'; '.join(silent)}")
     return [*(lines or [f"no test against {first} is defined"]), "effect sizes (Cohen's d) and p-values: --json"]
-
-
-def _made(cell: CellTests, name: str) -> bool:
-    return {"paired_t": cell["paired_t"], "welch": cell["welch"], "bootstrap": cell["bootstrap"]}[name] is not None
 
 
 def _correct(tests: Sequence[SeedTest | None] | Sequence[Bootstrap | None]) -> None:
@@ -193,7 +198,7 @@ def _cell(
         "welch": _undefined(whole) or "the values of neither system vary over its seeds",
         "bootstrap": why["bootstrap"] or "the metric is undefined for the mean prediction of a system",
     }
-    cell["reasons"] = {name: reason for name, reason in reasons.items() if not _made(cell, name)}
+    cell["reasons"] = {name: reason for name, reason in reasons.items() if not cell.get(name)}
     return cell
 
 
@@ -206,7 +211,7 @@ def _values(system: System, metric: str, seeds: Sequence[int]) -> Floats:
     return np.array([values[system.seeds.index(seed)] for seed in seeds], dtype=np.float64)
 
 
-def _numbered(names: Sequence[str]) -> npt.NDArray[np.intp]:
+def numbered(names: Sequence[str]) -> npt.NDArray[np.intp]:
     """Return the number of each name, counted from 0 in order of appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], dtype=np.intp)

@@ -97,6 +97,17 @@ def read_system(run: Run, split: str, result: Evaluation) -> System:
     return System(system_label(config), run, config, result, tuple(first.ids), first.scores, predictions)
 
 
+def differing_stores(systems: Sequence[System]) -> list[str]:
+    """Say of which external data sets the systems saw different versions: their difference may be that of the data."""
+    lines = []
+    for name in dict.fromkeys(name for system in systems for name in system.run.record.data):
+        users = [system for system in systems if name in system.run.record.data]
+        known = users[0].run.record.data[name]
+        if others := [system.label for system in users if system.run.record.data[name] != known]:
+            lines.append(f"trained on another version of the store {name} than {users[0].label}: {', '.join(others)}")
+    return lines
+
+
 def _check_alike(one: System, other: System, split: str) -> None:
     """Refuse systems that were not evaluated on the same clips of the same store."""
     datasets = [system.result.dataset for system in (one, other)]

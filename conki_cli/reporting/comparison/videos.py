@@ -10,6 +10,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.metrics import clipped
+
 Floats = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -107,8 +109,7 @@ def _difference(sums: Sequence[Mapping[str, Floats]], counts: Floats) -> dict[st
 
 def _columns(p: Scores, t: Scores, rules: str, protocol: str, neutral: np.float32 | None) -> dict[str, Floats]:
     """Return columns [N] from whose sums per video every metric follows, however often each video is counted."""
-    if rules == "sims":
-        p, t = np.clip(p, -1, 1), np.clip(t, -1, 1)
+    p, t = clipped(p, rules), clipped(t, rules)
     every = np.ones(len(t), dtype=np.bool_)
     chosen = every if protocol == "all" or neutral is None else t != neutral
     columns: dict[str, Floats] = {"n": np.ones(len(t)), **_moments(p, t, chosen)}

@@ -5,7 +5,7 @@ It contains only names and numbers, no clips and no texts. The same export gives
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from conki_cli.config.externals import NO_EXTERNAL, external_weights
 from conki_cli.config.models import facts, label_of
 from conki_cli.config.sections import MODELS
 from conki_cli.reporting.tables.grid import seeds_text
+from conki_cli.reporting.tables.systems import limit_notes
 from conki_cli.runs import Run, learning_warnings
 from conki_cli.runs.exported import Manifest
 from conki_cli.system.errors import SettingsError, one_line
@@ -97,10 +98,10 @@ def _metadata(card: Card) -> Any:
             dataset_name=about["dataset"],
             dataset_split="test",
             metric_type=_METRICS[name][0],
-            metric_name=_METRICS[name][1],
+            metric_name=_named(name, card),
             metric_value=round(value, 6),
         )
-        for name, (value, _) in _measured(card.exported).items()
+        for name, (value, _) in (_measured(card.exported) if not card.run.config.data.limit else {}).items()
     ]
     base = about["text_encoder"]["hub"]
     return ModelCardData(
@@ -123,6 +124,15 @@ def _measured(exported: Run | None) -> dict[str, tuple[float, float]]:
     return {name: (mean, _number(std)) for name, (mean, std) in pairs.items() if mean is not None}
 
 
+def _named(metric: str, card: Card) -> str:
+    """Return the name of a metric on the card, its two classes split where the run splits them."""
+    name, threshold = _METRICS[metric][1], card.run.config.data.threshold
+    if not threshold or "_" not in metric:
+        return name
+    classes = f"below {threshold:g} / {f'{threshold:g} and above' if metric.endswith('_nonneg') else 'above it'}"
+    return f"{name.partition(' (')[0]} ({classes})"
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -141,7 +151,8 @@ def _model_body(card: Card, exported: Run, manifest: Manifest) -> str:
         f"```\nconki pull OWNER/NAME --out model\nconki predict ./model {call}\n```\n",
         "A prediction is the mean over the seeds. The weights are safetensors; nothing is unpickled, and `conki` "
         "refuses a folder whose files do not match the checksums in `conki.json`.\n",
-        _metric_table(card, exported),
+        _metric_table(card, exported, manifest.seeds),
+        *(f"**Warning**: {_plain(line)}\n" for line in limit_notes({exported.name: exported.config})),
         *(f"**Warning**: {_plain(line)}\n" for line in learning_warnings(exported, manifest.seeds)),
         _inputs(about),
         _LIMITS.format(them="model"),
@@ -187,11 +198,13 @@ def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _metric_table(card: Card, exported: Run) -> str:
-    rows = ["| metric | test split |", "|---|---|"]
+def _metric_table(card: Card, exported: Run, seeds: Sequence[int]) -> str:
+    result = exported.seed_result(seeds[0])
+    count = result.metrics.get("test", {}).get("n") if result is not None else None
+    rows = [f"| metric | test split{f', n = {count:.0f}' if count else ''} |", "|---|---|"]
     for name, (mean, std) in _measured(exported).items():
         spread = f" ± {std:.3f}" if math.isfinite(std) else ""
-        rows.append(f"| {_METRICS[name][1]} | {mean:.3f}{spread} |")
+        rows.append(f"| {_named(name, card)} | {mean:.3f}{spread} |")
     median = exported.record.median
     constant = median.metrics.get("test", {}).get("mae") if median else None
     if constant is not None:

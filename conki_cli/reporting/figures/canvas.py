@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from xml.sax.saxutils import escape
 
@@ -148,6 +148,11 @@ def label(text: object, longest: int = 28) -> str:
         return line
     head = (longest - 1) // 2
     return f"{line[: longest - 1 - head]}…{line[-head:]}"
+
+
+def short_labels(names: Sequence[str], longest: int) -> list[str]:
+    """Return names as labels, without what they share with the first: 'ConKI, w/o C1' -> 'w/o C1' beside 'ConKI'."""
+    return [label(name if name == names[0] else name.removeprefix(f"{names[0]}, "), longest) for name in names]
 
 
 def _turns(character: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.store.records import FRAME_MODALITIES, Utterances, video_of
+from conki_cli.metrics import clipped, rules_of
 from conki_cli.reporting.comparison import System
 from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_grid, new_figure
 from conki_cli.reporting.figures.kinds import Choices, Plot
@@ -35,7 +36,9 @@ _WORDS_PER_TEXT = 1.5
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw where one run errs: with each clip's mean prediction over the seeds."""
     system = read_system(runs[0], choices)
-    errors = np.abs(np.mean(list(system.predictions.values()), axis=0, dtype=np.float64) - system.scores)  # [N]
+    rules = rules_of(system.run.record.score_range)
+    predictions = clipped(np.mean(list(system.predictions.values()), axis=0, dtype=np.float64), rules)  # [N]
+    errors = np.abs(predictions - clipped(system.scores, rules))  # [N]
     lengths, unit, absent = _lengths(system, choices)
     by_interval = _by_interval(errors, system)
     by_length = _by_length(errors, lengths) if lengths is not None else []
@@ -49,8 +52,9 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     if by_length:
         _draw_groups(grid[1], by_length, f"length in {unit}", overall)
     _draw_videos(grid[-1], by_video, overall)
+    several = " of the mean prediction over the seeds" if len(system.seeds) > 1 else ""
     caption = (
-        f"{about(system, choices)}: mean absolute error ± its standard error, by interval"
+        f"{about(system, choices)}: mean absolute error{several} ± its standard error, by interval"
         f"{', by length' if by_length else ''} and by video; dashed: over all clips ({overall:.3f})."
     )
     if absent:

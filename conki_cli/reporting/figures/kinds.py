@@ -36,6 +36,10 @@ class Choices:
     """robustness: the damage, as `--corrupt` takes it; empty: a curve for each kind."""
     corrupt_seed: int = 0
     """robustness: seed of the damage."""
+    protocol: str = "all"
+    """Of the metrics that kinds for several runs show, see `metrics.sentiment_metrics`; the others show all clips."""
+    threshold: float | None = None
+    """The score that separates two classes, instead of the runs' own."""
     workspace: Workspace | None = None
     """The workspace of the feature stores; None: the folder that holds `runs/`."""
     observer: Observer = field(default_factory=Observer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.metrics import clipped, rules_of
 from conki_cli.reporting.figures.kinds import Choices
 from conki_cli.reporting.figures.stored import Floats
 from conki_cli.runs import Run
@@ -111,7 +112,8 @@ def shuffled_errors(
     device = next(model.parameters()).device
     count, size = len(clips), batches.batch_size
     assert clips.scores is not None
-    scores = np.asarray(clips.scores, dtype=np.float64)
+    rules = rules_of(run.record.score_range)
+    scores = clipped(np.asarray(clips.scores, dtype=np.float64), rules)
     modalities = model.architecture.modalities
     label = f"{run.name[:40]}, seed {seed}"
     steps = 1 + num_draws * len(modalities)
@@ -126,8 +128,21 @@ def shuffled_errors(
                     batch = replace(batch, **cast("dict[str, Any]", {name: strange.modality(name)}))
                 found.append(model.represent(batch.to(device)).prediction.cpu().numpy())
             advance(1, name)
-            return float(np.abs(np.concatenate(found).astype(np.float64) - scores).mean())
+            return float(np.abs(clipped(np.concatenate(found).astype(np.float64), rules) - scores).mean())
 
         own = error("", np.arange(count))
-        orders = [np.random.default_rng(draw).permutation(count) for draw in range(num_draws)]
+        orders = [strange_order(count, draw) for draw in range(num_draws)]
         return own, {name: [error(name, order) for order in orders] for name in modalities}
+
+
+def strange_order(count: int, draw: int) -> npt.NDArray[np.int64]:
+    """Return for each clip the number of another one, never its own: each follows the last in a ring drawn at random.
+
+    Args:
+        count: N, at least 2.
+        draw: seed of the ring.
+    """
+    ring = np.random.default_rng(draw).permutation(count)
+    order = np.empty(count, dtype=np.int64)
+    order[ring] = np.roll(ring, -1)
+    return order

@@ -45,7 +45,9 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     rows: list[dict[str, Any]] = []
     for system in systems:
         space = choices.workspace_of(system.run)
-        found = measure(system.run, conditions, choices.split, space, choices.observer, seed=choices.corrupt_seed)
+        rules: dict[str, Any] = {"protocol": choices.protocol, "threshold": system.result.threshold}
+        rules["seed"] = choices.corrupt_seed
+        found = measure(system.run, conditions, choices.split, space, choices.observer, **rules)
         maes = [list(one.metrics["mae"]["values"]) for one in found]
         rows.append({"run": system.run.name, "label": system.label, "seeds": list(system.seeds), "mae": maes})
     panels = _panels(conditions)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conki_cli.reporting.comparison import System
-from conki_cli.reporting.figures.canvas import GREY, INK, PALE, SERIES, label, light_grid, new_figure
+from conki_cli.reporting.figures.canvas import GREY, INK, PALE, SERIES, light_grid, new_figure, short_labels
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.stored import in_words, of_clips, read_several, spread
 from conki_cli.runs import Run
@@ -31,8 +31,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     metrics = [name for name in _SHOWN if name in systems[0].result.metrics][:_MOST]
     beside = width / len(metrics) >= 25 + 6 * max(0, len(systems) - 3)
     columns, rows = (len(metrics), 1) if beside else (1, len(metrics))
-    names = [system.label for system in systems]
-    labels = [label(name if name == names[0] else name.removeprefix(f"{names[0]}, "), 22) for name in names]
+    labels = short_labels([system.label for system in systems], 22)
     height = rows * (_PANEL if beside else _LOW_PANEL) + (4 if len(systems) == 1 else 3 + 1.1 * max(map(len, labels)))
     figure = new_figure(width, height)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)

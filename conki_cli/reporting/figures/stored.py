@@ -15,7 +15,7 @@ from conki_cli.metrics.summaries import summarize
 from conki_cli.reporting.comparison import System, read_systems
 from conki_cli.reporting.comparison import read_system as system_of
 from conki_cli.reporting.figures.kinds import Choices
-from conki_cli.runs import Run, common_threshold, evaluate_run
+from conki_cli.runs import Run, evaluate_run
 from conki_cli.runs.log import log_path, logged_epochs
 from conki_cli.system.errors import RunError
 
@@ -56,14 +56,14 @@ def intervals_of(score_range: Sequence[float]) -> Intervals:
     return Intervals(names, (edges[:-1] + edges[1:]) / 2, edges[1:-1], rounded=False)
 
 
-def read_system(run: Run, choices: Choices) -> System:
+def read_system(run: Run, choices: Choices, *, protocol: str = "all") -> System:
     """Read what the finished seeds of one run predicted for a split.
 
     Raises:
         RunError: the predictions are missing or damaged.
     """
     check_predicted(run, choices)
-    return system_of(run, choices.split, evaluate_run(run, choices.split, "all"))
+    return system_of(run, choices.split, evaluate_run(run, choices.split, protocol, threshold=choices.threshold))
 
 
 def read_several(runs: Sequence[Run], choices: Choices) -> list[System]:
@@ -73,10 +73,10 @@ def read_several(runs: Sequence[Run], choices: Choices) -> list[System]:
         RunError: they are of different data, or predictions are missing or damaged.
     """
     if len(runs) == 1:
-        return [read_system(runs[0], choices)]
+        return [read_system(runs[0], choices, protocol=choices.protocol)]
     for run in runs:
         check_predicted(run, choices)
-    return read_systems(runs, choices.split, "all", threshold=common_threshold(runs))
+    return read_systems(runs, choices.split, choices.protocol, threshold=choices.threshold)
 
 
 def check_predicted(run: Run, choices: Choices) -> None:
@@ -108,7 +108,9 @@ def about(system: System, choices: Choices) -> str:
 
 def of_clips(system: System, choices: Choices) -> str:
     """Say which clips were evaluated."""
-    return f"{system.result.dataset}, {choices.split}, n = {len(system.scores):,}"
+    result = system.result
+    part = f" (MAE and Corr: {result.n_nonzero:,} of them, protocol nonzero)" if result.n_nonzero is not None else ""
+    return f"{result.dataset}, {choices.split}, n = {len(system.scores):,}{part}"
 
 
 def in_words(seeds: Sequence[int]) -> str:

@@ -10,12 +10,12 @@ import numpy as np
 
 from conki_cli.data.store.records import video_of
 from conki_cli.metrics import rules_of
-from conki_cli.reporting.comparison import System, bootstrap
-from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_grid, new_figure
+from conki_cli.reporting.comparison import System, bootstrap, numbered
+from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, light_grid, new_figure, short_labels
 from conki_cli.reporting.figures.intervals import draw_rows, half_width
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.stored import in_words, of_clips, read_several
-from conki_cli.reporting.tables.grid import published_row
+from conki_cli.reporting.tables.systems import published_of
 from conki_cli.runs import Run
 
 if TYPE_CHECKING:
@@ -46,21 +46,8 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     return Plot(figure, caption, {"rows": rows, "num_videos": videos})
 
 
-def _short_labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the labels of the rows, without what is the same in all: 'ConKI, w/o C1' -> 'w/o C1' beside 'ConKI'."""
-    names = [str(row["label"]) for row in rows]
-    prefix = f"{names[0]}, "
-    return [label(name.removeprefix(prefix) if name != names[0] else name, 20) for name in names]
-
-
 def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
     values = system.result.metrics["mae"]["values"]
-    published = None
-    if choices.split == "test":
-        transferred = system.config.is_baseline and system.config.needs_pretraining
-        external = system.config.data.external if transferred else None
-        name, drop = system.config.model.name, system.config.model.drop
-        published = (published_row(system.result.dataset, drop, name, external) or {}).get("mae")
     return {
         "label": system.label,
         "run": system.run.name,
@@ -68,29 +55,29 @@ def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
         "mae": values,
         "mean": float(np.mean(values)),
         "half_width": half_width(values),
-        "paper": published,
-        "difference": None if system is reference else _difference(reference, system),
+        "paper": (published_of(system.config, system.result) or {}).get("mae"),
+        "difference": None if system is reference else _difference(reference, system, choices),
     }
 
 
-def _difference(reference: System, system: System) -> dict[str, float] | None:
+def _difference(reference: System, system: System, choices: Choices) -> dict[str, float] | None:
     """Draw the videos of both systems' mean predictions, over the seeds that both have, else over all of each."""
     common = [seed for seed in reference.seeds if seed in system.seeds]
     one, other = (
         np.mean([found.predictions[seed] for seed in common or found.seeds], axis=0, dtype=np.float64)
         for found in (reference, system)
     )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(map(video_of, system.ids)))}
-    videos = np.array([numbers[video_of(identity)] for identity in system.ids], dtype=np.intp)
-    rules = rules_of(system.run.record.score_range)
-    drawn = bootstrap(one, other, system.scores, videos, rules=rules, threshold=reference.result.threshold)["mae"]
+    videos = numbered([video_of(identity) for identity in system.ids])
+    measured: dict[str, Any] = {"rules": rules_of(system.run.record.score_range), "protocol": choices.protocol}
+    measured["threshold"] = reference.result.threshold
+    drawn = bootstrap(one, other, system.scores, videos, **measured)["mae"]
     if drawn is None:
         return None
     return {"difference": drawn["difference"], "low": drawn["low"], "high": drawn["high"], "p": drawn["p"]}
 
 
 def _draw_values(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
-    draw_rows(axes, rows, _short_labels(rows))
+    draw_rows(axes, rows, short_labels([row["label"] for row in rows], 20))
     known = [(row["paper"], place) for place, row in enumerate(rows) if row["paper"] is not None]
     if known:
         axes.plot(*zip(*known, strict=True), "D", color=SERIES[1], fillstyle="none", markersize=3.6, label="the paper")

@@ -46,12 +46,15 @@ def _of_system(system: System, split: str) -> Iterator[str]:
 
 def _stage_one(system: System) -> Iterator[str]:
     """Yield the warnings about the stage 1 that a run starts from, where that still lies beside it."""
-    names = {result.stage_1 for seed, result in system.run.results().items() if seed in system.seeds and result.stage_1}
-    for name in sorted(names):
+    used: dict[str, list[int]] = {}
+    for seed, result in system.run.results().items():
+        if seed in system.seeds and result.stage_1:
+            used.setdefault(result.stage_1, []).append(seed)
+    for name, seeds in sorted(used.items()):
         try:
             first = Run(system.run.path.parent / check_name(name))
             if (first.path / "result.json").is_file():
-                yield from (f"stage 1, {line}" for line in learning_warnings(first, first.finished_seeds()))
+                yield from (f"stage 1, {line}" for line in learning_warnings(first, seeds))
         except (ConkiError, KeyError, TypeError):
             continue  # the doctor examines runs; a report is about the evaluated one
 
@@ -97,5 +100,5 @@ def _of_data(systems: Sequence[System], stores: Mapping[str, StoreFacts], split:
     yield from (("leak", line) for line in leaks(target, external, split))
     for store in (target, *external):
         for note in store.notes:
-            if " share " not in note:  # said above, of the stores as they are
+            if not note.endswith("they are not independent of each other"):  # said above, of the stores as they are
                 yield (store.dataset, note)

@@ -7,7 +7,6 @@ from conki_cli.reporting.page.content import Sheet
 from conki_cli.reporting.tables.grid import COLUMNS, LOWER_IS_BETTER, UNSCALED, seeds_text
 
 _HEADERS = ("", "difference", "paired t, p", "d_z", "Welch, p (Holm)", "d", "bootstrap, 95 %", "p (Holm)")
-_CLASSES = {"nonneg": "negative or not", "pos": "negative or positive"}
 
 EXPLANATION = (
     "Differences are the system minus the reference: for MAE and Corr in their own units, else in percentage points. "
@@ -37,15 +36,24 @@ def sheets_of_tests(compared: Comparison) -> tuple[list[Sheet], list[str]]:
 def _sheet(reference: System, system: System, verdict: Verdict) -> Sheet:
     cells = verdict.cells or {}
     seeds = f"paired over {seeds_text(verdict.seeds)}" if len(verdict.seeds) > 1 else "no common seeds"
-    rows = [[_name(metric), *_cells(metric, cell)] for metric, cell in cells.items()]
+    threshold = reference.result.threshold or 0.0
+    rows = [[_name(metric, threshold), *_cells(metric, cell)] for metric, cell in cells.items()]
     return Sheet(_HEADERS, rows, f"{system.label} against {reference.label} ({seeds})", has_numbers=True)
 
 
-def _name(metric: str) -> str:
+def _name(metric: str, threshold: float) -> str:
     plain, _, ending = metric.partition("_")
     name = next(column.name for column in COLUMNS if metric in column.metrics)
-    classes = f", {_CLASSES[ending]}" if ending and plain != metric else ""
+    classes = f", {_classes(threshold)[ending]}" if ending and plain != metric else ""
     return f"{name}{'↓' if metric in LOWER_IS_BETTER else '↑'}{classes}"
+
+
+def _classes(threshold: float) -> dict[str, str]:
+    """Name the two classes of both conventions, by the ending of the metrics' names."""
+    if not threshold:
+        return {"nonneg": "negative or not", "pos": "negative or positive"}
+    named = f"{threshold:g}"
+    return {"nonneg": f"below {named} or {named} and above", "pos": f"below or above {named}"}
 
 
 def _cells(metric: str, cell: CellTests) -> Sequence[str]:

@@ -55,6 +55,13 @@ def draw_figures(
     from conki_cli.reporting.figures import KINDS, PAGE, Choices, check_runs, draw_figure
 
     found = []
+    settings = Choices(
+        split=choices.split,
+        protocol=choices.protocol,
+        threshold=choices.threshold,
+        workspace=workspace,
+        observer=observer,
+    )
     wanted = [*_fitting(KINDS, runs, choices.figures)]
     with observer.steps("figures", len(wanted)) as advance:
         for kind, drawn_runs in wanted:
@@ -65,7 +72,6 @@ def draw_figures(
             )
             try:
                 check_runs(kind.name, drawn_runs)
-                settings = Choices(split=choices.split, workspace=workspace, observer=observer)
                 drawn = draw_figure(kind.name, drawn_runs, form="svg", width=PAGE, choices=settings)
                 found.append(Figure(kind.name, drawn.title, drawn.caption, drawn.content))
             except ConkiError as error:

@@ -26,7 +26,7 @@ from conki_cli.reporting.page.figures import draw_figures
 from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, recipes, training_sheet, versions_sheet
 from conki_cli.reporting.page.stores import StoreFacts, read_stores
 from conki_cli.reporting.tables.grid import Grid, Row, TableInfo, build_grid, format_metric, mean_and_deviation
-from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, median_rows, run_row, table_info
+from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, limit_notes, median_rows, run_row, table_info
 from conki_cli.runs import Constant, Run, common_threshold, evaluate_run
 from conki_cli.runs.learning import constant_metrics
 from conki_cli.system.observer import Observer
@@ -39,8 +39,8 @@ def gather(runs: Sequence[Run], workspace: Workspace, choices: PageChoices, obse
     """Read what a report says of runs; see `page.make_page`."""
     systems, compared = _read(runs, choices)
     observer.say(f"reading the predictions of {', '.join(system.label for system in systems)}")
-    contents = {name: content for system in systems for name, content in system.run.record.data.items()}
-    stores, problems = read_stores(_home(runs[0], workspace), contents)
+    contents = dict.fromkeys((name, str(content)) for one in systems for name, content in one.run.record.data.items())
+    stores, problems = read_stores(_home(runs[0], workspace), [*contents])
     dataset = systems[0].result.dataset
     systems = [_with_median(system, stores.get(dataset)) for system in systems]
     if compared is not None:
@@ -127,7 +127,7 @@ def _rows(
     else:
         system = systems[0]
         rows = [run_row(system.label, system.config, system.result), *median_rows([system.result])]
-        info = table_info([system.result])
+        info = table_info([system.result], limit_notes({system.label: system.config}))
     if store is None:
         return rows, info
     shown = {name for row in rows for name in row.values}
@@ -137,9 +137,9 @@ def _rows(
 
 
 def _headline(system: System) -> Headline:
-    mean, deviation = mean_and_deviation(_values(system, "mae"))
+    mean, deviation = mean_and_deviation(system.result.metrics["mae"]["values"])
     about = ["MAE", counted(len(system.seeds), "seed")]
-    correlation = mean_and_deviation(_values(system, "corr"))[0]
+    correlation = mean_and_deviation(system.result.metrics["corr"]["values"])[0]
     if math.isfinite(correlation):
         about.insert(1, f"Corr {format_metric('corr', correlation)}")
     shown = f"{deviation:.3f}" if math.isfinite(deviation) else ""
@@ -157,13 +157,9 @@ def _metrics_of_one(grid: Grid) -> list[Headline]:
     return found
 
 
-def _values(system: System, metric: str) -> list[float]:
-    return [math.nan if value is None else value for value in system.result.metrics[metric]["values"]]
-
-
 def _summary(systems: Sequence[System]) -> str:
     """Say in one sentence which system has the lowest error, and how far below the best constant it lies."""
-    means = {system.label: mean_and_deviation(_values(system, "mae"))[0] for system in systems}
+    means = {system.label: mean_and_deviation(system.result.metrics["mae"]["values"])[0] for system in systems}
     best = min(means, key=lambda label: means[label])
     what = f"Lowest MAE: {best}, {means[best]:.3f}" if len(systems) > 1 else f"The MAE is {means[best]:.3f}"
     median = systems[0].result.median

@@ -1,6 +1,7 @@
 """The provenance of numbers: training, settings, versions, data, and the commands that reproduce them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from conki_cli import MODALITIES
@@ -21,12 +22,19 @@ _NOT_RECORDED = "not recorded"
 _PLACES = ("--workspace", "--out", "--export", "--track")
 """Options that say where things go on somebody's machine."""
 _LOOKS = ("--json", "--overwrite", "--resume")
+_JOB = "job.py"
+"""The program of a submitted job, whose words are places of one machine; older versions stored them."""
 
 
 def training_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> Sheet:
     """Say what was trained on what: one column per system, and a row where any has something to say."""
-    columns = [dict(_training(system, stores)) for system in systems]
+    columns = [dict(_training(system, _seen(system, stores))) for system in systems]
     return _sheet([system.label for system in systems], columns)
+
+
+def _seen(system: System, stores: Mapping[str, StoreFacts]) -> dict[str, StoreFacts]:
+    """Return the stores in the version that a system saw."""
+    return {name: store for name, store in stores.items() if system.run.record.data.get(name) == store.content}
 
 
 def _sheet(labels: Sequence[str], columns: Sequence[Mapping[str, str]], *, merges: bool = True) -> Sheet:
@@ -42,8 +50,8 @@ def _training(system: System, stores: Mapping[str, StoreFacts]) -> Iterator[tupl
     yield "model", label_of(config.model.name)
     yield "left out", "; ".join(f"{switch}: {SWITCHES[switch]}" for switch in config.model.drop)
     yield "stage 1", _first_stage(config, seeds, stores)
-    yield "trained on", _clips(dataset, ("train",), stores)
-    yield "selected by", f"the lowest MAE on {_clips(dataset, ('valid',), stores)}"
+    yield "trained on", _clips(dataset, "train", stores, config.data.limit)
+    yield "selected by", f"the lowest MAE on {_clips(dataset, 'valid', stores, config.data.limit)}"
     yield "evaluated on", f"{dataset}, {result.split} split, {result.n:,} clips"
     there = stores[dataset].modalities if dataset in stores else MODALITIES
     used = [modality for modality in there if not config.dropped(MODALITY_SWITCHES[modality])]
@@ -63,13 +71,17 @@ def _first_stage(config: RunConfig, seeds: Sequence[SeedResult], stores: Mapping
     what = "the whole network" if config.transfers_whole or config.is_baseline else "the adapters"
     run = next((seed.stage_1 for seed in seeds if seed.stage_1), "")
     epochs = config.pretraining.num_epochs
-    clips = " and ".join(_clips(name, ("train",), stores) for name in config.externals)
+    clips = " and ".join(_clips(name, "train", stores, config.data.limit) for name in config.externals)
     return f"{what} on {clips}, {epochs} epochs{run and f' (run {run})'}"
 
 
-def _clips(dataset: str, splits: Sequence[str], stores: Mapping[str, StoreFacts]) -> str:
-    named = f"{dataset}, {' and '.join(splits)} split"
-    return f"{named}, {sum(stores[dataset].sizes[split] for split in splits):,} clips" if dataset in stores else named
+def _clips(dataset: str, split: str, stores: Mapping[str, StoreFacts], limit: int) -> str:
+    """Name a split of a store and how many of its clips were used, at most `limit` unless that is 0."""
+    named = f"{dataset}, {split} split"
+    if dataset not in stores:
+        return f"{named}, at most {limit:,} clips (--limit)" if limit else named
+    size = stores[dataset].sizes[split]
+    return f"{named}, {limit:,} of {size:,} clips (--limit)" if 0 < limit < size else f"{named}, {size:,} clips"
 
 
 def _parameters(found: Mapping[str, int]) -> str:
@@ -120,30 +132,37 @@ def versions_sheet(systems: Sequence[System]) -> Sheet:
 def data_sheet(systems: Sequence[System], stores: Mapping[str, StoreFacts]) -> Sheet:
     """Return the stores that the systems saw: sizes, hashes, source."""
     sources = _source_hashes(systems)
-    contents = {name: str(content) for system in systems for name, content in system.run.record.data.items()}
+    users: dict[tuple[str, str], list[str]] = {}
+    for system in systems:
+        for name, content in system.run.record.data.items():
+            users.setdefault((name, str(content)), []).append(system.label)
+    names = [name for name, _ in users]
+    labels = [name if names.count(name) == 1 else f"{name} ({', '.join(of)})" for (name, _), of in users.items()]
     columns = []
-    for name, content in contents.items():
-        store = stores.get(name)
+    for name, content in users:
+        known = stores.get(name)
+        store = known if known is not None and known.content == content else None
         sizes = {f"{split} clips": f"{size:,}" for split, size in store.sizes.items()} if store else {}
         facts = {
             "modalities": ", ".join(store.modalities) if store else "",
             "normalisation": store.normalization if store else "",
             "source": store.source if store else "",
-            "SHA-256 of the source": sources.get(name, _NOT_RECORDED),
+            "SHA-256 of the source": sources.get((name, content), _NOT_RECORDED),
             "SHA-256 of all clips": content,
         }
         columns.append({**sizes, **facts})
-    return _sheet(list(contents), columns, merges=False)
+    return _sheet(labels, columns, merges=False)
 
 
-def _source_hashes(systems: Sequence[System]) -> dict[str, str]:
+def _source_hashes(systems: Sequence[System]) -> dict[tuple[str, str], str]:
+    """Return the hashes of the source files by data set and content id."""
     found = {}
     for system in systems:
         for recorded in environments(system.run, system.seeds).values():
             data = recorded.get("data")
             for name, entry in data.items() if isinstance(data, dict) else ():
                 if isinstance(entry, dict) and entry.get("source"):
-                    found[name] = str(entry["source"])
+                    found[name, str(entry.get("store"))] = str(entry["source"])
     return found
 
 
@@ -156,7 +175,7 @@ def _commands(system: System) -> list[str]:
     given = []
     for recorded in environments(system.run, system.seeds).values():
         words = recorded.get("command")
-        if isinstance(words, list) and len(words) > 1:
+        if isinstance(words, list) and len(words) > 1 and Path(str(words[0])).name != _JOB:
             given.append(" ".join(["conki", *(quoted(word) for word in _portable(list(map(str, words[1:]))))]))
     return list(dict.fromkeys(given))
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,8 @@ class StoreFacts:
     """What a report says of a store, read while it was open."""
 
     dataset: str
+    content: str
+    """Content id of its clips."""
     sizes: Mapping[str, int]
     """Clips by split."""
     videos: Mapping[str, frozenset[str]]
@@ -36,7 +37,7 @@ class StoreFacts:
     """Warnings from when it was made."""
 
 
-def read_store(workspace: Workspace, dataset: str, content_id: str | None) -> StoreFacts:
+def read_store(workspace: Workspace, dataset: str, content_id: str) -> StoreFacts:
     """Read the store of a data set, if it is the one that a run saw.
 
     Raises:
@@ -49,6 +50,7 @@ def read_store(workspace: Workspace, dataset: str, content_id: str | None) -> St
         scores = np.asarray(splits["train"].scores, dtype=np.float64)
         return StoreFacts(
             dataset=dataset,
+            content=store.content_id,
             sizes={name: len(part) for name, part in splits.items()},
             videos={name: frozenset(map(video_of, part.ids)) for name, part in splits.items()},
             texts={name: dict(zip(part.ids, part.texts, strict=True)) for name, part in splits.items()},
@@ -61,10 +63,12 @@ def read_store(workspace: Workspace, dataset: str, content_id: str | None) -> St
         )
 
 
-def read_stores(workspace: Workspace, contents: Mapping[str, Any]) -> tuple[dict[str, StoreFacts], dict[str, str]]:
+def read_stores(
+    workspace: Workspace, contents: Sequence[tuple[str, str]]
+) -> tuple[dict[str, StoreFacts], dict[str, str]]:
     """Read what can be read of the stores that runs saw, given by data set and content id; and why the rest cannot."""
     found, problems = {}, {}
-    for dataset, content_id in contents.items():
+    for dataset, content_id in contents:
         try:
             found[dataset] = read_store(workspace, dataset, content_id)
         except ConkiError as error:

@@ -30,7 +30,7 @@ def metric_table(rows: Sequence[Row], info: TableInfo, *, width: int = 80) -> Re
         gap, drawn = 1, [[_metric_cell(cell, line.is_published, "\n±") for cell in line.cells] for line in grid.lines]
     notes = [f"{superscript((number,))} {note}" for number, note in enumerate(grid.footnotes, start=1)]
     table = empty_table(info.title, gap=gap)
-    table.caption = Text("\n".join([grid.legend, *grid.notes, *notes]).strip())
+    table.caption = Text("\n".join(map(one_line, [grid.legend, *grid.notes, *notes])).strip())
     taken = sum(_widths(grid.headers, drawn)[1:]) + gap * (len(grid.headers) - 1)
     # The labels take up the room that the title needs to stand on one line.
     room = max(8, min(len(info.title), width) - taken)
@@ -97,7 +97,7 @@ def _below_names(
 def _metric_cell(cell: Cell, is_published: bool, separator: str) -> Text:
     text = Text(style="dim" if is_published else "")
     for piece, is_best in cell.parts():
-        text.append(piece, style="bold" if is_best else "")
+        text.append(one_line(piece), style="bold" if is_best else "")  # a folder's name must not steer the terminal
     text.append(superscript(cell.marks))
     return text.append(separator + cell.deviation, style="dim") if cell.deviation else text
 

@@ -5,7 +5,15 @@ from typing import Any
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.metrics import TWO_CLASSES
-from conki_cli.reporting.comparison import TESTED, Comparison, System, Verdict, explanation, marks
+from conki_cli.reporting.comparison import (
+    TESTED,
+    Comparison,
+    System,
+    Verdict,
+    differing_stores,
+    explanation,
+    marks,
+)
 from conki_cli.reporting.tables.grid import Row, TableInfo, published_row
 from conki_cli.runs import Evaluation
 
@@ -16,7 +24,7 @@ MEDIAN = "predicting the training median"
 def run_row(label: str, config: RunConfig, result: Evaluation) -> Row:
     """Make the row of a run from what `runs.evaluate_run` says, with the paper's numbers."""
     values = {name: summary["values"] for name, summary in result.metrics.items()}
-    published = _published(config, result)
+    published = published_of(config, result)
     return Row(
         label,
         values,
@@ -84,7 +92,8 @@ def comparison_rows(found: Comparison) -> tuple[list[Row], TableInfo]:
     warnings = [line for system in found.systems for line in warning_lines(system.label, system.result)]
     rows += median_rows(results, {name for row in rows for name in row.values})
     limits = limit_notes({system.label: system.config for system in found.systems})
-    return rows, table_info(results, [*limits, *explanation(found), *warnings])
+    notes = [*limits, *differing_stores(found.systems), *explanation(found), *warnings]
+    return rows, table_info(results, notes)
 
 
 def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> Row:
@@ -95,7 +104,7 @@ def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> R
         note = f"{'not tested' if verdict.cells is None else 'only by Welch'}: {verdict.reason}"
     undefined = {name: reason for name, reason in result.undefined.items() if name in values}
     signs = marks((verdict.cells if verdict is not None else None) or {})
-    published = _published(system.config, result)
+    published = published_of(system.config, result)
     limit = system.config.data.limit
     return Row(system.label, values, published, note, undefined, signs, result.run, result.seeds, limit)
 
@@ -105,7 +114,7 @@ def comparison_answer(found: Comparison) -> dict[str, Any]:
     rows = []
     for system, verdict in zip(found.systems, (None, *found.verdicts), strict=True):
         named = {"label": system.label, "model": system.config.model.name, **system.result.as_json()}
-        published = _published(system.config, system.result)
+        published = published_of(system.config, system.result)
         rows.append({**named, "paper": published, **_tests(found.systems[0], system, verdict)})
     first = found.systems[0]
     return {
@@ -135,7 +144,7 @@ def _tests(reference: System, system: System, verdict: Verdict | None) -> dict[s
     }
 
 
-def _published(config: RunConfig, result: Evaluation) -> dict[str, float] | None:
+def published_of(config: RunConfig, result: Evaluation) -> dict[str, float] | None:
     """Return what the paper has for a run: its test split only."""
     if result.split != "test":
         return None
