@@ -133,7 +133,9 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
     from conki_cli.experiments.comparisons import table_configs
 
     epochs, flags = settings.pop("epochs"), settings["flags"]
-    if flags["model.name"] is not None or flags["run.name"] is not None:
+    typed = {line.partition("=")[0].strip() for line in settings["assignments"]}
+    typed |= {path for path, value in flags.items() if value is not None}
+    if typed & {"model.name", "run.name"}:
         raise SettingsError(
             "a table has many models, each with its own run", advice="give --models instead of --model or --name"
         )

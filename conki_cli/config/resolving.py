@@ -28,7 +28,7 @@ _RETIRED = "model.start_from"
 
 def resolve(
     *,
-    config_file: Path | None = None,
+    config_file: Path | Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     extra_drop: Sequence[str] = (),
@@ -36,7 +36,7 @@ def resolve(
     """Build the configuration of a run from all its sources.
 
     Args:
-        config_file: TOML with any of the sections; unknown keys are refused.
+        config_file: TOML with any of the sections, or what `settings_of_file` read from it; unknown keys are refused.
         assignments: `section.key=value` lines of `--set`.
         flags: 'section.key' -> value of command-line flags; None means "not given".
         extra_drop: switches added to those that the other sources leave out.
@@ -45,9 +45,8 @@ def resolve(
         SettingsError: an unknown setting, one that the model does not read, two values for one, a value of the wrong
             type or out of bounds, an impossible combination.
     """
-    given: dict[str, Any] = {}
-    if config_file is not None:
-        given.update(_renamed(_flatten(_read_toml(config_file), str(config_file))))
+    of_file = settings_of_file(config_file) if isinstance(config_file, Path) else config_file
+    given = _renamed(dict(of_file or {}))
     lines = dict(_assignment(line) for line in assignments)
     of_flags = {path: value for path, value in (flags or {}).items() if value is not None}
     _refuse_contradiction(of_flags, lines)
@@ -134,6 +133,15 @@ def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[
     for name in ("default", recipe, dataset, f"{dataset} {switch_label(drop)}"):
         merged.update(_flatten(tables.get(name, {}), f"preset {model}.toml [{name}]"))
     return merged
+
+
+def settings_of_file(path: Path) -> dict[str, Any]:
+    """Read the settings of a TOML file as 'section.key' -> value, unchecked.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or has a setting outside a section.
+    """
+    return _flatten(_read_toml(path), str(path))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -418,7 +426,7 @@ def from_toml(path: Path) -> RunConfig:
     Raises:
         SettingsError: the file is not TOML, or has settings that this version does not know.
     """
-    values = _renamed(_flatten(_read_toml(path), str(path)))
+    values = _renamed(settings_of_file(path))
     return canonical(_build({key: _checked(key, value) for key, value in values.items()}))
 
 

@@ -124,12 +124,22 @@ def make_plan(
     remarks = []
     for words, found in stages.items():
         row = Row(run_label(found[-1]), maker.planned_row(found))
-        if row.run.path in rows:
+        if (earlier := rows.get(row.run.path)) is not None:
+            _refuse_shared_name(earlier, row)
             remarks.append(f"{words} equals an earlier row, {row.label}: it is shown once")
         rows[row.run.path] = row  # of two equal rows the later one has the seeds of both
     return Plan(
         tuple(rows.values()), tuple(remarks), maker.runs, shelf, maker.missing, lacks_encoder=maker.lacks_encoder
     )
+
+
+def _refuse_shared_name(one: Row, other: Row) -> None:
+    """Refuse two rows that have one name but are different experiments."""
+    if digest_of(one.runs[-1].config) != digest_of(other.runs[-1].config):
+        raise SettingsError(
+            f"{one.label} and {other.label} have different settings but the same name, {one.run.name}",
+            advice="leave out run.name, or give each its own",
+        )
 
 
 @dataclass

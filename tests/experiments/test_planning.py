@@ -170,6 +170,12 @@ def test_equal_configurations_are_one_row_with_the_seeds_of_both(workspace: Work
     ]
 
 
+def test_different_configurations_do_not_share_a_name(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    rows = [tiny_config(name="mine"), tiny_config("C4", name="mine")]
+    with Shelf() as shelf, pytest.raises(SettingsError, match=r"ConKI and w/o C4 .* same name, mine"):
+        planned(rows, workspace, shelf)
+
+
 def _train_in_another_process(word: bytes) -> None:
     torch.set_num_threads(1)  # as in this one
     train(pickle.loads(word), Observer())
