@@ -460,3 +460,18 @@ def test_a_run_that_lost_its_result_is_found_by_its_digest_whatever_its_name(
     run.path.rename(older)
     (older / "result.json").unlink()
     assert Runs(place).locate(hub(tiny_config())).path == older
+
+
+def test_a_run_that_lost_its_result_keeps_its_seeds_its_threshold_and_its_data(
+    place: Workspace, tiny_config: MakeConfig
+) -> None:
+    config = hub(tiny_config(seeds=(1, 2)))
+    run = begin(place, config.with_values("data", threshold=0.5), {"tiny": "a"}, RANGE)
+    facts = environment({"tiny": {"store": "a"}}, device="cpu", threads=1)
+    write_json(run.seed_folder(1) / "environment.json", facts)
+    (run.path / "result.json").unlink()
+    with pytest.raises(RunError, match="was trained on another version of the store tiny"):
+        begin(place, config, {"tiny": "b"}, RANGE)
+    assert not (run.path / "result.json").exists()
+    again = begin(place, config.with_values("run", seeds=(3,)), {"tiny": "a"}, RANGE)
+    assert (again.record.seeds, again.config.run.seeds, again.config.data.threshold) == ((1, 2, 3), (1, 2, 3), 0.5)
