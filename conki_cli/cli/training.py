@@ -197,7 +197,11 @@ def ablate(
     drops = [(), *paper_rows, *(parse_switches(words) for words in drop or [])]
     rows = {
         switch_label(words): resolved(
-            settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=["+".join(words)] if words else None
+            settings,
+            screen.say,
+            epochs=("optimizer.num_epochs", epochs),
+            drop=["+".join(words)] if words else None,
+            is_row=True,
         )
         for words in drops
     }

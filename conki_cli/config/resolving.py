@@ -22,6 +22,8 @@ from conki_cli.system.errors import SettingsError
 from conki_cli.system.readable import check_read, unreadable
 
 _BEYOND = 2**1023
+_OF_ADAPTERS = ("pretraining.batch_size", "pretraining.learning_rate", "pretraining.weight_decay", "pretraining.warmup")
+"""What a stage 1 of adapters learns with; the whole network (plain transfer) learns with [optimizer]."""
 _RETIRED = "model.start_from"
 """Version 1's name for the switch `handover`: "adapters" means that it is dropped, "all" that it is not."""
 
@@ -76,7 +78,21 @@ def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
         raise SettingsError(f"setting {path} belongs to --model {section}, this is {config.model.name}", "leave it out")
     if config.is_baseline:
         _refuse_unread(config.model.name, [path])
+    refuse_unread_by_transfer(config, [path])
     return canonical(config.with_values(section if section in SECTIONS else "own", **{key: checked}))
+
+
+def refuse_unread_by_transfer(config: RunConfig, paths: Sequence[str]) -> None:
+    """Refuse settings 'section.key' that have no effect on plain transfer, although they count in its digest.
+
+    Raises:
+        SettingsError: the configuration is of plain transfer, and one of the settings is of adapters alone.
+    """
+    if config.dropped("plain-transfer") and (idle := next((path for path in paths if path in _OF_ADAPTERS), None)):
+        raise SettingsError(
+            f"setting {idle} has no effect on plain transfer, whose stage 1 learns with [optimizer]",
+            "leave it out; pretraining.lr_encoders and pretraining.lr_others are rates of that stage 1",
+        )
 
 
 def setting_value(text: str) -> Any:

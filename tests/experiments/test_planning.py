@@ -176,6 +176,15 @@ def test_different_configurations_do_not_share_a_name(workspace: Workspace, tiny
         planned(rows, workspace, shelf)
 
 
+def test_settings_of_adapters_alone_are_refused_for_plain_transfer_but_not_in_an_ablation(tmp_path: Path) -> None:
+    words = ["--dataset", "demo", "--drop", "plain-transfer", "--set", "pretraining.learning_rate=0.1", "--dry-run"]
+    for name in ("finetune", "pretrain"):
+        refused = command(Workspace(tmp_path), name, *words)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("error: setting pretraining.learning_rate has no effect on plain transfer")
+    assert command(Workspace(tmp_path), "ablate", *words).exit_code == 0
+
+
 def _train_in_another_process(word: bytes) -> None:
     torch.set_num_threads(1)  # as in this one
     train(pickle.loads(word), Observer())

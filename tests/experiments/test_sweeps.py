@@ -169,6 +169,11 @@ def test_a_setting_that_changes_nothing_is_not_varied() -> None:
         parse_over(["optimizer.lr_adapters=1e-5,1e-4"], resolve(extra_drop=("C2",)))
 
 
+def test_a_setting_that_plain_transfer_does_not_read_is_not_varied() -> None:
+    with pytest.raises(SettingsError, match="batch_size has no effect on plain transfer"):
+        parse_over(["pretraining.batch_size=8,16"], resolve(extra_drop=["plain-transfer"]))
+
+
 def test_a_sweep_that_cannot_work_is_refused_before_its_first_trial(workspace: Workspace, quick: RunConfig) -> None:
     sweep = make_sweep(quick.with_values("data", dataset="absent"), [GRID], workspace, num_trials=2)
     with pytest.raises(ConkiError, match="no feature store"):
