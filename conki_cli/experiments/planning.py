@@ -159,9 +159,10 @@ class _PlanMaker:
         """Return the configurations of the stages of a configuration.
 
         Raises:
-            SettingsError: it is the configuration of a stage 1, or it has no stage 1 although one was requested.
+            SettingsError: it is the configuration of a stage 1 but stage 2 was requested, or it has no stage 1 although
+                one was requested.
         """
-        if config.run.stage != "finetune":
+        if stage == "finetune" and config.run.stage != stage:
             raise SettingsError(
                 "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?)",
                 advice="add --set run.stage=finetune and the [optimizer] and [loss] you want",
@@ -174,6 +175,8 @@ class _PlanMaker:
                 "over",
                 advice="give --external a data set and drop neither C1 nor C2+handover, or finetune directly",
             )
+        if config.run.stage == "pretrain" and digest_of(config) == digest_of(version_1_stage_one(config)):
+            return [config]
         first = self._stage_one(config).with_values("run", name=config.run.name)
         return [first.with_values("data", threshold=config.data.threshold)]
 

@@ -185,6 +185,15 @@ def test_settings_of_adapters_alone_are_refused_for_plain_transfer_but_not_in_an
     assert command(Workspace(tmp_path), "ablate", *words).exit_code == 0
 
 
+def test_the_settings_of_a_stage_1_run_pretrain_that_run(copied: Workspace, trained: Trained) -> None:
+    words = ["pretrain", "--config", str(copied.runs / trained.first.name / "config.toml"), "--dry-run", "--json"]
+    told = json.loads(command(copied, *words).stdout)
+    steps = [(step["run"], step["stage"], step["seed"], step["state"]) for step in told["steps"]]
+    assert steps == [(trained.first.name, 1, seed, "reuse") for seed in (1, 2)]
+    other = json.loads(command(copied, *words, "--set", "loss.temperature=0.5", "--epochs", "9").stdout)
+    assert [(step["stage"], step["epochs"], step["state"]) for step in other["steps"]] == [(1, 9, "train")] * 2
+
+
 def _train_in_another_process(word: bytes) -> None:
     torch.set_num_threads(1)  # as in this one
     train(pickle.loads(word), Observer())
