@@ -66,6 +66,25 @@ def resolve(
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
 
 
+def setting_given(
+    path: str,
+    *,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    extra_drop: Sequence[str] = (),
+) -> Any:
+    """Return one setting 'section.key' that no preset sets, from the sources of `resolve`; others are not checked.
+
+    Raises:
+        SettingsError: its value is of the wrong type or out of bounds, or the file cannot be read.
+    """
+    of_file = settings_of_file(config_file) if config_file is not None else {}
+    of_flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    found = {**of_file, **dict(map(_assignment, assignments)), **of_flags}
+    return _checked(path, found[path]) if path in found else setting_fields()[path].default
+
+
 def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
     """Return a configuration with one setting changed; presets are not asked again.
 

@@ -12,7 +12,7 @@ from conki_cli.system.errors import SettingsError
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
-from conki_cli.system.torchrun import seat
+from conki_cli.system.torchrun import Seat, seat
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.following import check_absence, check_devices, joined
 from conki_cli.training.lost import saying_what_is_kept
@@ -68,11 +68,7 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
         ConkiError: another process trains one of the seeds; training failed.
         SettingsError: several processes cannot train together as requested.
     """
-    place = seat()
-    if num_jobs > 1 and place is not None:
-        raise SettingsError("give --jobs, or several processes for one training (--gpus, torchrun), not both")
-    check_devices([step.config.run.device for step in plan.steps], place)
-    check_absence([step.config for step in plan.steps], place)
+    check_processes(plan, num_jobs, seat())
     if num_jobs > 1:
         train_side_by_side(steps_left(plan, observer), observer, num_jobs=num_jobs)
         return [(row.label, row.run) for row in plan.rows]
@@ -86,6 +82,18 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
                 with saying_what_is_kept(planned.run, step.seed):
                     train(step, observer, shelf=plan.shelf, run=planned.run, ranks=ranks)
     return [(row.label, row.run) for row in plan.rows]
+
+
+def check_processes(plan: Plan, num_jobs: int, place: Seat | None) -> None:
+    """Refuse a plan that several processes cannot train together; `place` is the seat of this one.
+
+    Raises:
+        SettingsError: they cannot on these devices, with these settings, or with several jobs.
+    """
+    if num_jobs > 1 and place is not None:
+        raise SettingsError("give --jobs, or several processes for one training (--gpus, torchrun), not both")
+    check_devices([step.config.run.device for step in plan.steps], place)
+    check_absence([step.config for step in plan.steps], place)
 
 
 def steps_left(plan: Plan, observer: Observer) -> list[Step]:
