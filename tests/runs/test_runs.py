@@ -26,16 +26,19 @@ from conki_cli.runs import (
     check_name,
     default_name,
     digest_of,
+    discard_run,
     evaluate_run,
     read_predictions,
     write_predictions,
     write_scores,
 )
+from conki_cli.runs.discarding import discarded_folders
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import ConkiError, RunError
-from conki_cli.system.files import read_json, write_json
+from conki_cli.system.files import read_json, temporary_files, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
+from conki_cli.text.folders import scratch_folders
 
 RANGE = (-3.0, 3.0)
 
@@ -475,3 +478,23 @@ def test_a_run_that_lost_its_result_keeps_its_seeds_its_threshold_and_its_data(
     assert not (run.path / "result.json").exists()
     again = begin(place, config.with_values("run", seeds=(3,)), {"tiny": "a"}, RANGE)
     assert (again.record.seeds, again.config.run.seeds, again.config.data.threshold) == ((1, 2, 3), (1, 2, 3), 0.5)
+
+
+def test_a_run_that_is_a_symbolic_link_is_not_discarded(copied: Trained) -> None:
+    real = copied.workspace.root / "elsewhere"
+    copied.run.path.rename(real)
+    copied.run.path.symlink_to(real)
+    with pytest.raises(RunError, match=f"{copied.run.name} is a symbolic link to {real}: delete the link"):
+        discard_run(copied.run)
+    assert (copied.run.path / "result.json").is_file()
+    assert list(discarded_folders(copied.workspace.runs)) == []
+
+
+def test_what_is_left_in_a_deep_folder_is_named_with_the_file_beside_it(tmp_path: Path) -> None:
+    inner = tmp_path / "seed-1"
+    (inner / ".gone.discarded").mkdir(parents=True)
+    (inner / ".encoder-1").mkdir()
+    (inner / ".a.json.1-2.tmp").touch()
+    sources = (temporary_files, scratch_folders, discarded_folders)
+    pairs = [pair for source in sources for pair in source(tmp_path, deep=True)]
+    assert [written for _, written in pairs] == [inner / "a.json", inner / "encoder", inner / "gone"]
