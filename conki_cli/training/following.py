@@ -131,7 +131,8 @@ def check_absence(configs: Iterable[RunConfig], place: Seat | None) -> None:
     for config in configs:
         if place is not None and config.model.name in NORMALISE_THE_PRESENT and trains_absence(config):
             raise SettingsError(
-                f"several processes cannot train one seed of {label_of(config.model.name)} with optimizer.modality_dropout",
+                f"several processes cannot train one seed of {label_of(config.model.name)} with "
+                "optimizer.modality_dropout",
                 advice="train it in one process; --jobs trains several seeds at once",
             )
 

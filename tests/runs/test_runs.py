@@ -221,6 +221,15 @@ def test_a_run_of_a_newer_schema_is_refused_clearly(place: Workspace, tiny_confi
         _ = run.record
 
 
+@pytest.mark.parametrize("metrics", [[], None, {"test": []}, {"test": {"mae": 3}}, {"test": {"mae": {"mean": 3}}}])
+def test_a_run_whose_metrics_are_damaged_is_listed_as_damaged(copied: Trained, metrics: object) -> None:
+    write_json(copied.run.path / "result.json", {**copied.run.record.as_json(), "metrics": metrics})
+    states = {entry["name"]: (entry["state"], entry["problem"] or "") for entry in Runs(copied.workspace).described()}
+    assert states[copied.first.name] == ("finished", "")
+    state, problem = states[copied.run.name]
+    assert (state, "result.json must describe a run but does not" in problem) == ("damaged", True)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
 def test_a_damaged_result_is_one_line(place: Workspace, tiny_config: MakeConfig, content: str) -> None:
     run = begin(place, hub(tiny_config()), {"tiny": "a"}, RANGE)
@@ -493,8 +502,8 @@ def test_a_run_that_is_a_symbolic_link_is_not_discarded(copied: Trained) -> None
 def test_what_is_left_in_a_deep_folder_is_named_with_the_file_beside_it(tmp_path: Path) -> None:
     inner = tmp_path / "seed-1"
     (inner / ".gone.discarded").mkdir(parents=True)
-    (inner / ".encoder-1").mkdir()
-    (inner / ".a.json.1-2.tmp").touch()
+    (inner / ".encoder.1").mkdir()
+    (inner / ".a.json.1.part").touch()
     sources = (temporary_files, scratch_folders, discarded_folders)
     pairs = [pair for source in sources for pair in source(tmp_path, deep=True)]
     assert [written for _, written in pairs] == [inner / "a.json", inner / "encoder", inner / "gone"]
