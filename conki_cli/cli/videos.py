@@ -33,16 +33,16 @@ def predict_videos(run: str, words: VideoWords, flags: ExtractionFlags, workspac
     from conki_cli.reporting.tables.screen import scores_table
     from conki_cli.runs import Runs, write_scores
 
-    seconds = None if words.segments is None else parse_segments(words.segments)
-    if words.plot is not None and seconds is None:
-        raise SettingsError("--plot draws scores over time", advice="give --segments, such as --segments 5s")
-    task = VideoTask(words.videos, flags.extraction(workspace), words.texts, seconds, words.device)
     place = workspace_at(workspace)
     if exported_model(place, run) is not None:
         raise SettingsError(
             f"--video needs a run of the workspace, found an exported model, {one_line(run)[:80]}",
             advice="name the run that it was exported from, which knows how its features were made",
         )
+    seconds = None if words.segments is None else parse_segments(words.segments)
+    if words.plot is not None and seconds is None:
+        raise SettingsError("--plot draws scores over time", advice="give --segments, such as --segments 5s")
+    task = VideoTask(words.videos, flags.extraction(workspace), words.texts, seconds, words.device)
     with failures_shown(screen):
         scored = score_videos(Runs(place).find(run), task, place, screen)
     if words.export is not None:

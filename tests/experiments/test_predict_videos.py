@@ -111,16 +111,6 @@ def test_a_video_without_its_text_is_refused(run: Run) -> None:
     assert (result.exit_code, "reads what is said" in result.stderr) == (1, True)
 
 
-def test_an_exported_model_refuses_videos(tmp_path: Path) -> None:
-    folder = tmp_path / "exported"
-    folder.mkdir()
-    (folder / "conki.json").write_text("{}")
-    for word in (folder, "me/mosi-conki@v1.0"):
-        result = conki(tmp_path, "predict", word, "--video", "clip.mp4")
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith(f"error: --video needs a run of the workspace, found an exported model, {word}")
-
-
 def test_a_run_with_features_of_another_kind_refuses_videos(run: Run) -> None:
     path, space = run.path / "extraction.json", run.path.parents[1]
     kept = read_json(path)
