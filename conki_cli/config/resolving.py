@@ -49,7 +49,7 @@ def resolve(
     """
     of_file = settings_of_file(config_file) if isinstance(config_file, Path) else config_file
     given = _renamed(dict(of_file or {}))
-    lines = dict(_assignment(line) for line in assignments)
+    lines = _assigned(assignments)
     of_flags = {path: value for path, value in (flags or {}).items() if value is not None}
     _refuse_contradiction(of_flags, lines)
     typed = {**_renamed(dict(lines)), **of_flags}
@@ -81,7 +81,7 @@ def setting_given(
     """
     of_file = settings_of_file(config_file) if config_file is not None else {}
     of_flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    found = {**of_file, **dict(map(_assignment, assignments)), **of_flags}
+    found = {**of_file, **_assigned(assignments), **of_flags}
     return _checked(path, found[path]) if path in found else setting_fields()[path].default
 
 
@@ -214,6 +214,19 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(f"setting {_RETIRED} must be one of adapters, all, found {_shown(start)}")
     drop = _checked("model.drop", values.get("model.drop", ()))
     return {**values, "model.drop": (*drop, "handover") if start == "adapters" else drop}
+
+
+def _assigned(lines: Sequence[str]) -> dict[str, Any]:
+    """Read the lines of `--set`, of which two may not give one setting two values."""
+    found: dict[str, Any] = {}
+    for path, value in map(_assignment, lines):
+        if path in found and (one := _checked(path, found[path])) != (other := _checked(path, value)):
+            raise SettingsError(
+                f"setting {path} must have one value, found {_shown(one)} and {_shown(other)} by --set",
+                "leave out one of them",
+            )
+        found[path] = value
+    return found
 
 
 def _assignment(line: str) -> tuple[str, Any]:
