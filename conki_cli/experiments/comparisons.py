@@ -6,9 +6,10 @@ from typing import Any
 
 from conki_cli.config.externals import NO_EXTERNAL
 from conki_cli.config.models import facts
-from conki_cli.config.resolving import read_by_conki_alone, resolve, settings_of_file
+from conki_cli.config.resolving import read_by_conki_alone, resolve
 from conki_cli.config.sections import BASELINES, MODELS, DataConfig, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
+from conki_cli.config.values import settings_of_file
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.datasets import REFERENCE, of_table
 from conki_cli.experiments.opening import ready_store

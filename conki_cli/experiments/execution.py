@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.jobs import train_side_by_side
@@ -22,13 +21,7 @@ from conki_cli.training.steps import Shelf, Step
 
 
 def train_all(
-    configs: Sequence[RunConfig] | Mapping[str, RunConfig],
-    workspace: Workspace,
-    observer: Observer,
-    *,
-    stage: Literal["pretrain", "finetune"] = "finetune",
-    discard: bool = False,
-    num_jobs: int = 1,
+    configs: Sequence[RunConfig] | Mapping[str, RunConfig], workspace: Workspace, observer: Observer
 ) -> list[tuple[str, Run]]:
     """Plan some configurations and train what is missing.
 
@@ -36,9 +29,6 @@ def train_all(
         configs: stage-2 configurations, or a mapping from the user's words to them.
         workspace: the folder of the stores and runs.
         observer: is notified of the progress.
-        stage: train only stage 1, or stage 2 after the stage 1 that it needs.
-        discard: delete the requested runs and start over; their stage-1 runs are kept.
-        num_jobs: see `carry_out`.
 
     Returns:
         Label and run of every row.
@@ -47,8 +37,7 @@ def train_all(
         ConkiError: see `planning.make_plan`; or another process trains one of the seeds, or training failed.
     """
     with Shelf() as shelf:
-        plan = make_plan(configs, Runs(workspace), observer, shelf=shelf, stage=stage, discard=discard)
-        return carry_out(plan, observer, num_jobs=num_jobs)
+        return carry_out(make_plan(configs, Runs(workspace), observer, shelf=shelf), observer)
 
 
 def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tuple[str, Run]]:

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from conki_cli.cli import app
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments.execution import train_all
 from conki_cli.experiments.forecast import describe_plan
 from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.runs import Run, Runs
@@ -290,5 +289,4 @@ def test_an_observer_can_end_a_training(workspace: Workspace, tiny_config: MakeC
 
     with pytest.raises(PrunedError):
         pretrain(tiny_config("", *QUICK), workspace, Pruner())
-    done = train_all([tiny_config("", *QUICK)], workspace, Observer(), stage="pretrain")
-    assert done[0][1].is_finished
+    assert pretrain(tiny_config("", *QUICK), workspace, Observer()).is_finished

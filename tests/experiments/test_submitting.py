@@ -107,6 +107,8 @@ def given(workspace: Workspace, config: object) -> list[str]:
         ),
         (["submit", "--launcher", "local", "--dry-run", "--", "ablate", "--drop", "C4", "--nodes", "2"], "one process"),
         (["submit", "--slurm", "gpu", "--", "finetune"], "--slurm must be KEY=VALUE"),
+        (["submit", "--workspace", "w", "--", "finetune"], "--workspace is an option of the command that is submitted"),
+        (["submit", "--launcher", "local", "--seeds=1", "finetune"], "give it after --, behind that command, as in"),
         (["submit", "finetune", "--json"], "--json belongs to `conki submit`: give it before --"),
         (["submit", "--launcher", "local", "--slurm", "time=1", "finetune"], "leave it out with --launcher local"),
         (["submit", "--launcher", "local", "compare", "a", "b"], "nothing is trained to compare finished runs"),
