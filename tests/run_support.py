@@ -3,16 +3,18 @@
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.ablations import ablation_rows
-from conki_cli.experiments.execution import train_all
+from conki_cli.experiments.execution import carry_out, train_all
+from conki_cli.experiments.planning import make_plan
 from conki_cli.runs import Run, Runs, open_run
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
+from conki_cli.training.steps import Shelf
 
 QUICK = ("conki", "mmim", "self-mm")
 """The models that long tests train in the default run: the core, one with two passes, one with a memory of clips."""
@@ -28,14 +30,28 @@ def finetune(
     config: RunConfig, workspace: Workspace, observer: Observer | None = None, *, discard: bool = False
 ) -> Run:
     """Train stage 2 after the stage 1 it needs."""
-    return train_all([config], workspace, observer or Observer(), discard=discard)[0][1]
+    return _train(config, workspace, observer, "finetune", discard=discard)
 
 
 def pretrain(
     config: RunConfig, workspace: Workspace, observer: Observer | None = None, *, discard: bool = False
 ) -> Run:
     """Train stage 1 alone."""
-    return train_all([config], workspace, observer or Observer(), stage="pretrain", discard=discard)[0][1]
+    return _train(config, workspace, observer, "pretrain", discard=discard)
+
+
+def _train(
+    config: RunConfig,
+    workspace: Workspace,
+    observer: Observer | None,
+    stage: Literal["pretrain", "finetune"],
+    *,
+    discard: bool,
+) -> Run:
+    observer = observer or Observer()
+    with Shelf() as shelf:
+        plan = make_plan([config], Runs(workspace), observer, shelf=shelf, stage=stage, discard=discard)
+        return carry_out(plan, observer)[0][1]
 
 
 def ablate(rows: Mapping[str, RunConfig], workspace: Workspace, observer: Observer) -> list[tuple[str, Run]]:

@@ -11,7 +11,7 @@ from conki_cli.cli.program import app, main
 from conki_cli.cli.reports import report
 from conki_cli.cli.results import evaluate, predict, runs
 from conki_cli.cli.sharing import export, pull, push
-from conki_cli.cli.submitting import submit
+from conki_cli.cli.submitting import SubmitCommand, submit
 from conki_cli.cli.sweeping import sweep
 from conki_cli.cli.training import ablate, demo, finetune, pretrain, settings
 from conki_cli.cli.upkeep import doctor
@@ -44,5 +44,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Every command under its name, in the order of the help page."""
 
 for _name, _command in COMMANDS.items():
-    _takes_command = {"allow_interspersed_args": False} if _name == "submit" else None
-    app.command(_name, context_settings=_takes_command)(with_loudness(_command))
+    _is_submit = _name == "submit"
+    _takes_command = {"allow_interspersed_args": False} if _is_submit else None
+    app.command(_name, cls=SubmitCommand if _is_submit else None, context_settings=_takes_command)(
+        with_loudness(_command)
+    )

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from conki_cli.cli.options import CorruptOption, CorruptSeedOption, JsonOption, WorkspaceOption
-from conki_cli.cli.program import screen_for, workspace_at
+from conki_cli.cli.program import predict_missing, screen_for, workspace_at
 from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError, one_line
 from conki_cli.system.files import check_writable, write_bytes
 
 if TYPE_CHECKING:
-    from conki_cli.cli.screen import Screen
     from conki_cli.reporting.figures import Form, Kind
     from conki_cli.runs import Run
-    from conki_cli.system.workspace import Workspace
 
 _LONGEST_NAME = 150
 
@@ -89,7 +87,7 @@ def plot(
     place = out or space.root / "figures" / _file_name(kind, found)
     check_writable(place)
     if asked.needs_predictions:
-        _predict_missing(found, split, space, screen)
+        predict_missing(found, split, space, screen)
     damage: dict[str, Any] = {"corruptions": tuple(corrupt or ()), "corrupt_seed": corrupt_seed or 0}
     choices = Choices(split, chosen, seed, clips, workspace=space, observer=screen, **damage)
     drawn = draw_figure(kind, found, form=form, width=millimetres, choices=choices)
@@ -177,12 +175,3 @@ def _file_name(kind: str, runs: "list[Run]") -> str:
         rest = f"-and-{len(runs) - 1}-more" if len(runs) > 1 else ""
         names = f"{runs[0].name[:80]}{rest}-{digest}"
     return f"{kind}-{names}.svg"
-
-
-def _predict_missing(runs: "list[Run]", split: str, space: "Workspace", screen: "Screen") -> None:
-    """Predict a split with the runs that have no stored predictions for it, as `conki evaluate` does."""
-    for run in runs:
-        if not run.predictions_exist(split):
-            from conki_cli.experiments.prediction import predict_split
-
-            predict_split(run, split, space, screen)

@@ -18,7 +18,14 @@ from conki_cli.cli.options import (
     run_options,
     training_options,
 )
-from conki_cli.cli.program import check_export_option, mention_damage, screen_for, store_path, workspace_at
+from conki_cli.cli.program import (
+    check_export_option,
+    mention_damage,
+    predict_missing,
+    screen_for,
+    store_path,
+    workspace_at,
+)
 from conki_cli.cli.ranks import in_ranks
 from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_written
@@ -83,7 +90,7 @@ def compare(
         found = _trained_rows(configs, workspace, screen, num_jobs=jobs, dry_run=dry_run, track=track)
         if not found:
             return
-        _make_predictions(found, split, workspace, screen)
+        predict_missing(found, split, workspace_at(workspace), screen)
         seeds = configs[0].run.seeds
     systems = read_systems(found, split, protocol, seeds, threshold=settings["flags"]["data.threshold"])
     compared = work(systems, protocol)
@@ -116,7 +123,7 @@ def _named_runs(
     for run in found:
         check_predicts(run)
         _mention_absent(run, seeds, screen)
-    _make_predictions(found, split, workspace, screen)
+    predict_missing(found, split, workspace_at(workspace), screen)
     return found
 
 
@@ -133,7 +140,9 @@ def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> 
     from conki_cli.experiments.comparisons import table_configs
 
     epochs, flags = settings.pop("epochs"), settings["flags"]
-    if flags["model.name"] is not None or flags["run.name"] is not None:
+    typed = {line.partition("=")[0].strip() for line in settings["assignments"]}
+    typed |= {path for path, value in flags.items() if value is not None}
+    if typed & {"model.name", "run.name"}:
         raise SettingsError(
             "a table has many models, each with its own run", advice="give --models instead of --model or --name"
         )
@@ -169,13 +178,6 @@ def _trained_rows(
     if found:
         note_written(str(catalogue.workspace.runs))
     return [run for _, run in found]
-
-
-def _make_predictions(runs: list["Run"], split: str, workspace: Path, screen: "Screen") -> None:
-    if not all(run.predictions_exist(split) for run in runs):
-        from conki_cli.experiments.prediction import ready_predictions
-
-        ready_predictions(runs, split, workspace_at(workspace), screen)
 
 
 def models(

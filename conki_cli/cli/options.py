@@ -189,15 +189,21 @@ def resolved(
     *,
     epochs: tuple[str, int | None],
     drop: list[str] | None = None,
+    is_row: bool = False,
 ) -> "RunConfig":
-    """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`."""
-    from conki_cli.config.resolving import parse_switches, resolve
+    """Resolve gathered options, a stage's `--epochs` as (setting, value), and the switches of `--drop`.
+
+    The options of `is_row` are for other rows as well, which may read what this one does not.
+    """
+    from conki_cli.config.resolving import parse_switches, refuse_unread_by_transfer, resolve
 
     flags = {**settings["flags"], epochs[0]: epochs[1]}
     switches = (*settings["extra_drop"], *(switch for words in drop or [] for switch in parse_switches(words)))
     config = resolve(
         config_file=settings["config_file"], assignments=settings["assignments"], flags=flags, extra_drop=switches
     )
+    if not is_row:
+        refuse_unread_by_transfer(config, [line.partition("=")[0].strip() for line in settings["assignments"]])
     if "N1" in switches and not config.dropped("N1"):
         say("without adapters there are no inter-knowledge pairs: N1 has no effect here")
     return config

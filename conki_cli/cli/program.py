@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,7 +18,7 @@ from conki_cli.system.torchrun import Seat, leave_note, seat
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
-    from conki_cli.runs import Runs
+    from conki_cli.runs import Run, Runs
     from conki_cli.system.workspace import Workspace
 
 ON_INTERRUPTION = "conki.interrupted"
@@ -213,6 +213,16 @@ def clips_path(word: str, workspace: Path) -> Path:
             advice=(f"prepare that data set, or write {quoted(f'./{word}')} for the folder in the current one"),
         )
     return path
+
+
+def predict_missing(runs: "Sequence[Run]", split: str, workspace: "Workspace", screen: "Screen") -> None:
+    """Predict a split with every run that has no stored predictions for it; only then is torch imported."""
+    missing = [run for run in runs if not run.predictions_exist(split)]
+    if missing:
+        from conki_cli.experiments.prediction import predict_split
+
+        for run in missing:
+            predict_split(run, split, workspace, screen)
 
 
 def mention_damage(screen: "Screen", runs: "Runs", *, besides: str = "") -> None:

@@ -1,9 +1,11 @@
 """One training in several processes: the options that start them."""
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from conki_cli.cli.launching import LAUNCHER
 from conki_cli.cli.program import screen_for
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.torchrun import seat
+from conki_cli.system.torchrun import Seat, seat
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "gpus": (
@@ -51,7 +53,10 @@ def in_ranks(command: Callable[..., None]) -> Callable[..., None]:
                 )
             if seat() is None:
                 _launch(options, gpus or 1, nodes, rendezvous)
+                with _foreseen(Seat(0, (gpus or 1) * nodes, 0, gpus or 1)):  # a dry run
+                    return command(**options)
         command(**options)
+        return None
 
     kind = inspect.Parameter.KEYWORD_ONLY
     own = [parameter.replace(kind=kind) for parameter in inspect.signature(command).parameters.values()]
@@ -59,6 +64,23 @@ def in_ranks(command: Callable[..., None]) -> Callable[..., None]:
     place = next(number for number, parameter in enumerate(own) if parameter.name == "dry_run")
     started.__dict__["__signature__"] = inspect.Signature([*own[:place], *added, *own[place:]])
     return started
+
+
+def any_seat() -> Seat | None:
+    """Return this process's seat among those of a training; in a dry run, the seat that it would have."""
+    return seat() or _SEAT.get()
+
+
+_SEAT: ContextVar[Seat | None] = ContextVar("_SEAT", default=None)
+
+
+@contextlib.contextmanager
+def _foreseen(place: Seat) -> Iterator[None]:
+    token = _SEAT.set(place)
+    try:
+        yield
+    finally:
+        _SEAT.reset(token)
 
 
 def _refuse_in_jobs() -> None:
@@ -75,13 +97,12 @@ def _refuse_in_jobs() -> None:
 
 
 def _launch(options: dict[str, Any], gpus: int, nodes: int, rendezvous: str) -> None:
-    """Start this command in several processes and end as the leading one does; a dry run needs only one."""
-    from conki_cli.config.resolving import resolve
+    """Start this command in several processes and end as the leading one does; a dry run starts none."""
+    from conki_cli.config.resolving import setting_given
     from conki_cli.experiments.launching import Team, launch
 
     team = Team(gpus, nodes, rendezvous)
-    if options["dry_run"]:
-        team.check_meeting()
-        return
-    team.check(resolve(**options["settings"]).run.device if "settings" in options else options["device"])
-    raise typer.Exit(launch(team, sys.argv[1:], screen_for(options["json"]).say))
+    sources = options.get("settings")
+    team.check(setting_given("run.device", **sources) if sources is not None else options["device"])
+    if not options["dry_run"]:
+        raise typer.Exit(launch(team, sys.argv[1:], screen_for(options["json"]).say))

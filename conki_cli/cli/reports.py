@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from conki_cli.cli.options import JsonOption, ProtocolOption, ThresholdOption, WorkspaceOption
-from conki_cli.cli.program import mention_damage, screen_for, workspace_at
+from conki_cli.cli.program import mention_damage, predict_missing, screen_for, workspace_at
 from conki_cli.cli.streams import note_written
 from conki_cli.datasets import is_generated
 
@@ -71,10 +71,7 @@ def _runs_to_report(names: list[str], split: str, workspace: Path, screen: "Scre
     found = [catalogue.find(name) for name in dict.fromkeys(names)] or [catalogue.find(None)]
     for run in found:
         check_predicts(run)
-    if not all(run.predictions_exist(split) for run in found):
-        from conki_cli.experiments.prediction import ready_predictions
-
-        ready_predictions(found, split, place, screen)
+    predict_missing(found, split, place, screen)
     return found
 
 

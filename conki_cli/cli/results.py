@@ -188,7 +188,7 @@ def predict(
         str,
         typer.Argument(
             metavar="RUN|FOLDER|OWNER/NAME",
-            help="A fine-tuned run, a folder of `conki export`, or a model of the hub (@REVISION pins it).",
+            help="A fine-tuned run (--video needs one), a folder of `conki export`, or a model of the hub (@REVISION).",
         ),
     ],
     store: Annotated[
@@ -206,7 +206,7 @@ def predict(
         Literal["train", "valid", "test"] | None, typer.Option(help="Split of a store with scores. Default: test.")
     ] = None,
     video: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A video to score, or a folder. Repeatable.")
+        list[Path] | None, typer.Option(metavar="FILE", help="A video to score with a run, or a folder. Repeatable.")
     ] = None,
     transcribe: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Write down what is said in a --video: a Whisper-type model.")

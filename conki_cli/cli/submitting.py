@@ -1,10 +1,12 @@
 """The command that submits another one: its steps become jobs."""
 
+import itertools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from conki_cli.cli.launching import LAUNCHER, Handover, Launcher
 from conki_cli.cli.options import DryRunOption, JsonOption
@@ -20,6 +22,29 @@ if TYPE_CHECKING:
 TRAINING = ("finetune", "pretrain", "ablate", "compare")
 """The commands that can be submitted."""
 _EXAMPLE = "conki submit --slurm partition=gpu -- finetune --seeds 1..5"
+
+
+class SubmitCommand(TyperCommand):
+    """A command whose unknown options are probably those of the command that it submits."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line.
+
+        Raises:
+            SettingsError: an option of another command stands before `--`.
+        """
+        others = [command for name, command in _commands(ctx).items() if name in TRAINING]
+        known = {option for command in others for parameter in command.params for option in parameter.opts}
+        own = {option for parameter in self.params for option in parameter.opts}
+        given = [
+            word.partition("=")[0] for word in itertools.takewhile(lambda word: word not in ("--", *TRAINING), args)
+        ]
+        if misplaced := next((word for word in given if word in known - own and word.startswith("-")), None):
+            raise SettingsError(
+                f"{misplaced} is an option of the command that is submitted",
+                advice=f"give it after --, behind that command, as in: {_EXAMPLE}",
+            )
+        return super().parse_args(ctx, args)
 
 
 def submit(
@@ -88,7 +113,7 @@ def _instead_of(word: str, known: Container[str]) -> str:
 def _commands(context: typer.Context) -> dict[str, Any]:
     """Return the commands of this program by name."""
     group: Any = context.find_root().command
-    return dict(group.commands)
+    return dict(getattr(group, "commands", {}))
 
 
 def _call(context: typer.Context, words: Sequence[str]) -> None:

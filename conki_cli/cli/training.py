@@ -23,10 +23,9 @@ from conki_cli.cli.options import (
     run_options,
 )
 from conki_cli.cli.program import check_export_option, mention_damage, screen_for, workspace_at
-from conki_cli.cli.ranks import in_ranks
+from conki_cli.cli.ranks import any_seat, in_ranks
 from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.torchrun import seat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,10 +135,11 @@ def carried_out(
     screen: "Screen", plan: "Plan", observer: "Observer", *, num_jobs: int = 1, dry_run: bool
 ) -> "list[tuple[str, Run]]":
     """Train what a plan has and return the runs by label; or, in a dry run, show the plan alone."""
-    if not dry_run:
-        from conki_cli.experiments.execution import carry_out
+    from conki_cli.experiments.execution import carry_out, check_processes
 
+    if not dry_run:
         return carry_out(plan, observer, num_jobs=num_jobs)
+    check_processes(plan, num_jobs, any_seat())
     from conki_cli.experiments.forecast import describe_plan
     from conki_cli.reporting.tables.plans import plan_table
 
@@ -197,7 +197,11 @@ def ablate(
     drops = [(), *paper_rows, *(parse_switches(words) for words in drop or [])]
     rows = {
         switch_label(words): resolved(
-            settings, screen.say, epochs=("optimizer.num_epochs", epochs), drop=["+".join(words)] if words else None
+            settings,
+            screen.say,
+            epochs=("optimizer.num_epochs", epochs),
+            drop=["+".join(words)] if words else None,
+            is_row=True,
         )
         for words in drops
     }
@@ -278,7 +282,7 @@ def _side_by_side() -> int:
     """Return how many rows of the demo train at once: two, unless there is one thread or `conki submit` or ranks."""
     import torch
 
-    return 1 if seat() or LAUNCHER.get() else min(2, torch.get_num_threads())
+    return 1 if any_seat() or LAUNCHER.get() else min(2, torch.get_num_threads())
 
 
 def settings(json: JsonOption = False) -> None:

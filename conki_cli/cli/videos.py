@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from conki_cli.cli.extraction import ExtractionFlags, failures_shown
 from conki_cli.cli.program import screen_for, workspace_at
 from conki_cli.cli.streams import note_written
-from conki_cli.system.errors import SettingsError
+from conki_cli.system.errors import SettingsError, one_line
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
@@ -29,14 +29,20 @@ class VideoWords:
 def predict_videos(run: str, words: VideoWords, flags: ExtractionFlags, workspace: Path, screen: "Screen") -> None:
     """Score videos and show the scores."""
     from conki_cli.experiments.videos import VideoTask, parse_segments, score_videos
+    from conki_cli.reporting.export.hub import exported_model
     from conki_cli.reporting.tables.screen import scores_table
     from conki_cli.runs import Runs, write_scores
 
+    place = workspace_at(workspace)
+    if exported_model(place, run) is not None:
+        raise SettingsError(
+            f"--video needs a run of the workspace, found an exported model, {one_line(run)[:80]}",
+            advice="name the run that it was exported from, which knows how its features were made",
+        )
     seconds = None if words.segments is None else parse_segments(words.segments)
     if words.plot is not None and seconds is None:
         raise SettingsError("--plot draws scores over time", advice="give --segments, such as --segments 5s")
     task = VideoTask(words.videos, flags.extraction(workspace), words.texts, seconds, words.device)
-    place = workspace_at(workspace)
     with failures_shown(screen):
         scored = score_videos(Runs(place).find(run), task, place, screen)
     if words.export is not None:

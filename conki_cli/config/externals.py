@@ -44,7 +44,7 @@ def canonical_external(text: str) -> str:
 
 def _weight(name: str, text: str) -> float:
     try:
-        weight = float(text)
+        weight = float(f"{float(text):g}")  # as the canonical spelling has it
     except ValueError:
         weight = math.nan
     if not 0.001 <= weight <= 1000:

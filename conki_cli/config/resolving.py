@@ -1,13 +1,11 @@
 """Settings from all sources -> `RunConfig`: presets, TOML, `--set`, flags; checked, canonical, and back to TOML."""
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from conki_cli.config.declarations import all_sections, read_by, reset_unread, setting_fields, setting_type
+from conki_cli.config.declarations import all_sections, read_by, reset_unread, setting_fields
 from conki_cli.config.externals import NO_EXTERNAL, canonical_external
 from conki_cli.config.sections import (
     BASELINES,
@@ -18,17 +16,18 @@ from conki_cli.config.sections import (
     RunSection,
 )
 from conki_cli.config.switches import MODALITY_SWITCHES, SWITCHES
+from conki_cli.config.values import assigned, checked_value, flattened, settings_of_file, shown
 from conki_cli.system.errors import SettingsError
-from conki_cli.system.readable import check_read, unreadable
 
-_BEYOND = 2**1023
+_OF_ADAPTERS = ("pretraining.batch_size", "pretraining.learning_rate", "pretraining.weight_decay", "pretraining.warmup")
+"""What a stage 1 of adapters learns with; the whole network (plain transfer) learns with [optimizer]."""
 _RETIRED = "model.start_from"
 """Version 1's name for the switch `handover`: "adapters" means that it is dropped, "all" that it is not."""
 
 
 def resolve(
     *,
-    config_file: Path | None = None,
+    config_file: Path | Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     extra_drop: Sequence[str] = (),
@@ -36,7 +35,7 @@ def resolve(
     """Build the configuration of a run from all its sources.
 
     Args:
-        config_file: TOML with any of the sections; unknown keys are refused.
+        config_file: TOML with any of the sections, or what `settings_of_file` read from it; unknown keys are refused.
         assignments: `section.key=value` lines of `--set`.
         flags: 'section.key' -> value of command-line flags; None means "not given".
         extra_drop: switches added to those that the other sources leave out.
@@ -45,14 +44,13 @@ def resolve(
         SettingsError: an unknown setting, one that the model does not read, two values for one, a value of the wrong
             type or out of bounds, an impossible combination.
     """
-    given: dict[str, Any] = {}
-    if config_file is not None:
-        given.update(_renamed(_flatten(_read_toml(config_file), str(config_file))))
-    lines = dict(_assignment(line) for line in assignments)
+    of_file = settings_of_file(config_file) if isinstance(config_file, Path) else config_file
+    given = _renamed(dict(of_file or {}))
+    lines = assigned(assignments)
     of_flags = {path: value for path, value in (flags or {}).items() if value is not None}
     _refuse_contradiction(of_flags, lines)
     typed = {**_renamed(dict(lines)), **of_flags}
-    checked = {path: _checked(path, value) for path, value in {**given, **typed}.items()}
+    checked = {path: checked_value(path, value) for path, value in {**given, **typed}.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
     model = checked.get("model.name", ModelConfig.name)
@@ -60,9 +58,28 @@ def resolve(
         is_given = [path for path in typed if (path, checked[path]) != ("run.recipe", RunSection.recipe)]
         _refuse_unread(model, [*is_given, *(path for path in lines if path == _RETIRED)])
     drop = (*checked.get("model.drop", ()), *extra_drop)
-    preset = {path: _checked(path, value) for path, value in _preset(model, dataset, recipe, drop).items()}
+    preset = {path: checked_value(path, value) for path, value in _preset(model, dataset, recipe, drop).items()}
     config = _build({**preset, **checked})
     return canonical(config.with_values("model", drop=(*config.model.drop, *extra_drop)))
+
+
+def setting_given(
+    path: str,
+    *,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    extra_drop: Sequence[str] = (),
+) -> Any:
+    """Return one setting 'section.key' that no preset sets, from the sources of `resolve`; others are not checked.
+
+    Raises:
+        SettingsError: its value is of the wrong type or out of bounds, or the file cannot be read.
+    """
+    of_file = settings_of_file(config_file) if config_file is not None else {}
+    of_flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    found = {**of_file, **assigned(assignments), **of_flags}
+    return checked_value(path, found[path]) if path in found else setting_fields()[path].default
 
 
 def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
@@ -71,18 +88,27 @@ def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
     Raises:
         SettingsError: an unknown setting, one of another model, a value that it cannot have.
     """
-    checked = _checked(path, value)
+    checked = checked_value(path, value)
     section, key = path.split(".")
     if section in BASELINES and section != config.model.name:
         raise SettingsError(f"setting {path} belongs to --model {section}, this is {config.model.name}", "leave it out")
     if config.is_baseline:
         _refuse_unread(config.model.name, [path])
+    refuse_unread_by_transfer(config, [path])
     return canonical(config.with_values(section if section in SECTIONS else "own", **{key: checked}))
 
 
-def setting_value(text: str) -> Any:
-    """Return the value that a text stands for in TOML; a bare word is a text."""
-    return _assignment(f"value={text}")[1]
+def refuse_unread_by_transfer(config: RunConfig, paths: Sequence[str]) -> None:
+    """Refuse settings 'section.key' that have no effect on plain transfer, although they count in its digest.
+
+    Raises:
+        SettingsError: the configuration is of plain transfer, and one of the settings is of adapters alone.
+    """
+    if config.dropped("plain-transfer") and (idle := next((path for path in paths if path in _OF_ADAPTERS), None)):
+        raise SettingsError(
+            f"setting {idle} has no effect on plain transfer, whose stage 1 learns with [optimizer]",
+            "leave it out; pretraining.lr_encoders and pretraining.lr_others are rates of that stage 1",
+        )
 
 
 def read_by_conki_alone(path: str) -> bool:
@@ -96,10 +122,10 @@ def read_by_conki_alone(path: str) -> bool:
 def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) -> None:
     """Refuse a flag and a `--set` that give one setting two values: neither may win silently."""
     for path in flags.keys() & lines.keys():
-        if (wanted := _checked(path, flags[path])) != (other := _checked(path, lines[path])):
+        if (wanted := checked_value(path, flags[path])) != (other := checked_value(path, lines[path])):
             option = setting_fields()[path].metadata["flag"] or "a flag"
             raise SettingsError(
-                f"setting {path} must have one value, found {_shown(wanted)} by {option} and {_shown(other)} by --set",
+                f"setting {path} must have one value, found {shown(wanted)} by {option} and {shown(other)} by --set",
                 "leave out one of them",
             )
 
@@ -132,32 +158,8 @@ def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
     for name in ("default", recipe, dataset, f"{dataset} {switch_label(drop)}"):
-        merged.update(_flatten(tables.get(name, {}), f"preset {model}.toml [{name}]"))
+        merged.update(flattened(tables.get(name, {}), f"preset {model}.toml [{name}]"))
     return merged
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        check_read(path, error)
-        raise SettingsError(unreadable(path, error, "configuration")) from error
-    except (ValueError, RecursionError) as error:  # also for 5,000 digits or brackets
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{path} must be TOML but is not: {reason}; correct that line") from error
-
-
-def _flatten(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for section, table in tables.items():
-        if not isinstance(table, Mapping):
-            raise SettingsError(
-                f"{where}: '{section}' stands outside a section; write it below [section] as key = value"
-            )
-        flat.update({f"{section}.{key}": value for key, value in table.items()})
-    return flat
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:
@@ -168,93 +170,9 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("model.name") in BASELINES:  # it never read the setting
         return values
     if start not in ("adapters", "all"):
-        raise SettingsError(f"setting {_RETIRED} must be one of adapters, all, found {_shown(start)}")
-    drop = _checked("model.drop", values.get("model.drop", ()))
+        raise SettingsError(f"setting {_RETIRED} must be one of adapters, all, found {shown(start)}")
+    drop = checked_value("model.drop", values.get("model.drop", ()))
     return {**values, "model.drop": (*drop, "handover") if start == "adapters" else drop}
-
-
-def _assignment(line: str) -> tuple[str, Any]:
-    import tomllib
-
-    path, equals, text = line.partition("=")
-    if not equals:
-        raise SettingsError(f"--set takes section.key=value, found '{line}'; for example --set loss.temperature=0.1")
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except (ValueError, RecursionError):
-        value = text.strip()  # a bare word is a string
-    return path.strip(), value
-
-
-def _checked(path: str, value: Any) -> Any:
-    """Return `value` in the type of the setting `path`, or raise an error that says what the setting takes."""
-    from conki_cli.config.nearest import nearest_setting, unknown_model
-
-    fields = setting_fields()
-    if path not in fields:
-        raise SettingsError(
-            f"unknown setting '{path}': {nearest_setting(path, fields) or '`conki settings` lists all'}"
-        )
-    wanted, limits = setting_type(path), fields[path].metadata
-    converted = _converted(wanted, value)
-    if converted is None:
-        raise SettingsError(_shown(value), must=f"setting {path} must be {_type_name(wanted)}")
-    if path == "model.name" and converted not in limits["choices"]:
-        raise unknown_model(converted, limits["choices"])
-    if "choices" in limits and converted not in limits["choices"]:
-        raise SettingsError(_shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
-    if "pattern" in limits and not re.fullmatch(limits["pattern"], converted):
-        raise SettingsError(_shown(value), must=f"setting {path} must be {limits['help'].partition(': ')[2]}")
-    for item in converted if isinstance(converted, tuple) else (converted,):
-        if isinstance(item, int | float) and not isinstance(item, bool):
-            _check_bounds(path, item, limits)
-    return converted
-
-
-def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:
-    low, above, high = limits.get("low"), limits.get("above"), limits.get("high")
-    if not abs(value) < float("inf"):
-        raise SettingsError(_shown(value), must=f"setting {path} must be a finite number")
-    if low is not None and value < low:
-        raise SettingsError(_shown(value), must=f"setting {path} must be at least {low}")
-    if above is not None and value <= above:
-        raise SettingsError(_shown(value), must=f"setting {path} must be greater than {above}")
-    if high is not None and value > high:
-        raise SettingsError(_shown(value), must=f"setting {path} must be at most {high}")
-
-
-def _shown(value: Any) -> str:
-    """Return a value for a message; Python refuses to print numbers of thousands of digits."""
-    try:
-        return repr(value)[:120]
-    except ValueError:
-        return "a number of thousands of digits"
-
-
-def _converted(wanted: Any, value: Any) -> Any:
-    if get_origin(wanted) is tuple:
-        item = get_args(wanted)[0]
-        if item is float:
-            return _numbers(value)
-        if item is str and isinstance(value, str):
-            return tuple(part for part in value.split("+") if part)
-        if isinstance(value, list | tuple) and all(isinstance(v, item) and not isinstance(v, bool) for v in value):
-            return tuple(value)
-        return None
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < _BEYOND else math.inf  # Python cannot convert a larger number to float
-    return value if type(value) is wanted else None
-
-
-def _numbers(value: Any) -> tuple[float, ...] | None:
-    """Return a list of numbers; one number is a list of one."""
-    found = [_converted(float, one) for one in (value if isinstance(value, list | tuple) else [value])]
-    return None if None in found else tuple(found)
-
-
-def _type_name(wanted: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names.get(wanted, "a number or a list of numbers" if wanted == tuple[float, ...] else "a list")
 
 
 def canonical(config: RunConfig) -> RunConfig:
@@ -418,8 +336,8 @@ def from_toml(path: Path) -> RunConfig:
     Raises:
         SettingsError: the file is not TOML, or has settings that this version does not know.
     """
-    values = _renamed(_flatten(_read_toml(path), str(path)))
-    return canonical(_build({key: _checked(key, value) for key, value in values.items()}))
+    values = _renamed(settings_of_file(path))
+    return canonical(_build({key: checked_value(key, value) for key, value in values.items()}))
 
 
 def parse_switches(text: str) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ class PretrainingConfig:
     """Stage 1: learning from the external data set."""
 
     num_epochs: int = _epochs(10, "epochs of stage 1", read_by=("adapters", "whole", "baselines"))
+    # A stage 1 of the whole network (plain transfer) learns with [optimizer], but the next four count in its digest.
     batch_size: int = _first_pass(32, "clips per step", low=1)
     learning_rate: float = _first_pass(5e-5, "peak learning rate of ConKI's stage 1", above=0.0)
     weight_decay: float = _first_pass(0.0, "AdamW weight decay", low=0.0)

@@ -12,7 +12,6 @@ from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import disk_error
 from conki_cli.system.locks import find_holder, locked
 from conki_cli.system.observer import Observer
-from conki_cli.system.signals import ANY_ENDING
 
 _PAUSE = 0.2  # seconds between two looks at the processes
 
@@ -76,7 +75,7 @@ class _Background:
                 self._start()
                 time.sleep(_PAUSE)
                 self._collect()
-        except ANY_ENDING:
+        except BaseException:  # a signal, or a task that cannot be started: nobody would watch the others
             self._end()
             raise
         return self.failed

@@ -9,6 +9,7 @@ from conki_cli.config.models import facts
 from conki_cli.config.resolving import read_by_conki_alone, resolve
 from conki_cli.config.sections import BASELINES, MODELS, DataConfig, RunConfig
 from conki_cli.config.switches import MODALITY_SWITCHES
+from conki_cli.config.values import settings_of_file
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.datasets import REFERENCE, of_table
 from conki_cli.experiments.opening import ready_store
@@ -49,7 +50,7 @@ def table_configs(
     """Resolve one configuration per row of a table of the paper.
 
     In Tables 2 and 3 only ConKI reads external data, as in the paper; in Table 6 every model does. Table 3 uses SIMS
-    unless the settings name another data set. Settings of one model go only to that model.
+    unless the settings name another data set. Settings of one model go only to that model, and no row has a name.
 
     Args:
         table: 2, 3 or 6.
@@ -64,24 +65,25 @@ def table_configs(
     """
     names = chosen_models(models) if models is not None else ROWS[table]
     given = {path: value for path, value in (flags or {}).items() if value is not None}
-    lines = [(_owner(line.partition("=")[0].strip()), line) for line in assignments]
+    of_file = settings_of_file(config_file) if config_file is not None else {}
+    lines = [(_owner(_path_of(line)), line) for line in assignments]
     idle = next((line for owner, line in lines if owner not in ("", *names)), None)
     if idle is not None:
         raise SettingsError(
             f"--set {idle} belongs to a model that is not compared", advice="leave it out, or add it to --models"
         )
-    if (
-        of_table(table) != DataConfig.dataset
-        and config_file is None
-        and not any(line.strip().startswith("data.dataset") for line in assignments)
-    ):
+    names_dataset = "data.dataset" in {*of_file, *map(_path_of, assignments)}
+    if of_table(table) != DataConfig.dataset and not names_dataset:
         given = {"data.dataset": of_table(table), **given}
 
     def resolved(name: str, **changes: str) -> RunConfig:
         own = [line for owner, line in lines if owner in ("", name) and not _sets(line, changes)]
-        chosen = {path: value for path, value in given.items() if _owner(path) in ("", name)}
+        filed, chosen = (
+            {path: value for path, value in source.items() if _owner(path) in ("", name)} for source in (of_file, given)
+        )
         chosen |= {"model.name": name, **{f"data.{key}": value for key, value in changes.items()}}
-        return resolve(config_file=config_file, assignments=own, flags=chosen, extra_drop=extra_drop)
+        config = resolve(config_file=filed, assignments=own, flags=chosen, extra_drop=extra_drop)
+        return config.with_values("run", name="")
 
     first = resolved("conki")
     external = first.data.external if table == 6 else NO_EXTERNAL
@@ -94,7 +96,12 @@ def table_configs(
 
 def _sets(line: str, changes: Mapping[str, str]) -> bool:
     """Say whether a `--set` changes a setting of `[data]` that the table decides for a row."""
-    return line.partition("=")[0].strip().removeprefix("data.") in changes
+    return _path_of(line).removeprefix("data.") in changes
+
+
+def _path_of(line: str) -> str:
+    """Return the setting 'section.key' of a `--set`."""
+    return line.partition("=")[0].strip()
 
 
 def chosen_models(names: Sequence[str]) -> tuple[str, ...]:

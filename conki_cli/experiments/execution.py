@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.jobs import train_side_by_side
@@ -12,7 +11,7 @@ from conki_cli.system.errors import SettingsError
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
-from conki_cli.system.torchrun import seat
+from conki_cli.system.torchrun import Seat, seat
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.following import check_absence, check_devices, joined
 from conki_cli.training.lost import saying_what_is_kept
@@ -22,13 +21,7 @@ from conki_cli.training.steps import Shelf, Step
 
 
 def train_all(
-    configs: Sequence[RunConfig] | Mapping[str, RunConfig],
-    workspace: Workspace,
-    observer: Observer,
-    *,
-    stage: Literal["pretrain", "finetune"] = "finetune",
-    discard: bool = False,
-    num_jobs: int = 1,
+    configs: Sequence[RunConfig] | Mapping[str, RunConfig], workspace: Workspace, observer: Observer
 ) -> list[tuple[str, Run]]:
     """Plan some configurations and train what is missing.
 
@@ -36,9 +29,6 @@ def train_all(
         configs: stage-2 configurations, or a mapping from the user's words to them.
         workspace: the folder of the stores and runs.
         observer: is notified of the progress.
-        stage: train only stage 1, or stage 2 after the stage 1 that it needs.
-        discard: delete the requested runs and start over; their stage-1 runs are kept.
-        num_jobs: see `carry_out`.
 
     Returns:
         Label and run of every row.
@@ -47,8 +37,7 @@ def train_all(
         ConkiError: see `planning.make_plan`; or another process trains one of the seeds, or training failed.
     """
     with Shelf() as shelf:
-        plan = make_plan(configs, Runs(workspace), observer, shelf=shelf, stage=stage, discard=discard)
-        return carry_out(plan, observer, num_jobs=num_jobs)
+        return carry_out(make_plan(configs, Runs(workspace), observer, shelf=shelf), observer)
 
 
 def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tuple[str, Run]]:
@@ -68,11 +57,7 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
         ConkiError: another process trains one of the seeds; training failed.
         SettingsError: several processes cannot train together as requested.
     """
-    place = seat()
-    if num_jobs > 1 and place is not None:
-        raise SettingsError("give --jobs, or several processes for one training (--gpus, torchrun), not both")
-    check_devices([step.config.run.device for step in plan.steps], place)
-    check_absence([step.config for step in plan.steps], place)
+    check_processes(plan, num_jobs, seat())
     if num_jobs > 1:
         train_side_by_side(steps_left(plan, observer), observer, num_jobs=num_jobs)
         return [(row.label, row.run) for row in plan.rows]
@@ -86,6 +71,18 @@ def carry_out(plan: Plan, observer: Observer, *, num_jobs: int = 1) -> list[tupl
                 with saying_what_is_kept(planned.run, step.seed):
                     train(step, observer, shelf=plan.shelf, run=planned.run, ranks=ranks)
     return [(row.label, row.run) for row in plan.rows]
+
+
+def check_processes(plan: Plan, num_jobs: int, place: Seat | None) -> None:
+    """Refuse a plan that several processes cannot train together; `place` is the seat of this one.
+
+    Raises:
+        SettingsError: they cannot on these devices, with these settings, or with several jobs.
+    """
+    if num_jobs > 1 and place is not None:
+        raise SettingsError("give --jobs, or several processes for one training (--gpus, torchrun), not both")
+    check_devices([step.config.run.device for step in plan.steps], place)
+    check_absence([step.config for step in plan.steps], place)
 
 
 def steps_left(plan: Plan, observer: Observer) -> list[Step]:

@@ -124,12 +124,22 @@ def make_plan(
     remarks = []
     for words, found in stages.items():
         row = Row(run_label(found[-1]), maker.planned_row(found))
-        if row.run.path in rows:
+        if (earlier := rows.get(row.run.path)) is not None:
+            _refuse_shared_name(earlier, row)
             remarks.append(f"{words} equals an earlier row, {row.label}: it is shown once")
         rows[row.run.path] = row  # of two equal rows the later one has the seeds of both
     return Plan(
         tuple(rows.values()), tuple(remarks), maker.runs, shelf, maker.missing, lacks_encoder=maker.lacks_encoder
     )
+
+
+def _refuse_shared_name(one: Row, other: Row) -> None:
+    """Refuse two rows that have one name but are different experiments."""
+    if digest_of(one.runs[-1].config) != digest_of(other.runs[-1].config):
+        raise SettingsError(
+            f"{one.label} and {other.label} have different settings but the same name, {one.run.name}",
+            advice="leave out run.name, or give each its own",
+        )
 
 
 @dataclass
@@ -149,9 +159,10 @@ class _PlanMaker:
         """Return the configurations of the stages of a configuration.
 
         Raises:
-            SettingsError: it is the configuration of a stage 1, or it has no stage 1 although one was requested.
+            SettingsError: it is the configuration of a stage 1 but stage 2 was requested, or it has no stage 1 although
+                one was requested.
         """
-        if config.run.stage != "finetune":
+        if stage == "finetune" and config.run.stage != stage:
             raise SettingsError(
                 "run.stage must be finetune here, found pretrain (a stage-1 run's config.toml?)",
                 advice="add --set run.stage=finetune and the [optimizer] and [loss] you want",
@@ -164,6 +175,8 @@ class _PlanMaker:
                 "over",
                 advice="give --external a data set and drop neither C1 nor C2+handover, or finetune directly",
             )
+        if config.run.stage == "pretrain" and digest_of(config) == digest_of(version_1_stage_one(config)):
+            return [config]
         first = self._stage_one(config).with_values("run", name=config.run.name)
         return [first.with_values("data", threshold=config.data.threshold)]
 

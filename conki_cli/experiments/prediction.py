@@ -27,13 +27,6 @@ from conki_cli.training.inference import modalities_of, predict_utterances
 from conki_cli.training.presence import absent_by_clip
 
 
-def ready_predictions(runs: Sequence[Run], split: str, workspace: Workspace, observer: Observer) -> None:
-    """Predict a split with every run that has no stored predictions for it."""
-    for run in runs:
-        if not run.predictions_exist(split):
-            predict_split(run, split, workspace, observer)
-
-
 def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer) -> None:
     """Predict a split for which a finished run has no stored predictions, such as the training split.
 

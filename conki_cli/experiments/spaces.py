@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.config.declarations import setting_fields, setting_type
-from conki_cli.config.resolving import setting_value, with_setting
+from conki_cli.config.resolving import with_setting
 from conki_cli.config.sections import RunConfig
+from conki_cli.config.values import setting_value
 from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ training step in progress is finished and saved first.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conki_cli.config.resolving import from_toml, to_toml
@@ -172,7 +172,7 @@ def _queue(submission: Submission, order: Order) -> Submission:
     except BaseException:
         slurm.cancel(queued)
         raise
-    return submission.with_arrays(tuple(queued))
+    return replace(submission, arrays=tuple(queued))
 
 
 def script_of(submission: Submission, order: Order, array: int) -> str:

@@ -20,6 +20,7 @@ from conki_cli.system.files import write_text
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.system.observers import Observers
+from conki_cli.system.signals import ANY_ENDING, postponed
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.loop import schedule_of
 from conki_cli.training.stages import train
@@ -234,24 +235,26 @@ def _abandoned(sweep: Sweep, study: "Study", stack: contextlib.ExitStack) -> "Tr
             attempt.close()
             continue
         stack.enter_context(attempt)
-        trial = Trial(study, found._trial_id)
-        trial.set_user_attr(_NUM_STARTS, found.user_attrs.get(_NUM_STARTS, 1) + 1)
-        return trial
+        return Trial(study, found._trial_id)
     return None
 
 
 def _new(sweep: Sweep, study: "Study", stack: contextlib.ExitStack) -> "Trial | None":
     import optuna
+    from optuna.trial import TrialState
 
-    count, grid = len(study.get_trials(deepcopy=False)), combinations(sweep.space)
+    known, grid = study.get_trials(deepcopy=False), combinations(sweep.space)
+    num_waiting = sum(trial.state == TrialState.WAITING for trial in known)  # of a process that was killed here
+    count = len(known) - num_waiting
     if count >= sweep.limit:
         return None
-    if grid:
-        study.enqueue_trial(grid[count])
     study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)  # of no two trials the same
-    stack.enter_context(locked(sweep.trial_lock(count), what="the trial"))
-    trial = study.ask({dimension.path: dimension.distribution() for dimension in sweep.space})
-    trial.set_user_attr(_PLACE, (sweep.folder / "place").read_text(encoding="utf-8"))
+    with postponed():
+        if grid and not num_waiting:
+            study.enqueue_trial(grid[count])
+        trial = study.ask({dimension.path: dimension.distribution() for dimension in sweep.space})
+        trial.set_user_attr(_PLACE, (sweep.folder / "place").read_text(encoding="utf-8"))
+    stack.enter_context(locked(sweep.trial_lock(trial.number), what="the trial"))
     return trial
 
 
@@ -261,10 +264,15 @@ def _carry_out(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -
 
     study, number = trial.study, trial.number
     values = ", ".join(f"{path}={_short(value)}" for path, value in trial.params.items())
+    num_killed = trial.user_attrs.get(_NUM_STARTS, 0)  # of starts that did not end otherwise
     try:
-        if trial.user_attrs.get(_NUM_STARTS, 1) > _STARTS:
+        if num_killed >= _STARTS:
             raise ConkiError(f"its process was killed {_STARTS} times")
+        trial.set_user_attr(_NUM_STARTS, num_killed + 1)
         value = _train(sweep, trial, observer, shelf)
+    except ANY_ENDING:
+        trial.set_user_attr(_NUM_STARTS, num_killed)
+        raise
     except PrunedError:
         study.tell(trial, state=TrialState.PRUNED)
         observer.say(f"trial {number} ({values}): pruned, worse than half of the others at this epoch")

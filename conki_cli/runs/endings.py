@@ -31,7 +31,8 @@ def ending_in_workspace(workspace: Workspace, name: str, seed: int) -> str:
 
 def _mae(metrics: object) -> str:
     valid = metrics.get("valid") if isinstance(metrics, dict) else None
-    return f", validation MAE {valid['mae']:.3f}" if valid and "mae" in valid else ""
+    mae = valid.get("mae") if valid else None  # null where it is undefined
+    return f", validation MAE {mae:.3f}" if mae is not None else ""
 
 
 def ending_in_log(log: Path) -> tuple[str, str]:

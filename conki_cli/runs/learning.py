@@ -90,7 +90,7 @@ def doubts_about_learning(run: Run, seeds: Sequence[int]) -> list[tuple[str, str
 def _learnt(result: SeedResult) -> bool:
     if result.median is None:
         return True
-    own, constant = (found.metrics["valid"].get("mae") for found in (result, result.median))
+    own, constant = (found.metrics.get("valid", {}).get("mae") for found in (result, result.median))
     return own is None or constant is None or own <= (1 - LEAST_GAIN) * constant
 
 

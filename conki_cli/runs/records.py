@@ -1,5 +1,6 @@
 """Typed results: the result.json of a run and of each seed, and the metrics of a run on a split."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -85,10 +86,7 @@ class RunRecord:
                 "install a newer conki",
                 kind=Kind.NEWER,
             )
-        kinds: dict[str, type] = {"stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
-        kinds |= {"score_range": list, "seeds": list, "state": str}
-        fits = isinstance(schema, int) and all(isinstance(known.get(key), kind) for key, kind in kinds.items())
-        if not fits or not all(isinstance(seed, int) for seed in known["seeds"]) or len(known["score_range"]) != 2:
+        if not isinstance(schema, int) or not _describes_run(known):
             raise RunError(
                 f"{path} must describe a run but does not", "restore it or delete the run folder", kind=Kind.DAMAGED
             )
@@ -193,8 +191,32 @@ class SeedResult:
         return replace(self, metrics=metrics, threshold=threshold, has_threshold=True, median=median)
 
 
+def _describes_run(found: Mapping[str, Any]) -> bool:
+    """Say whether a run's result.json has what every run has, and metrics over seeds by split and name, if any."""
+    kinds: dict[str, type] = {"stage": str, "digest": str, "dataset": str, "label": str, "data": dict}
+    kinds |= {"score_range": list, "seeds": list, "state": str}
+    if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        return False
+    splits, ends = found.get("metrics", {}), found["score_range"]
+    parts = [*splits.values()] if isinstance(splits, dict) else [None]
+    return (
+        all(isinstance(seed, int) for seed in found["seeds"])
+        and len(ends) == 2
+        and all(isinstance(end, float | int) for end in ends)
+        and all(isinstance(part, dict) and all(map(_is_summary, part.values())) for part in parts)
+    )
+
+
+def _is_summary(found: object) -> bool:
+    """Say whether this is a metric over seeds: numbers, or null where it is undefined."""
+    values = found.get("values") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(values, list) or not {"mean", "std"} <= found.keys():
+        return False
+    return all(isinstance(value, float | int | None) for value in (found["mean"], found["std"], *values))
+
+
 def _has_metrics(found: Mapping[str, Any]) -> bool:
-    """Say whether a seed's result.json has metrics by split, each a number or null."""
+    """Say whether a seed's result.json, or the median in it, has metrics by split, each a number or null."""
     splits = found.get("metrics")
     metrics = list(splits.values()) if isinstance(splits, dict) else [None]
     values = [value for part in metrics if isinstance(part, dict) for value in part.values()]
@@ -208,9 +230,10 @@ def _ranges_of(found: object) -> dict[str, list[float]]:
 
 
 def _median_of(found: object) -> Median | None:
-    if not isinstance(found, Mapping) or not isinstance(found.get("metrics"), Mapping):
+    if not isinstance(found, Mapping) or not _has_metrics(found):
         return None
-    return Median(found.get("score", float("nan")), found["metrics"])
+    score = found.get("score")
+    return Median(float(score) if isinstance(score, float | int) else math.nan, found["metrics"])
 
 
 @dataclass(frozen=True)

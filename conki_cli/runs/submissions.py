@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,6 @@ class Submission:
         """Write it into its folder."""
         facts = {name: value for name, value in asdict(self).items() if name != "path"}
         write_json(self.file, {"schema": SCHEMA, **facts})
-
-    def with_arrays(self, arrays: tuple[str, ...]) -> "Submission":
-        """Return it with the ids of its arrays."""
-        return replace(self, arrays=arrays)
 
 
 def read_submission(path: Path) -> Submission:

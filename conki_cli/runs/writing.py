@@ -14,8 +14,8 @@ from conki_cli.metrics.summaries import summarize
 from conki_cli.runs.folders import Run
 from conki_cli.runs.naming import digest_of
 from conki_cli.runs.records import RunRecord
-from conki_cli.system.errors import RunError
-from conki_cli.system.files import write_text
+from conki_cli.system.errors import ConkiError, RunError, UnreadableError
+from conki_cli.system.files import read_json, write_text
 from conki_cli.system.readable import status_of
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -66,13 +66,11 @@ def check_data(run: Run, data: Mapping[str, str], ranges: Ranges = MappingProxyT
         RunError: a store is another version, or has another score range.
     """
     if status_of(run.path / "result.json") is None:
+        _check_with_seeds(run, data)
         return
     known, before = run.record.data, run.record.score_ranges
     if changed := [name for name, content in data.items() if known.get(name, content) != content]:
-        raise RunError(
-            f"run {run.name} was trained on another version of the store {changed[0]}",
-            advice="restore that version, give --name a new name, or delete the run's folder",
-        )
+        raise _other_data(run, changed[0])
     for name, (low, high) in ranges.items():
         if name in before and (low, high) != tuple(before[name]):
             first, last = before[name]
@@ -84,10 +82,40 @@ def check_data(run: Run, data: Mapping[str, str], ranges: Ranges = MappingProxyT
             )
 
 
+def _other_data(run: Run, dataset: str) -> RunError:
+    return RunError(
+        f"run {run.name} was trained on another version of the store {dataset}",
+        advice="restore that version, give --name a new name, or delete the run's folder",
+    )
+
+
+def _check_with_seeds(run: Run, data: Mapping[str, str]) -> None:
+    """Refuse stores that are not those that the seeds of a run without a result.json recorded.
+
+    Raises:
+        RunError: a store is another version.
+    """
+    for path in sorted(run.path.glob("seed-*/environment.json")):
+        try:
+            known = {name: part["store"] for name, part in read_json(path)["data"].items()}
+        except UnreadableError:
+            raise
+        except (ConkiError, KeyError, TypeError, AttributeError):  # damaged: it says nothing
+            continue
+        if changed := [name for name, content in data.items() if known.get(name, content) != content]:
+            raise _other_data(run, changed[0])
+
+
 def _start_run(
     run: Run, config: RunConfig, data: Mapping[str, str], score_range: tuple[float, float], ranges: Ranges
 ) -> None:
     seeds = tuple(sorted(config.run.seeds))
+    if status_of(run.path / "config.toml") is not None:  # result.json was lost
+        check_data(run, data)
+        known = run.config
+        seeds = tuple(sorted({*known.run.seeds, *seeds}))
+        if config.data.threshold is None:
+            config = config.with_values("data", threshold=known.data.threshold)
     write_text(run.path / "config.toml", to_toml(config.with_values("run", seeds=seeds)))
     record = RunRecord(
         stage=config.run.stage,

@@ -89,7 +89,7 @@ def temporary_files(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path,
     """Yield the temporary files in a folder, or (`deep`) below it, each with the file that it should have become."""
     for path in sorted(folder.rglob(".*") if deep else folder.glob(".*")):
         if path.name.endswith(_SUFFIX) and path.is_file():
-            yield path, folder / path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0]
+            yield path, path.parent / path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0]
 
 
 def remove_leftovers_in(folder: Path) -> None:

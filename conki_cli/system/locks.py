@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.system.errors import ConkiError, one_line
-from conki_cli.system.files import disk_error, read_json
+from conki_cli.system.files import disk_error
 from conki_cli.system.readable import NOT_OFFERED
 from conki_cli.system.slurm import this_job
 
@@ -76,7 +76,7 @@ def locked(
             yield
         return
     try:
-        if _is_elsewhere(note, path):
+        if _is_elsewhere(note):
             _wait_for_silence(note, path, what, _is_elsewhere, wait=wait, say=say)
         with _signed(note):
             yield
@@ -143,8 +143,8 @@ def _exclusive(note: Path, path: Path, what: str, *, wait: bool, say: Callable[[
     try:
         is_told = False
         while not _is_written(note, facts):
-            if not _is_held(note, path):
-                _remove_stale(note, path)
+            if not _is_held(note):
+                _remove_stale(note)
             elif _is_here(_facts(note)):
                 _wait_or_refuse(path, what, _owner(note), wait=wait, say=say if not is_told else lambda line: None)
                 is_told = True
@@ -178,16 +178,16 @@ def _is_written(note: Path, facts: Mapping[str, Any]) -> bool:
     return True
 
 
-def _remove_stale(note: Path, path: Path) -> None:
+def _remove_stale(note: Path) -> None:
     """Remove the note of a dead process; a second file makes sure that only one process does this at a time."""
     marker = note.with_name(f"{note.name}.stale")
     if not _is_written(marker, {}):
-        if not _beats(marker, path):
+        if not _beats(marker):
             marker.unlink(missing_ok=True)
         time.sleep(0.05)
         return
     try:
-        if not _is_held(note, path):
+        if not _is_held(note):
             note.unlink(missing_ok=True)
     finally:
         marker.unlink(missing_ok=True)
@@ -196,24 +196,28 @@ def _remove_stale(note: Path, path: Path) -> None:
 def is_held_by_file(path: Path) -> bool:
     """Say whether a process holds a lock by its note alone, as it does on a file system without locks."""
     note = path.with_name(f"{path.name}.owner")
-    return _facts(note).get("lock") == "file" and _is_held(note, path)
+    return _facts(note).get("lock") == "file" and _is_held(note)
 
 
-def _is_held(note: Path, path: Path) -> bool:
+def _is_held(note: Path) -> bool:
     """Say whether the process of a note is alive: by its id on this machine, by its heartbeat on others."""
     facts = _facts(note)
     if not _is_here(facts):
-        return _beats(note, path)
+        return _beats(note)
     pid, born = facts.get("pid"), facts.get("born")
     if type(pid) is not int or pid < 1:
-        return _beats(note, path)
+        return _beats(note)
+    return _is_alive(pid) and (born is None or born == _born(pid))
+
+
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)  # only checks that the process exists
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # the process belongs to another user
-        pass
-    return born is None or born == _born(pid)
+    except OSError:
+        return True  # it belongs to another user
+    return True
 
 
 def _is_here(facts: Mapping[str, Any]) -> bool:
@@ -263,7 +267,7 @@ def _wait_for_silence(
     note: Path,
     path: Path,
     what: str,
-    is_alive: Callable[[Path, Path], bool],
+    is_alive: Callable[[Path], bool],
     *,
     wait: bool,
     say: Callable[[str], None],
@@ -274,7 +278,7 @@ def _wait_for_silence(
     """
     _wait_or_refuse(path, what, _owner(note), wait=True, say=say)
     end = time.monotonic() + (_SILENT + 1) * _BEAT
-    while is_alive(note, path):
+    while is_alive(note):
         if time.monotonic() > end and not wait:
             _wait_or_refuse(path, what, _owner(note), wait=False, say=say)
         time.sleep(_BEAT / 20)
@@ -347,22 +351,30 @@ def _facts(note: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_elsewhere(note: Path, lock: Path) -> bool:
+def _is_elsewhere(note: Path) -> bool:
     """Say whether a process on another machine, whose lock is not visible here, recently gave a sign of life."""
     host = _facts(note).get("host")
-    return isinstance(host, str) and host != _host() and _beats(note, lock)
+    return isinstance(host, str) and host != _host() and _beats(note)
 
 
-def _beats(note: Path, lock: Path) -> bool:
+def _beats(note: Path) -> bool:
     """Say whether a note was touched recently.
 
     Only the file system's times are compared, because the clocks of machines differ.
     """
     try:
-        os.utime(lock)
-        return lock.stat().st_mtime - note.stat().st_mtime < _SILENT * _BEAT
+        return _now_in(note.parent) - note.stat().st_mtime < _SILENT * _BEAT
     except OSError:
         return False
+
+
+def _now_in(folder: Path) -> float:
+    """Return the time by the clock of the file system of a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # nothing can be written there
+        return time.time()
 
 
 def _host() -> str:
@@ -394,22 +406,21 @@ def holder_of(lock: Path) -> str:
 
 def find_holder(lock: Path) -> Holder | None:
     """Return the process that holds a lock; None if none does. The lock itself is not touched."""
-    held = note = None
+    held, note = None, lock.with_name(f"{lock.name}.owner")
     with contextlib.suppress(Exception):  # the file may be anything
         held = _pid_of(lock)
-    with contextlib.suppress(Exception):
-        note = _note_of(lock)
-    note = note or {}
-    noted = _noted(note) if isinstance(note.get("pid"), int) else None
+    facts = _facts(note)
+    pid = facts.get("pid")
+    noted = _noted(facts) if type(pid) is int and pid > 0 else None
     if noted is not None and is_held_by_file(lock):
         return noted
     if held is not None:
         return replace(noted, is_here=True) if noted is not None and noted.pid == held else Holder(held)
     if noted is None:
         return None
-    if not PROC_LOCKS.is_file() and note.get("host") == _host():
+    if not PROC_LOCKS.is_file() and facts.get("host") == _host():
         return replace(noted, is_here=True) if _is_alive(noted.pid) else None
-    return noted if note.get("host") != _host() and time.time() - note["touched"] < _BEAT * _SILENT else None
+    return noted if _is_elsewhere(note) else None
 
 
 def _noted(note: Mapping[str, Any]) -> Holder:
@@ -428,19 +439,3 @@ def _pid_of(lock: Path) -> int | None:
         if len(words) > 5 and words[1] == "FLOCK" and words[5] == device:
             return int(words[4])
     return None
-
-
-def _note_of(lock: Path) -> dict[str, Any]:
-    """Read the note beside a lock: who wrote it, and when it was last touched."""
-    note = lock.with_name(f"{lock.name}.owner")
-    if not note.is_file() or note.stat().st_size > _LONGEST_NOTE:
-        return {}
-    return {**read_json(note), "touched": note.stat().st_mtime}
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # 0: only checks that the process exists
-    except Exception:
-        return False
-    return True

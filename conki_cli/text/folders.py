@@ -200,7 +200,7 @@ def scratch_folders(folder: Path, *, deep: bool = False) -> Iterator[tuple[Path,
     """Yield the folders in which encoder files were prepared, each with its destination."""
     for path in sorted(folder.rglob(f"{_SCRATCH}*") if deep else folder.glob(f"{_SCRATCH}*")):
         if path.is_dir():
-            yield path, folder / _SCRATCH.strip(".")
+            yield path, path.parent / _SCRATCH.strip(".")
 
 
 def first_line(error: BaseException) -> str:

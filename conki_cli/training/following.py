@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from conki_cli.config.models import label_of
 from conki_cli.config.sections import RunConfig
 from conki_cli.model.absence import trains_absence
 from conki_cli.system.environment import choose_device
@@ -130,7 +131,8 @@ def check_absence(configs: Iterable[RunConfig], place: Seat | None) -> None:
     for config in configs:
         if place is not None and config.model.name in NORMALISE_THE_PRESENT and trains_absence(config):
             raise SettingsError(
-                f"several processes cannot train one seed of {config.model.name} with optimizer.modality_dropout",
+                f"several processes cannot train one seed of {label_of(config.model.name)} with "
+                "optimizer.modality_dropout",
                 advice="train it in one process; --jobs trains several seeds at once",
             )
 

@@ -21,7 +21,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.experiments import comparisons as contests
 from conki_cli.experiments.execution import train_all
-from conki_cli.experiments.prediction import ready_predictions
+from conki_cli.experiments.prediction import predict_split
 from conki_cli.model.contract import Architecture
 from conki_cli.runs import Runs
 from conki_cli.system.errors import RunError, SettingsError
@@ -109,6 +109,30 @@ def test_table_3_is_of_another_data_set_when_a_flag_or_a_file_says_so(tmp_path: 
     assert {config.data.dataset for config in contests.table_configs(3, config_file=file)} == {"mosei"}
 
 
+def test_table_3_is_of_sims_when_a_file_names_no_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text("[optimizer]\nbatch_size = 8\n", encoding="utf-8")
+    configs = contests.table_configs(3, config_file=file)
+    assert {(config.data.dataset, config.optimizer.batch_size) for config in configs} == {("sims", 8)}
+
+
+def test_settings_of_one_model_in_a_file_go_to_that_model_only_and_its_name_to_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[misa]\ndropout = 0.25\n[loss]\ntemperature = 0.1\n[run]\nname = "x"\n', encoding="utf-8")
+    conki, misa, tfn = contests.table_configs(2, ["conki", "misa", "tfn"], config_file=file)
+    assert getattr(misa.own, "dropout", None) == 0.25
+    assert (conki.loss.temperature, tfn.loss.temperature) == (0.1, 0.07)
+    assert {config.run.name for config in (conki, misa, tfn)} == {""}
+
+
+def test_a_name_for_all_rows_of_a_table_is_refused(tmp_path: Path) -> None:
+    line = "compare --table 2 --dataset demo --models conki,misa,tfn --dry-run"
+    for name in ("--name x", "--set run.name=x"):
+        result = run_in(tmp_path, f"{line} {name}")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "a table has many models, each with its own run" in words(result.stderr)
+
+
 def test_switches_reach_every_row() -> None:
     configs = contests.table_configs(2, ["conki", "mag-bert"], extra_drop=["V"])
     assert ["V" in config.model.drop for config in configs] == [True, True]
@@ -151,7 +175,7 @@ def test_a_run_in_the_way_of_a_later_row_is_noticed_before_the_first_is_trained(
 def test_stored_predictions_are_not_made_again(space: Path, names: dict[str, str]) -> None:
     run = next(run for run in Runs(Workspace(space)).usable() if run.name == names["misa"])
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")}
-    ready_predictions([run], "test", Workspace(space), Observer())
+    predict_split(run, "test", Workspace(space), Observer())
     assert run.predictions_path(1, "test") in before
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")} == before
 

@@ -80,3 +80,11 @@ def test_a_flag_and_a_set_that_contradict_each_other_are_refused() -> None:
         resolve(assignments=["optimizer.num_epochs=3"], flags={"optimizer.num_epochs": 9})
     agreed = resolve(assignments=["optimizer.num_epochs=9"], flags={"optimizer.num_epochs": 9})
     assert agreed.optimizer.num_epochs == 9
+
+
+def test_two_values_of_one_setting_by_set_are_refused_and_one_value_twice_is_not() -> None:
+    with pytest.raises(
+        SettingsError, match=r"temperature must have one value, found 0\.1 and 0\.2 by --set: leave out"
+    ):
+        resolve(assignments=["loss.temperature=0.1", "optimizer.batch_size=8", "loss.temperature=0.2"])
+    assert resolve(assignments=["loss.temperature=1", "loss.temperature=1.0"]).loss.temperature == 1.0

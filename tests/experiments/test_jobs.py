@@ -18,7 +18,7 @@ from worker_support import room
 
 from conki_cli.config.resolving import resolve, to_toml
 from conki_cli.experiments import jobs
-from conki_cli.experiments.execution import train_all
+from conki_cli.experiments.execution import carry_out
 from conki_cli.experiments.planning import make_plan
 from conki_cli.experiments.workers import Done, Gone, Said, Workers, spread
 from conki_cli.runs import Run, Runs
@@ -51,7 +51,9 @@ class Diary(Notes):
 @pytest.mark.slow
 def test_seeds_side_by_side_have_the_bits_of_seeds_one_after_another(workspace: Workspace, trained: Trained) -> None:
     diary = Diary()
-    [(_, run)] = train_all([trained.config], workspace, diary, num_jobs=2)
+    with Shelf() as shelf:
+        plan = make_plan([trained.config], Runs(workspace), diary, shelf=shelf)
+        [(_, run)] = carry_out(plan, diary, num_jobs=2)
     assert run.is_finished
     for seed in (1, 2):
         assert equal_bits(content(run.checkpoint(seed, "best")), content(trained.run.checkpoint(seed, "best")))

@@ -13,6 +13,7 @@ from process_support import SECONDS, finished, started
 from typer.testing import CliRunner
 
 from conki_cli.cli import app
+from conki_cli.config.resolving import setting_given
 from conki_cli.experiments.launching import Team
 from conki_cli.experiments.meeting import parse_meeting
 from conki_cli.runs import Run
@@ -82,6 +83,40 @@ def test_every_command_that_trains_steps_can_be_started_in_several_processes(com
     done = CliRunner().invoke(app, [command, *more, "--gpus", "2", "--nodes", "2", "--device", "cpu"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("error: --nodes needs --rendezvous HOST:PORT of one of the machines, found nothing")
+
+
+def test_the_device_of_several_processes_is_known_without_the_options_of_one_command(tmp_path: Path) -> None:
+    for line in (
+        "finetune --model iccn --set iccn.cca_epochs=90 --epochs 100",
+        "compare --table 2 --models conki,misa --set misa.dropout=0.1",
+    ):
+        words = [*line.split(), "--dataset", "demo", "--gpus", "2", "--set", "run.device=cpu", "--dry-run"]
+        done = CliRunner().invoke(app, [*words, "--workspace", str(tmp_path)])
+        assert done.exit_code == 0, done.stderr
+    assert setting_given("run.device", assignments=["run.device=cpu"], flags={"run.device": "cuda"}) == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("finetune --device cpu --jobs 2", "give --jobs, or several processes for one training"),
+        (
+            "finetune --device cpu --model tfn --set optimizer.modality_dropout=0.3",
+            "several processes cannot train one seed of TFN with optimizer.modality_dropout",
+        ),
+        pytest.param(
+            "finetune",
+            "--gpus 2 needs 2 GPUs, found none",
+            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here"),
+        ),
+    ],
+)
+def test_a_dry_run_refuses_what_several_processes_refuse(line: str, found: str, tmp_path: Path) -> None:
+    words = [*line.split(), "--dataset", "demo", "--gpus", "2", "--dry-run", "--workspace", str(tmp_path)]
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"error: {found}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_comparison_of_finished_runs_starts_no_processes() -> None:

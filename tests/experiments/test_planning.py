@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from conki_cli.cli import app
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments.execution import train_all
 from conki_cli.experiments.forecast import describe_plan
 from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.runs import Run, Runs
@@ -170,6 +169,30 @@ def test_equal_configurations_are_one_row_with_the_seeds_of_both(workspace: Work
     ]
 
 
+def test_different_configurations_do_not_share_a_name(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    rows = [tiny_config(name="mine"), tiny_config("C4", name="mine")]
+    with Shelf() as shelf, pytest.raises(SettingsError, match=r"ConKI and w/o C4 .* same name, mine"):
+        planned(rows, workspace, shelf)
+
+
+def test_settings_of_adapters_alone_are_refused_for_plain_transfer_but_not_in_an_ablation(tmp_path: Path) -> None:
+    words = ["--dataset", "demo", "--drop", "plain-transfer", "--set", "pretraining.learning_rate=0.1", "--dry-run"]
+    for name in ("finetune", "pretrain"):
+        refused = command(Workspace(tmp_path), name, *words)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("error: setting pretraining.learning_rate has no effect on plain transfer")
+    assert command(Workspace(tmp_path), "ablate", *words).exit_code == 0
+
+
+def test_the_settings_of_a_stage_1_run_pretrain_that_run(copied: Workspace, trained: Trained) -> None:
+    words = ["pretrain", "--config", str(copied.runs / trained.first.name / "config.toml"), "--dry-run", "--json"]
+    told = json.loads(command(copied, *words).stdout)
+    steps = [(step["run"], step["stage"], step["seed"], step["state"]) for step in told["steps"]]
+    assert steps == [(trained.first.name, 1, seed, "reuse") for seed in (1, 2)]
+    other = json.loads(command(copied, *words, "--set", "loss.temperature=0.5", "--epochs", "9").stdout)
+    assert [(step["stage"], step["epochs"], step["state"]) for step in other["steps"]] == [(1, 9, "train")] * 2
+
+
 def _train_in_another_process(word: bytes) -> None:
     torch.set_num_threads(1)  # as in this one
     train(pickle.loads(word), Observer())
@@ -266,5 +289,4 @@ def test_an_observer_can_end_a_training(workspace: Workspace, tiny_config: MakeC
 
     with pytest.raises(PrunedError):
         pretrain(tiny_config("", *QUICK), workspace, Pruner())
-    done = train_all([tiny_config("", *QUICK)], workspace, Observer(), stage="pretrain")
-    assert done[0][1].is_finished
+    assert pretrain(tiny_config("", *QUICK), workspace, Observer()).is_finished

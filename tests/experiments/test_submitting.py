@@ -13,10 +13,11 @@ from typer.testing import CliRunner, Result
 from conki_cli.cli import app, job
 from conki_cli.config.resolving import to_toml
 from conki_cli.experiments.ablations import ablation_rows
+from conki_cli.experiments.background import _Background
 from conki_cli.experiments.planning import make_plan
 from conki_cli.experiments.submitting import Order, arrays_of, script_of, step_of, submit
 from conki_cli.runs import Run, Runs
-from conki_cli.runs.submissions import Submission, submissions
+from conki_cli.runs.submissions import Submission, Task, submissions
 from conki_cli.system.files import read_json
 from conki_cli.system.locks import find_holder, locked
 from conki_cli.system.observer import Observer
@@ -110,6 +111,8 @@ def given(workspace: Workspace, config: object) -> list[str]:
         ),
         (["submit", "--launcher", "local", "--dry-run", "--", "ablate", "--drop", "C4", "--nodes", "2"], "one process"),
         (["submit", "--slurm", "gpu", "--", "finetune"], "--slurm must be KEY=VALUE"),
+        (["submit", "--workspace", "w", "--", "finetune"], "--workspace is an option of the command that is submitted"),
+        (["submit", "--launcher", "local", "--seeds=1", "finetune"], "give it after --, behind that command, as in"),
         (["submit", "finetune", "--json"], "--json belongs to `conki submit`: give it before --"),
         (["submit", "--launcher", "local", "--slurm", "time=1", "finetune"], "leave it out with --launcher local"),
         (["submit", "--launcher", "local", "compare", "a", "b"], "nothing is trained to compare finished runs"),
@@ -181,6 +184,17 @@ def wait_until_over(submission: Submission) -> None:
 
 
 @pytest.mark.slow
+def test_no_task_goes_on_alone_after_another_could_not_be_started(tmp_path: Path) -> None:
+    tasks = tuple(Task(0, number, str(tmp_path / "run"), 2, number, None, "", {}, {}) for number in range(2))
+    submission = Submission(tmp_path, ("finetune",), "local", tasks, num_jobs=2, threads=1)
+    submission.log(tasks[1]).mkdir(parents=True)
+    background = _Background(submission, Observer(), list(tasks))
+    with pytest.raises(IsADirectoryError):
+        background.run()
+    [(first, process)] = background.running.values()
+    assert (first, process.poll()) == (tasks[0], -signal.SIGTERM)
+
+
 def test_a_step_whose_time_is_up_before_it_trains_is_not_started_again(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:

@@ -1,5 +1,6 @@
 """A sweep: what it varies, which trials it trains, that it never reads the test split, how it continues."""
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from conki_cli.reporting.tables.sweeps import foreseen
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, SettingsError, StoreError
 from conki_cli.system.observer import Epoch, Observer, Training
+from conki_cli.system.signals import Interrupted, Terminated, TimeUp
 from conki_cli.system.workspace import Workspace
 
 GRID = "loss.temperature=0.05,0.5"
@@ -104,6 +106,46 @@ def test_an_interrupted_trial_is_continued_and_counts_once(workspace: Workspace,
     assert any("seed 1 resumes after epoch 1" in line for line in notes.lines)
 
 
+class Killed(BaseException):
+    """Ends a trial without a word, as a signal that nobody can catch does."""
+
+
+class EndsWith(Notes):
+    """Ends the program at the first epoch of a trial."""
+
+    def __init__(self, ending: type[BaseException]) -> None:
+        super().__init__()
+        self._ending = ending
+
+    def epoch(self, training: Training, epoch: Epoch) -> None:
+        raise self._ending
+
+
+def test_a_trial_is_given_up_after_three_kills_and_no_number_of_interruptions(
+    workspace: Workspace, quick: RunConfig
+) -> None:
+    sweep = make_sweep(quick, ["loss.temperature=0.01..1"], workspace, num_trials=1)
+    for ending in (Terminated, TimeUp, Killed, Interrupted, Killed, Killed):
+        with pytest.raises(ending):
+            sweep_all(sweep, EndsWith(ending))
+        assert numbers_and_states(sweep) == [(0, "running")]
+    sweep_all(sweep, Notes())
+    [trial] = describe_sweep(sweep)["trials"]
+    assert (trial["state"], trial["failure"]) == ("fail", "its process was killed 3 times")
+
+
+def test_a_trial_that_was_chosen_but_not_begun_comes_next_and_shifts_nothing(
+    workspace: Workspace, quick: RunConfig
+) -> None:
+    sweep = make_sweep(quick, ["loss.temperature=0.05,0.5,0.6"], workspace, num_trials=3)
+    study = trials.open_study(sweep)
+    study.enqueue_trial({"loss.temperature": 0.05})  # and the process is killed
+    with contextlib.ExitStack() as held:
+        found = [held.enter_context(trials._claimed(sweep, study)) for _ in range(4)]
+        assert found[3] is None
+        assert [(one.number, one.params["loss.temperature"]) for one in found[:3]] == [(0, 0.05), (1, 0.5), (2, 0.6)]
+
+
 def test_a_trial_that_another_process_trains_is_not_taken(workspace: Workspace, quick: RunConfig) -> None:
     sweep = make_sweep(quick, ["loss.temperature=0.01..1"], workspace, num_trials=2)
     study = trials.open_study(sweep)
@@ -167,6 +209,11 @@ def test_what_cannot_be_varied_is_refused_in_one_line(lines: list[str], message:
 def test_a_setting_that_changes_nothing_is_not_varied() -> None:
     with pytest.raises(SettingsError, match=r"optimizer\.lr_adapters changes nothing in this configuration"):
         parse_over(["optimizer.lr_adapters=1e-5,1e-4"], resolve(extra_drop=("C2",)))
+
+
+def test_a_setting_that_plain_transfer_does_not_read_is_not_varied() -> None:
+    with pytest.raises(SettingsError, match="batch_size has no effect on plain transfer"):
+        parse_over(["pretraining.batch_size=8,16"], resolve(extra_drop=["plain-transfer"]))
 
 
 def test_a_sweep_that_cannot_work_is_refused_before_its_first_trial(workspace: Workspace, quick: RunConfig) -> None:

@@ -123,6 +123,12 @@ def test_exported_systems_of_the_paper_predict_the_same_bits(
     assert ours == theirs
 
 
+def test_an_exported_model_refuses_videos(exported: Path) -> None:
+    for word in (exported, "me/mosi-conki@v1.0"):
+        found = f"error: --video needs a run of the workspace, found an exported model, {str(word)[:80]}: name the run"
+        assert complaint("predict", word, "--video", "clip.mp4").startswith(found)
+
+
 def test_one_seed_alone_can_be_exported(trained: Trained, tmp_path: Path, exported: Path) -> None:
     manifest = export_model(Export(trained.run, (2,)), tmp_path / "one", trained.workspace, Observer())
     assert manifest.seeds == (2,)

@@ -107,3 +107,11 @@ def test_a_run_of_version_1_did_not_store_the_median(tmp_path: Path) -> None:
     run = next(one for one in map(Run, (root / "runs").iterdir()) if one.record.stage == "finetune")
     assert evaluate_run(run, "test", "all").median is None
     assert "predicting the training median" not in evaluated(run)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"test": {"mae": 1.0}}, {"valid": []}, {"valid": {"mae": "1"}}])
+def test_a_median_without_a_validation_mae_raises_no_doubt(run: Run, metrics: object) -> None:
+    path = run.seed_folder(1) / "result.json"
+    result = json.loads(path.read_text())
+    write_json(path, {**result, "median": {"score": 0.0, "metrics": metrics}, "best_epoch": 1, "epochs": 2})
+    assert learning_warnings(run, [1]) == []

@@ -26,16 +26,19 @@ from conki_cli.runs import (
     check_name,
     default_name,
     digest_of,
+    discard_run,
     evaluate_run,
     read_predictions,
     write_predictions,
     write_scores,
 )
+from conki_cli.runs.discarding import discarded_folders
 from conki_cli.system.environment import environment
 from conki_cli.system.errors import ConkiError, RunError
-from conki_cli.system.files import read_json, write_json
+from conki_cli.system.files import read_json, temporary_files, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
+from conki_cli.text.folders import scratch_folders
 
 RANGE = (-3.0, 3.0)
 
@@ -216,6 +219,15 @@ def test_a_run_of_a_newer_schema_is_refused_clearly(place: Workspace, tiny_confi
     write_json(run.path / "result.json", {**run.record.as_json(), "schema": 2})
     with pytest.raises(RunError, match=r"has schema 2, this conki .* knows up to 1: install a newer conki"):
         _ = run.record
+
+
+@pytest.mark.parametrize("metrics", [[], None, {"test": []}, {"test": {"mae": 3}}, {"test": {"mae": {"mean": 3}}}])
+def test_a_run_whose_metrics_are_damaged_is_listed_as_damaged(copied: Trained, metrics: object) -> None:
+    write_json(copied.run.path / "result.json", {**copied.run.record.as_json(), "metrics": metrics})
+    states = {entry["name"]: (entry["state"], entry["problem"] or "") for entry in Runs(copied.workspace).described()}
+    assert states[copied.first.name] == ("finished", "")
+    state, problem = states[copied.run.name]
+    assert (state, "result.json must describe a run but does not" in problem) == ("damaged", True)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
@@ -460,3 +472,38 @@ def test_a_run_that_lost_its_result_is_found_by_its_digest_whatever_its_name(
     run.path.rename(older)
     (older / "result.json").unlink()
     assert Runs(place).locate(hub(tiny_config())).path == older
+
+
+def test_a_run_that_lost_its_result_keeps_its_seeds_its_threshold_and_its_data(
+    place: Workspace, tiny_config: MakeConfig
+) -> None:
+    config = hub(tiny_config(seeds=(1, 2)))
+    run = begin(place, config.with_values("data", threshold=0.5), {"tiny": "a"}, RANGE)
+    facts = environment({"tiny": {"store": "a"}}, device="cpu", threads=1)
+    write_json(run.seed_folder(1) / "environment.json", facts)
+    (run.path / "result.json").unlink()
+    with pytest.raises(RunError, match="was trained on another version of the store tiny"):
+        begin(place, config, {"tiny": "b"}, RANGE)
+    assert not (run.path / "result.json").exists()
+    again = begin(place, config.with_values("run", seeds=(3,)), {"tiny": "a"}, RANGE)
+    assert (again.record.seeds, again.config.run.seeds, again.config.data.threshold) == ((1, 2, 3), (1, 2, 3), 0.5)
+
+
+def test_a_run_that_is_a_symbolic_link_is_not_discarded(copied: Trained) -> None:
+    real = copied.workspace.root / "elsewhere"
+    copied.run.path.rename(real)
+    copied.run.path.symlink_to(real)
+    with pytest.raises(RunError, match=f"{copied.run.name} is a symbolic link to {real}: delete the link"):
+        discard_run(copied.run)
+    assert (copied.run.path / "result.json").is_file()
+    assert list(discarded_folders(copied.workspace.runs)) == []
+
+
+def test_what_is_left_in_a_deep_folder_is_named_with_the_file_beside_it(tmp_path: Path) -> None:
+    inner = tmp_path / "seed-1"
+    (inner / ".gone.discarded").mkdir(parents=True)
+    (inner / ".encoder.1").mkdir()
+    (inner / ".a.json.1.part").touch()
+    sources = (temporary_files, scratch_folders, discarded_folders)
+    pairs = [pair for source in sources for pair in source(tmp_path, deep=True)]
+    assert [written for _, written in pairs] == [inner / "a.json", inner / "encoder", inner / "gone"]

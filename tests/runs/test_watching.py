@@ -145,6 +145,14 @@ def test_a_seed_that_is_gone_is_finished_killed_or_neither(copied: Workspace, tr
     assert ending_in_workspace(copied, "mine-0001", 1) == "ended; a sweep keeps only its best trial"
 
 
+def test_a_finished_seed_whose_mae_is_undefined_is_finished(copied: Workspace, trained: Trained) -> None:
+    path = copied.runs / trained.run.name / "seed-1" / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    result["metrics"]["valid"]["mae"] = None
+    path.write_text(json.dumps(result), encoding="utf-8")
+    assert ending_in_workspace(copied, trained.run.name, 1) == "finished"
+
+
 @pytest.mark.parametrize(
     ("said", "state", "reason"),
     [

@@ -32,7 +32,7 @@ from conki_cli.system.files import (
     write_json,
     write_text,
 )
-from conki_cli.system.locks import locked
+from conki_cli.system.locks import find_holder, locked
 from conki_cli.system.readable import human_size, system_error_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -385,6 +385,21 @@ def test_an_old_note_of_another_machine_is_not_waited_for(lock: Path) -> None:
     os.utime(write_note(lock), (time.time() - 3600,) * 2)
     with locked(lock, what="the run x", say=pytest.fail):
         pass
+
+
+@pytest.mark.parametrize("facts", [{}, {"lock": "file"}])
+def test_signs_of_life_are_dated_by_the_file_system_and_looking_touches_nothing(
+    facts: dict[str, str], lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = write_note(lock)
+    note.write_text(json.dumps({**json.loads(note.read_text(encoding="utf-8")), **facts}), encoding="utf-8")
+    lock.touch()
+    os.utime(lock, (0, 0))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)  # this machine's clock is fast
+    holder = find_holder(lock)
+    assert holder is not None
+    assert (holder.pid, holder.host, lock.stat().st_mtime) == (7, "far", 0)
 
 
 @pytest.mark.usefixtures("quick")

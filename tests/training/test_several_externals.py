@@ -63,6 +63,8 @@ def test_equal_experiments_are_written_alike() -> None:
     assert canonical_external("mosei:2+sims:2.0") == canonical_external("mosei+sims:1")
     assert canonical_external("sims+mosei:2") == "mosei:2+sims:1"
     assert canonical_external("mosei:3") == "mosei"
+    for text in ("mosei:1.0000001+sims", "mosei:1.00000049+sims:1.00000051", "mosei:1.23456789+sims:2"):
+        assert canonical_external(once := canonical_external(text)) == once
     assert external_weights("mosei:2.5+sims") == {"mosei": 2.5, "sims": 1.0}
 
 

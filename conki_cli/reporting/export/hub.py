@@ -89,14 +89,21 @@ def find_model(workspace: Workspace, word: str, observer: Observer) -> tuple[Run
     Raises:
         RunError: there is none, or an exported one is incomplete or was changed.
     """
-    place = Path(word) if is_path(word) else workspace.runs / word
-    is_there = status_of(place) is not None
-    if is_there and is_exported(place):
-        return open_exported(place), place.name
-    if not is_there and (repo := _repo_of(word)) is not None:
-        return fetch(repo, observer)
+    found = exported_model(workspace, word)
+    if isinstance(found, Path):
+        return open_exported(found), found.name
+    if found is not None:
+        return fetch(found, observer)
     run = Runs(workspace).find(word)
     return run, run.name
+
+
+def exported_model(workspace: Workspace, word: str) -> Path | Repo | None:
+    """Return the exported folder or the model on the hub that a word means; None: it means a run."""
+    place = Path(word) if is_path(word) else workspace.runs / word
+    if status_of(place) is None:
+        return _repo_of(word)
+    return place if is_exported(place) else None
 
 
 def fetch(repo: Repo, observer: Observer) -> tuple[Run, str]:
