@@ -16,10 +16,11 @@ import pytest
 from conftest import Trained
 from run_support import slowly
 
+from conki_cli.data.store.reading import FeatureStore
 from conki_cli.reporting.figures import KINDS, Choices, check_runs, draw, draw_figure
 from conki_cli.reporting.figures.canvas import label
 from conki_cli.reporting.figures.confusion import classes_of
-from conki_cli.reporting.figures.representations import represent, strange_order, training_clips
+from conki_cli.reporting.figures.representations import network_and_batches, represent, strange_order, training_clips
 from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
 from conki_cli.reporting.video_figures import steps_of
@@ -272,6 +273,13 @@ def test_a_shuffled_modality_comes_from_another_clip(count: int) -> None:
         order = strange_order(count, seed)
         assert sorted(order) == list(range(count))
         assert not (order == np.arange(count)).any()
+
+
+def test_figures_read_clips_as_a_run_with_modality_dropout_reads_them(trained: Trained, copied: MakeCopy) -> None:
+    runs = [trained.run, copied(algorithm='"adamw"\nmodality_dropout = [0.3]')]
+    with FeatureStore(trained.workspace.store("tiny")) as store:
+        found = [network_and_batches(run, 1, store.split("test"))[1].absence for run in runs]
+    assert [set(absence.masks_empty) for absence in found if absence] == [{"text", "vision", "audio"}]
 
 
 def test_unshuffled_modalities_give_the_stored_error(trained: Trained) -> None:

@@ -55,6 +55,7 @@ def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["Sent
     Raises:
         RunError: the run lacks the weights, or the clips a modality.
     """
+    from conki_cli.model.absence import Absence, masked_when_empty
     from conki_cli.model.batches import Batches
     from conki_cli.system.environment import choose_device
     from conki_cli.system.observer import Observer
@@ -69,7 +70,8 @@ def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["Sent
     tokens = None
     if "text" in sizes.modalities:
         tokens = read_texts(run, clips, Observer())
-    return model, Batches(clips, tokens, sizes.positions, run.config.optimizer.batch_size)
+    absence = Absence(masks_empty=masked_when_empty(run.config, model.optional_modalities))
+    return model, Batches(clips, tokens, sizes.positions, run.config.optimizer.batch_size, absence=absence)
 
 
 def represent(run: Run, seed: int, clips: "Utterances", rows: Sequence[int], choices: Choices) -> Floats:
