@@ -276,7 +276,7 @@ def test_a_shuffled_modality_comes_from_another_clip(count: int) -> None:
 
 
 def test_figures_read_clips_as_a_run_with_modality_dropout_reads_them(trained: Trained, copied: MakeCopy) -> None:
-    runs = [trained.run, copied(algorithm='"adamw"\nmodality_dropout = [0.3]')]
+    runs = [trained.run, copied(modality_dropout="[0.3]")]
     with FeatureStore(trained.workspace.store("tiny")) as store:
         found = [network_and_batches(run, 1, store.split("test"))[1].absence for run in runs]
     assert [set(absence.masks_empty) for absence in found if absence] == [{"text", "vision", "audio"}]
