@@ -21,7 +21,6 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.writing import write_store
 from conki_cli.experiments import comparisons as contests
 from conki_cli.experiments.execution import train_all
-from conki_cli.experiments.prediction import predict_split
 from conki_cli.model.contract import Architecture
 from conki_cli.runs import Runs
 from conki_cli.system.errors import RunError, SettingsError
@@ -175,7 +174,7 @@ def test_a_run_in_the_way_of_a_later_row_is_noticed_before_the_first_is_trained(
 def test_stored_predictions_are_not_made_again(space: Path, names: dict[str, str]) -> None:
     run = next(run for run in Runs(Workspace(space)).usable() if run.name == names["misa"])
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")}
-    predict_split(run, "test", Workspace(space), Observer())
+    run_in(space, f"compare {names['misa']} {names['self-mm']}")
     assert run.predictions_path(1, "test") in before
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.csv")} == before
 

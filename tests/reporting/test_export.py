@@ -394,9 +394,9 @@ def endless_range(folder: Path) -> None:
 HOSTILE = {
     hostile_toml: "config.toml",
     other_switch: "lack",
-    endless_encoder: "more layers",
+    endless_encoder: "num_hidden_layers in",
     huge_network: "does not fit the model",
-    endless_range: "must describe a trained model",
+    endless_range: "must describe a run",
 }
 
 

@@ -126,7 +126,7 @@ class Mmim(SentimentModel):
             if parameter.dim() > 1 and not name.startswith(self.text_prefix):
                 nn.init.xavier_normal_(parameter)
         self.fits_likelihoods = False
-        self.num_seen: int | None = 0  # num_batches as the host knows it, without waiting; None: it must ask
+        self.num_seen: int | None = None  # num_batches as the host knows it, without waiting; None: it must ask
         self.projected = [max(1, sizes[name] // 4) for name in PAIRS]  # a quarter, 4 by default
         self.projections = nn.ModuleDict(
             {name: FixedProjection(sizes[name], k) for name, k in zip(PAIRS, self.projected, strict=True)}
