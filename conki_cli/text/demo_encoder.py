@@ -3,7 +3,8 @@
 Axes: B sentences of a batch, N sentences, L tokens of the longest one, V words of the vocabulary, D hidden size.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,14 @@ def build_demo_encoder(
     Args:
         folder: Where the encoder is saved, for AutoModel and AutoTokenizer.
         sentences: Training data, with at least one word.
-        seed: Fixes the result, bit for bit for the same number of threads; torch's global generator is not used.
+        seed: Fixes the result bit for bit: torch uses one thread meanwhile, and not its global generator.
         num_steps: Steps of 48 sentences; 500 take about 16 seconds on one core.
         hidden_size: D, a multiple of 4.
         progress: Called after every step with (finished steps, total steps).
     """
     import torch
 
-    with published(Path(folder)) as temporary, torch.random.fork_rng(devices=[]):
+    with published(Path(folder)) as temporary, torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         num_words = _write_demo_tokenizer(temporary, sentences)
         if not num_words or hidden_size % 4:
@@ -75,6 +76,19 @@ def build_demo_encoder(
         with quiet():
             model.bert.save_pretrained(str(temporary))
     return Path(folder)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: with another number it adds in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write_demo_tokenizer(folder: Path, sentences: Sequence[str]) -> int:

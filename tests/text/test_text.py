@@ -86,6 +86,19 @@ def test_equal_seeds_build_equal_encoders_and_leave_the_global_generator_alone(s
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_the_demo_encoder_is_built_with_one_thread_because_other_numbers_add_in_another_order(tmp_path):
+    before, used = torch.get_num_threads(), set()
+    torch.set_num_threads(3)
+
+    def note(step, total):
+        used.add(torch.get_num_threads())
+
+    build_demo_encoder(tmp_path / "bert", SENTENCES, num_steps=1, hidden_size=16, progress=note)
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert (used, after) == ({1}, 3)
+
+
 def test_another_seed_builds_another_encoder(small, tmp_path):
     other = build_demo_encoder(tmp_path / "other", SENTENCES, num_steps=3, hidden_size=16, seed=1)
     assert text.encoder_identity(str(other)) != text.encoder_identity(str(small))
