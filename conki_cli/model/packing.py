@@ -93,7 +93,7 @@ class Packing:
         packed = tuple(counts[sample] for sample in order)
         groups = tuple(_group(part, mask.device) for part in similar(packed, share_on(mask.device.type)))
         samples = np.array(order, dtype=np.int64)
-        return cls(packed, _moved(samples, mask.device), mask.shape[1], groups, samples)
+        return cls(packed, moved_array(samples, mask.device), mask.shape[1], groups, samples)
 
     @cached_property
     def _positions(self) -> np.ndarray:
@@ -132,7 +132,7 @@ class Packing:
         return self._here((owner == np.arange(len(self.lengths))[:, None]) * weights)
 
     def _here(self, array: np.ndarray) -> Tensor:
-        return _moved(array, self.order.device)
+        return moved_array(array, self.order.device)
 
     def pack(self, padded: Tensor) -> Tensor:
         """Return the real positions of [B, L, ...] as [T, ...]."""
@@ -157,7 +157,8 @@ def moved(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=device.type != "mps")
 
 
-def _moved(array: np.ndarray, device: torch.device) -> Tensor:
+def moved_array(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device; the host does not wait for it."""
     return moved(torch.from_numpy(array), device)
 
 
@@ -179,8 +180,8 @@ def _group(lengths: tuple[int, ...], device: torch.device) -> Group:
     places = np.flatnonzero(real)  # [rows]
     gather = np.zeros(count * longest, dtype=np.int64)  # padding reads row 0, and is masked
     gather[places] = np.arange(rows)
-    mask = _moved(real[:, None, None, :], device)
-    return Group(count, longest, rows, _moved(gather, device), _moved(places, device), mask)
+    mask = moved_array(real[:, None, None, :], device)
+    return Group(count, longest, rows, moved_array(gather, device), moved_array(places, device), mask)
 
 
 class _Pad(torch.autograd.Function):

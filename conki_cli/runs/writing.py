@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -96,14 +98,23 @@ def _check_with_seeds(run: Run, data: Mapping[str, str]) -> None:
         RunError: a store is another version.
     """
     for path in sorted(run.path.glob("seed-*/environment.json")):
-        try:
-            known = {name: part["store"] for name, part in read_json(path)["data"].items()}
-        except UnreadableError:
-            raise
-        except (ConkiError, KeyError, TypeError, AttributeError):  # damaged: it says nothing
-            continue
+        known = recorded(path, "store")
         if changed := [name for name, content in data.items() if known.get(name, content) != content]:
             raise _other_data(run, changed[0])
+
+
+def recorded(path: Path, fact: str) -> dict[str, Any]:
+    """Return what a seed's environment.json says of each store; empty if the file is missing, old or damaged.
+
+    Raises:
+        UnreadableError: the system cannot read it; the file is left as it is.
+    """
+    try:
+        return {name: part[fact] for name, part in read_json(path)["data"].items()}
+    except UnreadableError:
+        raise
+    except (ConkiError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _start_run(

@@ -39,9 +39,10 @@ from conki_cli.runs import (
     write_scale,
 )
 from conki_cli.runs.log import log_path, whole_lines
+from conki_cli.runs.writing import recorded
 from conki_cli.system.environment import environment
-from conki_cli.system.errors import CheckpointError, ConkiError, RunError, StoreError, UnreadableError
-from conki_cli.system.files import read_json, remove_leftovers_below, remove_leftovers_in, write_json, write_text
+from conki_cli.system.errors import CheckpointError, RunError, StoreError
+from conki_cli.system.files import remove_leftovers_below, remove_leftovers_in, write_json, write_text
 from conki_cli.system.locks import forget_killed, lock_beside, locked
 from conki_cli.system.observer import Observer, Training
 from conki_cli.system.observers import Observers
@@ -322,7 +323,7 @@ def _check_stores(job: Job, seed: int) -> None:
     """
     from conki_cli.data.store.content import content_of
 
-    known = _recorded_stamps(job.run.seed_folder(seed) / "environment.json")
+    known = recorded(job.run.seed_folder(seed) / "environment.json", "stamp")
     for store in job.stores:
         if known.get(store.dataset, store.stamp) == store.stamp:
             continue
@@ -340,20 +341,6 @@ def _check_stores(job: Job, seed: int) -> None:
                 f"{store.path} must hold the clips that it was written with, but they were changed",
                 advice=f"restore it, or run `conki prepare` again; seed {seed} of {job.run.name} stays as it is",
             )
-
-
-def _recorded_stamps(path: Path) -> dict[str, object]:
-    """Return size and time of each store when a seed started; empty if the file is missing, old or damaged.
-
-    Raises:
-        UnreadableError: the system cannot read it; the file is left as it is.
-    """
-    try:
-        return {name: part["stamp"] for name, part in read_json(path)["data"].items()}
-    except UnreadableError:
-        raise
-    except (ConkiError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def _continue(job: Job, seed: int, progress: training.Progress) -> None:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from conki_cli.model.contract import Output
-from conki_cli.model.packing import moved
+from conki_cli.model.packing import moved_array
 from conki_cli.training.lost import KilledRankError, LostRankError
 from conki_cli.training.ranks import Ranks
 
@@ -71,7 +71,7 @@ class SeveralRanks(Ranks):
     def own(self, rows: Tensor) -> Tensor:
         """Return this rank's rows of [B, ...]: [b, ...]."""
         own = self.places[self.rank]
-        return rows[_moved(own, rows)] if len(own) else rows[:1]
+        return rows[moved_array(own, rows.device)] if len(own) else rows[:1]
 
     def normalise_together(self, model: nn.Module) -> None:
         """Let every BatchNorm of a model use the statistics of the whole batch; SyncBatchNorm would refuse CPUs."""
@@ -83,7 +83,7 @@ class SeveralRanks(Ranks):
     def average(self, model: nn.Module) -> None:
         """Average the gradients over the ranks."""
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        alone: list[Tensor] = []
+        sums: list[Tensor] = []
         packed: list[tuple[Tensor, Tensor | slice]] = []
         for parameter in model.parameters():
             if (gradient := parameter.grad) is None:
@@ -93,15 +93,15 @@ class SeveralRanks(Ranks):
             elif gradient.numel() < _SMALL:
                 packed.append((gradient, slice(None)))
             else:
-                alone.append(gradient)
+                sums.append(gradient)
         pieces = [gradient[rows] for gradient, rows in packed]
         if pieces:
-            alone.append(torch.cat([piece.reshape(-1) for piece in pieces]))
+            sums.append(torch.cat([piece.reshape(-1) for piece in pieces]))
         with self.together():
-            for work in [dist.all_reduce(gradient, async_op=True) for gradient in alone]:
+            for work in [dist.all_reduce(gradient, async_op=True) for gradient in sums]:
                 work.wait()
-        torch._foreach_div_(alone, self.count)
-        means = torch.split(alone[-1], [piece.numel() for piece in pieces]) if pieces else ()
+        torch._foreach_div_(sums, self.count)
+        means = torch.split(sums[-1], [piece.numel() for piece in pieces]) if pieces else ()
         for (gradient, rows), piece, mean in zip(packed, pieces, means, strict=True):
             gradient[rows] = mean.view_as(piece)
 
@@ -169,7 +169,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, rows: Tensor, ranks: SeveralRanks) -> Tensor:
-        own, sizes = _moved(ranks.places[ranks.rank], rows), [len(places) for places in ranks.places]
+        own, sizes = moved_array(ranks.places[ranks.rank], rows.device), [len(places) for places in ranks.places]
         context.ranks, context.own, context.num_rows = ranks, own, len(rows)
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])  # all ranks must send as many rows
         padded[: len(own)] = rows[: len(own)]
@@ -177,16 +177,12 @@ class _Gather(torch.autograd.Function):
         with ranks.together():
             dist.all_gather(parts, padded)
         by_rank = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-        return by_rank[_moved(np.argsort(np.concatenate(ranks.places)), rows)]
+        return by_rank[moved_array(np.argsort(np.concatenate(ranks.places)), rows.device)]
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         own = context.ranks.sum(gradient.clone(memory_format=torch.contiguous_format))[context.own]
         return own if len(own) else own.new_zeros(context.num_rows, *own.shape[1:]), None
-
-
-def _moved(places: np.ndarray, rows: Tensor) -> Tensor:
-    return moved(torch.from_numpy(places), rows.device)
 
 
 class _Gathered(Mapping[str, Tensor]):
