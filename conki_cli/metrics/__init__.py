@@ -60,6 +60,14 @@ def neutral_score(score_range: tuple[float, float], threshold: float | None = No
     return threshold
 
 
+def class_names(threshold: float | None = None) -> dict[str, tuple[str, str]]:
+    """Name the two classes of both conventions, by the ending of their metrics' names: `nonneg` and `pos`."""
+    if not threshold:
+        return {"nonneg": ("negative", "non-negative"), "pos": ("negative", "positive")}
+    named = f"{threshold:g}"
+    return {"nonneg": (f"below {named}", f"{named} and above"), "pos": (f"below {named}", f"above {named}")}
+
+
 def sentiment_metrics(
     predictions: npt.ArrayLike,
     scores: npt.ArrayLike,

@@ -100,6 +100,18 @@ def dropout_shares(config: RunConfig, modalities: Iterable[str], optional: froze
     return {name: shares[name] for name in modalities if name in optional and shares[name]}
 
 
+def idle_dropout(config: RunConfig, modalities: Sequence[str], optional: frozenset[str]) -> str:
+    """Return a warning if modality dropout is set but no clip of a run can lose a modality; empty if one can."""
+    if not trains_absence(config):
+        return ""
+    if len(modalities) < 2:
+        return f"warning: optimizer.modality_dropout has no effect: this run reads only {words_of(modalities)}"
+    if not dropout_shares(config, modalities, optional):
+        able = words_of([name for name in modalities if name in optional])
+        return f"warning: optimizer.modality_dropout has no effect: its share for {able} is 0"
+    return ""
+
+
 def words_of(names: Sequence[str]) -> str:
     """Name modalities in the paper's order, joined as on the command line: 'text+audio'."""
     return "+".join(name for name in MODALITIES if name in names)

@@ -18,6 +18,7 @@ from conki_cli.config.words import run_label
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.data.store.records import SPLITS
 from conki_cli.metrics import sentiment_metrics
+from conki_cli.model.absence import idle_dropout
 from conki_cli.model.contract import SentimentModel
 from conki_cli.model.inputs import Inputs
 from conki_cli.model.mixing import MixedBatches
@@ -269,7 +270,8 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
     known = _median_of(job, ("valid",))
     mae = known.metrics["valid"]["mae"]
     job.observer.say(f"predicting the training median ({known.score:.2f}) gives a validation MAE of {mae:.3f}")
-    for warning in config.own.warnings if config.own is not None else ():
+    idle = idle_dropout(config, job.inputs.modalities, model.optional_modalities)
+    for warning in [*([idle] if idle else []), *(config.own.warnings if config.own is not None else ())]:
         job.observer.say(warning)
     for name, count in job.inputs.cut("train").items():
         if count:

@@ -16,7 +16,7 @@ from conki_cli import MODALITIES
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.records import Ragged, Utterances
 from conki_cli.model import zoo
-from conki_cli.model.absence import Absence, drawn, dropout_shares
+from conki_cli.model.absence import Absence, drawn, dropout_shares, idle_dropout
 from conki_cli.model.batches import Batch, Batches, Padded
 from conki_cli.model.contract import Architecture, SentimentModel
 from conki_cli.model.text_encoder import TextEncoder
@@ -207,6 +207,23 @@ def test_one_share_holds_for_what_the_model_can_leave_out() -> None:
     assert shares("mag-bert", 0, 0.1, 0) == {"vision": 0.1}
     with pytest.raises(SettingsError, match=r"MAG-BERT needs text of every clip, found .* 0\.2 for it: give 0"):
         shares("mag-bert", 0.2, 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "modalities", "reason"),
+    [
+        ("conki", (0.3,), ("text",), "this run reads only text"),
+        ("mag-bert", (0.0, 0.3, 0.0), ("text", "audio"), "its share for audio is 0"),
+        ("conki", (0.3,), ("text", "audio"), ""),
+        ("conki", (), ("text",), ""),
+    ],
+)
+def test_dropout_that_can_drop_nothing_is_told_of(
+    name: str, given: tuple[float, ...], modalities: tuple[str, ...], reason: str
+) -> None:
+    config: RunConfig = config_of(name, {"optimizer.modality_dropout": given})
+    warning = idle_dropout(config, modalities, zoo.model_class(name).optional_modalities)
+    assert warning == (f"warning: optimizer.modality_dropout has no effect: {reason}" if reason else "")
 
 
 def test_what_a_model_needs_is_refused_in_one_sentence_with_what_can_be_left_out() -> None:

@@ -242,7 +242,7 @@ def test_the_card_names_the_classes_of_a_threshold(trained: Trained, tmp_path: P
     export_model(Export(run), tmp_path / "out", trained.workspace, Observer())
     card = ModelCard.load(tmp_path / "out/README.md")
     assert "| Acc-2 (below 0.5 / 0.5 and above) | " in card.text
-    assert "F1 (below 0.5 / above it)" in {result.metric_name for result in card.data.eval_results}
+    assert "F1 (below 0.5 / above 0.5)" in {result.metric_name for result in card.data.eval_results}
 
 
 def test_a_quick_look_is_not_published_as_the_result_of_a_data_set(trained: Trained, tmp_path: Path) -> None:

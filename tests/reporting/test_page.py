@@ -195,7 +195,7 @@ def test_tests_are_named_after_the_classes_of_a_threshold(space: Workspace) -> N
     runs = [Run(space.runs / "full"), Run(space.runs / "without")]
     (sheet,) = gather(runs, space, PageChoices(threshold=1.0, figures=()), Observer()).tests
     names = [row[0] for row in sheet.rows if row[0].startswith("Acc-2")]
-    assert names == ["Acc-2↑, below 1 or 1 and above", "Acc-2↑, below or above 1"]
+    assert names == ["Acc-2↑, below 1 or 1 and above", "Acc-2↑, below 1 or above 1"]
 
 
 def test_the_words_of_a_submitted_job_are_no_command(space: Workspace) -> None:

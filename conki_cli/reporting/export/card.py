@@ -13,6 +13,7 @@ from conki_cli import __version__
 from conki_cli.config.externals import NO_EXTERNAL, external_weights
 from conki_cli.config.models import facts, label_of
 from conki_cli.config.sections import MODELS
+from conki_cli.metrics import class_names
 from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.reporting.tables.systems import limit_notes
 from conki_cli.runs import Run, learning_warnings
@@ -27,11 +28,11 @@ _METRICS = {
     "acc5": ("accuracy", "Acc-5"),
     "acc3": ("accuracy", "Acc-3"),
     "acc2": ("accuracy", "Acc-2"),
-    "acc2_nonneg": ("accuracy", "Acc-2 (negative / non-negative)"),
-    "acc2_pos": ("accuracy", "Acc-2 (negative / positive)"),
+    "acc2_nonneg": ("accuracy", "Acc-2"),
+    "acc2_pos": ("accuracy", "Acc-2"),
     "f1": ("f1", "F1"),
-    "f1_nonneg": ("f1", "F1 (negative / non-negative)"),
-    "f1_pos": ("f1", "F1 (negative / positive)"),
+    "f1_nonneg": ("f1", "F1"),
+    "f1_pos": ("f1", "F1"),
 }
 """Our name of a metric -> the hub's name of its kind, and its name on the card."""
 _LIMITS = """## Limits
@@ -125,12 +126,9 @@ def _measured(exported: Run | None) -> dict[str, tuple[float, float]]:
 
 
 def _named(metric: str, card: Card) -> str:
-    """Return the name of a metric on the card, its two classes split where the run splits them."""
-    name, threshold = _METRICS[metric][1], card.run.config.data.threshold
-    if not threshold or "_" not in metric:
-        return name
-    classes = f"below {threshold:g} / {f'{threshold:g} and above' if metric.endswith('_nonneg') else 'above it'}"
-    return f"{name.partition(' (')[0]} ({classes})"
+    """Return the name of a metric on the card, with its two classes, split where the run splits them."""
+    classes = class_names(card.run.config.data.threshold).get(metric.partition("_")[2])
+    return f"{_METRICS[metric][1]} ({' / '.join(classes)})" if classes else _METRICS[metric][1]
 
 
 def _number(value: float | None) -> float:

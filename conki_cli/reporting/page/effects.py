@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from conki_cli.metrics import class_names
 from conki_cli.reporting.comparison import CellTests, Comparison, SeedTest, System, Verdict
 from conki_cli.reporting.page.content import Sheet
 from conki_cli.reporting.tables.grid import COLUMNS, LOWER_IS_BETTER, UNSCALED, seeds_text
@@ -44,16 +45,8 @@ def _sheet(reference: System, system: System, verdict: Verdict) -> Sheet:
 def _name(metric: str, threshold: float) -> str:
     plain, _, ending = metric.partition("_")
     name = next(column.name for column in COLUMNS if metric in column.metrics)
-    classes = f", {_classes(threshold)[ending]}" if ending and plain != metric else ""
+    classes = f", {' or '.join(class_names(threshold)[ending])}" if ending and plain != metric else ""
     return f"{name}{'↓' if metric in LOWER_IS_BETTER else '↑'}{classes}"
-
-
-def _classes(threshold: float) -> dict[str, str]:
-    """Name the two classes of both conventions, by the ending of the metrics' names."""
-    if not threshold:
-        return {"nonneg": "negative or not", "pos": "negative or positive"}
-    named = f"{threshold:g}"
-    return {"nonneg": f"below {named} or {named} and above", "pos": f"below or above {named}"}
 
 
 def _cells(metric: str, cell: CellTests) -> Sequence[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
 
-from conki_cli.metrics import TWO_CLASSES
+from conki_cli.metrics import TWO_CLASSES, class_names
 from conki_cli.metrics.reasons import UNDEFINED
 from conki_cli.metrics.summaries import summarize
 
@@ -193,10 +193,8 @@ def _legend(rows: Sequence[Row], columns: Sequence[Column], threshold: float | N
 
 
 def _legend_of_classes(threshold: float) -> str:
-    if not threshold:
-        return "left/right: negative vs non-negative / negative vs positive (scores of 0 left out)"
-    named = f"{threshold:g}"
-    return f"left/right: below {named} vs {named} and above / below {named} vs above it (scores of {named} left out)"
+    both = " / ".join(" vs ".join(names) for names in class_names(threshold).values())
+    return f"left/right: {both} (scores of {threshold:g} left out)"
 
 
 def _mark(text: str, footnotes: dict[str, int]) -> int:
