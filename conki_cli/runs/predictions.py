@@ -256,7 +256,15 @@ def evaluate_predictions(
         median=_constant(medians[0], next(iter(stored)).scores, rules) if medians else None,
         warnings=learning_warnings(run, chosen),
         predictions=list(paths),
+        mean_prediction=_of_mean_prediction([*stored], rules) if len(found) > 1 else None,
     )
+
+
+def _of_mean_prediction(found: Sequence[Predictions], rules: Mapping[str, Any]) -> dict[str, float]:
+    """Measure each clip's mean prediction over the seeds."""
+    means = np.mean([one.predictions for one in found], axis=0, dtype=np.float64)
+    measured = sentiment_metrics(means, found[0].scores, ids=found[0].ids, **rules)
+    return {name: value for name, value in measured.items() if name not in COUNTS}
 
 
 def _constant(score: float, scores: np.ndarray, rules: Mapping[str, Any]) -> Constant:

@@ -260,10 +260,13 @@ class Evaluation:
     """Paths of the stored predictions, by seed."""
     n_nonzero: int | None = None
     """Clips whose score is not neutral, where the protocol counts them."""
+    mean_prediction: Mapping[str, float] | None = None
+    """Metrics of each clip's mean prediction over the seeds, which `conki predict` gives; None with one seed."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         counts = {"n": self.n} | ({} if self.n_nonzero is None else {"n_nonzero": self.n_nonzero})
         listed = {key: getattr(self, key) for key in ("run", "dataset", "split", "protocol", "threshold")}
         rest = {key: getattr(self, key) for key in ("seeds", "metrics", "undefined", "warnings", "predictions")}
+        rest["mean_prediction"] = self.mean_prediction
         return {**listed, **counts, **rest, "median": self.median and self.median.as_json()}

@@ -501,9 +501,7 @@ def test_the_best_value_of_each_column_is_marked_and_so_are_ties_but_not_the_con
     rows = [
         Row("a", {"mae": [0.7001], "corr": [0.8], "acc2_nonneg": [0.81], "acc2_pos": [0.85]}),
         Row("b", {"mae": [0.7004], "corr": [0.7], "acc2_nonneg": [0.82], "acc2_pos": [0.84]}),
-        Row(
-            "c", {"mae": [0.1], "corr": [math.nan], "acc2_nonneg": [0.9], "acc2_pos": [0.9]}, seeds=(), is_constant=True
-        ),
+        Row("c", {"mae": [0.1], "corr": [math.nan], "acc2_nonneg": [0.9], "acc2_pos": [0.9]}, seeds=(), is_aside=True),
     ]
     grid = build_grid(rows, info)
     assert grid.headers == ("", "MAE↓", "Corr↑", "Acc-2↑")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from conki_cli.cli import app
 from conki_cli.doctor import examine_named
-from conki_cli.runs import Run, evaluate_run, learning_warnings, median_of
+from conki_cli.runs import Run, evaluate_run, learning_warnings, median_of, read_predictions
 from conki_cli.system.files import write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
@@ -86,6 +86,25 @@ def test_the_median_is_the_last_line_of_a_table_and_warnings_stand_below(run: Ru
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
     assert rows[-1].startswith(f"| predicting the training median | {mae:.3f} | - |")
     assert "warning: ConKI, seeds 1, 2 did not learn" in run_text
+
+
+def test_the_mean_prediction_of_the_seeds_is_measured_as_predict_gives_it(run: Run, tmp_path: Path) -> None:
+    both = [read_predictions(run.predictions_path(seed, "test")) for seed in (1, 2)]
+    means = (both[0].predictions.astype(np.float64) + both[1].predictions) / 2
+    found = evaluate_run(run, "test", "all")
+    assert found.mean_prediction["mae"] == pytest.approx(np.abs(means - both[0].scores).mean())
+    assert found.mean_prediction["mae"] <= found.metrics["mae"]["mean"]
+    assert json.loads(evaluated(run, "--json"))["mean_prediction"].keys() == found.metrics.keys()
+    evaluated(run, "--export", str(tmp_path / "table.md"))
+    own, mean, _ = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")][-3:]
+    assert own.startswith("| ConKI | ")
+    assert mean.startswith(f"| mean prediction of 2 seeds | {found.mean_prediction['mae']:.3f} |")
+
+
+def test_one_seed_has_no_mean_prediction(run: Run) -> None:
+    shutil.rmtree(run.seed_folder(2))
+    assert evaluate_run(run, "test", "all").mean_prediction is None
+    assert "mean prediction" not in evaluated(run)
 
 
 def test_json_has_the_median_and_the_warnings(run: Run) -> None:

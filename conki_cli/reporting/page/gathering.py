@@ -26,7 +26,15 @@ from conki_cli.reporting.page.figures import draw_figures
 from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, recipes, training_sheet, versions_sheet
 from conki_cli.reporting.page.stores import StoreFacts, read_stores
 from conki_cli.reporting.tables.grid import Grid, Row, TableInfo, build_grid, format_metric, mean_and_deviation
-from conki_cli.reporting.tables.systems import MEDIAN, comparison_rows, limit_notes, median_rows, run_row, table_info
+from conki_cli.reporting.tables.systems import (
+    MEDIAN,
+    comparison_rows,
+    limit_notes,
+    mean_prediction_rows,
+    median_rows,
+    run_row,
+    table_info,
+)
 from conki_cli.runs import Constant, Run, common_threshold, evaluate_run
 from conki_cli.runs.learning import constant_metrics
 from conki_cli.system.observer import Observer
@@ -126,13 +134,14 @@ def _rows(
         info = replace(info, notes=[note for note in info.notes if "--json" not in note and "warning: " not in note])
     else:
         system = systems[0]
-        rows = [run_row(system.label, system.config, system.result), *median_rows([system.result])]
+        own = run_row(system.label, system.config, system.result)
+        rows = [own, *mean_prediction_rows(system.result), *median_rows([system.result])]
         info = table_info([system.result], limit_notes({system.label: system.config}))
     if store is None:
         return rows, info
     shown = {name for row in rows for name in row.values}
     measured = {name: [value] for name, value in _constant(store.mean_score, systems[0]).items() if name in shown}
-    mean = Row(MEAN, measured, seeds=(), is_constant=True)
+    mean = Row(MEAN, measured, seeds=(), is_aside=True)
     return [*rows, mean], info
 
 
@@ -149,10 +158,11 @@ def _headline(system: System) -> Headline:
 def _metrics_of_one(grid: Grid) -> list[Headline]:
     """Return the metrics of the one system of a table, each beside the paper's and beside the best constant."""
     ours, *others = grid.lines
-    named = {"paper" if line.is_published else "median": line.cells for line in others if line.cells[0].text != MEAN}
+    named = [("paper", line.cells) for line in others if line.is_published]
+    named += [("median", line.cells) for line in others if line.cells[0].text == MEDIAN]
     found = []
     for number, header in enumerate(grid.headers[1:], start=1):
-        about = [f"{name} {cells[number].text}" for name, cells in named.items() if cells[number].text != "-"]
+        about = [f"{name} {cells[number].text}" for name, cells in named if cells[number].text != "-"]
         found.append(Headline(header, ours.cells[number].text, ours.cells[number].deviation, about))
     return found
 

@@ -41,8 +41,8 @@ class Row:
     """Those of the values; None: the first of the table's."""
     limit: int = 0
     """Most clips of each split that the run used (`--limit`); 0: all."""
-    is_constant: bool = False
-    """Whether it is a constant prediction: the same for every seed, and without a correlation."""
+    is_aside: bool = False
+    """Whether it is no system but a constant prediction, or the mean prediction of seeds."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _legend(rows: Sequence[Row], columns: Sequence[Column], threshold: float | N
         parts.append("mean ± sample standard deviation over seeds (ddof 1)")
     if any(row.published for row in rows):
         parts.append("paper: as published")
-    if sum(bool(row.values) and not row.is_constant for row in rows) > 1:
+    if sum(bool(row.values) and not row.is_aside for row in rows) > 1:
         parts.append("best of each column in bold")
     return "; ".join(parts) + "." if parts else ""
 
@@ -203,7 +203,7 @@ def _mark(text: str, footnotes: dict[str, int]) -> int:
 
 def _label_cell(row: Row, info: TableInfo, footnotes: dict[str, int], suffix: str = "") -> Cell:
     notes = [row.note] if row.note else []
-    if row.is_constant:
+    if row.is_aside:
         return Cell(row.label + suffix)
     num_seeds = max((len(values) for values in row.values.values()), default=len(info.seeds))
     if row.seeds is not None and list(row.seeds) != list(info.seeds):
@@ -218,7 +218,7 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
     for name in column.metrics:
         values = numbers(row.values.get(name, ()))
         mean, deviation = mean_and_deviation(values)
-        if row.is_constant and math.isnan(mean):
+        if row.is_aside and math.isnan(mean):
             values = []
         if values and math.isnan(mean):
             marks.append(_mark(_undefined_note(row, name, values, info), footnotes))
@@ -231,7 +231,7 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
             deviations.append("-")
     shown = any(deviation != "-" for deviation in deviations)
     text = "/".join(means) if set(means) != {"-"} else "-"
-    competes = () if row.is_constant or text == "-" else tuple(values_shown)
+    competes = () if row.is_aside or text == "-" else tuple(values_shown)
     return Cell(text, "/".join(deviations) if shown else "", tuple(dict.fromkeys(marks)), competes)
 
 

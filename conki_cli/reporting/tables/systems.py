@@ -41,7 +41,18 @@ def table_of_runs(evaluated: Sequence[tuple[str, RunConfig, Evaluation]]) -> tup
     results = [result for *_, result in evaluated]
     notes = limit_notes({label: config for label, config, _ in evaluated})
     notes += [line for label, _, result in evaluated for line in warning_lines(label, result)]
-    return [*(run_row(*one) for one in evaluated), *median_rows(results)], table_info(results, notes)
+    rows = [run_row(*one) for one in evaluated]
+    if len(results) == 1:
+        rows += mean_prediction_rows(results[0])
+    return [*rows, *median_rows(results)], table_info(results, notes)
+
+
+def mean_prediction_rows(result: Evaluation) -> list[Row]:
+    """Make the row of each clip's mean prediction over the seeds; none with one seed."""
+    if result.mean_prediction is None:
+        return []
+    values = {name: [value] for name, value in result.mean_prediction.items()}
+    return [Row(f"mean prediction of {len(result.seeds)} seeds", values, seeds=(), is_aside=True)]
 
 
 def median_rows(results: Sequence[Evaluation], metrics: Collection[str] | None = None) -> list[Row]:
@@ -50,7 +61,7 @@ def median_rows(results: Sequence[Evaluation], metrics: Collection[str] | None =
     if known is None:
         return []
     values = {name: [value] for name, value in known.metrics.items() if metrics is None or name in metrics}
-    return [Row(MEDIAN, values, seeds=(), is_constant=True)]
+    return [Row(MEDIAN, values, seeds=(), is_aside=True)]
 
 
 def warning_lines(label: str, result: Evaluation) -> list[str]:
