@@ -1,6 +1,7 @@
 """Trackers beside a training: what they are told, what is kept of it, and that nothing they do reaches the training."""
 
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -35,28 +36,36 @@ class Recorder:
     epochs: list[tuple[str, int, Mapping[str, float]]] = field(default_factory=list)
     ends: list[tuple[str, bool, Mapping[str, float]]] = field(default_factory=list)
 
-    def start(self, subject: Subject) -> "Recorder":
-        self._fail("start")
+    def start(self, subject: Subject) -> "Record":
+        self.fail("start")
         self.subjects.append(subject)
-        return self
+        return Record(self, subject.name)
 
-    def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        if self.fails_at == "exit":
-            sys.exit("a library that ends the program")
-        self._fail("log")
-        self.epochs.append((self.subjects[-1].name, epoch, values))
-
-    def finish(self, results: Mapping[str, float], *, is_finished: bool) -> None:
-        self._fail("finish")
-        self.ends.append((self.subjects[-1].name, is_finished, results))
-
-    def _fail(self, moment: str) -> None:
+    def fail(self, moment: str) -> None:
         if self.fails_at in (moment, "always"):
             raise ConnectionError(f"no network at {moment}")
 
     @property
     def library(self) -> Library:
         return Library(start=self.start, where=lambda _: "nowhere")
+
+
+@dataclass
+class Record:
+    """One training of a recorder."""
+
+    recorder: Recorder
+    name: str
+
+    def log(self, epoch: int, values: Mapping[str, float]) -> None:
+        if self.recorder.fails_at == "exit":
+            sys.exit("a library that ends the program")
+        self.recorder.fail("log")
+        self.recorder.epochs.append((self.name, epoch, values))
+
+    def finish(self, results: Mapping[str, float], *, is_finished: bool) -> None:
+        self.recorder.fail("finish")
+        self.recorder.ends.append((self.name, is_finished, results))
 
 
 def followed(config: Any, space: Workspace, *recorders: Recorder) -> Notes:
@@ -156,6 +165,27 @@ def test_a_tracker_that_hangs_holds_nothing_up(tmp_path: Path, trained: Trained)
         "warning: slow failed and records nothing more (it was still busy 0.05 s after the training); "
         "the training is not affected"
     ]
+
+
+def test_trainings_side_by_side_have_one_record_each(tmp_path: Path, trained: Trained) -> None:
+    space = Workspace(Path(shutil.copytree(trained.workspace.root, tmp_path / "space")))
+    run, recorder = Run(space.runs / trained.run.name), Recorder()
+    results = [(run.seed_folder(seed) / "result.json").rename(tmp_path / f"{seed}.json") for seed in (1, 2)]
+    tracking = Tracking({"recorder": recorder.library}, space, Observer())
+    one, other = (Training(run.name, 2, seed, 2) for seed in (1, 2))
+    for number in (1, 2):
+        for training in (one, other, one):
+            tracking.step(training, number, {})
+        tracking.epoch(one, Epoch(number, {}, {"mae": 1.0}, -1.0, True))
+        tracking.epoch(other, Epoch(number, {}, {"mae": 2.0}, -1.0, True))
+    results[0].rename(run.seed_folder(1) / "result.json")
+    tracking.step(Training(trained.first.name, 1, 1, 2), 1, {})
+    tracking.close()
+    names = [f"{run.name}/seed-1", f"{run.name}/seed-2", f"{trained.first.name}/seed-1"]
+    assert [subject.name for subject in recorder.subjects] == names
+    told = [(name, values["valid/mae"]) for name, _, values in recorder.epochs if values["seconds"] == -1.0]
+    assert told == [*zip(names, (1.0, 2.0), strict=False)] * 2
+    assert [end[:2] for end in recorder.ends] == [*zip(names, (True, False, True), strict=True)]
 
 
 def test_undefined_metrics_are_left_out(trained: Trained) -> None:

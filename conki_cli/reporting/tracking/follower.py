@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from conki_cli.reporting.tracking.tracker import Subject, Tracker
 from conki_cli.system.errors import reason_of
+from conki_cli.system.observer import Training
 
 Call = Callable[[], None]
 
@@ -18,7 +19,7 @@ class Follower:
         self.failure = ""
         """Why the tracker is not followed any more; empty while all is well."""
         self._start = start
-        self._tracker: Tracker | None = None
+        self._trackers: dict[Training, Tracker] = {}
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"track-{name}", daemon=True)
         self._thread.start()
@@ -27,23 +28,17 @@ class Follower:
         """Begin a training."""
 
         def call() -> None:
-            self._tracker = self._start(subject)
+            self._trackers[subject.training] = self._start(subject)
 
         self._calls.put(call)
 
-    def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Record the values of an epoch."""
-        self._calls.put(lambda: self._tracker.log(epoch, values) if self._tracker is not None else None)
+    def log(self, training: Training, epoch: int, values: Mapping[str, float]) -> None:
+        """Record the values of an epoch of a training that was begun."""
+        self._calls.put(lambda: self._trackers[training].log(epoch, values))
 
-    def finish(self, results: Mapping[str, float], *, is_finished: bool) -> None:
-        """End the training that was begun last."""
-
-        def call() -> None:
-            tracker, self._tracker = self._tracker, None
-            if tracker is not None:
-                tracker.finish(results, is_finished=is_finished)
-
-        self._calls.put(call)
+    def finish(self, training: Training, results: Mapping[str, float], *, is_finished: bool) -> None:
+        """End a training that was begun."""
+        self._calls.put(lambda: self._trackers.pop(training).finish(results, is_finished=is_finished))
 
     def close(self, seconds: float) -> None:
         """Wait until everything is recorded, but not longer than some seconds."""

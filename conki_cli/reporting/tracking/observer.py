@@ -1,7 +1,7 @@
 """An observer that tells trackers what it hears of trainings, and that nothing they do can stop or change."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from conki_cli.config.resolving import as_tables
@@ -27,62 +27,66 @@ class Tracking(Observer):
         self._workspace, self._observer, self._patience = workspace, observer, patience
         self._followers = [Follower(name, library.start) for name, library in libraries.items()]
         self._warned: set[str] = set()
-        self._current: Training | None = None
+        self._followed: list[Training] = []
+        """Trainings in progress; several with `--jobs`."""
 
     def step(self, training: Training, number: int, terms: Mapping[str, float]) -> None:
         """Begin to follow a training at its first step."""
-        if training != self._current:
+        if training not in self._followed:
             self._begin(training, math.inf)
         self._warn()
 
     def epoch(self, training: Training, epoch: Epoch) -> None:
         """Record the values of an epoch."""
-        if training != self._current:
+        if training not in self._followed:
             self._begin(training, epoch.number)
-        self._log(epoch)
+        self._log(training, epoch)
         self._warn()
 
     def close(self) -> None:
-        """End the last training and wait for the trackers, but not for long."""
-        self._finish()
+        """End the trainings and wait for the trackers, but not for long."""
+        self._finish(self._followed)
         for follower in self._followers:
             follower.close(0.0 if follower.failure else self._patience)
         self._warn()
 
     def _begin(self, training: Training, before: float) -> None:
         """Begin a training, with the epochs of earlier starts of it, so that every record is whole."""
-        self._finish()
-        self._current = training
+        before_it = list(self._followed)
+        self._followed.append(training)
 
         def begin() -> None:
+            self._finish([one for one in before_it if self._result(one) is not None])
             run = Run(self._workspace.runs / training.run)
             subject = Subject(training, flat_settings(run.config), self._workspace)
             for follower in self._followers:
                 follower.begin(subject)
             for epoch in logged_epochs(log_path(run, training.seed)):
                 if epoch.number < before:
-                    self._log(epoch)
+                    self._log(training, epoch)
 
         self._attempt(begin)
 
-    def _log(self, epoch: Epoch) -> None:
+    def _log(self, training: Training, epoch: Epoch) -> None:
         values = values_of(epoch)
         for follower in self._followers:
-            follower.log(epoch.number, values)
+            follower.log(training, epoch.number, values)
 
-    def _finish(self) -> None:
-        """End the training in progress; its result is there if it came to its end."""
-        training, self._current = self._current, None
-        if training is None:
-            return
+    def _finish(self, trainings: Sequence[Training]) -> None:
+        """End some trainings; the result of one is there if it came to its end."""
+        self._followed = [one for one in self._followed if one not in trainings]
 
         def finish() -> None:
-            found = Run(self._workspace.runs / training.run).seed_result(training.seed)
-            results = results_of(found) if found is not None else {}
-            for follower in self._followers:
-                follower.finish(results, is_finished=found is not None)
+            for training in trainings:
+                found = self._result(training)
+                results = results_of(found) if found is not None else {}
+                for follower in self._followers:
+                    follower.finish(training, results, is_finished=found is not None)
 
         self._attempt(finish)
+
+    def _result(self, training: Training) -> SeedResult | None:
+        return Run(self._workspace.runs / training.run).seed_result(training.seed)
 
     def _attempt(self, read: Callable[[], None]) -> None:
         try:
