@@ -152,7 +152,7 @@ class OptimizerConfig:
     clip_value: float = _fit_added(0.0, "clip every gradient entry to this absolute value; 0: no clipping", low=0.0)
     clip_norm: float = _fit_added(0.0, "clip the norm of all gradients together to this value; 0: no clipping", low=0.0)
     plateau_patience: int = _fit_added(
-        0, "divide the rates by ten after this many epochs without a better validation MAE; 0: never", low=0
+        0, "divide the rates by ten after more than this many epochs without a better validation MAE; 0: never", low=0
     )
     modality_dropout: tuple[float, ...] = _added(
         (),

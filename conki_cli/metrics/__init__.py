@@ -15,7 +15,6 @@ import numpy.typing as npt
 from conki_cli.system.errors import ConkiError, SettingsError
 
 Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
 Rules = Literal["mosi", "sims", "other"]
 Real = TypeVar("Real", np.float32, np.float64)
 

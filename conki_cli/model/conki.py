@@ -22,7 +22,6 @@ from conki_cli.model.layers import (
     SequenceEncoder,
     largest_divisor,
     mlp,
-    trained_parameters,
 )
 from conki_cli.model.losses import Reduction, hierarchical_contrastive_loss, task_loss
 from conki_cli.model.packing import Packing
@@ -261,10 +260,11 @@ class ConKI(SentimentModel):
         return terms
 
     def report(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return L_con / B: L_con is a sum over samples, so only this compares across batch sizes."""
+        """Return the mean of L_con, which compares across batch sizes: L_con / B where it is a sum over samples."""
         if "contrast" not in terms:
             return {}
-        return {"contrast_per_sample": terms["contrast"].detach() / self.contrast_weight / len(batch)}
+        count = len(batch) if self.loss_config.reduction == "sample-sum" else 1
+        return {"contrast_per_sample": terms["contrast"].detach() / self.contrast_weight / count}
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
         """Return stage 1's one group, or text, audio/vision and other groups (Appendix B)."""
@@ -296,11 +296,7 @@ class ConKI(SentimentModel):
         of_frames = {id(p) for name, group in encoders.items() if name != "text" for p in group}
         rate_of = {id(p): adapters or others for p in self.adapters.parameters()}
         rate_of |= dict.fromkeys(of_frames, frames) | dict.fromkeys(of_text, text)
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter, decays in trained_parameters(self):
-            rate = rate_of.get(id(parameter), others)
-            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
-        return [ParameterGroup(members, *key) for key, members in groups.items()]
+        return self.groups_by_rate(rate_of, others, weight_decay)
 
     def handed_over(self) -> list[str]:
         """Name the weights of this stage 1 that stage 2 starts from.

@@ -3,6 +3,7 @@
 Axis letters: B batch, M modalities of the run (t, v, a), L positions, D hidden size of the text encoder, d features.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from conki_cli import MODALITIES
 from conki_cli.config.sections import RunConfig
 from conki_cli.model.batches import Batch, Padded
-from conki_cli.model.layers import freeze
+from conki_cli.model.layers import freeze, trained_parameters
 from conki_cli.model.losses import full_precision
 from conki_cli.model.packing import Packing
 from conki_cli.model.text_encoder import TextEncoder
@@ -75,6 +76,10 @@ class SentimentModel(nn.Module):
     """Modalities that the model needs in a run."""
     optional_modalities: frozenset[str] = frozenset(MODALITIES)
     """Modalities that `forward` can leave out of a clip (`Batch.absent`): they are masked, not replaced by zeros."""
+    largest_score = math.inf
+    """Largest score that the model can predict, and the negative of its smallest."""
+    reads_signs = False
+    """Whether its losses treat scores below 0 and others as two classes."""
     memory: tuple[str, ...] = ()
     """Names of buffers with one row per training clip; their size follows the data."""
     precision = "fp32"
@@ -123,6 +128,20 @@ class SentimentModel(nn.Module):
             if parameter.requires_grad:
                 members[next(prefix for prefix in rates if name.startswith(prefix))].append(parameter)
         return [ParameterGroup(group, rates[prefix], weight_decay) for prefix, group in members.items() if group]
+
+    def groups_by_rate(self, rate_of: Mapping[int, float], others: float, weight_decay: float) -> list[ParameterGroup]:
+        """Group the trainable parameters by rate and by whether weight decay applies to them.
+
+        Args:
+            rate_of: the rate of a parameter by its `id`.
+            others: the rate of every other parameter.
+            weight_decay: 0 for biases and normalisations, whatever is given.
+        """
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter, decays in trained_parameters(self):
+            rate = rate_of.get(id(parameter), others)
+            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+        return [ParameterGroup(members, *key) for key, members in groups.items()]
 
     def passes(self, epoch: int) -> tuple[str, ...]:
         """Return the phases of an epoch, in their order."""

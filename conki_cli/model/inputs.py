@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ class Inputs:
         )
 
     def _key(self, split: str) -> str:
-        return f"{self.learnt.dataset}/{split}/{self.limit}"
+        return f"{self.learnt.path}/{split}/{self.limit}"
 
     def token_ids(self, split: str) -> list[np.ndarray] | None:
         """Return the token ids that the text encoder reads, computed once; None if the run has no text."""
@@ -183,7 +184,7 @@ def open_inputs(
         reader: returns the tokenizer of a text encoder and its longest sequence; None: they are loaded.
 
     Raises:
-        StoreError: the external store lacks a modality that the run uses.
+        StoreError: the external store lacks a modality that the run uses, or two stores are of one data set.
         SettingsError: no modality remains.
     """
     from conki_cli.text import load_reader
@@ -196,6 +197,7 @@ def open_inputs(
         )
     frames = [name for name in modalities if name != "text"]
     externals = [] if external is None else [external] if isinstance(external, FeatureStore) else [*external]
+    _check_names([target, *externals])
     for store in externals:
         if lacking := [name for name in frames if name not in store.widths]:
             raise StoreError(
@@ -221,8 +223,21 @@ def open_inputs(
     )
     if not learns_external or len(externals) < 2:
         return opened
-    weights = external_weights(config.data.external)
+    asked = external_weights(config.data.external).values()  # a store's file may have another name than its data set
+    weights = {store.dataset: weight for store, weight in zip(externals, asked, strict=True)}
     return replace(opened, parts=tuple(replace(opened, external=store) for store in externals), weights=weights)
+
+
+def _check_names(stores: Sequence[FeatureStore]) -> None:
+    """Refuse two stores of one data set: a run tells its stores apart by that name."""
+    paths: dict[str, Path] = {}
+    for store in stores:
+        if (first := paths.setdefault(store.dataset, store.path)) != store.path:
+            raise StoreError(
+                f"the stores of a run must be of different data sets, but {first} and {store.path} are both of "
+                f"{store.dataset}",
+                advice="prepare one of them again with --dataset and a name of its own",
+            )
 
 
 def _limits(

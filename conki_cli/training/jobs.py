@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conki_cli.config.models import label_of
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.metrics import neutral_score
@@ -105,6 +106,7 @@ def check_network(job: Job) -> NetworkSize:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(4 * (weights + 3 * trained * on_cpu))  # with a gradient and two moments, float32
     dropout_shares(job.config, job.inputs.modalities, model.optional_modalities)
+    check_scores(job, model)
     schedule = training.schedule_of(config, config.run.seeds[0])
     for part in job.inputs.sources:
         training.check_batches(model, len(part.clips("train")), schedule.batch_size)
@@ -117,6 +119,26 @@ def check_network(job: Job) -> NetworkSize:
     frozen = [*kept, *frozen_text(model)]
     count = sum(p.numel() for p in model.parameters())
     return NetworkSize(count, trained, *checkpoint.size_while_training(model, names, frozen))
+
+
+def check_scores(job: Job, model: SentimentModel) -> str:
+    """Refuse scores that a model cannot predict.
+
+    Returns:
+        A warning about scores that a part of its loss was not made for, or nothing.
+
+    Raises:
+        SettingsError: they are outside what it predicts.
+    """
+    (low, high), limit, label = job.inputs.score_range, model.largest_score, label_of(job.config.model.name)
+    found = f"those of {job.config.data.dataset} go from {low:g} to {high:g}"
+    if max(-low, high) > limit:
+        raise SettingsError(
+            f"{label} predicts scores from -{limit:g} to {limit:g}, but {found}", "choose another --model"
+        )
+    if model.reads_signs and not low < 0 < high:
+        return f"warning: a part of the loss of {label} compares scores below 0 with others, but {found}"
+    return ""
 
 
 def training_batches(job: Job, model: SentimentModel, seed: int) -> tuple[Batches, Batches]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conki_cli.config.sections import RunConfig
-from conki_cli.metrics import sentiment_metrics
+from conki_cli.metrics import clipped, rules_of, sentiment_metrics
 from conki_cli.model.batches import Batch, Batches
 from conki_cli.model.contract import SentimentModel
 from conki_cli.system.errors import ConkiError
@@ -303,7 +303,8 @@ class _Fit:
         metrics = sentiment_metrics(
             found, scores, score_range=valid.score_range, threshold=valid.threshold, ids=valid.utterances.ids
         )
-        errors = {f"mae_{name}": float(np.abs(found[rows] - scores[rows]).mean()) for name, rows in valid.sets.items()}
+        p, t = (clipped(values, rules_of(valid.score_range)) for values in (found, scores))
+        errors = {f"mae_{name}": float(np.abs(p[rows] - t[rows]).mean()) for name, rows in valid.sets.items()}
         if errors:  # several external sets: the mean of their errors selects, so a small set counts like a large one
             metrics |= {**errors, "mae": math.fsum(errors.values()) / len(errors)}
         agreed: dict[str, float] = self.ranks.from_first(metrics)  # other processors may round differently

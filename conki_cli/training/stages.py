@@ -62,6 +62,7 @@ from conki_cli.training.jobs import (
     READ_AT_ONCE,
     Job,
     build_model,
+    check_scores,
     frozen_text,
     text_facts,
     text_reports,
@@ -270,8 +271,8 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
     known = _median_of(job, ("valid",))
     mae = known.metrics["valid"]["mae"]
     job.observer.say(f"predicting the training median ({known.score:.2f}) gives a validation MAE of {mae:.3f}")
-    idle = idle_dropout(config, job.inputs.modalities, model.optional_modalities)
-    for warning in [*([idle] if idle else []), *(config.own.warnings if config.own is not None else ())]:
+    own = [idle_dropout(config, job.inputs.modalities, model.optional_modalities), check_scores(job, model)]
+    for warning in [*filter(None, own), *(config.own.warnings if config.own is not None else ())]:
         job.observer.say(warning)
     for name, count in job.inputs.cut("train").items():
         if count:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conki_cli.data.store.records import Corpus, Ragged, Utterances
 from conki_cli.data.store.writing import write_store
 from conki_cli.model.batches import Batches, pad_frames, pad_tokens
 from conki_cli.model.inputs import available_modalities, open_inputs
+from conki_cli.model.mixing import MixedBatches
 from conki_cli.system.errors import SettingsError, StoreError
 
 
@@ -227,6 +229,30 @@ def test_an_external_store_without_a_modality_of_the_target_is_refused(
     with pytest.raises(StoreError, match=r"has audio but the external store .* has none: .*--drop-modality audio"):
         open_inputs(tiny_config(), target, external, str(encoder))
     assert open_inputs(tiny_config("A"), target, external, str(encoder)).modalities == ("text", "vision")
+
+
+def test_two_stores_of_one_data_set_are_refused(
+    tiny_config: MakeConfig, opened: Callable[[Corpus], FeatureStore], encoder: Path, tmp_path: Path
+) -> None:
+    target = opened(make_corpus("tiny", (4, 2, 2), seed=4, longest=3))
+    external = opened(make_corpus("tiny-external", (4, 2, 2), seed=3, longest=3))
+    with FeatureStore(Path(shutil.copy(target.path, tmp_path / "copy.h5"))) as copy:
+        with pytest.raises(StoreError, match=r"different data sets, but .*tiny\.h5 and .*copy\.h5 are both of tiny"):
+            open_inputs(tiny_config(), target, copy, str(encoder))
+        with pytest.raises(StoreError, match="are both of tiny"):
+            open_inputs(tiny_config(), target, [external, copy], str(encoder))
+
+
+def test_the_weight_of_an_external_set_holds_whatever_its_file_is_called(
+    tiny_config: MakeConfig, opened: Callable[[Corpus], FeatureStore], encoder: Path
+) -> None:
+    target = opened(make_corpus("tiny", (4, 2, 2), seed=4, longest=3))
+    corpus = make_corpus("tiny-external", (8, 2, 2), seed=3, longest=3)
+    externals = [opened(dataclasses.replace(corpus, dataset=name)) for name in ("b", "c")]
+    config = tiny_config("", "data.external=one+two:3", stage="pretrain")
+    mixed = open_inputs(config, target, externals, str(encoder)).batches("train", batch_size=1, seed=1)
+    assert isinstance(mixed, MixedBatches)
+    assert mixed.shares() == {"b": 4, "c": 12}
 
 
 def test_dropping_all_that_the_store_has_is_refused(

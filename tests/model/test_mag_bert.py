@@ -1,6 +1,7 @@
 """MAG-BERT: the gate, how frames meet tokens, the hook in the text encoder, and the parameter counts of the sources."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conki_cli.model import zoo
-from conki_cli.model.baselines.mag_bert import AdaptationGate, MagBert, align_to_tokens, limited_shift
+from conki_cli.model.baselines.mag_bert import AdaptationGate, MagBert, align_to_tokens, limited_shift, own_tokens
 from conki_cli.model.batches import Padded
 from conki_cli.model.contract import Architecture
 from conki_cli.model.packing import Packing
@@ -174,6 +175,20 @@ def test_frames_behind_the_last_real_one_and_other_clips_never_matter() -> None:
 def test_a_text_without_words_meets_no_frame(num_tokens: int) -> None:
     tokens = torch.arange(5)[None, :] < num_tokens
     assert not align_to_tokens(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), tokens).any()
+
+
+def test_the_frames_of_a_clip_meet_none_of_the_words_of_its_context(encoder: Path) -> None:
+    ids = torch.tensor([[2, 7, 8, 3, 9, 7, 9, 3], [2, 7, 3, 0, 0, 0, 0, 0]])
+    mask, own = ids > 0, [4, 3]
+    assert own_tokens(ids, mask).sum(dim=1).tolist() == own
+    model = make("mag-bert", {"data.context": 1}, text=text_encoder(encoder)).eval()
+    assert isinstance(model, MagBert)
+    met: list[Tensor] = []
+    model.gate.register_forward_hook(lambda module, inputs, out: met.append(inputs[1]["audio"]))
+    batch = batch_of(token_ids=True, text=(8, 3), audio=(9, 4), vision=(2, 8))
+    model(replace(batch, text=Padded(ids, mask)))
+    (audio,) = met
+    assert audio.any(dim=1).tolist() == [False, True, True, *[False] * 5, False, True, False]
 
 
 # --- the hook ----------------------------------------------------------------------------------------------------

@@ -485,6 +485,9 @@ def test_the_log_shows_the_unweighted_contrast_per_sample(tiny_config: MakeConfi
     shown = model.report({name: torch.tensor(value) for name, value in terms.items()}, batch)
     contrast = hierarchical_contrastive_loss(output.pan, output.specific, batch.scores)
     assert float(shown["contrast_per_sample"]) == pytest.approx(float(contrast) / 13, rel=1e-5)
+    model, batch, _, terms = terms_of("", tiny_config, open_job, "loss.reduction=anchor-mean")
+    shown = model.report({name: torch.tensor(value) for name, value in terms.items()}, batch)
+    assert float(shown["contrast_per_sample"]) == pytest.approx(terms["contrast"] / 0.01, rel=1e-5)
 
 
 def test_a_model_without_a_loss_says_so() -> None:

@@ -4,22 +4,28 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
-from conftest import MakeConfig, Notes, OpenJob, content, equal_bits
+from conftest import MakeConfig, Notes, OpenJob, content, equal_bits, make_corpus
 from run_support import finetune, slowly
 from torch import Tensor, nn
 
 from conki_cli.config.resolving import stage_one
 from conki_cli.config.sections import BASELINES, RunConfig
+from conki_cli.data.store.reading import FeatureStore
+from conki_cli.data.store.writing import write_store
 from conki_cli.experiments.prediction import predict_new, read_new
 from conki_cli.model.batches import Batch
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
+from conki_cli.model.mixing import MixedBatches
+from conki_cli.model.zoo import model_class
+from conki_cli.system.errors import SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import loop as training
-from conki_cli.training.jobs import Job
+from conki_cli.training.jobs import Job, check_scores
 from conki_cli.training.loop import Epoch, Progress, Schedule
 
 CPU = torch.device("cpu")
@@ -208,6 +214,48 @@ def test_epochs_that_are_not_judged_count_for_no_plateau(job: Job) -> None:
 
     progress, _ = fitted(job, Late(learns=False), num_epochs=9, plateau_patience=2)
     assert progress.rate_scale == 1.0  # epochs 8 and 9 are the only ones without a better MAE
+
+
+def test_the_errors_of_several_sets_are_clipped_as_those_of_one(job: Job) -> None:
+    part = dataclasses.replace(job.inputs.batches("valid", batch_size=4), score_range=(-1.0, 1.0), rescale=(1 / 3, 0.0))
+    both, model = MixedBatches.of({"a": part, "b": part}, {}), Line(learns=False)
+    nn.init.constant_(model.shift, 2.0)
+    progress = training.start(model, job.config)
+    (epoch,) = training.fit(progress, part, both, PLAN, device=CPU, observer=Observer())
+    assert epoch.metrics["mae_a"] == epoch.metrics["mae"] == pytest.approx((1 - part.scores()).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "score_range", "expected"),
+    [
+        (
+            "tfn",
+            (0.0, 10.0),
+            "TFN predicts scores from -3 to 3, but those of tiny go from 0 to 10: choose another --model",
+        ),
+        ("hycon", (0.0, 10.0), "a part of the loss of HyCon compares scores below 0 with others, but those of tiny go"),
+        ("mmim", (1.0, 5.0), "MMIM compares scores below 0 with others, but those of tiny go from 1 to 5"),
+        ("self-mm", (0.0, 10.0), "Self-MM compares"),
+        ("lmf", (0.0, 10.0), ""),
+        ("tfn", (-1.0, 1.0), ""),
+        ("mmim", (-3.0, 3.0), ""),
+    ],
+)
+def test_scores_that_a_model_was_not_made_for_are_told_of(
+    job: Job, tmp_path: Path, name: str, score_range: tuple[float, float], expected: str
+) -> None:
+    corpus = dataclasses.replace(make_corpus("tiny", (4, 2, 2), seed=4, longest=3), score_range=score_range)
+    middle = sum(score_range) / 2
+    splits = {key: [dataclasses.replace(one, score=middle) for one in found] for key, found in corpus.splits.items()}
+    write_store(tmp_path / "tiny.h5", dataclasses.replace(corpus, splits=splits))
+    with FeatureStore(tmp_path / "tiny.h5") as store:
+        config = job.config.with_values("model", name=name)
+        asked = dataclasses.replace(job, config=config, inputs=dataclasses.replace(job.inputs, target=store))
+        try:
+            said = check_scores(asked, cast(SentimentModel, model_class(name)))
+        except SettingsError as error:
+            said = str(error)
+    assert expected in said if expected else not said
 
 
 def test_a_plan_has_every_setting_of_the_optimiser(tiny_config: MakeConfig) -> None:

@@ -23,7 +23,6 @@ from conki_cli.model.baselines.subnets import relu_mlp
 from conki_cli.model.baselines.transformer import Dropouts, SequenceTransformer, check_heads, last_position
 from conki_cli.model.batches import Batch, Padded
 from conki_cli.model.contract import Architecture, Output, ParameterGroup, SentimentModel
-from conki_cli.model.layers import trained_parameters
 from conki_cli.model.losses import absolute_loss, equal_pairs, full_precision, lacking_pairs, unit_vectors
 from conki_cli.model.text_encoder import TextEncoder
 
@@ -112,6 +111,7 @@ def ratio_loss(similarities: Tensor, candidates: Tensor, positives: Tensor, *, t
 class Hycon(SentimentModel):
     """A convolution per modality, Transformers over audio and vision, and the sum of the three vectors."""
 
+    reads_signs = True
     required_modalities = frozenset(MODALITIES)
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
@@ -154,13 +154,8 @@ class Hycon(SentimentModel):
 
     def parameter_groups(self, config: RunConfig, phase: str) -> list[ParameterGroup]:
         """Return the text encoder and the rest, each with and without weight decay."""
-        rates = config.optimizer
-        text = {id(p) for p in self.text.parameters()} if self.text is not None else set()
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter, decays in trained_parameters(self):
-            rate = rates.lr_encoders if id(parameter) in text else rates.lr_others
-            groups.setdefault((rate, rates.weight_decay if decays else 0.0), []).append(parameter)
-        return [ParameterGroup(members, *key) for key, members in groups.items()]
+        rates, text = config.optimizer, self.text.parameters() if self.text is not None else ()
+        return self.groups_by_rate({id(p): rates.lr_encoders for p in text}, rates.lr_others, rates.weight_decay)
 
 
 def _encoder(own: HyconConfig) -> SequenceTransformer:

@@ -71,6 +71,18 @@ def align_to_tokens(frames: Tensor, frame_mask: Tensor, token_mask: Tensor) -> T
     return torch.bmm(weights, frames)
 
 
+def own_tokens(ids: Tensor, mask: Tensor) -> Tensor:
+    """Return which tokens are of the clip and not of its context, [B, L]: up to the first [SEP].
+
+    Args:
+        ids: [B, L]; the last real token of every row is [SEP].
+        mask: [B, L], True on the first positions of every row.
+    """
+    separator = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1)  # [B, 1]
+    first = ((ids == separator) & mask).int().argmax(dim=1, keepdim=True)  # [B, 1]
+    return torch.arange(ids.shape[1], device=ids.device) <= first
+
+
 def limited_shift(embeddings: Tensor, shift: Tensor, beta: float) -> Tensor:
     """Limit a shift to beta times the length of the embedding; both [..., D]."""
     room = beta * torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)  # [..., 1]
@@ -120,6 +132,7 @@ class MagBert(SentimentModel):
         self.gate = AdaptationGate(widths, architecture.width, beta=own.beta, dropout=own.dropout)
         self.dropout = nn.Dropout(own.head_dropout)
         self.classifier = nn.Linear(architecture.width, 1)
+        self.reads_context = bool(config.data.context or config.data.context_after)
         for module in (*self.gate.modules(), self.classifier):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
@@ -132,10 +145,11 @@ class MagBert(SentimentModel):
         assert self.text is not None
         text = batch.modality("text")
         packing = Packing.of(text.mask, text.lengths)
+        own = own_tokens(text.values, text.mask) if self.reads_context else text.mask
         aligned = {}
         for name in self.gate.gates:
             frames = self.frames(batch, name)
-            aligned[name] = packing.pack(align_to_tokens(frames.values, frames.mask, text.mask))  # [T, d]
+            aligned[name] = packing.pack(align_to_tokens(frames.values, frames.mask, own))  # [T, d]
 
         absent = {name: packing.pack(rows[:, None].expand_as(text.mask)) for name, rows in batch.absent.items()}  # [T]
 

@@ -95,6 +95,7 @@ class Mmim(SentimentModel):
     """BERT, two LSTMs in both directions, a fusion, and the networks of the information bounds."""
 
     phases = ("lld", "main")
+    reads_signs = True
     required_modalities = frozenset(MODALITIES)
     memory = ("bank", "bank_scores")
     bank: Tensor  # [R, 2 k], projections of the previous batch

@@ -70,6 +70,7 @@ class PredictionHead(nn.Module):
 class SelfMm(SentimentModel):
     """Four heads on three representations, and the memory of labels, features and centres for their training."""
 
+    reads_signs = True
     required_modalities = frozenset(MODALITIES)
     memory = ("labels", "features")
     labels: Tensor  # [N, H], the column of f holds the given scores

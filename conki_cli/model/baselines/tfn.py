@@ -96,6 +96,7 @@ class Tfn(SentimentModel):
     """The outer product of three modality vectors, and a network that reads it."""
 
     required_modalities = frozenset(MODALITIES)
+    largest_score = LARGEST_SCORE
 
     def __init__(self, config: RunConfig, architecture: Architecture, text_encoder: TextEncoder | None) -> None:
         super().__init__(architecture, text_encoder)
