@@ -16,6 +16,7 @@ import pytest
 from conftest import Trained
 from run_support import slowly
 
+from conki_cli.data.extraction.cache import Clip, Extracted
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.reporting.figures import KINDS, Choices, check_runs, draw, draw_figure
 from conki_cli.reporting.figures.canvas import label
@@ -23,7 +24,7 @@ from conki_cli.reporting.figures.confusion import classes_of
 from conki_cli.reporting.figures.representations import network_and_batches, represent, strange_order, training_clips
 from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
-from conki_cli.reporting.video_figures import steps_of
+from conki_cli.reporting.video_figures import draw_clip, steps_of
 from conki_cli.runs import Run, evaluate_run, stored_predictions
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.system.files import to_json, write_json
@@ -307,6 +308,22 @@ def test_a_time_line_has_no_score_where_nobody_speaks() -> None:
     values, edges = steps_of(clips, [1.0, -1.0, 0.5])
     assert values == pytest.approx([1.0, -1.0, math.nan, 0.5], nan_ok=True)
     assert edges == [0.5, 2.0, 3.0, 7.0, 8.0]
+
+
+def test_a_clip_is_drawn_without_the_panels_of_which_an_encoder_has_no_columns(tmp_path: Path) -> None:
+    np.save(tmp_path / "audio.npy", np.ones((5, 8), dtype=np.float32))
+    np.save(tmp_path / "vision.npy", np.ones((5, 4), dtype=np.float32))
+    clip = Extracted("a", tmp_path, {"audio_frames": 5, "vision_frames": 5, "seconds": 0.1})
+    notes = {
+        "audio": {"extractor": "hubert", "rate": 50.0, "columns": [f"h{number}" for number in range(8)]},
+        "vision": {"extractor": "mesh", "rate": 10.0, "columns": ["yaw", "pitch", "roll", "face_present"]},
+    }
+    left_out = draw_clip(tmp_path / "a.png", clip, Clip("a", tmp_path / "a.mp4"), notes)
+    assert left_out == [
+        "not drawn: pitch, energy and voicing; the audio features of hubert have no column F0 or VUV or MCEP_0",
+        "not drawn: mouth and blinks; the vision features of mesh have no column AU25_lips_apart or AU45_blink",
+    ]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ---- refusals ----
