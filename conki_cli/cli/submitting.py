@@ -153,7 +153,8 @@ class _Submitter(Launcher):
         from conki_cli.experiments.submitting import submit as work
         from conki_cli.reporting.tables.plans import plan_table
 
-        described = describe_plan(handover.plan)
+        is_unlimited = self.launcher == "slurm" and handover.num_jobs == 1
+        described = describe_plan(handover.plan, num_jobs=0 if is_unlimited else handover.num_jobs)
         left = sum(entry["state"] != "reuse" for entry in described["steps"])
         title = f"{left} of {len(described['steps'])} steps to train, each a job"
         title = f"dry run: {title}, nothing was changed" if handover.dry_run else title
