@@ -24,7 +24,7 @@ def describe_plan(plan: Plan, *, num_jobs: int = 1) -> dict[str, Any]:
 
     Args:
         plan: what to train.
-        num_jobs: steps that train at the same time; 0: all of them.
+        num_jobs: steps that train at the same time.
 
     Returns:
         {"prepare": stores to be made, "builds_encoder", "steps": one entry per row, stage and seed, "at_once": steps
@@ -39,14 +39,13 @@ def describe_plan(plan: Plan, *, num_jobs: int = 1) -> dict[str, Any]:
     for planned in plan.planned:
         steps += _entries(plan.runs, planned, labels[planned.run.path])
     left = [entry for entry in steps if entry["state"] != "reuse"]
-    at_once = min(num_jobs, len(left)) if num_jobs else len(left)
     times, sizes = [entry["seconds"] for entry in left], [entry["disk"] for entry in left]
     return {
         "prepare": [{"store": str(path), "source": source and str(source)} for path, source in plan.missing.items()],
         "builds_encoder": plan.lacks_encoder,
         "steps": steps,
-        "at_once": at_once,
-        "disk": None if None in sizes else peak_of(left, at_once),
+        "at_once": min(num_jobs, len(left)),
+        "disk": None if None in sizes else peak_of(left, num_jobs),
         "seconds": None if None in times else sum(times),
         "remarks": list(plan.remarks),
     }
