@@ -87,6 +87,7 @@ def draw_clip(
             what.draw(panel, _times(len(values), note["rate"], what.modality), named)
         _label(axes, tracks[-1][2]["rate"] if tracks else 0.0, clip, extracted)
         if not tracks:
+            axes[0].set_axis_off()
             axes[0].text(0.5, 0.5, "nothing in it can be drawn over time", ha="center", transform=axes[0].transAxes)
     return left_out
 
