@@ -39,9 +39,9 @@ _SETTINGS_HEAD = """\
 ## Settings
 
 For `--set SECTION.KEY=VALUE` and for TOML files given with `--config`. Precedence: default, then recipe and data set
-(`conki_cli/presets/conki.toml`), then `--config`, then flags and `--set`; a flag and a `--set` that contradict each
-other are refused. `[pretraining]` is stage 1, `[optimizer]` is stage 2. The defaults below are those before a data set
-is chosen.
+(`conki_cli/config/presets/conki.toml`), then `--config`, then flags and `--set`; a flag and a `--set` that contradict
+each other are refused. `[pretraining]` is stage 1, `[optimizer]` is stage 2. The defaults below are those before a data
+set is chosen.
 """
 
 

@@ -1,5 +1,6 @@
 """README and docs against the program: commands, links, names, numbers."""
 
+import ast
 import itertools
 import re
 import runpy
@@ -163,15 +164,54 @@ def test_the_index_links_every_page() -> None:
     assert sorted(linked) == sorted(set(PAGES) - {ROOT / "README.md", ROOT / "docs" / "index.md"})
 
 
-def test_every_name_in_the_method_tables_stands_in_the_file_beside_it() -> None:
+def file_called(name: str) -> Path | None:
+    """Return the file or folder that a page names, from the project's root or from one of its folders."""
+    found = [ROOT / place / name for place in ("", "conki_cli", "docs", "tests") if (ROOT / place / name).exists()]
+    return found[0] if found else None
+
+
+def paths_in(text: str) -> list[str]:
+    endings = "|".join(("py", "toml", "html", "css", "js", "svg", "yml"))
+    return re.findall(rf"`([\w.-]+(?:/[\w.-]+)+\.(?:{endings})|(?:conki_cli|tests|docs)/[\w./-]*)`", text)
+
+
+def names_made_in(path: Path) -> set[str]:
+    """Return what a module defines or assigns: functions, classes, parameters, fields, variables, keys."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Dict(keys=keys):
+                names |= {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return names
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_every_path_of_the_project_that_is_named_exists(page: Path) -> None:
+    examples = {"conki_cli/data/sources/NAME.py", "figures/KIND-RUN.svg"}
+    named = set(paths_in(page.read_text(encoding="utf-8"))) - examples
+    assert [path for path in sorted(named) if file_called(path) is None] == []
+
+
+@in_every_page
+def test_every_name_in_a_table_is_made_in_the_file_beside_it(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
     missing = []
-    for row in table_rows("method.md"):
-        code = re.findall(r"`([^`]+)`", " ".join(row[1:]))
-        files = [ROOT / "conki_cli" / name for name in code if re.fullmatch(r"[\w/]+\.(py|toml)", name)]
-        text = " ".join(path.read_text(encoding="utf-8") for path in files)
-        names = [name for name in code if name.isidentifier()]
-        missing += [name for name in names if files and not re.search(rf"\b{name}\b", text)]
+    for line in (line for line in lines if line.startswith("|")):
+        files = [file for path in paths_in(line) if path.endswith(".py") and (file := file_called(path))]
+        made = set().union(*map(names_made_in, files))
+        names = [code for code in re.findall(r"`([^`]+)`", line) if code.isidentifier()]
+        missing += [(name, line) for name in names if files and name not in made]
     assert not missing
+
+
+def test_a_name_beside_another_file_than_its_own_would_be_noticed() -> None:
+    assert "Output" in names_made_in(ROOT / "conki_cli" / "model" / "contract.py")
+    assert "Output" not in names_made_in(ROOT / "conki_cli" / "model" / "conki.py")
+    assert paths_in("| `conki_cli/baselines/` | `model/conki.py` |") == ["conki_cli/baselines/", "model/conki.py"]
 
 
 @pytest.mark.parametrize(("column", "dataset"), [(1, "mosi"), (2, "sims"), (3, "mosei")])

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from conki_cli.system.errors import SettingsError
 
 if TYPE_CHECKING:
     from conki_cli.cli.screen import Screen
-    from conki_cli.data.extraction.cache import Extraction
+    from conki_cli.data.extraction.cache import Clip, Extracted, Extraction
 
 _PANEL = "Videos"
 
@@ -171,14 +171,6 @@ def extract(
     elif done:
         written = write_archives(out, done, extraction.provenance())
     note_written(", ".join(map(str, written[:3])))
-    if plot is not None and done:
-        from conki_cli.data.extraction.showing import pictures_shown
-        from conki_cli.reporting.video_figures import draw_clip
-
-        first = next(clip for clip in wanted if clip.id == done[0].id)
-        shown = pictures_shown(done[0], first, extraction.recipe)
-        draw_clip(plot, done[0], first, extraction.provenance(), shown)
-        screen.say(f"drawn: {plot}")
     if done:
         screen.show(extracted_table(done, written))
     screen.answer(
@@ -190,5 +182,19 @@ def extract(
     )
     if failures:
         show_failures(screen, failures)
-        if not extraction.skip_failed:
-            raise ExtractionError(failed_line(failures, len(wanted)), failures)
+    if plot is not None and done:
+        _draw_first(plot, done[0], wanted, extraction)
+    if failures and not extraction.skip_failed:
+        raise ExtractionError(failed_line(failures, len(wanted)), failures)
+
+
+def _draw_first(path: Path, extracted: "Extracted", clips: "Sequence[Clip]", extraction: "Extraction") -> None:
+    """Draw the first clip that was extracted, after table and JSON, which a problem here must not cost."""
+    from conki_cli.data.extraction.showing import pictures_shown
+    from conki_cli.reporting.video_figures import draw_clip
+
+    clip = next(clip for clip in clips if clip.id == extracted.id)
+    shown = pictures_shown(extracted, clip, extraction.recipe)
+    for line in draw_clip(path, extracted, clip, extraction.provenance(), shown):
+        extraction.observer.say(line)
+    extraction.observer.say(f"drawn: {path}")

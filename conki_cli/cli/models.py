@@ -27,7 +27,6 @@ from conki_cli.cli.program import (
     workspace_at,
 )
 from conki_cli.cli.ranks import in_ranks
-from conki_cli.cli.results import show_metrics
 from conki_cli.cli.streams import note_written
 from conki_cli.cli.training import carried_out
 from conki_cli.system.errors import SettingsError
@@ -63,8 +62,9 @@ def compare(
 
     --table trains the missing rows of the paper's Table 2 (MOSI, or
     --dataset mosei), 3 (SIMS) or 6 (MOSI, every model on MOSEI first).
-    Marks show which test finds a difference from the first row; the runs need
-    two seeds in common. --json has raw and corrected p-values and effect sizes.
+    Marks show which test finds a difference from the first row: Welch's needs two
+    seeds of each run, the paired tests two that both have. --json has raw and
+    corrected p-values and effect sizes.
 
     conki compare --table 2 --seeds 1..5 --export table2.md
     conki compare --table 6 --models conki,self-mm --seeds 1..5
@@ -94,7 +94,7 @@ def compare(
         seeds = configs[0].run.seeds
     systems = read_systems(found, split, protocol, seeds, threshold=settings["flags"]["data.threshold"])
     compared = work(systems, protocol)
-    show_metrics(screen, *comparison_rows(compared), export)
+    screen.show_metrics(*comparison_rows(compared), export)
     screen.answer({"table": int(table) if table is not None else None, **comparison_answer(compared)})
 
 

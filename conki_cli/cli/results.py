@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from conki_cli.cli.screen import Screen
     from conki_cli.experiments.robustness import Condition
-    from conki_cli.reporting.tables.grid import Row, TableInfo
     from conki_cli.runs import Evaluation, Run
     from conki_cli.system.workspace import Workspace
 
@@ -95,7 +94,7 @@ def evaluate(
         task = _Task(found, label, result, conditions, corrupt_seed or 0, threshold)
         _evaluate_conditions(task, export, workspace_at(workspace), screen)
         return
-    show_metrics(screen, *table_of_runs([(label, found.config, result)]), export)
+    screen.show_metrics(*table_of_runs([(label, found.config, result)]), export)
     screen.answer({"label": label, **result.as_json()})
 
 
@@ -129,21 +128,9 @@ def _evaluate_conditions(task: _Task, export: Path | None, space: "Workspace", s
     rules: dict[str, Any] = {"protocol": result.protocol, "threshold": task.threshold, "seed": seed}
     measured = measure(task.run, task.conditions, result.split, space, screen, **rules)
     found = list(zip(task.conditions, measured, strict=True))
-    show_metrics(screen, *condition_rows(task.label, task.run.config, result, found, seed=seed), export)
+    screen.show_metrics(*condition_rows(task.label, task.run.config, result, found, seed=seed), export)
     conditions = condition_answers(found, seed=seed)
     screen.answer({"label": task.label, **result.as_json(), "conditions": conditions})
-
-
-def show_metrics(screen: "Screen", rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:
-    """Write a table of metrics to a file, if one is wanted, and show it."""
-    from conki_cli.reporting.tables.export import export_table
-    from conki_cli.reporting.tables.screen import metric_table
-
-    if export is not None:
-        export_table(rows, info, export)
-        note_written(str(export))
-        screen.say(f"table written to {export}")
-    screen.show(metric_table(rows, info, width=screen.results.width))
 
 
 def runs(

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 
+from conki_cli.cli.streams import note_written
 from conki_cli.system.errors import one_line
 from conki_cli.system.files import to_json
 from conki_cli.system.observer import Epoch, Observer, Training
 
 if TYPE_CHECKING:
     from conki_cli.cli.loudness import Loudness
+    from conki_cli.reporting.tables.grid import Row, TableInfo
     from conki_cli.runs import Run
 
 _SECONDS_BETWEEN_LINES = 60.0
@@ -27,8 +29,8 @@ class Screen(Observer):
     def __init__(self, *, json: bool, loudness: "Loudness" = "normal") -> None:
         self.json = json
         self.loudness = loudness
-        self.messages = Console(stderr=True, highlight=False)
-        self.results = Console(highlight=False)
+        self.messages = Console(stderr=True, highlight=False, emoji=False)
+        self.results = Console(highlight=False, emoji=False)
         self._warnings: set[str] = set()
 
     def say(self, line: str) -> None:
@@ -90,22 +92,27 @@ class Screen(Observer):
             for part in parts:
                 self.results.print(part)
 
+    def show_metrics(self, rows: "Sequence[Row]", info: "TableInfo", export: Path | None) -> None:
+        """Write a table of metrics to a file, if one is wanted, and show it."""
+        from conki_cli.reporting.tables.export import export_table
+        from conki_cli.reporting.tables.screen import metric_table
+
+        if export is not None:
+            export_table(rows, info, export)
+            note_written(str(export))
+            self.say(f"table written to {export}")
+        self.show(metric_table(rows, info, width=self.results.width))
+
     def compare(
         self, rows: Sequence[tuple[str, "Run"]], split: str, *, protocol: str = "all", export: Path | None = None
     ) -> list[dict[str, Any]]:
         """Show the metrics of labelled runs, the paper's beside them; write them to `export`; return them."""
-        from conki_cli.reporting.tables.export import export_table
-        from conki_cli.reporting.tables.screen import metric_table
         from conki_cli.reporting.tables.systems import table_of_runs
         from conki_cli.runs import common_threshold, evaluate_run
 
         threshold = common_threshold([run for _, run in rows])
         results = [(label, run.config, evaluate_run(run, split, protocol, threshold=threshold)) for label, run in rows]
-        table, info = table_of_runs(results)
-        if export is not None:
-            export_table(table, info, export)
-            self.say(f"table written to {export}")
-        self.show(metric_table(table, info, width=self.results.width))
+        self.show_metrics(*table_of_runs(results), export)
         return [{"label": label, **result.as_json()} for label, _, result in results]
 
     def answer(self, value: Any, *, line: bool = False) -> None:

@@ -150,10 +150,12 @@ class _Submitter(Launcher):
     def take(self, handover: Handover) -> None:
         """Show the plan and submit it."""
         from conki_cli.experiments.forecast import describe_plan
+        from conki_cli.experiments.submitting import most_at_once
         from conki_cli.experiments.submitting import submit as work
         from conki_cli.reporting.tables.plans import plan_table
 
-        described = describe_plan(handover.plan)
+        at_once = most_at_once(handover.plan.steps, self.launcher, handover.num_jobs)
+        described = describe_plan(handover.plan, num_jobs=at_once)
         left = sum(entry["state"] != "reuse" for entry in described["steps"])
         title = f"{left} of {len(described['steps'])} steps to train, each a job"
         title = f"dry run: {title}, nothing was changed" if handover.dry_run else title

@@ -143,7 +143,7 @@ def carried_out(
     from conki_cli.experiments.forecast import describe_plan
     from conki_cli.reporting.tables.plans import plan_table
 
-    described = describe_plan(plan)
+    described = describe_plan(plan, num_jobs=num_jobs)
     screen.show(*plan_table(described, folder=str(plan.runs.workspace.runs)))
     screen.answer(described)
     return []

@@ -19,12 +19,17 @@ _SHAPING = frozenset({"optimizer.batch_size", "optimizer.accumulate", "pretraini
 """The settings of training that change the duration of an epoch."""
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
+def describe_plan(plan: Plan, *, num_jobs: int = 1) -> dict[str, Any]:
     """Describe a plan as `--dry-run --json` prints it.
 
+    Args:
+        plan: what to train.
+        num_jobs: steps that train at the same time.
+
     Returns:
-        {"prepare": stores to be made, "builds_encoder", "steps": one entry per row, stage and seed, "disk": bytes
-        needed at most, "seconds": of all steps, None if the time of one is unknown, "remarks"}.
+        {"prepare": stores to be made, "builds_encoder", "steps": one entry per row, stage and seed, "at_once": steps
+        that train at the same time, "disk": bytes needed at most, "seconds": sum of all steps, as one after another
+        takes them, None if the time of one is unknown, "remarks"}.
     """
     steps: list[dict[str, Any]] = []
     labels: dict[Path, str] = {}
@@ -39,16 +44,17 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "prepare": [{"store": str(path), "source": source and str(source)} for path, source in plan.missing.items()],
         "builds_encoder": plan.lacks_encoder,
         "steps": steps,
-        "disk": None if None in sizes else peak_of(left),
+        "at_once": min(num_jobs, len(left)),
+        "disk": None if None in sizes else peak_of(left, num_jobs),
         "seconds": None if None in times else sum(times),
         "remarks": list(plan.remarks),
     }
 
 
-def peak_of(entries: list[dict[str, Any]]) -> int:
-    """Return the largest number of bytes on disk: all finished seeds, plus the extra space of one in training."""
-    afterwards = [int(entry["disk_afterwards"]) for entry in entries]
-    return sum(afterwards) + max((int(entry["disk"]) - entry["disk_afterwards"] for entry in entries), default=0)
+def peak_of(entries: list[dict[str, Any]], at_once: int = 1) -> int:
+    """Return the largest number of bytes on disk: all finished seeds, plus the extra space of those in training."""
+    extras = sorted((int(entry["disk"]) - int(entry["disk_afterwards"]) for entry in entries), reverse=True)
+    return sum(int(entry["disk_afterwards"]) for entry in entries) + sum(extras[:at_once])
 
 
 def _entries(runs: Runs, planned: PlannedRun, label: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from conki_cli.data.store.records import SCORED, Utterances
 from conki_cli.datasets import is_generated
 from conki_cli.experiments.opening import open_store
 from conki_cli.model.absence import trains_absence
-from conki_cli.runs import Predictions, Run, in_training_scale, write_predictions
+from conki_cli.runs import Predictions, Run, clips_of, in_training_scale, write_predictions
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import RunError, SettingsError
 from conki_cli.system.observer import Observer
@@ -54,9 +54,7 @@ def opened_split(
         RunError: the store differs from the run's.
     """
     with open_store(workspace, run.config.data.dataset, observer) as store:
-        if run.record.data.get(run.config.data.dataset) != store.content_id:
-            raise RunError(f"run {run.name} was trained on another version of {store.path}", advice="restore that one")
-        yield store, store.split(split).limited(run.config.data.limit)
+        yield store, clips_of(run, store, split)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,13 @@ def check_order(order: Order) -> None:
     slurm.check_script("\n".join(["#!/bin/bash", *slurm.directives(order.options), "true", ""]))
 
 
+def most_at_once(steps: Sequence[Step], launcher: str, num_jobs: int) -> int:
+    """Return how many steps may train at the same time: with Slurm `num_jobs` limits each array, and 1 limits none."""
+    if launcher == "local":
+        return num_jobs
+    return len(steps) if num_jobs == 1 else num_jobs * len({task.array for task in arrays_of(steps)})
+
+
 def arrays_of(steps: Sequence[Step]) -> list[Task]:
     """Arrange steps in arrays: those of array 0 wait for nothing, each other one for the same index in array 0."""
     tasks: list[Task] = []

@@ -96,7 +96,7 @@ def foresee_sweep(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> dic
         "trial": trial,
         "stages_1": num_first,
         "seconds": _seconds(first, second, min(num_first, left), left),
-        **_disk(first, second, num_first, min(num_jobs, left), has_best=sweep.limit > 1),
+        **disk_of(first, second, num_first, min(num_jobs, left), has_best=sweep.limit > 1),
     }
 
 
@@ -110,14 +110,24 @@ def _num_first(sweep: Sweep) -> int:
     return 1 if is_shared else sweep.limit
 
 
-def _disk(first: Entries, second: Entries, num_first: int, num_jobs: int, *, has_best: bool) -> dict[str, int | None]:
-    """Return what a sweep needs at most and what it keeps: every stage 1, and the best trial alone."""
+def disk_of(first: Entries, second: Entries, num_first: int, num_jobs: int, *, has_best: bool) -> dict[str, int | None]:
+    """Return what a sweep needs at most and what it keeps: every stage 1, and the best trial alone.
+
+    Args:
+        first: stage 1 of a trial.
+        second: stage 2 of a trial.
+        num_first: runs of stage 1 that differ between the trials.
+        num_jobs: trials that train at the same time.
+        has_best: whether a trial trains while the best one before it is kept.
+    """
     first = [entry for entry in first if entry["state"] != "reuse"]
     if any(entry["disk"] is None for entry in (*first, *second)):
         return {"disk": None, "disk_afterwards": None}
     kept_first, best = (sum(int(entry["disk_afterwards"]) for entry in entries) for entries in (first, second))
+    extra_first, trial = peak_of(first) - kept_first, peak_of(second)
+    at_once = min(num_first, num_jobs)  # runs of stage 1, beside which the other jobs may train their trials
+    trained = max(num_jobs * trial, at_once * extra_first + (num_jobs - at_once) * trial)
     kept_first *= num_first
-    trained = max(num_jobs * peak_of(second), peak_of(first) - kept_first)
     return {"disk": kept_first + trained + (best if has_best else 0), "disk_afterwards": kept_first + best}
 
 
@@ -139,7 +149,7 @@ def sweep_all(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> None:
         return
     open_study(sweep)  # what cannot work is refused here, once
     threads, doing = threads_each(num_jobs), {}
-    with observer.steps("trials", sweep.num_trials) as advance, Workers(num_jobs, _opened, threads=threads) as workers:
+    with observer.steps("trials", sweep.limit) as advance, Workers(num_jobs, _opened, threads=threads) as workers:
         for worker in workers.idle:
             worker.give(sweep)
             doing[id(worker)] = True

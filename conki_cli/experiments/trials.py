@@ -197,7 +197,7 @@ def try_all(sweep: Sweep, observer: Observer) -> None:
         ConkiError: the first three trials have all failed, or the storage cannot be used.
     """
     study = open_study(sweep)
-    with Shelf(splits=SPLITS_READ) as shelf, observer.steps("trials", sweep.num_trials) as advance:
+    with Shelf(splits=SPLITS_READ) as shelf, observer.steps("trials", sweep.limit) as advance:
         make_plan([sweep.base], Runs(sweep.workspace), observer, shelf=shelf, dry_run=False)
         while True:
             with _claimed(sweep, study) as trial:

@@ -26,8 +26,8 @@ ALL_ZERO = "every score is 0"
 NO_NEUTRAL = "0 is not inside the range of the scores: give the score that separates two classes with --threshold"
 TWO_CLASSES = ("acc2", "acc2_nonneg", "acc2_pos", "f1", "f1_nonneg", "f1_pos")
 """The metrics that need a neutral score."""
-# Upper edges of the SIMS classes; float32, because 0.1 as stored is float32(0.1) and belongs below the edge.
-_SIMS_THREE = np.array([-0.1, 0.1], dtype=np.float32)
+SIMS_THREE = np.array([-0.1, 0.1], dtype=np.float32)
+"""Upper edges of classes of SIMS; float32, because 0.1 as stored is float32(0.1) and belongs below the edge."""
 _SIMS_FIVE = np.array([-0.7, -0.1, 0.1, 0.7], dtype=np.float32)
 
 
@@ -250,7 +250,7 @@ def _sims_classes(p: Floats, t: Floats, neutral: np.float32 | None) -> dict[str,
 
     return {
         "acc2": _mean((p > edge) == (t > edge)),
-        "acc3": share(_SIMS_THREE),
+        "acc3": share(SIMS_THREE),
         "acc5": share(_SIMS_FIVE),
         "f1": _weighted_f1(p > edge, t > edge),
     }

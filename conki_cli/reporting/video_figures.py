@@ -2,7 +2,9 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from conki_cli.data.sources.videos import frames_of
 from conki_cli.system.errors import one_line
 from conki_cli.system.files import atomic_path
 
+Values = npt.NDArray[Any]
 _INCHES = (9.0, 1.8)  # of one panel
 _BLUE, _ORANGE, _GREY = "#1f5f99", "#c2571a", "#888888"
 
@@ -54,26 +57,45 @@ def steps_of(clips: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> tup
 
 def draw_clip(
     path: Path, extracted: Extracted, clip: Clip, provenance: Mapping[str, Any], shown: Shown | None = None
-) -> None:
-    """Draw pitch and voicing, whether a face is there, and how the mouth opens, over time; and some of its pictures."""
-    panels = []
-    for modality, draw in (("audio", _draw_sound), ("vision", _draw_face)):
+) -> list[str]:
+    """Draw pitch and voicing, whether a face is there, and how the mouth opens, over time; and some of its pictures.
+
+    Returns:
+        A line for each modality of which panels are left out: its features have not the columns that they show.
+    """
+    tracks, left_out = [], []
+    for modality in ("audio", "vision"):
         frames = frames_of(extracted, modality)
-        columns = provenance.get(modality, {}).get("columns", ())
-        if frames is not None and columns:
-            panels.append((draw, np.asarray(frames), columns, provenance[modality]["rate"]))
-    with _figure(path, 2 * max(1, len(panels)) + (shown is not None)) as every_axes:
+        note = provenance.get(modality, {})
+        if frames is None or not note.get("columns"):
+            continue
+        own = [panel for panel in _PANELS if panel.modality == modality]
+        drawn = [panel for panel in own if set(panel.columns) <= set(note["columns"])]
+        tracks += [(panel, np.asarray(frames), note) for panel in drawn]
+        if absent := [panel for panel in own if panel not in drawn]:
+            columns = dict.fromkeys(name for panel in absent for name in panel.columns if name not in note["columns"])
+            left_out.append(
+                f"not drawn: {', '.join(panel.shows for panel in absent)}; the {modality} features of "
+                f"{note['extractor']} have no column {' or '.join(columns)}"
+            )
+    with _figure(path, max(1, len(tracks)) + (shown is not None)) as every_axes:
         axes = every_axes[1:] if shown is not None else every_axes
         if shown is not None:
             _draw_pictures(every_axes[0], shown, provenance["vision"]["rate"])
-        for number, (draw, values, columns, rate) in enumerate(panels):
-            draw(axes[2 * number : 2 * number + 2], values, list(columns), rate)
-        if not panels:
-            axes[0].set_title("no sound and no pictures in it", fontsize=9)
-        axes[0].set_title(
-            f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s", fontsize=9, loc="left", parse_math=False
-        )
-        axes[-1].set_xlabel("seconds" if not panels or panels[-1][3] != "own" else "pictures")
+        for panel, (what, values, note) in zip(axes, tracks, strict=False):
+            named = {name: values[:, note["columns"].index(name)] for name in what.columns}
+            what.draw(panel, _times(len(values), note["rate"], what.modality), named)
+        _label(axes, tracks[-1][2]["rate"] if tracks else 0.0, clip, extracted)
+        if not tracks:
+            axes[0].set_axis_off()
+            axes[0].text(0.5, 0.5, "nothing in it can be drawn over time", ha="center", transform=axes[0].transAxes)
+    return left_out
+
+
+def _label(axes: Sequence[Any], rate: float | str, clip: Clip, extracted: Extracted) -> None:
+    name = f"{one_line(clip.id)[:80]}, {extracted.result['seconds']:.1f} s"
+    axes[0].set_title(name, fontsize=9, loc="left", parse_math=False)
+    axes[-1].set_xlabel("pictures" if rate == "own" else "seconds")
 
 
 def _draw_pictures(panel: Any, shown: Shown, rate: float | str) -> None:
@@ -90,34 +112,59 @@ def _draw_pictures(panel: Any, shown: Shown, rate: float | str) -> None:
         part.set_title(when, fontsize=7)
 
 
-def _draw_sound(axes: Sequence[Any], values: npt.NDArray[Any], columns: list[str], rate: float) -> None:
-    times = (np.arange(len(values)) + 0.5) / rate
-    pitch = np.where(values[:, columns.index("VUV")] > 0, values[:, columns.index("F0")], np.nan)
-    axes[0].plot(times, pitch, ".", markersize=2.5, color=_BLUE)
-    axes[0].set(ylabel="F0 (Hz)", xlim=(0, times[-1]))
-    axes[1].plot(times, values[:, columns.index("MCEP_0")], color=_BLUE, linewidth=0.8)
-    axes[1].fill_between(times, 0, 1, where=values[:, columns.index("VUV")] > 0, **_shade(axes[1]))
-    axes[1].set(ylabel="MCEP_0\n(grey: voiced)", xlim=(0, times[-1]))
+def _times(count: int, rate: float | str, modality: str) -> Values:
+    """Return when each row is: frames of sound at their middle; pictures by number where their rate is not known."""
+    step = 1 / rate if isinstance(rate, int | float) else 1.0
+    return (np.arange(count) + (0.5 if modality == "audio" else 0.0)) * step
 
 
-def _draw_face(axes: Sequence[Any], values: npt.NDArray[Any], columns: list[str], rate: float | str) -> None:
-    times = np.arange(len(values)) / (rate if isinstance(rate, int | float) else 1.0)
-    present = values[:, columns.index("face_present")] > 0
-    last = max(float(times[-1]), 1e-3)
-    for panel, names in ((axes[0], ("AU25_lips_apart", "AU45_blink")), (axes[1], ("yaw", "pitch", "roll"))):
-        for name, color in zip(names, (_BLUE, _ORANGE, _GREY), strict=False):
-            panel.plot(
-                times, np.where(present, values[:, columns.index(name)], np.nan), color=color, label=name, lw=1.0
-            )
-        panel.fill_between(times, 0, 1, where=~present, **_shade(panel))
-        panel.legend(fontsize=7, loc="upper right", ncols=3)
-        panel.set(xlim=(0, last))
-    axes[0].set_ylabel("face\n(grey: none)")
-    axes[1].set_ylabel("degrees")
+def _draw_pitch(panel: Any, times: Values, columns: Mapping[str, Values]) -> None:
+    panel.plot(times, np.where(columns["VUV"] > 0, columns["F0"], np.nan), ".", markersize=2.5, color=_BLUE)
+    panel.set(ylabel="F0 (Hz)", xlim=(0, times[-1]))
+
+
+def _draw_energy(panel: Any, times: Values, columns: Mapping[str, Values]) -> None:
+    panel.plot(times, columns["MCEP_0"], color=_BLUE, linewidth=0.8)
+    panel.fill_between(times, 0, 1, where=columns["VUV"] > 0, **_shade(panel))
+    panel.set(ylabel="MCEP_0\n(grey: voiced)", xlim=(0, times[-1]))
+
+
+def _draw_face(panel: Any, times: Values, columns: Mapping[str, Values], *, unit: str) -> None:
+    """Draw columns of a face, in grey where there is none."""
+    present = columns["face_present"] > 0
+    names = [name for name in columns if name != "face_present"]
+    for name, color in zip(names, (_BLUE, _ORANGE, _GREY), strict=False):
+        panel.plot(times, np.where(present, columns[name], np.nan), color=color, label=name, lw=1.0)
+    panel.fill_between(times, 0, 1, where=~present, **_shade(panel))
+    panel.legend(fontsize=7, loc="upper right", ncols=3)
+    panel.set(xlim=(0, max(float(times[-1]), 1e-3)), ylabel=unit)
 
 
 def _shade(panel: Any) -> dict[str, Any]:
     return {"transform": panel.get_xaxis_transform(), "color": "#dddddd", "zorder": 0, "step": "mid"}
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel of a clip: what it shows, and the columns that it needs."""
+
+    modality: str
+    shows: str
+    columns: tuple[str, ...]
+    draw: Callable[[Any, Values, Mapping[str, Values]], None]
+
+
+_PANELS = (
+    _Panel("audio", "pitch", ("F0", "VUV"), _draw_pitch),
+    _Panel("audio", "energy and voicing", ("MCEP_0", "VUV"), _draw_energy),
+    _Panel(
+        "vision",
+        "mouth and blinks",
+        ("AU25_lips_apart", "AU45_blink", "face_present"),
+        partial(_draw_face, unit="face\n(grey: none)"),
+    ),
+    _Panel("vision", "pose", ("yaw", "pitch", "roll", "face_present"), partial(_draw_face, unit="degrees")),
+)
 
 
 @contextlib.contextmanager

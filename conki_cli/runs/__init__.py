@@ -6,6 +6,7 @@ environment.json, metrics.jsonl, result.json, predictions/<split>.csv and checkp
 """
 
 from conki_cli.runs.catalogue import Runs, check_settings
+from conki_cli.runs.clips import clips_of
 from conki_cli.runs.differences import nearest_finished
 from conki_cli.runs.discarding import discard_run
 from conki_cli.runs.extraction import read_extraction, recipe_of, used_frames, write_extraction
@@ -43,6 +44,7 @@ __all__ = [
     "check_is_file",
     "check_name",
     "check_settings",
+    "clips_of",
     "common_threshold",
     "default_name",
     "digest_of",

@@ -41,6 +41,14 @@ def test_work_of_unknown_length_promises_no_time() -> None:
     assert "remaining" not in stream.getvalue()
 
 
+def test_words_between_colons_stay_words(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(json=False)
+    screen.say("no feature store :file_folder:/mosi.h5")
+    screen.show(":warning:")
+    screen.results.print("seed 1:smile:", markup=False)
+    assert capsys.readouterr() == (":warning:\nseed 1:smile:\n", "no feature store :file_folder:/mosi.h5\n")
+
+
 def test_a_log_gets_a_line_a_minute_instead_of_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, stream = Screen(json=True), StringIO()
     screen.messages = Console(file=stream, width=80)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from conki_cli.cli import app
 from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.experiments.forecast import describe_plan
+from conki_cli.experiments.forecast import describe_plan, peak_of
 from conki_cli.experiments.planning import Plan, make_plan
 from conki_cli.runs import Run, Runs
 from conki_cli.system.errors import ConkiError, SettingsError
@@ -121,7 +121,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be_trained(
     before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")}
     with Shelf() as shelf:
         plan = planned([tiny_config(seeds=(1, 2, 3))], copied, shelf, dry_run=True)
-        found = describe_plan(plan)
+        found, both = describe_plan(plan), describe_plan(plan, num_jobs=4)
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
     states = {(entry["stage"], entry["seed"]): entry["state"] for entry in found["steps"]}
     assert states == {
@@ -137,7 +137,13 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be_trained(
     assert (step["parameters"], step["trained"]) == (result.parameters["all"], result.parameters["trained"])
     paces = [result.seconds / result.epochs for result in trained.run.results().values()]
     assert step["seconds"] == pytest.approx(step["epochs"] * sum(paces) / 2)
-    assert found["disk"] > 0
+    assert 0 < found["disk"] < both["disk"]
+    assert (found["at_once"], both["at_once"]) == (1, 2)
+
+
+def test_steps_that_train_at_once_need_their_space_at_once() -> None:
+    entries = [{"disk": disk, "disk_afterwards": 1} for disk in (3, 9, 5)]
+    assert [peak_of(entries, at_once) for at_once in (1, 2, 3, 9)] == [3 + 8, 3 + 8 + 4, 3 + 8 + 4 + 2, 3 + 14]
 
 
 def test_a_dry_run_is_a_table_or_json_and_prepares_no_store(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from conki_cli.config.resolving import to_toml
 from conki_cli.experiments.ablations import ablation_rows
 from conki_cli.experiments.background import _Background
 from conki_cli.experiments.planning import make_plan
-from conki_cli.experiments.submitting import Order, arrays_of, script_of, step_of, submit
+from conki_cli.experiments.submitting import Order, arrays_of, most_at_once, script_of, step_of, submit
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.submissions import Submission, Task, submissions
 from conki_cli.system.files import read_json
@@ -40,12 +40,15 @@ def submitted(workspace: Workspace, config: object, order: Order = LOCAL) -> Sub
 
 def test_a_stage_2_waits_for_the_job_of_its_own_stage_1(workspace: Workspace, tiny_config: MakeConfig) -> None:
     rows = ablation_rows(rows_of(tiny_config(seeds=(1, 2)), ("C4",), ("C1",)))
-    tasks = arrays_of(planned(workspace, rows))
+    steps = planned(workspace, rows)
+    tasks = arrays_of(steps)
     places = [(task.stage, task.seed, task.array, task.index) for task in tasks]
     shared = [(1, 1, 0, 1), (1, 2, 0, 2), (2, 1, 1, 1), (2, 2, 1, 2), (2, 1, 2, 1), (2, 2, 2, 2)]
     assert places == [*shared, (2, 1, 0, 3), (2, 2, 0, 4)]  # w/o C1 has no stage 1
     before = {task.index: (task.run, task.seed) for task in tasks if task.array == 0}
     assert all(before[task.index] == (task.first, task.seed) for task in tasks if task.array)
+    found = [most_at_once(steps, *order) for order in (("slurm", 1), ("slurm", 2), ("local", 2))]
+    assert found == [8, 2 * 3, 2]  # of eight steps in three arrays
 
 
 def test_a_job_reads_the_step_that_was_planned(workspace: Workspace, tiny_config: MakeConfig) -> None:

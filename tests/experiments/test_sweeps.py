@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments import trials
 from conki_cli.experiments.spaces import combinations, parse_over
-from conki_cli.experiments.sweeps import describe_sweep, foresee_sweep, make_sweep, sweep_all
+from conki_cli.experiments.sweeps import describe_sweep, disk_of, foresee_sweep, make_sweep, sweep_all
 from conki_cli.reporting.tables.sweeps import foreseen
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, SettingsError, StoreError
@@ -39,6 +40,18 @@ def numbers_and_states(sweep: trials.Sweep) -> list[tuple[int, str]]:
     return sorted((trial["number"], trial["state"]) for trial in describe_sweep(sweep)["trials"])
 
 
+class Totals(Observer):
+    """Remembers to which number progress is counted."""
+
+    def __init__(self) -> None:
+        self.totals: list[tuple[str, int]] = []
+
+    @contextlib.contextmanager
+    def steps(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        self.totals.append((label, total))
+        yield lambda count, remark: None
+
+
 def test_a_sweep_works_on_a_store_whose_test_split_is_gone(workspace: Workspace, quick: RunConfig) -> None:
     path, whole = workspace.store("tiny"), workspace.root / "whole.h5"
     shutil.copy2(path, whole)
@@ -46,8 +59,9 @@ def test_a_sweep_works_on_a_store_whose_test_split_is_gone(workspace: Workspace,
         del file["test"]
     with pytest.raises(StoreError):
         FeatureStore(path)
-    sweep = make_sweep(quick, [GRID], workspace, num_trials=9, name="mine")
-    sweep_all(sweep, Observer())
+    sweep, progress = make_sweep(quick, [GRID], workspace, num_trials=9, name="mine"), Totals()
+    sweep_all(sweep, progress)
+    assert ("trials", 2) in progress.totals  # a grid has no more
     found = describe_sweep(sweep)
     assert numbers_and_states(sweep) == [(0, "complete"), (1, "complete")]
     best = Run(Path(found["run"]))
@@ -264,6 +278,15 @@ def test_a_dry_run_counts_every_stage_1_that_the_trials_vary(workspace: Workspac
         plan = foresee_sweep(sweep, Observer())
         first, second = (entry["disk_afterwards"] for entry in plan["trial"]["steps"])
         assert (plan["stages_1"], plan["disk_afterwards"]) == (count, count * first + second)
+
+
+@pytest.mark.parametrize(
+    ("num_first", "num_jobs", "needed"), [(1, 1, 11), (5, 1, 15), (5, 2, 24), (1, 3, 21), (0, 2, 11)]
+)
+def test_the_last_stage_1_trains_beside_all_that_are_kept(num_first: int, num_jobs: int, needed: int) -> None:
+    first, second = ([{"state": "train", "disk": disk, "disk_afterwards": 1}] for disk in (10, 5))
+    found = disk_of(first if num_first else [], second, num_first, num_jobs, has_best=True)
+    assert found == {"disk": needed, "disk_afterwards": num_first + 1}
 
 
 def test_a_dry_run_says_what_is_kept_and_where(workspace: Workspace, quick: RunConfig) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ import pytest
 from conftest import Trained
 from run_support import slowly
 
+from conki_cli.data.extraction.cache import Clip, Extracted
 from conki_cli.data.store.reading import FeatureStore
-from conki_cli.reporting.figures import KINDS, Choices, check_runs, draw, draw_figure
+from conki_cli.reporting.figures import KINDS, Choices, check_runs, draw_figure, tsne
 from conki_cli.reporting.figures.canvas import label
 from conki_cli.reporting.figures.confusion import classes_of
 from conki_cli.reporting.figures.representations import network_and_batches, represent, strange_order, training_clips
 from conki_cli.reporting.figures.stored import intervals_of
 from conki_cli.reporting.figures.vectors import Labels, mean_cosines
-from conki_cli.reporting.video_figures import steps_of
+from conki_cli.reporting.video_figures import draw_clip, steps_of
 from conki_cli.runs import Run, evaluate_run, stored_predictions
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, StoreError
 from conki_cli.system.files import to_json, write_json
@@ -48,9 +49,13 @@ def copied(trained: Trained, tmp_path: Path) -> MakeCopy:
     return make
 
 
+def content_of(kind: str, runs: Sequence[Run], **options: Any) -> bytes:
+    return draw_figure(kind, runs, **options).content
+
+
 def refusal(kind: str, *runs: Run, choices: Choices | None = None) -> str:
     with pytest.raises(ConkiError) as caught:
-        draw(kind, runs, choices=choices)
+        content_of(kind, runs, choices=choices)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -60,22 +65,22 @@ def refusal(kind: str, *runs: Run, choices: Choices | None = None) -> str:
 
 @pytest.mark.parametrize("kind", slowly(CHEAP, CHEAP[:2]))
 def test_the_same_run_gives_the_same_bytes_whatever_the_user_set_matplotlib_to(kind: str, trained: Trained) -> None:
-    first = draw(kind, [trained.run])
+    first = content_of(kind, [trained.run])
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "svg.hashsalt": None}):
-        assert draw(kind, [trained.run]) == first
+        assert content_of(kind, [trained.run]) == first
 
 
 @pytest.mark.parametrize(("form", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF-")])
 def test_png_and_pdf_repeat_byte_by_byte_and_name_no_time(form: Any, begins: bytes, trained: Trained) -> None:
-    found = draw("confusion", [trained.run], form=form)
+    found = content_of("confusion", [trained.run], form=form)
     assert found.startswith(begins)
     assert b"CreationDate" not in found
     assert b"Matplotlib" not in found
-    assert found == draw("confusion", [trained.run], form=form)
+    assert found == content_of("confusion", [trained.run], form=form)
 
 
 def test_svgs_in_one_page_share_no_id_and_bring_no_style_script_or_link(trained: Trained) -> None:
-    texts = [draw(kind, [trained.run]).decode() for kind in ("confusion", "calibration")]
+    texts = [content_of(kind, [trained.run]).decode() for kind in ("confusion", "calibration")]
     ids = [set(re.findall(r' id="([^"]+)"', text)) for text in texts]
     assert ids[0]
     assert not ids[0] & ids[1]
@@ -86,14 +91,14 @@ def test_svgs_in_one_page_share_no_id_and_bring_no_style_script_or_link(trained:
 
 
 def test_the_width_of_the_file_is_the_one_asked_for(trained: Trained) -> None:
-    found = draw("seeds", [trained.run], width=127.0).decode()
+    found = content_of("seeds", [trained.run], width=127.0).decode()
     assert re.search(r'width="360pt"', found)
 
 
 @pytest.mark.parametrize("width", [10.0, 1000.0, float("nan")])
 def test_an_illegible_width_is_refused(width: float, trained: Trained) -> None:
     with pytest.raises(SettingsError, match="50 to 400 millimetres"):
-        draw("seeds", [trained.run], width=width)
+        content_of("seeds", [trained.run], width=width)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +234,11 @@ def test_pairs_are_those_of_section_3_4(trained: Trained) -> None:
     assert sorted(Counter(intervals).values()) == [1, 2]
 
 
+def test_two_clips_of_pairs_are_of_two_intervals(trained: Trained) -> None:
+    scores = draw_figure("pairs", [trained.run], choices=Choices(num_clips=2)).numbers["scores"]
+    assert len({round(score) for score in scores}) == 2
+
+
 def test_mean_cosines_equal_the_loop_over_all_pairs() -> None:
     vectors = np.random.default_rng(0).normal(size=(18, 5))
     vectors[4] = 0
@@ -265,6 +275,22 @@ def test_tsne_draws_the_same_places_again_and_its_numbers_beside_them(trained: T
         "between_knowledge",
     }
     assert len(found["drawn"]) == 6 * sum(found["clips"])
+
+
+def test_tsne_tells_the_clips_of_intervals_from_those_whose_cosines_are_taken(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FeatureStore(trained.workspace.store("tiny")) as store:
+        scores = store.split("train").scores
+        assert scores is not None
+    (one, most), (other, fewer) = Counter(int(np.round(score)) for score in scores).most_common(2)
+    monkeypatch.setattr(tsne, "_MOST_COMPARED", 1)
+    found = draw_figure("tsne", [trained.run], choices=Choices("train", intervals=(one, other)))
+    numbers = found.numbers["runs"][0]
+    assert most > 1
+    assert (numbers["clips"], numbers["compared"]) == ([most, fewer], [1, 1])
+    assert f"of the {most} and {fewer} tiny train clips" in found.caption
+    assert "the cosines do not depend on it and are of at most 1 clips of each" in found.caption
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])
@@ -307,6 +333,22 @@ def test_a_time_line_has_no_score_where_nobody_speaks() -> None:
     values, edges = steps_of(clips, [1.0, -1.0, 0.5])
     assert values == pytest.approx([1.0, -1.0, math.nan, 0.5], nan_ok=True)
     assert edges == [0.5, 2.0, 3.0, 7.0, 8.0]
+
+
+def test_a_clip_is_drawn_without_the_panels_of_which_an_encoder_has_no_columns(tmp_path: Path) -> None:
+    np.save(tmp_path / "audio.npy", np.ones((5, 8), dtype=np.float32))
+    np.save(tmp_path / "vision.npy", np.ones((5, 4), dtype=np.float32))
+    clip = Extracted("a", tmp_path, {"audio_frames": 5, "vision_frames": 5, "seconds": 0.1})
+    notes = {
+        "audio": {"extractor": "hubert", "rate": 50.0, "columns": [f"h{number}" for number in range(8)]},
+        "vision": {"extractor": "mesh", "rate": 10.0, "columns": ["yaw", "pitch", "roll", "face_present"]},
+    }
+    left_out = draw_clip(tmp_path / "a.png", clip, Clip("a", tmp_path / "a.mp4"), notes)
+    assert left_out == [
+        "not drawn: pitch, energy and voicing; the audio features of hubert have no column F0 or VUV or MCEP_0",
+        "not drawn: mouth and blinks; the vision features of mesh have no column AU25_lips_apart or AU45_blink",
+    ]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ---- refusals ----
@@ -356,19 +398,19 @@ def test_an_interval_without_clips_is_refused_with_those_that_have_some(trained:
 def test_a_missing_store_a_missing_split_and_a_missing_seed_are_refused(copied: MakeCopy) -> None:
     run = copied()
     with pytest.raises(StoreError, match="no feature store"):
-        draw("tsne", [run])
+        content_of("tsne", [run])
     assert "no stored predictions for train" in refusal("confusion", run, choices=Choices(split="train"))
     assert "seed 9" in refusal("tsne", run, choices=Choices(seed=9))
 
 
 def test_runs_of_the_same_modalities_are_not_compared_by_them(trained: Trained, copied: MakeCopy) -> None:
     with pytest.raises(SettingsError, match="two have text, vision, audio"):
-        draw("modalities", [trained.run, copied()])
+        content_of("modalities", [trained.run, copied()])
 
 
 def test_an_unknown_kind_is_refused_with_the_one_that_was_meant() -> None:
     with pytest.raises(SettingsError, match="did you mean curves"):
-        draw("curve", [])
+        content_of("curve", [])
     assert set(KINDS) >= {"tsne", "ablation", "compare"}
 
 
@@ -377,4 +419,4 @@ def test_a_checkpoint_that_is_gone_is_refused(copied: MakeCopy) -> None:
     for name in ("best", "last"):
         run.checkpoint(1, name).unlink(missing_ok=True)
     with pytest.raises(RunError, match="is missing"):
-        draw("pairs", [run])
+        content_of("pairs", [run])

@@ -29,7 +29,8 @@ every_name = pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 
 def exported(name: str, path: Path) -> str:
     info = TableInfo(name, "test", "all", (1,), 686, notes=[name])
-    export_table([Row(name, {"mae": [0.5]}, run=name, note=name), Row("ConKI", {"mae": [0.4]})], info, path)
+    rows = [Row(name, {"mae": [0.5]}, run=name, note=name, seeds=(1,)), Row("ConKI", {"mae": [0.4]}, seeds=(1,))]
+    export_table(rows, info, path)
     return path.read_text(encoding="utf-8")
 
 

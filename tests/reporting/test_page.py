@@ -14,6 +14,7 @@ from page_support import HOSTILE, SEEDS, make_run, make_space
 from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
+from conki_cli.metrics import sentiment_metrics
 from conki_cli.reporting import figures
 from conki_cli.reporting.comparison import compare, read_systems
 from conki_cli.reporting.page import PageChoices, make_page
@@ -91,10 +92,19 @@ def test_hostile_texts_are_shown_and_are_nothing_but_text(page: Page) -> None:
     shown = [row[1] for row in page.rows if row and "$_$" in row[0]]
     for hostile in HOSTILE[:-1]:
         assert visible(hostile).strip() in shown
-    assert any(cell.replace(" …", "").count("x") == 10_000 for cell in shown)
+    assert any(cell.count("x") == 10_000 for cell in shown)
     names = [tag for tag, _ in page.tags]
     assert (names.count("script"), names.count("style"), names.count("img")) == (1, 1, 0)
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"]
+
+
+def test_a_long_text_unfolds_behind_a_whole_word_and_stays_whole_for_the_search(tmp_path: Path) -> None:
+    long = " ".join(f"unmistakable{n}" for n in range(40))
+    space = make_space(tmp_path, [long, "y" * 300])
+    page = make_page([make_run(space, "one", 0.5)], space, NO_FIGURES, Observer())
+    assert {long, "y" * 300} <= {row[1] for row in Page(page).rows if len(row) > 1}
+    assert "unmistakable18 </summary>unmistakable19" in page
+    assert f"<summary>{'y' * 280}</summary>{'y' * 20}</details>" in page
 
 
 def test_no_control_character_and_no_mark_of_direction_is_in_the_file(text: str) -> None:
@@ -164,6 +174,41 @@ def test_clips_stand_with_the_mean_over_the_seeds_and_the_largest_error_first(sp
         [stored[0].scores[worst], values[:, worst].mean(), errors[worst], *values[:, worst]], abs=0.0051
     )
     assert [float(row[4]) for row in rows] == sorted((float(row[4]) for row in rows), reverse=True)
+
+
+def test_errors_of_sims_are_those_of_mae_within_the_range(tmp_path: Path) -> None:
+    space = make_space(tmp_path)
+    run = make_run(space, "sims", 1.0)
+    for place, changed in (
+        (run.path, {"score_range": [-1, 1]}),
+        *((run.seed_folder(s), {"metrics": {}}) for s in SEEDS),
+    ):
+        write_json(place / "result.json", json.loads((place / "result.json").read_text()) | changed)
+    clips = gather([Run(run.path)], space, NO_FIGURES, Observer()).clips.clips
+    means, scores = [clip.means[0] for clip in clips], [clip.score for clip in clips]
+    assert max(map(abs, means)) > 1
+    errors = [clip.errors[0] for clip in clips]
+    assert np.mean(errors) == pytest.approx(sentiment_metrics(means, scores, score_range=(-1, 1))["mae"])
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "used", "words"),
+    [((2, 3), ((1, 2), (2, 3)), "seeds 2, 3 against seeds 1, 2"), ((1, 2, 3), ((1, 2),) * 2, "seeds 1, 2 of both")],
+)
+def test_a_difference_is_over_the_seeds_in_common_or_where_there_are_not_two_over_all_of_each(
+    seeds: tuple[int, ...], used: tuple[tuple[int, ...], ...], words: str, tmp_path: Path
+) -> None:
+    space = make_space(tmp_path)
+    runs = [make_run(space, "one", 0.5), make_run(space, "other", 1.0, drop="C4", seeds=seeds)]
+    found = figures.draw_figure("ablation", runs)
+    errors = []
+    for run, own in zip(runs, used, strict=True):
+        stored = [read_predictions(run.predictions_path(seed, "test")) for seed in own]
+        mean = np.mean([one.predictions for one in stored], axis=0, dtype=np.float64)
+        errors.append(np.abs(mean - stored[0].scores).mean())
+    assert found.numbers["rows"][1]["difference"]["difference"] == pytest.approx(errors[1] - errors[0], abs=1e-6)
+    assert f"the mean prediction over seeds ({words}), with" in found.caption
 
 
 def test_metrics_stand_beside_the_papers_and_beside_constant_predictions(page: Page, space: Workspace) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from conki_cli.metrics import SIMS_THREE
 from conki_cli.reporting.figures.canvas import GREY, INK, new_figure
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.stored import Floats, Intervals, about, intervals_of, read_system
@@ -17,9 +18,8 @@ from conki_cli.runs import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SIMS_EDGES = np.array([-0.1, 0.1], dtype=np.float32)
 _SIMS = Intervals(
-    ("negative", "neutral", "positive"), np.array([-1.0, 0.0, 1.0]), _SIMS_EDGES.astype(np.float64), rounded=False
+    ("negative", "neutral", "positive"), np.array([-1.0, 0.0, 1.0]), SIMS_THREE.astype(np.float64), rounded=False
 )
 _MARGIN = 15.0
 """Millimetres that labels take beside and below the matrix."""

@@ -9,7 +9,8 @@ import numpy as np
 from conki_cli.config.words import run_label
 from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_grid, new_figure
 from conki_cli.reporting.figures.kinds import Choices, Plot
-from conki_cli.reporting.figures.stored import Log, in_words, read_log
+from conki_cli.reporting.figures.stored import Log, read_log
+from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.runs import Run
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
         last.axhline(median, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)), label="predicting the median")
     handles, names = grid.flat[len(panels) - 1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3 if width > 100 else 2)
-    about = f"{run_label(run.config)}, {run.record.dataset}, {in_words([log.seed for log in logs])}"
+    about = f"{run_label(run.config)}, {run.record.dataset}, {seeds_text([log.seed for log in logs])}"
     caption = f"{about}: each loss term (mean over the steps of an epoch) and the validation MAE; dots: best epochs."
     return Plot(figure, caption, _numbers(logs, median))
 

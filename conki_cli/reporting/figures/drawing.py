@@ -14,13 +14,6 @@ _MODULES = {"ablation": "systems", "compare": "systems"}
 """Where a kind is drawn, if not in the module of its own name."""
 
 
-def draw(
-    kind: str, runs: Sequence[Run], *, form: Form = "svg", width: float = COLUMN, choices: Choices | None = None
-) -> bytes:
-    """Draw a figure and return the bytes of its file; `draw_figure` also returns its caption and numbers."""
-    return draw_figure(kind, runs, form=form, width=width, choices=choices).content
-
-
 def draw_figure(
     kind: str, runs: Sequence[Run], *, form: Form = "svg", width: float = COLUMN, choices: Choices | None = None
 ) -> Drawn:

@@ -62,8 +62,6 @@ class Kind:
     """Runs that it takes, at least."""
     most: int = 1
     """Runs that it takes, at most."""
-    needs_store: bool = False
-    """Whether it reads the feature store of the runs' target."""
     needs_weights: bool = False
     """Whether it loads checkpoints and computes: seconds to minutes."""
     baselines: bool = True
@@ -117,7 +115,6 @@ KINDS: dict[str, Kind] = {
             "Representations (t-SNE)",
             "the six representations of clips of two intervals (Figure 5); one or two runs",
             most=2,
-            needs_store=True,
             needs_weights=True,
             baselines=False,
             needs_predictions=False,
@@ -132,13 +129,12 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("confusion", "Confusion of classes", "predicted classes against true ones"),
         Kind("calibration", "Calibration", "true scores against predicted ones, per interval"),
-        Kind("errors", "Errors", "absolute error by interval, length and video", needs_store=True),
+        Kind("errors", "Errors", "absolute error by interval, length and video"),
         Kind(
             "modalities",
             "Modalities",
             "one run: error when a modality is shuffled; several: error by modalities trained on",
             most=_MANY,
-            needs_store=True,
             needs_weights=True,
         ),
         Kind(
@@ -146,7 +142,6 @@ KINDS: dict[str, Kind] = {
             "Robustness",
             "error on clips that are damaged on purpose: noise, lost frames, misheard words",
             most=_SERIES,
-            needs_store=True,
             needs_weights=True,
         ),
         Kind("seeds", "Seeds", "metrics of every seed, the same seeds of several runs joined", most=_MANY),

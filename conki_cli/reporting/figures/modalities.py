@@ -15,7 +15,8 @@ from conki_cli.reporting.figures.canvas import GREY, label, new_figure
 from conki_cli.reporting.figures.intervals import draw_rows, half_width
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.representations import shuffled_errors, training_clips
-from conki_cli.reporting.figures.stored import about, in_words, of_clips, read_several, read_system
+from conki_cli.reporting.figures.stored import about, of_clips, read_several, read_system
+from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.runs import Run
 from conki_cli.system.errors import RunError, SettingsError
 
@@ -79,7 +80,7 @@ def _of_several(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
         [label(_with_model(row["label"], system, systems), 34) for row, system in zip(rows, systems, strict=True)],
     )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    seeds = "; ".join(f"{row['label']}: {in_words(system.seeds)}" for row, system in zip(rows, systems, strict=True))
+    seeds = "; ".join(f"{row['label']}: {seeds_text(system.seeds)}" for row, system in zip(rows, systems, strict=True))
     caption = (
         f"{of_clips(systems[0], choices)} ({seeds}): MAE of runs that were trained on different modalities, each seed, "
         "and the 95 % interval of their mean (t, from three seeds on)."

@@ -65,7 +65,7 @@ def _batch(run: Run, choices: Choices) -> tuple[Labels, list[float], list[int]]:
     found = stored_predictions(run, choices.split, [seed])[seed]
     rounded = rounded_scores(found.scores)
     one, other = chosen_intervals(rounded, choices.intervals, f"{run.record.dataset}, {choices.split}", num_clips=count)
-    first = np.flatnonzero(rounded == one)[: -(-2 * count // 3)]
+    first = np.flatnonzero(rounded == one)[: min(-(-2 * count // 3), count - 1)]
     second = np.flatnonzero(rounded == other)[: count - len(first)]
     rows = [*first.tolist(), *second.tolist()]
     if len(rows) < count:

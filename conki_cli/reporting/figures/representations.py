@@ -14,7 +14,7 @@ import numpy.typing as npt
 from conki_cli.metrics import clipped, rules_of
 from conki_cli.reporting.figures.kinds import Choices
 from conki_cli.reporting.figures.stored import Floats
-from conki_cli.runs import Run
+from conki_cli.runs import Run, clips_of
 from conki_cli.system.errors import RunError, StoreError
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def training_clips(run: Run, choices: Choices) -> Iterator["Utterances"]:
             ),
         )
     with FeatureStore(path) as store:
-        if run.record.data.get(dataset) != store.content_id:
-            raise RunError(f"run {run.name} was trained on another version of {path}", advice="restore that one")
-        yield store.split(choices.split).limited(run.config.data.limit)
+        yield clips_of(run, store, choices.split)
 
 
 def network_and_batches(run: Run, seed: int, clips: "Utterances") -> tuple["SentimentModel", "Batches"]:

@@ -9,7 +9,8 @@ import numpy as np
 from conki_cli.reporting.comparison import System
 from conki_cli.reporting.figures.canvas import GREY, SERIES, label, light_grid, new_figure
 from conki_cli.reporting.figures.kinds import Choices, Plot
-from conki_cli.reporting.figures.stored import in_words, of_clips, read_several
+from conki_cli.reporting.figures.stored import of_clips, read_several
+from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.runs import Run
 from conki_cli.system.errors import SettingsError
 
@@ -61,7 +62,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     for line in grid[:, 0]:
         line.set_ylabel("MAE")
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    seeds = "; ".join(f"{system.label}: {in_words(system.seeds)}" for system in systems)
+    seeds = "; ".join(f"{system.label}: {seeds_text(system.seeds)}" for system in systems)
     caption = (
         f"{of_clips(systems[0], choices)} ({seeds}): MAE on clips that are damaged on purpose, each seed and their "
         f"mean; left: the clips as they are. Damage drawn with seed {choices.corrupt_seed}."

@@ -12,7 +12,8 @@ import numpy as np
 from conki_cli.reporting.comparison import System
 from conki_cli.reporting.figures.canvas import GREY, INK, PALE, SERIES, light_grid, new_figure, short_labels
 from conki_cli.reporting.figures.kinds import Choices, Plot
-from conki_cli.reporting.figures.stored import in_words, of_clips, read_several, spread
+from conki_cli.reporting.figures.stored import of_clips, read_several
+from conki_cli.reporting.tables.grid import mean_and_deviation, seeds_text
 from conki_cli.runs import Run
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
         {"label": s.label, "run": s.run.name, "seeds": list(s.seeds), **{m: _values(s, m) for m in metrics}}
         for s in systems
     ]
-    counts = "; ".join(f"{system.label}: {in_words(system.seeds)}" for system in systems)
+    counts = "; ".join(f"{system.label}: {seeds_text(system.seeds)}" for system in systems)
     return Plot(figure, f"{caption} ({counts}).", {"metrics": metrics, "runs": numbers})
 
 
@@ -66,7 +67,7 @@ def _draw_metric(axes: "Axes", systems: Sequence[System], metric: str) -> None:
             axes.plot(x, y, color=PALE, linewidth=0.7, zorder=1)
     for number, (table, place) in enumerate(zip(tables, places, strict=True)):
         axes.plot(place, list(table.values()), "o", color=SERIES[number % len(SERIES)], markersize=2.8, zorder=2)
-        mean, deviation = spread(list(table.values()))
+        mean, deviation = mean_and_deviation(list(table.values()))
         if len(table) > 1 and math.isfinite(mean):
             bar: dict[str, Any] = {"color": INK, "markersize": 7, "markeredgewidth": 1.1, "elinewidth": 0.9}
             axes.errorbar(number + 0.3, mean, yerr=deviation, fmt="_", capsize=1.6, zorder=3, **bar)

@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from conki_cli.metrics.summaries import summarize
 from conki_cli.reporting.comparison import System, read_systems
 from conki_cli.reporting.comparison import read_system as system_of
 from conki_cli.reporting.figures.kinds import Choices
+from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.runs import Run, evaluate_run
 from conki_cli.runs.log import log_path, logged_epochs
 from conki_cli.system.errors import RunError
@@ -95,15 +95,9 @@ def check_predicted(run: Run, choices: Choices) -> None:
         )
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation; nan for one value."""
-    found = summarize({"value": list(values)})["value"]
-    return found["mean"], found["std"]
-
-
 def about(system: System, choices: Choices) -> str:
     """Say what a figure of one run is of: label, data set, split, seeds, clips."""
-    return f"{system.label}, {of_clips(system, choices)}, {in_words(system.seeds)}"
+    return f"{system.label}, {of_clips(system, choices)}, {seeds_text(system.seeds)}"
 
 
 def of_clips(system: System, choices: Choices) -> str:
@@ -111,15 +105,6 @@ def of_clips(system: System, choices: Choices) -> str:
     result = system.result
     part = f" (MAE and Corr: {result.n_nonzero:,} of them, protocol nonzero)" if result.n_nonzero is not None else ""
     return f"{result.dataset}, {choices.split}, n = {len(system.scores):,}{part}"
-
-
-def in_words(seeds: Sequence[int]) -> str:
-    """Render seeds: 'seed 1', 'seeds 1, 2, 4', 'seeds 1–10'."""
-    if len(seeds) == 1:
-        return f"seed {seeds[0]}"
-    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
-        return f"seeds {seeds[0]}–{seeds[-1]}"
-    return f"seeds {', '.join(map(str, seeds))}"
 
 
 # ---- logs ----

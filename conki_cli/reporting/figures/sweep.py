@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.reporting.figures.canvas import INK, SERIES, file_of, house_style, label, light_grid, new_figure
-from conki_cli.reporting.figures.kinds import COLUMN, Form
+from conki_cli.reporting.figures.kinds import COLUMN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,16 +15,16 @@ _DECADES = 10.0
 """Of a setting whose largest value is so many times its smallest, the axis is logarithmic."""
 
 
-def draw_sweep(found: Mapping[str, Any], *, form: Form = "svg", width: float = COLUMN) -> bytes:
-    """Draw a sweep, as `describe_sweep` returns it with a finished trial; return the bytes of the file."""
+def draw_sweep(found: Mapping[str, Any]) -> bytes:
+    """Draw a sweep, as `describe_sweep` returns it with a finished trial; return the bytes of an SVG file."""
     trials = [trial for trial in found["trials"] if trial["state"] == "complete"]
     with house_style():
-        figure = new_figure(width, _PANEL_HEIGHT * len(found["over"]))
+        figure = new_figure(COLUMN, _PANEL_HEIGHT * len(found["over"]))
         rows = figure.subplots(len(found["over"]), 1, squeeze=False)
         for axes, path in zip(rows.flat, found["over"], strict=True):
             _draw_panel(axes, path, trials)
         title = f"{found['sweep']}: validation MAE of {len(trials)} trials; ring: the best"
-        return file_of(figure, form, name="sweep", title=title)
+        return file_of(figure, "svg", name="sweep", title=title)
 
 
 def _draw_panel(axes: "Axes", path: str, trials: list[Mapping[str, Any]]) -> None:

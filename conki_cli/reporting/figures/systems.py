@@ -14,7 +14,8 @@ from conki_cli.reporting.comparison import System, bootstrap, numbered
 from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, light_grid, new_figure, short_labels
 from conki_cli.reporting.figures.intervals import draw_rows, half_width
 from conki_cli.reporting.figures.kinds import Choices, Plot
-from conki_cli.reporting.figures.stored import in_words, of_clips, read_several
+from conki_cli.reporting.figures.stored import of_clips, read_several
+from conki_cli.reporting.tables.grid import seeds_text
 from conki_cli.reporting.tables.systems import published_of
 from conki_cli.runs import Run
 
@@ -35,13 +36,14 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     _draw_differences(right, rows)
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3 if width > 110 else 2)
-    seeds = "; ".join(f"{system.label}: {in_words(system.seeds)}" for system in systems)
+    seeds = "; ".join(f"{system.label}: {seeds_text(system.seeds)}" for system in systems)
     videos = len({video_of(identity) for identity in systems[0].ids})
     caption = (
         f"{of_clips(systems[0], choices)} ({seeds}). Left: MAE of each seed and the 95 % "
         "interval of their mean (t, from three seeds on). "
-        f"Right: difference from {systems[0].label} in the MAE of the mean prediction over the seeds, with the middle "
-        f"95 % of draws of the {videos} videos: it covers the choice of test videos, not that of seeds."
+        f"Right: difference from {systems[0].label} in the MAE of the mean prediction over seeds "
+        f"({_seeds_in_words(rows)}), with the middle 95 % of draws of the {videos} videos: it covers the choice of "
+        "test videos, not that of seeds."
     )
     return Plot(figure, caption, {"rows": rows, "num_videos": videos})
 
@@ -57,15 +59,34 @@ def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
         "half_width": half_width(values),
         "paper": (published_of(system.config, system.result) or {}).get("mae"),
         "difference": None if system is reference else _difference(reference, system, choices),
+        "difference_seeds": None if system is reference else _seeds_of_difference(reference, system),
     }
 
 
-def _difference(reference: System, system: System, choices: Choices) -> dict[str, float] | None:
-    """Draw the videos of both systems' mean predictions, over the seeds that both have, else over all of each."""
+def _seeds_of_difference(reference: System, system: System) -> dict[str, list[int]]:
+    """Return the seeds whose mean predictions are compared: those in common from two on, else all of each."""
     common = [seed for seed in reference.seeds if seed in system.seeds]
+    seeds = (common, common) if len(common) > 1 else (list(reference.seeds), list(system.seeds))
+    return {"reference": seeds[0], "row": seeds[1]}
+
+
+def _seeds_in_words(rows: Sequence[dict[str, Any]]) -> str:
+    """Say over which seeds the mean predictions are, once where all rows have the same."""
+    words = {}
+    for row in rows[1:]:
+        ours, others = (seeds_text(row["difference_seeds"][key]) for key in ("row", "reference"))
+        words[row["label"]] = f"{ours} of both" if ours == others else f"{ours} against {others}"
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return "; ".join(f"{label}: {seeds}" for label, seeds in words.items())
+
+
+def _difference(reference: System, system: System, choices: Choices) -> dict[str, float] | None:
+    """Draw the videos of both systems' mean predictions."""
+    seeds = _seeds_of_difference(reference, system)
     one, other = (
-        np.mean([found.predictions[seed] for seed in common or found.seeds], axis=0, dtype=np.float64)
-        for found in (reference, system)
+        np.mean([found.predictions[seed] for seed in seeds[name]], axis=0, dtype=np.float64)
+        for name, found in (("reference", reference), ("row", system))
     )
     videos = numbered([video_of(identity) for identity in system.ids])
     measured: dict[str, Any] = {"rules": rules_of(system.run.record.score_range), "protocol": choices.protocol}

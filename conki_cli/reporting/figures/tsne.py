@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_DRAWN = 50
-"""Clips of an interval that are drawn, unless another number is chosen; the cosines are of all."""
+"""Clips of an interval that are drawn, unless another number is chosen."""
 _MOST_COMPARED = 400
 """Clips of an interval whose cosines are taken."""
 _FEWEST_VECTORS = 6
@@ -53,7 +53,7 @@ class _Panel:
     """[N, 2]."""
     cosines: dict[str, float]
     counts: tuple[int, int]
-    """Clips of both intervals whose cosines were taken."""
+    """Clips of both intervals; the cosines are of at most `_MOST_COMPARED` of each."""
 
 
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
@@ -97,7 +97,7 @@ def _panel(run: Run, choices: Choices, wanted: tuple[int, int] | None) -> tuple[
     some = Labels([labels.ids[k] for k in shown], labels.intervals[shown], labels.kinds, labels.modalities)
     blocks = vectors.reshape(len(rows), labels.per_clip, -1)[shown]
     places = _embed(blocks.reshape(len(shown) * labels.per_clip, -1), run)
-    counts = tuple(int((labels.intervals == interval).sum()) for interval in intervals)
+    counts = tuple(int((rounded == interval).sum()) for interval in intervals)
     return _Panel(run, seed, some, places, mean_cosines(vectors, labels), (counts[0], counts[1])), intervals
 
 
@@ -199,13 +199,14 @@ def _caption(panels: Sequence[_Panel], intervals: Sequence[int], choices: Choice
     shown = "; ".join(f"({'ab'[k]}) {name}" for k, name in enumerate(names)) if len(names) > 1 else names[0]
     drawn = len(first.labels.ids)
     some = f", {drawn} of them drawn" if drawn < sum(first.counts) else ""
+    limit = f" and are of at most {_MOST_COMPARED} clips of each" if max(first.counts) > _MOST_COMPARED else ""
     kinds = dict.fromkeys(kind for panel in panels for kind in panel.labels.kinds)
     words = {"O": "O (pan-knowledge, light)", "A": "A (knowledge-specific, dark)"}
     return (
         f"{shown}: {' and '.join(words[kind] for kind in kinds)} of the {first.counts[0]} and "
         f"{first.counts[1]} {first.run.config.data.dataset} {choices.split} clips of intervals "
         f"{interval_words(intervals)}{some}, by t-SNE (cosine, seed {_SEED}); distances between groups in it mean "
-        "little, the cosines do not depend on it."
+        f"little, the cosines do not depend on it{limit}."
     )
 
 
@@ -218,6 +219,7 @@ def _numbers(panels: Sequence[_Panel], intervals: Sequence[int]) -> dict[str, An
                 "label": run_label(panel.run.config),
                 "seed": panel.seed,
                 "clips": list(panel.counts),
+                "compared": [min(count, _MOST_COMPARED) for count in panel.counts],
                 "mean_cosine": panel.cosines,
                 "drawn": [
                     {"id": identity, "vector": panel.labels.names[k], "x": x, "y": y}

@@ -63,7 +63,7 @@ class Clip:
     means: Sequence[float]
     """Over the seeds."""
     errors: Sequence[float]
-    """Of the means; absolute."""
+    """Of the means; absolute, in what MAE measures: with the rules of SIMS, within -1..1."""
     by_seed: Sequence[Sequence[float]]
 
 

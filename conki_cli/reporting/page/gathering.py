@@ -9,6 +9,7 @@ import numpy as np
 
 from conki_cli.config.words import run_label
 from conki_cli.data.store.records import counted
+from conki_cli.metrics import clipped, rules_of
 from conki_cli.reporting.comparison import (
     Comparison,
     System,
@@ -185,7 +186,8 @@ def _clip_table(systems: Sequence[System], texts: Mapping[str, str] | None) -> C
     first = systems[0]
     values = [np.array([*one.predictions.values()], dtype=np.float64) for one in systems]  # [S, N] each
     means = [by_seed.mean(axis=0) for by_seed in values]
-    errors = [np.abs(mean - first.scores) for mean in means]
+    rules = rules_of(first.run.record.score_range)
+    errors = [np.abs(clipped(mean, rules) - clipped(first.scores, rules)) for mean in means]
     order = np.argsort(-errors[0], kind="stable")
     low, high = first.run.record.score_range
     clips = [

@@ -14,6 +14,7 @@ from conki_cli.reporting.page.content import Recipe, Sheet
 from conki_cli.reporting.page.recorded import environments
 from conki_cli.reporting.page.stores import StoreFacts
 from conki_cli.reporting.tables.grid import seeds_text
+from conki_cli.reporting.tables.plans import duration
 from conki_cli.runs import SeedResult
 from conki_cli.runs.differences import learnt_settings
 from conki_cli.system.errors import quoted
@@ -61,7 +62,7 @@ def _training(system: System, stores: Mapping[str, StoreFacts]) -> Iterator[tupl
     yield "best epoch", ", ".join(f"{seed.best_epoch or '?'} of {seed.epochs or '?'}" for seed in seeds)
     yield "parameters", _parameters(seeds[0].parameters)
     times = [seed.seconds for seed in seeds if seed.seconds]
-    yield "training", f"{', '.join(_duration(seconds) for seconds in times)} per seed" if times else ""
+    yield "training", f"{', '.join(duration(seconds) for seconds in times)} per seed" if times else ""
     yield "run", system.run.name
 
 
@@ -90,12 +91,6 @@ def _parameters(found: Mapping[str, int]) -> str:
     return f"{found['all']:,}, of which {found['trained']:,} trained in stage 2"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def differing_sheet(systems: Sequence[System]) -> Sheet | None:
     """Return the settings in which the systems differ; None with one system, or where none differs."""
     if len(systems) < 2:
@@ -120,7 +115,7 @@ def versions_sheet(systems: Sequence[System]) -> Sheet:
         column: dict[str, list[str]] = {}
         for recorded in environments(system.run, system.seeds).values():
             packages = recorded.get("packages")
-            flat = {**{key: recorded.get(key) for key in ("conki", "git_commit", "python")}}
+            flat = {key: recorded.get(key) for key in ("conki", "git_commit", "python")}
             flat |= packages if isinstance(packages, dict) else {}
             flat |= {key: recorded.get(key) for key in ("platform", "device", "threads")}
             for name, value in flat.items():

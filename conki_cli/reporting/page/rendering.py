@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _LONG = 280
-"""Characters of a text that are shown at once; the rest unfolds."""
+"""Characters of a text that are shown at once, at most; the rest unfolds."""
 _STEPS = 5
 """Shades of an error, from none to half of the range of the scores."""
 
@@ -79,8 +79,7 @@ def _environment() -> "Environment":
         keep_trailing_newline=False,
     )
     environment.filters |= {"data_url": _data_url, "marks": superscript, "css_string": _css_string, "cells": _cells}
-    environment.filters |= {"fixed": _fixed, "shade": _shade}
-    environment.globals |= {"long": _LONG}
+    environment.filters |= {"fixed": _fixed, "shade": _shade, "folded": _folded}
     return environment
 
 
@@ -112,6 +111,14 @@ def _fixed(value: float) -> str:
 
 def _shade(error: float, width: float) -> int:
     return min(_STEPS, int(2 * _STEPS * error / width)) if width > 0 else 0
+
+
+def _folded(text: str) -> tuple[str, str]:
+    """Divide a text behind a word into what is shown at once and the rest; both together are the text."""
+    if len(text) <= _LONG:
+        return text, ""
+    end = text.rfind(" ", _LONG // 2, _LONG) + 1 or _LONG  # a text without blanks is divided anywhere
+    return text[:end], text[end:]
 
 
 def _columns(table: ClipTable) -> list[Column]:

@@ -128,7 +128,7 @@ def _latex(rows: Sequence[Row], info: TableInfo) -> str:
 
 
 def _csv(rows: Sequence[Row], info: TableInfo) -> str:
-    seeds = sorted({seed for row in rows if row.values for seed in _seeds_of(row, info)})
+    seeds = sorted({seed for row in rows for seed in row.seeds})
     head = ["dataset", "split", "protocol", "n", "n_nonzero", "threshold", "limit", "seeds", "run", "label", "metric"]
     head += ["mean", "std", "paper", "marks"]
     stream = io.StringIO()
@@ -143,24 +143,16 @@ def _csv(rows: Sequence[Row], info: TableInfo) -> str:
     ]
     start.append("" if info.threshold is None else info.threshold)
     for row in rows:
-        own = _seeds_of(row, info) if row.values else ()
         for name in (metric for column in COLUMNS for metric in column.metrics):
             values, paper = numbers(row.values.get(name, ())), (row.published or {}).get(name, "")
             if values or paper != "":
                 mean, std = mean_and_deviation(values) if values else ("", "")
-                by_seed = dict(zip(own, values, strict=False))
+                by_seed = dict(zip(row.seeds, values, strict=False))
                 shown = [mean, std if len(values) > 1 else "", paper, row.signs.get(name, "")]
                 shown_names = [spreadsheet_cell(visible(one)) for one in (row.run, row.label)]
-                named = [row.limit or "", " ".join(map(str, own)), *shown_names, name]
+                named = [row.limit or "", " ".join(map(str, row.seeds)), *shown_names, name]
                 writer.writerow([*start, *named, *shown, *(by_seed.get(seed, "") for seed in seeds)])
     return stream.getvalue()
-
-
-def _seeds_of(row: Row, info: TableInfo) -> Sequence[int]:
-    """Return the seeds of a row's values."""
-    if row.seeds is not None:
-        return row.seeds
-    return info.seeds[: max((len(values) for values in row.values.values()), default=0)]
 
 
 _FORMATS = {".md": _markdown, ".csv": _csv, ".tex": _latex}

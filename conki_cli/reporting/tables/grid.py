@@ -26,7 +26,7 @@ class Row:
 
     label: str
     values: Mapping[str, Seeds]
-    """Each metric's values, one per seed; empty: the row shows published numbers alone."""
+    """Each metric's values, one per seed."""
     published: Mapping[str, float] | None = None
     """The paper's means, as `published_row` gives them."""
     note: str = ""
@@ -37,8 +37,8 @@ class Row:
     """What stands behind a metric's mean, such as a dagger; `TableInfo.notes` say what it means."""
     run: str = ""
     """Name of the run, for files."""
-    seeds: Sequence[int] | None = None
-    """Those of the values; None: the first of the table's."""
+    seeds: Sequence[int] = field(kw_only=True)
+    """Those of the values; none of a row that is aside."""
     limit: int = 0
     """Most clips of each split that the run used (`--limit`); 0: all."""
     is_aside: bool = False
@@ -146,12 +146,11 @@ def build_grid(rows: Sequence[Row], info: TableInfo) -> Grid:
     footnotes: dict[str, int] = {}
     lines = []
     for row in rows:
-        if row.values:
-            cells = (_row_cell(row, column, info, footnotes) for column in columns)
-            lines.append(Line((_label_cell(row, info, footnotes), *cells), False))
+        cells = (_row_cell(row, column, info, footnotes) for column in columns)
+        lines.append(Line((_label_cell(row, info, footnotes), *cells), False))
         if row.published:
-            label = Cell("paper") if row.values else _label_cell(row, info, footnotes, " (paper)")
-            lines.append(Line((label, *(_published_cell(row.published, column) for column in columns)), True))
+            published = (_published_cell(row.published, column) for column in columns)
+            lines.append(Line((Cell("paper"), *published), True))
     headers = ("", *(column.header for column in columns))
     marked = _with_best(lines, columns)
     return Grid(headers, tuple(marked), _legend(rows, columns, info.threshold), tuple(info.notes), tuple(footnotes))
@@ -187,7 +186,7 @@ def _legend(rows: Sequence[Row], columns: Sequence[Column], threshold: float | N
         parts.append("mean ± sample standard deviation over seeds (ddof 1)")
     if any(row.published for row in rows):
         parts.append("paper: as published")
-    if sum(bool(row.values) and not row.is_aside for row in rows) > 1:
+    if sum(not row.is_aside for row in rows) > 1:
         parts.append("best of each column in bold")
     return "; ".join(parts) + "." if parts else ""
 
@@ -201,16 +200,13 @@ def _mark(text: str, footnotes: dict[str, int]) -> int:
     return footnotes.setdefault(text, len(footnotes) + 1)
 
 
-def _label_cell(row: Row, info: TableInfo, footnotes: dict[str, int], suffix: str = "") -> Cell:
-    notes = [row.note] if row.note else []
+def _label_cell(row: Row, info: TableInfo, footnotes: dict[str, int]) -> Cell:
     if row.is_aside:
-        return Cell(row.label + suffix)
-    num_seeds = max((len(values) for values in row.values.values()), default=len(info.seeds))
-    if row.seeds is not None and list(row.seeds) != list(info.seeds):
+        return Cell(row.label)
+    notes = [row.note] if row.note else []
+    if list(row.seeds) != list(info.seeds):
         notes.append(seeds_text(row.seeds))
-    elif num_seeds != len(info.seeds):
-        notes.append(f"{num_seeds} of {len(info.seeds)} seeds")
-    return Cell(row.label + suffix, marks=tuple(_mark(note, footnotes) for note in notes))
+    return Cell(row.label, marks=tuple(_mark(note, footnotes) for note in notes))
 
 
 def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, int]) -> Cell:
@@ -221,7 +217,7 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
         if row.is_aside and math.isnan(mean):
             values = []
         if values and math.isnan(mean):
-            marks.append(_mark(_undefined_note(row, name, values, info), footnotes))
+            marks.append(_mark(_undefined_note(row, name, values), footnotes))
         is_shown = bool(values) and (info.threshold is not None or name not in TWO_CLASSES)
         means.append(format_metric(name, mean) + row.signs.get(name, "") if is_shown else "-")
         values_shown.append(mean if is_shown else math.nan)
@@ -235,11 +231,10 @@ def _row_cell(row: Row, column: Column, info: TableInfo, footnotes: dict[str, in
     return Cell(text, "/".join(deviations) if shown else "", tuple(dict.fromkeys(marks)), competes)
 
 
-def _undefined_note(row: Row, name: str, values: Sequence[float], info: TableInfo) -> str:
+def _undefined_note(row: Row, name: str, values: Sequence[float]) -> str:
     reason = row.undefined.get(name) or UNDEFINED.get(name, "no value")
-    seeds = info.seeds if row.seeds is None else row.seeds
-    bad = [seed for seed, value in zip(seeds, values, strict=False) if math.isnan(value)]
-    where = f" ({seeds_text(bad)})" if len(values) == len(seeds) and 0 < len(bad) < len(values) else ""
+    bad = [seed for seed, value in zip(row.seeds, values, strict=False) if math.isnan(value)]
+    where = f" ({seeds_text(bad)})" if 0 < len(bad) < len(values) else ""
     return f"undefined: {reason}{where}"
 
 

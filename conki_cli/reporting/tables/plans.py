@@ -65,9 +65,13 @@ def _lines(plan: Mapping[str, Any], left: int, folder: str) -> list[str]:
     else:
         lines.append("parameters: trainable ones; disk: a seed's checkpoints while it trains")
     if plan["disk"] is not None and folder:
-        lines.append(f"disk: at most {human_size(plan['disk'])} in all, below {folder}")
+        at_once = f" while {plan['at_once']} steps train at once" if plan["at_once"] > 1 else ""
+        lines.append(f"disk: at most {human_size(plan['disk'])} in all{at_once}, below {folder}")
     if plan["seconds"] is not None:
-        lines.append(f"time: about {duration(plan['seconds'])}, from earlier runs of the same shape on this device")
+        lines.append(
+            f"time: about {duration(plan['seconds'])} one step after another, from earlier runs of the same shape on "
+            "this device"
+        )
     else:
         lines.append("time: '-' if no run of the same shape was trained on this device")
     return lines

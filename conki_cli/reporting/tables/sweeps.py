@@ -57,7 +57,10 @@ def foreseen(plan: Mapping[str, Any], *, folder: Path) -> list[RenderableType]:
     elif plan["stages_1"]:
         lines.append(f"stage 1: up to {plan['stages_1']} different ones, because the trials vary it; each is kept")
     if plan["seconds"] is not None:
-        lines.append(f"time of all that are left: at most about {duration(plan['seconds'])}; pruned trials take less")
+        lines.append(
+            f"time of all that are left: at most about {duration(plan['seconds'])} one after another; pruned trials "
+            "take less"
+        )
     if plan["disk"] is not None:
         during, afterwards = human_size(plan["disk"]), human_size(plan["disk_afterwards"])
         lines.append(

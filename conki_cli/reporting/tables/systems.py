@@ -117,7 +117,7 @@ def _system_row(system: System, verdict: Verdict | None, found: Comparison) -> R
     signs = marks((verdict.cells if verdict is not None else None) or {})
     published = published_of(system.config, result)
     limit = system.config.data.limit
-    return Row(system.label, values, published, note, undefined, signs, result.run, result.seeds, limit)
+    return Row(system.label, values, published, note, undefined, signs, result.run, limit, seeds=result.seeds)
 
 
 def comparison_answer(found: Comparison) -> dict[str, Any]:
