@@ -24,7 +24,7 @@ from conki_cli.data.extraction.decode import Seen, Span, opened, sound_of
 from conki_cli.data.extraction.pitch import track_pitch
 from conki_cli.data.extraction.pool import Task, run_tasks
 from conki_cli.data.extraction.recipe import Recipe, difference, kind_of, parse_fps, provenance_of
-from conki_cli.data.extraction.sound import Loudness
+from conki_cli.data.extraction.sound import SOUND_VERSION, Loudness
 from conki_cli.data.sources.videos import frames_of
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.system.errors import ConkiError, SettingsError, SourceError
@@ -332,7 +332,7 @@ def test_kinds_of_features_differ_by_extractor_and_rate() -> None:
     assert kind_of(one) == kind_of({**one, "libraries": {}})
     assert kind_of(one) != kind_of({**one, "audio": {**one["audio"], "version": 99}})
     older = {**one, "audio": {key: value for key, value in one["audio"].items() if key != "version"}}
-    assert difference(older, one, "audio") == "version of audio: none there, 2 here"
+    assert difference(older, one, "audio") == f"version of audio: none there, {SOUND_VERSION} here"
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "nan", "many", "1000", ""])

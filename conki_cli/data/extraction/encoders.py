@@ -217,8 +217,8 @@ class FaceEncoder(_Encoder):
                     self._fill(rows, waiting)
                     waiting = []
             self._fill(rows, waiting)
-        for number in np.flatnonzero(same != np.arange(count)):
-            rows[number] = rows[same[number]]
+        for row in np.flatnonzero(same != np.arange(count)):
+            rows[row] = rows[same[row]]
         return rows
 
     def _fill(self, rows: Rows, waiting: list[tuple[int, Any]]) -> None:
