@@ -107,6 +107,12 @@ def test_a_part_of_a_transport_stream_has_its_pictures_though_it_is_entered_betw
     assert seen.bad_packets == 0
 
 
+def test_a_part_of_a_stream_without_times_is_counted_from_its_start(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.h264", pictures=[picture(n // 25 * 8) for n in range(150)], codec="libx264")
+    found = [values.mean() for _, values in pictures(path, 5.0, Span(3.45, 4.45))]
+    assert found == pytest.approx([16 + 32 * int(3.45 + (k + 0.5) / 5) for k in range(5)], abs=6)
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "ts", "flv"])
 def test_a_part_that_begins_before_the_first_picture_is_black_until_it(tmp_path: Path, kind: str) -> None:
     shown = [picture(40)] * 10

@@ -157,7 +157,10 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
             raise SourceError(
                 f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
             )
-        time = (next_time or 0.0) if frame.time is None else frame.time - zero - span.start
+        if frame.time is not None:
+            time = frame.time - zero - span.start
+        else:  # counted, from the start of the file
+            time = -span.start if next_time is None else next_time
         if next_time is None:
             if time >= span.stop - span.start:  # it begins after the clip
                 return
@@ -275,7 +278,7 @@ def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> It
     zero = _zero_of(container)
     usual = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
     length = span.stop - span.start
-    row, shown, time, end = 0, None, -usual, 0.0
+    row, shown, time, end = 0, None, -usual - span.start, 0.0
     for frame in _frames_from(container, stream, span, seen):
         before, time = time, _time_of(frame, time + usual, zero + span.start)
         end = _end_of(frame, time, usual, container, span)
@@ -288,10 +291,8 @@ def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> It
             if time >= 0:
                 yield time, upright(frame)
             continue
-        if time - before > _MOST_GAP:
-            raise SourceError(
-                f"its times jump by {time - before:.0f} seconds", advice="convert it again from the original"
-            )
+        if (gap := time - max(before, -usual)) > _MOST_GAP:
+            raise SourceError(f"its times jump by {gap:.0f} seconds", advice="convert it again from the original")
         while (row + 0.5) / fps < time:  # the picture before is shown until now; before the first one all is black
             shown = shown or [np.zeros_like(upright(frame))]
             yield row / fps, _picture(shown)
@@ -344,7 +345,8 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
     """Yield the frames of a stream from a second before the clip or earlier.
 
     Some containers, such as MPEG-TS, can be entered anywhere, and nothing is decoded there until the next frame that
-    does not depend on others. If that is one within the clip, the file is entered further and further before it.
+    does not depend on others. If that is one within the clip, the file is entered further and further before it. Frames
+    without times are counted, so these are read from the start of the file.
     """
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
@@ -352,24 +354,27 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
     before, bad_packets = 1.0, seen.bad_packets
     while before < span.start:
         frames: Iterator[Any] = iter(())
-        if _is_entered(container, stream, (span.start - before + zero) / unit):
+        if _is_entered(container, (span.start - before + zero) / unit, stream=stream):
             frames = _decoded(container, stream, seen)
         first = next(frames, None)
         seen.bad_packets = bad_packets  # what depends on frames before the entry cannot be decoded, and need not
-        if first is not None and _time_of(first, span.start, zero) <= span.start:
+        if first is not None and first.time is not None and first.time - zero <= span.start:
             yield first
             yield from frames
             return
         before *= 2
-    if span.start > 1.0 and not _is_entered(container, stream, (zero - _REORDERED) / unit):
-        _is_entered(container, stream, stream.start_time or 0)
+    if span.start > 1.0 and not (
+        _is_entered(container, (zero - _REORDERED) / unit, stream=stream)
+        or _is_entered(container, stream.start_time or 0, stream=stream)
+    ):
+        _is_entered(container, 0, unsupported_byte_offset=True)
     yield from _decoded(container, stream, seen)
 
 
-def _is_entered(container: Any, stream: Any, place: float) -> bool:
-    """Go to a frame at or before a place, in units of the stream; False: the container has none or cannot go there."""
+def _is_entered(container: Any, place: float, **options: Any) -> bool:
+    """Go to a frame at or before a place; False: the container has none or cannot go there."""
     try:
-        container.seek(math.floor(place), stream=stream, backward=True)
+        container.seek(math.floor(place), backward=True, **options)
     except library("av").error.FFmpegError:
         return False
     return True
