@@ -255,13 +255,14 @@ def test_a_decoder_that_hangs_is_stopped_and_the_others_go_on(tmp_path: Path) ->
     assert ended["good"].result is not None
 
 
-def children() -> list[int]:
-    """Return the processes that this one has started."""
+def decoders() -> list[int]:
+    """Return the processes that decode for this one."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             number, _, rest = entry.read_text().partition(" ")
-            if rest.rpartition(") ")[2].split()[1] == str(os.getpid()):
+            is_child = rest.rpartition(") ")[2].split()[1] == str(os.getpid())
+            if is_child and b"conki_cli.data.extraction.worker" in (entry.parent / "cmdline").read_bytes():
                 found.append(int(number))
     return found
 
@@ -275,7 +276,7 @@ def test_a_decoder_that_stops_in_the_middle_is_stopped_after_the_same_time_as_on
     def stop_it(seconds: float) -> None:
         heard.append(seconds)
         if sum(heard) > 1:
-            for number in children():
+            for number in decoders():
                 os.kill(number, signal.SIGSTOP)
 
     (ended,) = run_tasks(SOUND, [Task("long", path, 0.0, None, folder)], 1, progress=stop_it, grace=3.0)
@@ -316,7 +317,7 @@ def test_a_decoder_that_is_killed_takes_only_its_clip_with_it(tmp_path: Path) ->
     tasks = [Task("bad", pipe, 0.0, None, folders[0]), Task("good", good, 0.0, None, folders[1])]
 
     def kill_the_waiting(seconds: float) -> None:
-        for number in children():
+        for number in decoders():
             if not killed:
                 killed.append(number)
                 os.kill(number, signal.SIGKILL)
