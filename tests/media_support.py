@@ -31,36 +31,62 @@ def write_media(
     times: list[float] | None = None,
     fps: int = 25,
     codec: str = "mpeg4",
+    key_frames: int = 12,
+    last: float = 0.0,
+    late: float = 0.0,
+    every: int = 1024,
 ) -> Path:
-    """Write a file with sound [N] and pictures [H, W, 3]; `times` in seconds where they are not regular."""
+    """Write a file with sound [N] and pictures [H, W, 3].
+
+    Args:
+        path: the file; its name tells the container.
+        sound: in -1 to 1.
+        rate: samples of it per second.
+        channels: of the sound, 1 or 2.
+        pictures: all of one size.
+        times: of the pictures, in seconds, where they are not regular.
+        fps: of regular pictures.
+        codec: of the pictures.
+        key_frames: pictures from one key frame to the next.
+        last: seconds that the last picture says it is shown; 0: what the container assumes.
+        late: seconds after which the sound begins.
+        every: samples from one frame of sound to the next, by their times; each has 1024.
+    """
     with av.open(str(path), "w") as container:
         video = audio = None
         if pictures:
             video = container.add_stream(codec, rate=fps)
             video.height, video.width = pictures[0].shape[:2]
             video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            video.bit_rate = 400_000
+            video.bit_rate, video.gop_size = 400_000, key_frames
             video.codec_context.time_base = Fraction(1, 1000)
         if sound is not None:
-            kind = {".wav": "pcm_s16le", ".flac": "flac"}.get(path.suffix, "aac")
+            kind = {".flac": "flac"}.get(path.suffix, "pcm_s16le" if path.suffix in (".wav", ".mkv", ".nut") else "aac")
             audio = container.add_stream(kind, rate=rate, layout="stereo" if channels == 2 else "mono")
+        packets = []
         for number, values in enumerate(pictures or []):
             frame = av.VideoFrame.from_ndarray(values, format="rgb24")
             frame.pts, frame.time_base = round(1000 * (times[number] if times else number / fps)), Fraction(1, 1000)
-            container.mux(video.encode(frame))
+            packets += video.encode(frame)
         if video is not None:
-            container.mux(video.encode())
+            packets += video.encode()
+        if last:
+            packets[-1].duration = round(last / packets[-1].time_base)
+        container.mux(packets)
         if audio is not None:
-            _write_sound(container, audio, sound, rate, channels)
+            _write_sound(container, audio, sound, (rate, channels), (late, every))
     return path
 
 
-def _write_sound(container: object, stream: object, sound: np.ndarray, rate: int, channels: int) -> None:
-    for start in range(0, len(sound), 1024):
+def _write_sound(
+    container: object, stream: object, sound: np.ndarray, kind: tuple[int, int], times: tuple[float, int]
+) -> None:
+    (rate, channels), (late, every) = kind, times
+    for number, start in enumerate(range(0, len(sound), 1024)):
         part = (np.clip(sound[start : start + 1024], -1, 1) * 32767).astype(np.int16)
         values = np.repeat(part[None], channels, axis=0).T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(values, format="s16", layout="stereo" if channels == 2 else "mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, round(late * rate) + number * every, Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
 

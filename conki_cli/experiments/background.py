@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import disk_error
 from conki_cli.system.locks import find_holder, locked
 from conki_cli.system.observer import Observer
+from conki_cli.system.programs import command_of
 
 _PAUSE = 0.2  # seconds between two looks at the processes
 
@@ -26,7 +26,7 @@ def start_locally(submission: Submission) -> int:
     try:
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", JOB, str(submission.path)],
+                [*command_of(JOB), str(submission.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -99,7 +99,7 @@ class _Background:
         env = {**os.environ, "OMP_NUM_THREADS": str(self.submission.threads)}
         with self.submission.log(task).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", JOB, *place], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env
+                [*command_of(JOB), *place], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env
             )
 
     def _collect(self) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from conki_cli.experiments.meeting import PORT, parse_meeting
 from conki_cli.runs.folders import Run
 from conki_cli.system.environment import choose_device
 from conki_cli.system.errors import ConkiError, SettingsError, quoted, reason_of
+from conki_cli.system.programs import command_of
 from conki_cli.system.signals import ENDINGS
 from conki_cli.system.torchrun import NOTES, notes
 from conki_cli.training.lost import what_is_kept
@@ -110,7 +110,7 @@ def launch(team: Team, words: Sequence[str], say: Callable[[str], None]) -> int:
         say(f"waiting for {others} at {parse_meeting(team.rendezvous)}; give the same command there: conki {command}")
     with tempfile.TemporaryDirectory(prefix="conki-") as folder:
         os.environ[NOTES] = folder
-        agent = _Agent(team, [sys.executable, "-m", "conki_cli", *words], Path(folder))
+        agent = _Agent(team, [*command_of("conki_cli"), *words], Path(folder))
         with _noting_signals(agent.asked):
             agent.run()
         leader = notes(Path(folder)).get(0, {})

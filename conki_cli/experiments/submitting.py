@@ -6,7 +6,6 @@ training step in progress is finished and saved first.
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from conki_cli.system.errors import ConkiError, SettingsError, quoted
 from conki_cli.system.files import write_text
 from conki_cli.system.locks import find_holder
 from conki_cli.system.observer import Observer
+from conki_cli.system.programs import command_of
 from conki_cli.training.steps import Step
 
 
@@ -202,7 +202,7 @@ def script_of(submission: Submission, order: Order, array: int) -> str:
             f"# One job per step of: conki {' '.join(map(quoted, order.command))}",
             'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}}"',
             f"cd {quoted(Path.cwd())} || exit 1",
-            f'exec {quoted(sys.executable)} -m {JOB} {quoted(folder)} {array} "$SLURM_ARRAY_TASK_ID"',
+            f'exec {" ".join(map(quoted, command_of(JOB)))} {quoted(folder)} {array} "$SLURM_ARRAY_TASK_ID"',
             "",
         ]
     )

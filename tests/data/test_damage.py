@@ -109,6 +109,16 @@ def test_a_clip_is_damaged_alike_wherever_it_stands_and_by_another_seed_otherwis
     assert corrupted(own, one("text:asr=0.5"), 1).texts != corrupted(own, one("text:asr=0.5"), 2).texts
 
 
+@pytest.mark.parametrize("kind", ["drop=0.5", "noise=5dB"])
+def test_clips_that_are_picked_after_the_damage_are_those_with_their_ids(kind: str) -> None:
+    whole = corrupted(clips(), one(f"audio:{kind}"), 1)
+    few = whole.limited(50).limited(7)
+    assert len(few.frames["audio"]) == 7
+    for place, row in enumerate(whole.ids.index(identity) for identity in few.ids):
+        np.testing.assert_array_equal(few.frames["audio"][place], whole.frames["audio"][row])
+        assert few.frames["audio"].lengths[place] == whole.frames["audio"].lengths[row]
+
+
 def test_no_errors_leave_a_text_as_it_is() -> None:
     own = Utterances(["a", "b"], ["two  spaces", ""], None, {}, {})
     assert corrupted(own, one("text:asr=0"), 1).texts == own.texts

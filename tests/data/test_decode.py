@@ -39,6 +39,39 @@ def test_a_part_of_the_sound_is_the_same_as_in_the_whole(tmp_path: Path) -> None
     assert np.array_equal(sound(path, Span(2.5, 3.0)), sound(path)[40_000:48_000])
 
 
+def test_sound_whose_time_stamps_overlap_keeps_to_its_times(tmp_path: Path) -> None:
+    levels = np.repeat(np.arange(100), 1024) / 200  # a frame every 976 samples: 6.1 s, with 6.4 s of samples
+    path, seen = write_media(tmp_path / "a.mkv", sound=levels, every=976), Seen()
+    found = sound(path, seen=seen)
+    assert len(found) / RATE == pytest.approx((99 * 976 + 1024) / RATE, abs=0.06)
+    for time in (1.0, 3.0, 5.5):
+        assert found[round(time * RATE)] * 200 == pytest.approx(time * RATE / 976, abs=2)
+        assert sound(path, Span(time, time + 0.1))[0] * 200 == pytest.approx(time * RATE / 976, abs=2)
+    assert seen.warnings == []
+
+
+def test_sound_whose_times_start_again_is_read_once_and_said(tmp_path: Path) -> None:
+    path, seen = write_media(tmp_path / "a.ts", sound=tone(2.5)), Seen()
+    once = len(sound(path))
+    path.write_bytes(path.read_bytes() * 2)
+    assert len(sound(path, seen=seen)) == pytest.approx(once, abs=1100)
+    assert [line[:19] for line in seen.warnings] == ["its times go back b"]
+
+
+@pytest.mark.parametrize("late", [0.04, 0.4])
+def test_sound_that_begins_late_begins_with_silence(tmp_path: Path, late: float) -> None:
+    path = write_media(tmp_path / "a.mkv", sound=np.full(RATE, 0.5), late=late, pictures=[picture(1)] * 30)
+    assert int(np.flatnonzero(sound(path) > 0.3)[0]) == pytest.approx(late * RATE, abs=20)
+    assert len(sound(path, Span(0.0, 0.2))) == (0 if late > 0.2 else 0.2 * RATE)
+
+
+def test_sound_that_begins_minutes_after_the_pictures_is_believed(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mkv", sound=tone(1.0), late=700.0, pictures=[picture(1)], times=[0.0])
+    assert len(sound(path, Span(0.0, 10.0))) == 0
+    found = sound(path, Span(699.0, 701.5))
+    assert np.flatnonzero(np.abs(found) > 0.1)[0] == pytest.approx(RATE, abs=100)
+
+
 def test_pictures_are_those_shown_in_the_middle_of_each_row(tmp_path: Path) -> None:
     path = write_media(tmp_path / "a.mp4", pictures=[picture(n) for n in range(50)])
     found = pictures(path, 10.0)
@@ -60,6 +93,42 @@ def test_rows_before_the_first_picture_are_black(tmp_path: Path) -> None:
     found = pictures(path, 10.0)
     assert [time for time, _ in found[:12]] == pytest.approx([k / 10 for k in range(12)])
     assert [round(values.mean()) > 100 for _, values in found[:12]] == [False] * 10 + [True] * 2
+
+
+@pytest.mark.parametrize("start", [2.25, 4.45])
+def test_a_part_of_a_transport_stream_has_its_pictures_though_it_is_entered_between_key_frames(
+    tmp_path: Path, start: float
+) -> None:
+    shown = [picture(n // 25 * 8) for n in range(150)]
+    path = write_media(tmp_path / "a.ts", pictures=shown, codec="libx264", key_frames=75)
+    seen = Seen()
+    found = [values.mean() for _, values in pictures(path, 5.0, Span(start, start + 1.0), seen)]
+    assert found == pytest.approx([16 + 32 * int(start + (k + 0.5) / 5) for k in range(5)], abs=6)
+    assert seen.bad_packets == 0
+
+
+def test_a_part_of_a_stream_without_times_is_counted_from_its_start(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.h264", pictures=[picture(n // 25 * 8) for n in range(150)], codec="libx264")
+    found = [values.mean() for _, values in pictures(path, 5.0, Span(3.45, 4.45))]
+    assert found == pytest.approx([16 + 32 * int(3.45 + (k + 0.5) / 5) for k in range(5)], abs=6)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts", "flv"])
+def test_a_part_that_begins_before_the_first_picture_is_black_until_it(tmp_path: Path, kind: str) -> None:
+    shown = [picture(40)] * 10
+    path = write_media(tmp_path / f"a.{kind}", sound=tone(3.5, rate=44_100), rate=44_100, codec="libx264",
+                       pictures=shown, times=[3 + k / 10 for k in range(10)])  # fmt: skip
+    found = [round(values.mean()) > 100 for _, values in pictures(path, 5.0, Span(1.8, 3.5))]
+    assert found == pytest.approx([False] * 6 + [True] * 2)
+
+
+def test_the_last_picture_is_shown_as_long_as_it_says(tmp_path: Path) -> None:
+    shown = [picture(n) for n in range(26)]
+    path = write_media(tmp_path / "a.mp4", sound=tone(3.0), pictures=shown, last=2.0)
+    assert len(pictures(path, 10.0)) == 30
+    seen = Seen()
+    assert len(pictures(path, 10.0, Span(2.0, 2.5), seen)) == 5
+    assert seen.pictures == 1
 
 
 def test_the_videos_own_rate_gives_every_picture(tmp_path: Path) -> None:

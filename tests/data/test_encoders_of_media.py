@@ -7,29 +7,34 @@ import pytest
 
 pytest.importorskip("av", reason="needs the extra: pip install 'conki[video]'")
 
+from face_support import installed_face_reader
 from media_support import tone, write_media
 
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
-from conki_cli.data.extraction.encoders import FaceEncoder, SoundEncoder, split_name
+from conki_cli.data.extraction.encoders import ENCODER_VERSION, FaceEncoder, SoundEncoder, split_name
+from conki_cli.data.extraction.face_columns import FACE_VERSION
 from conki_cli.data.extraction.landmarks import Region
-from conki_cli.data.extraction.recipe import Recipe
+from conki_cli.data.extraction.recipe import Recipe, provenance_of
 from conki_cli.system.errors import ConkiError
 
 
-@pytest.fixture(scope="module")
-def hubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_hubert(folder: Path, **settings: tuple[int, ...]) -> Path:
     import torch
     from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
-    folder = tmp_path_factory.mktemp("hubert")
     torch.manual_seed(1)
     config = HubertConfig(
         hidden_size=8, num_hidden_layers=5, num_attention_heads=2, intermediate_size=8, conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, **settings,
     )  # fmt: skip
     HubertModel(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_hubert(tmp_path_factory.mktemp("hubert"))
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +91,46 @@ def test_an_encoder_of_sound_extracts_clips_and_is_noted(hubert: Path, tmp_path:
 
 def test_rows_without_a_face_are_zeros_and_the_last_column_says_so(vit: Path) -> None:
     picture = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    rows = FaceEncoder(str(vit)).rows(iter([(picture, Region(32, 32, 40)), (picture, None)]), 2, 9)
+    told: list[float] = []
+    rows = FaceEncoder(str(vit)).rows(iter([(picture, Region(32, 32, 40)), (picture, None)]), 2, told.append)
     assert rows.shape == (2, 9)
     assert (rows[0, -1], np.abs(rows[0, :-1]).min() > 0) == (1.0, True)
     assert not rows[1].any()
+    assert len(told) > 5  # a sign of life per layer
+    assert not any(told)
+
+
+def test_a_face_that_stays_the_same_is_encoded_once(vit: Path) -> None:
+    encoder, told = FaceEncoder(str(vit)), list[float]()
+    one, other = (np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8) for seed in (1, 2))
+    place = Region(32, 32, 40)
+    encoder.rows(iter([(one, place), (other, place)]), 2, told.append)
+    count = len(told)
+    pictures = [(one, place), (one, Region(32, 32, 40)), (one, None), (one, place), (other, place)]
+    rows = encoder.rows(iter(pictures), 5, told.append)
+    assert len(told) == 2 * count  # two pictures in one batch, again
+    assert [np.array_equal(rows[0], row) for row in rows] == [True, True, False, True, False]
+
+
+def test_the_note_of_an_encoder_names_our_versions_and_its_libraries(hubert: Path, vit: Path) -> None:
+    found = provenance_of(Recipe(str(hubert), "none"))
+    assert found["audio"]["version"] == ENCODER_VERSION
+    assert {"torch", "transformers"} <= set(found["libraries"])
+    assert not {"torch", "transformers"} & set(provenance_of(Recipe(vision="none"))["libraries"])
+
+
+@pytest.mark.parametrize(("last_stride", "count"), [(1, 98), (4, 25)])
+def test_an_encoder_of_another_rate_is_refused(tmp_path: Path, last_stride: int, count: int) -> None:
+    save_hubert(tmp_path, conv_stride=(5, 2, 2, 2, 2, 2, last_stride))
+    tone(1.0).astype(np.float32).tofile(tmp_path / "sound")
+    with pytest.raises(ConkiError, match=rf"must give 50 frames a second, .*, found {count} in 1 s: name another"):
+        next(SoundEncoder(str(tmp_path)).features(tmp_path / "sound", lambda seconds: None))
+
+
+def test_the_note_of_an_encoder_of_faces_names_the_version_of_the_mesh(vit: Path) -> None:
+    installed_face_reader()
+    found = provenance_of(Recipe("none", str(vit)))["vision"]
+    assert (found["version"], found["face_version"]) == (ENCODER_VERSION, FACE_VERSION)
 
 
 def test_a_folder_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:

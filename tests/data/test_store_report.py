@@ -308,12 +308,15 @@ def test_a_store_from_before_reports_has_an_empty_one(path: Path) -> None:
         ("report", '{"padding": 3}'),
         ("report", '{"padding_share": {"vision": "x"}}'),
         ("report", '{"remarks": 3}'),
+        ("repaired", '{"audio": {"nan": "many"}}'),
+        ("repaired", '{"audio": {"nan": 1.5}}'),
+        ("repaired", '{"audio": 3}'),
         ("normalization", '{"method": "other"}'),
         ("normalization", "{}"),
         ("normalization", '{"method": "zscore", "epsilon": 1, "constant_columns": {}}'),
     ],
 )
-def test_a_senseless_report_is_damage(path: Path, name: str, value: str) -> None:
+def test_a_senseless_report_or_count_is_damage(path: Path, name: str, value: str) -> None:
     write_store(path, corpus())
     with resealed(path) as file:
         file.attrs[name] = value

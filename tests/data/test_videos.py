@@ -1,5 +1,6 @@
 """Folders of videos: extracted once, in processes of their own, with one table of what failed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,12 +19,12 @@ from typer.testing import CliRunner, Result
 
 from conki_cli.cli import app
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
-from conki_cli.data.extraction.clip import Extractors
+from conki_cli.data.extraction.clip import Extractors, Heard
 from conki_cli.data.extraction.decode import Seen, Span, opened, sound_of
 from conki_cli.data.extraction.pitch import track_pitch
 from conki_cli.data.extraction.pool import Task, run_tasks
-from conki_cli.data.extraction.recipe import Recipe, kind_of, parse_fps, provenance_of
-from conki_cli.data.extraction.sound import Loudness
+from conki_cli.data.extraction.recipe import Recipe, difference, kind_of, parse_fps, provenance_of
+from conki_cli.data.extraction.sound import SOUND_VERSION, Loudness
 from conki_cli.data.sources.videos import frames_of
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.system.errors import ConkiError, SettingsError, SourceError
@@ -144,6 +145,22 @@ def test_a_clip_that_starts_after_the_end_of_its_video_is_one_line(tmp_path: Pat
         Extractors(SOUND).extract(path, Span(5.0, 6.0), tmp_path, lambda seconds: None)
 
 
+def test_a_part_of_a_video_after_its_sound_has_ended_has_no_sound_and_a_warning(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "v.mp4", sound=tone(1.0), pictures=[picture(1)] * 100)
+    found = Extractors(SOUND).extract(path, Span(2.5, 3.5), tmp_path, lambda seconds: None)
+    assert (found.audio_frames, found.warnings) == (0, ["too little sound (0.000 s)"])
+    with pytest.raises(SourceError, match=r"start 5 s is after the end of the file, which lasts 4\.0 s"):
+        Extractors(SOUND).extract(path, Span(5.0, 6.0), tmp_path, lambda seconds: None)
+
+
+def test_the_loudness_of_a_row_is_that_in_the_middle_of_its_time() -> None:
+    sound = Heard(samples=RATE)
+    sound.loudness.take(tone(1.0).astype(np.float32))
+    sound.levels.extend(range(10))  # of every 100 ms
+    assert sound.in_rows(np.arange(10) / 10, 10.0) == pytest.approx(np.arange(10))
+    assert sound.in_rows(np.array([0.15, 0.25]), None) == pytest.approx([1, 2])
+
+
 def test_two_files_that_are_one_clip_are_refused_and_both_named(tmp_path: Path) -> None:
     (tmp_path / "talks" / "v").mkdir(parents=True)
     for name in ("v/1.wav", "v$_$1.wav"):
@@ -238,6 +255,59 @@ def test_a_decoder_that_hangs_is_stopped_and_the_others_go_on(tmp_path: Path) ->
     assert ended["good"].result is not None
 
 
+def decoders() -> list[int]:
+    """Return the processes that decode for this one."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            number, _, rest = entry.read_text().partition(" ")
+            is_child = rest.rpartition(") ")[2].split()[1] == str(os.getpid())
+            if is_child and b"conki_cli.data.extraction.worker" in (entry.parent / "cmdline").read_bytes():
+                found.append(int(number))
+    return found
+
+
+def test_a_decoder_that_stops_in_the_middle_is_stopped_after_the_same_time_as_one_at_the_start(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "long.wav", sound=np.zeros(200 * RATE, dtype=np.float32))
+    folder = tmp_path / "one"
+    folder.mkdir()
+    heard: list[float] = []
+
+    def stop_it(seconds: float) -> None:
+        heard.append(seconds)
+        if sum(heard) > 1:
+            for number in decoders():
+                os.kill(number, signal.SIGSTOP)
+
+    (ended,) = run_tasks(SOUND, [Task("long", path, 0.0, None, folder)], 1, progress=stop_it, grace=3.0)
+    assert "came no further for 3 seconds and was stopped" in ended.failure
+
+
+def test_loading_the_extractors_is_no_time_of_the_first_clip_and_has_a_limit_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"")
+    tasks = [Task("a", path, 0.0, None, tmp_path)]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(1.5)\n")  # as if a large model were loaded
+    (ended,) = run_tasks(SOUND, tasks, 1, grace=1.0)
+    assert ended.failure.startswith("the file is empty")
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(999)\n")
+    with pytest.raises(SettingsError, match="must be loaded within 0 minutes but were not: use fewer --workers"):
+        list(run_tasks(SOUND, tasks, 1, loading=0.1))
+
+
+def test_a_library_in_the_current_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "av.py").write_text("open('imported', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"")
+    (ended,) = run_tasks(SOUND, [Task("a", path, 0.0, None, tmp_path)], 1)
+    assert ended.failure.startswith("the file is empty")
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_decoder_that_is_killed_takes_only_its_clip_with_it(tmp_path: Path) -> None:
     pipe, good = tmp_path / "pipe.wav", write_media(tmp_path / "good.wav", sound=tone(0.3))
     os.mkfifo(pipe)
@@ -247,11 +317,10 @@ def test_a_decoder_that_is_killed_takes_only_its_clip_with_it(tmp_path: Path) ->
     tasks = [Task("bad", pipe, 0.0, None, folders[0]), Task("good", good, 0.0, None, folders[1])]
 
     def kill_the_waiting(seconds: float) -> None:
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            number, _, rest = entry.read_text().partition(" ")
-            if rest.rpartition(") ")[2].split()[1] == str(os.getpid()) and not killed:
-                killed.append(int(number))
-                os.kill(int(number), signal.SIGKILL)
+        for number in decoders():
+            if not killed:
+                killed.append(number)
+                os.kill(number, signal.SIGKILL)
 
     killed: list[int] = []
     ended = {one.task.key: one for one in run_tasks(SOUND, tasks, 1, progress=kill_the_waiting)}
@@ -263,6 +332,8 @@ def test_kinds_of_features_differ_by_extractor_and_rate() -> None:
     one = provenance_of(SOUND)
     assert kind_of(one) == kind_of({**one, "libraries": {}})
     assert kind_of(one) != kind_of({**one, "audio": {**one["audio"], "version": 99}})
+    older = {**one, "audio": {key: value for key, value in one["audio"].items() if key != "version"}}
+    assert difference(older, one, "audio") == f"version of audio: none there, {SOUND_VERSION} here"
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "nan", "many", "1000", ""])

@@ -12,8 +12,9 @@ from whisper_support import build_whisper
 
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
 from conki_cli.data.extraction.recipe import Recipe, kind_of
-from conki_cli.data.extraction.words import Transcriber, Word, quietest
-from conki_cli.data.sources.videos import words_in
+from conki_cli.data.extraction.words import WORDS_VERSION, Transcriber, Word, quietest
+from conki_cli.data.sources.label_rows import LabelRow
+from conki_cli.data.sources.videos import with_words, words_in
 from conki_cli.experiments.videos import parse_segments, sentences_of
 from conki_cli.system.errors import ConkiError
 
@@ -33,8 +34,19 @@ def test_words_are_written_down_once_and_kept_with_their_times(whisper: Path, tm
     assert [words_in(one) for one in done] == [words_in(one) for one in again]
     assert words_in(done[0])
     assert all(0 <= word.start <= word.stop <= 1.0 for word in words_in(done[0]))
-    assert extraction.provenance()["text"]["model"] == str(whisper)
+    note = extraction.provenance()
+    assert (note["text"]["model"], note["text"]["version"]) == (str(whisper), WORDS_VERSION)
+    assert {"torch", "transformers"} <= set(note["libraries"])
     assert kind_of(extraction.provenance()) != kind_of(Extraction(tmp_path, Recipe("none", "none")).provenance())
+
+
+def test_a_clip_whose_words_cannot_be_had_is_listed_and_keeps_its_text(whisper: Path, tmp_path: Path) -> None:
+    row = LabelRow("v", "1", "the given text")
+    extraction = Extraction(tmp_path / "cache", transcribe=str(whisper), workers=1)
+    rows, failures = with_words([row], [Clip(row.id, tmp_path / "gone.wav")], extraction)
+    assert rows == [row]
+    assert [failure.id for failure in failures] == [row.id]
+    assert "No such file" in failures[0].reason
 
 
 def test_a_folder_that_is_no_speech_model_is_one_line(tmp_path: Path) -> None:

@@ -33,6 +33,17 @@ def test_the_clips_of_a_limit_are_spread_evenly_over_the_split(workspace: Worksp
         assert whole.limited(0) is whole.limited(13) is whole
 
 
+def test_a_limit_of_a_limit_picks_among_its_clips(workspace: Workspace) -> None:
+    with FeatureStore(workspace.store("tiny")) as store:
+        whole = store.split("train")
+        part = whole.limited(4).limited(2)
+        assert part.ids == [whole.ids[0], whole.ids[12]]
+        assert part.picked.tolist() == [0, 12]
+        for name, rows in part.frames.items():
+            assert rows.lengths.tolist() == [len(rows[i]) for i in range(2)]
+            assert all(np.array_equal(rows[i], whole.frames[name][12 * i]) for i in range(2))
+
+
 def test_a_run_with_a_limit_learns_and_predicts_these_clips_alone(
     workspace: Workspace, tiny_config: MakeConfig
 ) -> None:

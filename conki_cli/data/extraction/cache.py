@@ -17,10 +17,11 @@ from typing import Any
 from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.pool import Ended, Task, default_workers, run_tasks
 from conki_cli.data.extraction.recipe import NONE, Recipe, kind_of, provenance_of
-from conki_cli.system.errors import ConkiError, Kind, SettingsError, SourceError, one_line
+from conki_cli.system.errors import ConkiError, Kind, SettingsError, SourceError, UnreadableError, one_line
 from conki_cli.system.files import disk_error, move_folder, remove_leftovers_below, sha256_of, write_json
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Observer
+from conki_cli.system.readable import obstacle_at
 
 EXTRACTED = "extracted"
 """The folder of the cache in a workspace."""
@@ -160,12 +161,18 @@ def _keys_of(clips: Sequence[Clip], observer: Observer) -> tuple[dict[str, str],
     with observer.steps("looking at files", len({clip.path for clip in clips})) as advance:
         for clip in clips:
             try:
+                if what := obstacle_at(clip.path):  # reading a pipe would wait for ever
+                    failures.append(Failure(clip.id, clip.path, f"it must be a file but is {what}: name a file"))
+                    continue
                 if clip.path not in hashes:
                     hashes[clip.path] = sha256_of(clip.path)
                     advance(1, one_line(clip.path.name)[:40])
             except OSError as error:
                 reason = f"it cannot be read ({error.strerror or error}): check the path and who may read it"
                 failures.append(Failure(clip.id, clip.path, reason))
+                continue
+            except UnreadableError as error:
+                failures.append(Failure(clip.id, clip.path, str(error)))
                 continue
             span = clip.span
             part = "" if span.is_whole else f"-{span.start:.3f}-{span.stop:.3f}"

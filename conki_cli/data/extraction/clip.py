@@ -1,7 +1,7 @@
 """The features of one clip: decoded, extracted and written into a folder. Runs in a process that may be killed."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from conki_cli.data.extraction.decode import Picture, Seen, Span, has_pictures, 
 from conki_cli.data.extraction.encoders import FaceEncoder, SoundEncoder
 from conki_cli.data.extraction.face_columns import columns_with
 from conki_cli.data.extraction.face_models import find_face_models
-from conki_cli.data.extraction.landmarks import FaceReader
+from conki_cli.data.extraction.landmarks import FaceReader, Region
 from conki_cli.data.extraction.pitch import RATE
-from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe, provenance_of
+from conki_cli.data.extraction.recipe import COVAREP, MESH, NONE, Recipe
 from conki_cli.data.extraction.sound import Loudness, num_sound_frames, sound_features
 from conki_cli.data.extraction.tracking import FaceRows, FaceTracker
 from conki_cli.data.extraction.words import Transcriber
@@ -77,7 +77,7 @@ class Extractors:
         Raises:
             SourceError: the file cannot be decoded at all; says why and what to do, without its name.
         """
-        result, seen = Result(), Seen()
+        result, seen = Result(), Seen(alive=lambda: progress(0.0))
         with opened(path) as container:
             sound, pictures = has_sound(container), has_pictures(container)
             result.length = max(0.0, (container.duration or 0) / 1e6)
@@ -91,7 +91,7 @@ class Extractors:
                 raise SourceError(_nothing(span, seen, result.length))
             return result
         wants_sound = self.recipe.audio != NONE or self.faces is not None
-        heard = _decode_sound(path, span, folder / _SOUND, seen, progress) if sound and wants_sound else _Sound()
+        heard = _decode_sound(path, span, folder / _SOUND, seen, progress) if sound and wants_sound else Heard()
         if self.recipe.audio != NONE:
             self._write_sound(folder, heard, result, progress)
         if self.faces is not None and pictures:
@@ -100,11 +100,12 @@ class Extractors:
         result.seconds = max(heard.samples / RATE, result.seconds)
         result.warnings += _warnings(self.recipe, sound, pictures, heard, seen, result)
         wanted = (sound and self.recipe.audio != NONE) or (pictures and self.faces is not None)
-        if wanted and seen.pictures + seen.samples == 0:
+        is_mute = pictures and self.faces is None and span.start < result.length and not seen.bad_packets
+        if wanted and seen.pictures + seen.samples == 0 and not is_mute:
             raise SourceError(_nothing(span, seen, result.length))
         return result
 
-    def show(self, path: Path, span: Span, rows: Sequence[int], folder: Path) -> None:
+    def show(self, path: Path, span: Span, rows: Sequence[int], folder: Path, progress: Progress) -> None:
         """Write the pictures of some rows, [n, H, W, 3], small, and the points of the face in each, [n, 468, 2].
 
         Points are nan where no face is found.
@@ -115,7 +116,9 @@ class Extractors:
         assert self.faces is not None
         pictures, points = [], []
         with opened(path) as container:
-            for row, (_, picture) in enumerate(pictures_of(container, span, self.recipe.fps, Seen())):
+            seen = Seen(alive=lambda: progress(0.0))
+            for row, (_, picture) in enumerate(pictures_of(container, span, self.recipe.fps, seen)):
+                progress(0.0)
                 if row in rows:
                     step = max(1, picture.shape[1] // _SHOWN_WIDTH)
                     pictures.append(picture[::step, ::step])
@@ -143,7 +146,7 @@ class Extractors:
         (folder / _SOUND).unlink()
         return Result(seconds=heard.samples / RATE, words=[[word.text, word.start, word.stop] for word in words])
 
-    def _write_sound(self, folder: Path, heard: "_Sound", result: Result, progress: Progress) -> None:
+    def _write_sound(self, folder: Path, heard: "Heard", result: Result, progress: Progress) -> None:
         sound, width = folder / _SOUND, 0
         frames = num_sound_frames(heard.samples) if self.sound is None else self.sound.num_frames(heard.samples)
         if not frames:
@@ -163,7 +166,7 @@ class Extractors:
         result.audio_frames = frames
 
     def _write_faces(
-        self, path: Path, span: Span, folder: Path, heard: "_Sound", seen: Seen, result: Result, progress: Progress
+        self, path: Path, span: Span, folder: Path, heard: "Heard", seen: Seen, result: Result, progress: Progress
     ) -> None:
         assert self.faces is not None
         tracker = FaceTracker(self.faces, self.num_columns)
@@ -175,14 +178,12 @@ class Extractors:
                 times.append(time)
         if not times:
             return
-        rows = tracker.finished(heard.in_rows(np.array(times)))
+        rows = tracker.finished(heard.in_rows(np.array(times), self.recipe.fps))
         columns = rows.columns
         if self.crops is not None:
-            width = len(provenance_of(self.recipe)["vision"]["columns"])
             with opened(path) as container:
-                shown = pictures_of(container, span, self.recipe.fps, Seen())
-                pairs = ((picture, region) for (_, picture), region in zip(shown, rows.regions, strict=False))
-                columns = self.crops.rows(pairs, len(times), width)
+                shown = pictures_of(container, span, self.recipe.fps, Seen(alive=seen.alive))
+                columns = self.crops.rows(_with_regions(shown, rows, progress), len(times), progress)
         np.save(folder / VISION, np.ascontiguousarray(columns, dtype="<f4"))
         result.vision_frames = len(times)
         result.face_frames = int(rows.columns[:, -1].sum())
@@ -191,21 +192,38 @@ class Extractors:
 
 
 @dataclass
-class _Sound:
+class Heard:
     """What was heard: samples in a file, their robust maximum, and the loudness of every 100 ms."""
 
     samples: int = 0
     loudness: Loudness = field(default_factory=Loudness)
     levels: "array[float]" = field(default_factory=lambda: array("f"))
 
-    def in_rows(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-        """Return the loudness in dB around the time of every row, [T]; None: there is no sound."""
+    def in_rows(self, times: npt.NDArray[np.float64], fps: float | None) -> npt.NDArray[np.float64] | None:
+        """Return the loudness in dB when the picture of every row is shown, [T]; None: there is no sound.
+
+        Args:
+            times: of the rows, in seconds.
+            fps: rows per second: a row's picture is that in the middle of its time; None: its times are its pictures'.
+        """
         if not self.samples or self.loudness.level == 0.0:
             return None
         levels = np.frombuffer(self.levels, dtype=np.float32)
         if not len(levels):
             return None
-        return np.interp(times, (np.arange(len(levels)) + 0.5) / 10, levels.astype(np.float64))
+        middle = 0.5 / fps if fps else 0.0
+        return np.interp(times + middle, (np.arange(len(levels)) + 0.5) / 10, levels.astype(np.float64))
+
+
+def _with_regions(
+    shown: Iterator[tuple[float, Picture]], rows: FaceRows, progress: Progress
+) -> Iterator[tuple[Picture, Region | None]]:
+    """Yield the picture of every row with the place of the face in it."""
+    before = 0.0
+    for (time, picture), region in zip(shown, rows.regions, strict=False):
+        progress(time - before)
+        before = time
+        yield picture, region
 
 
 def _length_of(path: Path, span: Span, seen: Seen, progress: Progress) -> float:
@@ -221,9 +239,9 @@ def _length_of(path: Path, span: Span, seen: Seen, progress: Progress) -> float:
         return len(times) / 10.0
 
 
-def _decode_sound(path: Path, span: Span, target: Path, seen: Seen, progress: Progress) -> _Sound:
+def _decode_sound(path: Path, span: Span, target: Path, seen: Seen, progress: Progress) -> Heard:
     """Write the sound of a clip as float32 at 16 kHz, and look at how loud it is."""
-    heard, rest, told = _Sound(), np.zeros(0, dtype=np.float32), 0
+    heard, rest, told = Heard(), np.zeros(0, dtype=np.float32), 0
     with opened(path) as container, target.open("wb") as stream:
         for part in sound_of(container, span, seen):
             part = np.nan_to_num(part)
@@ -269,7 +287,7 @@ def _nothing(span: Span, seen: Seen, length: float) -> str:
     return f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again"
 
 
-def _warnings(recipe: Recipe, sound: bool, pictures: bool, heard: _Sound, seen: Seen, result: Result) -> list[str]:
+def _warnings(recipe: Recipe, sound: bool, pictures: bool, heard: Heard, seen: Seen, result: Result) -> list[str]:
     """Say what is missing or damaged."""
     found = []
     if recipe.audio != NONE and not result.audio_frames:

@@ -9,7 +9,7 @@ Axes: N samples; H, W rows and columns of a picture.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ _MOST_PIXELS = 8192 * 8192
 _MOST_STREAMS = 64
 _LARGEST_SIDE = 1280  # of pictures that are handed on; larger ones are scaled down
 _MOST_GAP = 600.0  # seconds without a picture or a sound that are believed
-_SILENT_GAP = 0.05  # seconds without sound that are filled, so that time stays aligned
+_MOST_DRIFT = 0.05  # seconds by which sound and its times may differ, before it is filled up or left out
+_REORDERED = 10.0  # seconds by which a frame may be decoded before it is shown
+_WORTH_SAYING = 1.0  # seconds of sound that are left out
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,wav,w64,aiff,au,caf,amr,mp3,flac,aac,"
     "ac3,eac3,rm,mxf,dv,ivf,h264,hevc,m4v,gif,opus,nut"
@@ -49,6 +51,8 @@ class Seen:
     """Of the container; 0 where it does not say, and for a part of a file."""
     samples: int = 0
     warnings: list[str] = field(default_factory=list)
+    alive: Callable[[], None] = lambda: None
+    """Called while pictures before the clip are decoded, which finishes nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -139,32 +143,35 @@ def _is_cover(stream: Any) -> bool:
 def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
     """Yield the sound of a clip as 16 kHz mono, a few samples at a time.
 
+    Time stamps decide: times without sound are silent, and sound for times that had some already is left out.
+
     Raises:
         SourceError: its times or its format make no sense.
     """
     stream = next(stream for stream in container.streams.audio if _can_decode(stream))
     zero = _zero_of(container)
-    _seek(container, stream, span, zero)
-    cut = _Cut(span, seen)
-    mixer = _Mixer()
+    cut, mixer = _Cut(span, seen), _Mixer()
     next_time: float | None = None
-    for frame in _decoded(container, stream, seen):
+    for frame in _frames_from(container, stream, span, seen):
         if not 1 <= frame.sample_rate <= 768_000:
             raise SourceError(
                 f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
             )
-        time = next_time if frame.time is None else frame.time - zero - span.start
-        time = 0.0 if time is None else time
-        if next_time is None or time - next_time > _SILENT_GAP:
-            gap = time - (next_time if next_time is not None else 0.0)
-            if next_time is not None:
-                yield from cut.passed(mixer.rest())
-            if gap > _MOST_GAP:
-                raise SourceError(f"its times jump by {gap:.0f} seconds", advice="convert it again from the original")
-            yield from cut.silence(gap) if next_time is not None else cut.begin(time)
+        if frame.time is not None:
+            time = frame.time - zero - span.start
+        else:  # counted, from the start of the file
+            time = -span.start if next_time is None else next_time
+        if next_time is None:
+            if time >= span.stop - span.start:  # it begins after the clip
+                return
+            yield from cut.begin(time)
+            next_time = time
+        elif abs(time - next_time) > _MOST_DRIFT:
+            yield from cut.passed(mixer.rest())
+            yield from cut.jumped(time - next_time)
             next_time = time
         yield from cut.passed(mixer.mixed(frame))
-        next_time = next_time + frame.samples / frame.sample_rate
+        next_time += frame.samples / frame.sample_rate
         if cut.is_full:
             break
     yield from cut.passed(mixer.rest())
@@ -201,6 +208,7 @@ class _Cut:
         self._most = math.inf if math.isinf(span.stop) else round((span.stop - span.start) * RATE)
         self._most = min(self._most, MOST_SECONDS * RATE)
         self._place = 0  # of the next sample, negative before the clip begins
+        self._repeated = 0  # samples to come for times that had some already
         self._seen = seen
 
     @property
@@ -209,13 +217,29 @@ class _Cut:
 
     def begin(self, time: float) -> Iterator[Samples]:
         """Start with sound that begins at a time, which may lie before the clip."""
-        if time <= _SILENT_GAP:
-            self._place = min(0, round(time * RATE))
+        if time > 0:
+            yield from self.silence(round(time * RATE))
         else:
-            yield from self.silence(time)
+            self._place = round(time * RATE)
 
-    def silence(self, seconds: float) -> Iterator[Samples]:
-        left = round(seconds * RATE)
+    def jumped(self, seconds: float) -> Iterator[Samples]:
+        """Follow times that go forward or back.
+
+        Raises:
+            SourceError: they go forward too far to be believed.
+        """
+        if seconds > _MOST_GAP:
+            raise SourceError(f"its times jump by {seconds:.0f} seconds", advice="convert it again from the original")
+        missing = round(seconds * RATE) - self._repeated
+        self._repeated = max(0, -missing)
+        if seconds < -_WORTH_SAYING and not any("times go back" in line for line in self._seen.warnings):
+            self._seen.warnings.append(
+                f"its times go back by {-seconds:.1f} s: of sound that lies at the same time, the first is read"
+            )
+        yield from self.silence(missing)
+
+    def silence(self, num_samples: int) -> Iterator[Samples]:
+        left = num_samples
         while left > 0 and not self.is_full:
             block = min(left, RATE)
             yield from self.passed([np.zeros(block, dtype=np.float32)])
@@ -223,6 +247,7 @@ class _Cut:
 
     def passed(self, parts: list[Samples]) -> Iterator[Samples]:
         for part in parts:
+            part, self._repeated = part[self._repeated :], max(0, self._repeated - len(part))
             first = max(0, -self._place)
             last = int(min(len(part), self._most - self._place))
             self._place += len(part)
@@ -251,30 +276,30 @@ def pictures_of(container: Any, span: Span, fps: float | None, seen: Seen) -> It
     stream = next(stream for stream in container.streams.video if _can_decode(stream) and not _is_cover(stream))
     seen.declared_pictures = int(stream.frames or 0) if span.is_whole else 0
     zero = _zero_of(container)
-    _seek(container, stream, span, zero)
     usual = 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
     length = span.stop - span.start
-    row, shown, time = 0, None, -usual
-    for frame in _decoded(container, stream, seen):
+    row, shown, time, end = 0, None, -usual - span.start, 0.0
+    for frame in _frames_from(container, stream, span, seen):
         before, time = time, _time_of(frame, time + usual, zero + span.start)
+        end = _end_of(frame, time, usual, container, span)
         seen.pictures += time >= 0
+        if time < 0:
+            seen.alive()
         if time >= length:
             break
         if fps is None:
             if time >= 0:
                 yield time, upright(frame)
             continue
-        if time - before > _MOST_GAP:
-            raise SourceError(
-                f"its times jump by {time - before:.0f} seconds", advice="convert it again from the original"
-            )
+        if (gap := time - max(before, -usual)) > _MOST_GAP:
+            raise SourceError(f"its times jump by {gap:.0f} seconds", advice="convert it again from the original")
         while (row + 0.5) / fps < time:  # the picture before is shown until now; before the first one all is black
             shown = shown or [np.zeros_like(upright(frame))]
             yield row / fps, _picture(shown)
             row += 1
         shown = [frame]
-    end = min(time + usual, length, MOST_SECONDS)
-    while fps is not None and shown is not None and (row + 0.5) / fps < end:
+    while fps is not None and shown is not None and (row + 0.5) / fps < min(end, length, MOST_SECONDS):
+        seen.pictures = max(1, seen.pictures)  # also one that is shown since before the clip
         yield row / fps, _picture(shown)
         row += 1
 
@@ -293,6 +318,13 @@ def _time_of(frame: Any, otherwise: float, zero: float) -> float:
     return time if math.isfinite(time) else otherwise
 
 
+def _end_of(frame: Any, time: float, usual: float, container: Any, span: Span) -> float:
+    """Return until when a frame is shown if none comes after it: for as long as it says, within the file."""
+    said = float((frame.duration or 0) * (frame.time_base or 0))
+    file_end = (container.duration or 0) / 1e6 - span.start
+    return max(time + usual, min(time + min(said, _MOST_GAP), file_end))
+
+
 def upright(frame: Any) -> Picture:
     """Return a frame as [H, W, 3], turned as its file says, with square pixels, of at most 1280 pixels a side."""
     _check_size(frame.width, frame.height)
@@ -309,18 +341,48 @@ def _zero_of(container: Any) -> float:
     return (container.start_time or 0) / 1e6
 
 
-def _seek(container: Any, stream: Any, span: Span, zero: float) -> None:
-    """Go to a place from which the clip can be decoded, a second before it."""
-    if span.start > 1.0:
-        place = int((span.start - 1.0 + zero) / float(stream.time_base))
-        container.seek(place, stream=stream, backward=True)
+def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterator[Any]:
+    """Yield the frames of a stream from a second before the clip or earlier.
+
+    Some containers, such as MPEG-TS, can be entered anywhere, and nothing is decoded there until the next frame that
+    does not depend on others. If that is one within the clip, the file is entered further and further before it. Frames
+    without times are counted, so these are read from the start of the file.
+    """
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    zero, unit = _zero_of(container), float(stream.time_base)
+    before, bad_packets = 1.0, seen.bad_packets
+    while before < span.start:
+        frames: Iterator[Any] = iter(())
+        if _is_entered(container, (span.start - before + zero) / unit, stream=stream):
+            frames = _decoded(container, stream, seen)
+        first = next(frames, None)
+        seen.bad_packets = bad_packets  # what depends on frames before the entry cannot be decoded, and need not
+        if first is not None and first.time is not None and first.time - zero <= span.start:
+            yield first
+            yield from frames
+            return
+        before *= 2
+    if span.start > 1.0 and not (
+        _is_entered(container, (zero - _REORDERED) / unit, stream=stream)
+        or _is_entered(container, stream.start_time or 0, stream=stream)
+    ):
+        _is_entered(container, 0, unsupported_byte_offset=True)
+    yield from _decoded(container, stream, seen)
+
+
+def _is_entered(container: Any, place: float, **options: Any) -> bool:
+    """Go to a frame at or before a place; False: the container has none or cannot go there."""
+    try:
+        container.seek(math.floor(place), backward=True, **options)
+    except library("av").error.FFmpegError:
+        return False
+    return True
 
 
 def _decoded(container: Any, stream: Any, seen: Seen) -> Iterator[Any]:
     """Yield the frames of a stream; packets that cannot be decoded are counted and passed over."""
     av = library("av")
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
     packets = container.demux(stream)
     while True:
         try:

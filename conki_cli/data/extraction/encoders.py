@@ -19,9 +19,12 @@ from conki_cli.data.extraction.decode import Picture
 from conki_cli.data.extraction.landmarks import Region
 from conki_cli.data.extraction.libraries import library
 from conki_cli.data.extraction.pitch import RATE
+from conki_cli.data.extraction.signs_of_life import SignsOfLife
 from conki_cli.system.errors import EncoderError, reason_of
 from conki_cli.text.folders import ModelKind, fingerprint, hub_folder, local_folder, quiet
 
+ENCODER_VERSION = 1
+"""Raised whenever a number that comes out changes; notes from before there was one have none."""
 ENCODER_RATE = 50.0
 """Frames of sound per second."""
 
@@ -32,6 +35,7 @@ _KINDS = {
 _FILES = ["*.json", "*.safetensors"]
 _HOP = int(RATE / ENCODER_RATE)  # samples
 _PIECE, _MARGIN = 20, 2  # seconds that are encoded together, and of context on either side
+_MOST_MISSING = 2  # frames that an encoder may give more or less, because of its window
 _LAST = 4  # layers whose mean a frame is
 _BATCH = 16  # pictures that are encoded together
 
@@ -71,6 +75,7 @@ def encoder_note(name: str, modality: str, rate: float | str) -> dict[str, Any]:
     columns = [f"h{number}" for number in range(_width_of(folder))]
     return {
         "extractor": name,
+        "version": ENCODER_VERSION,
         "content": fingerprint(folder, _KINDS[modality]),
         "layer": "mean of the last 4" if layer is None else layer,
         "rate": rate,
@@ -110,6 +115,7 @@ class _Encoder:
         self._is_whisper = model.config.model_type == "whisper"
         part = model.get_encoder() if self._is_whisper else getattr(model, "vision_model", model)
         self._model = part.eval()
+        self._signs = SignsOfLife(self._model)
 
     def _hidden(self, **given: Any) -> Any:
         """Return the chosen layer, [batch, T, d]."""
@@ -156,17 +162,30 @@ class SoundEncoder(_Encoder):
             stop = min(start + step, total)
             first, last = max(0, start - margin), min(total, stop + margin)
             signal = np.fromfile(path, dtype="=f4", count=(last - first) * _HOP, offset=4 * first * _HOP)
-            frames = self._encoded(signal, last - first)
+            with self._signs.told_to(progress):
+                frames = self._encoded(signal, last - first)
             yield frames[start - first : stop - first]
             progress((stop - start) / ENCODER_RATE)
 
     def _encoded(self, signal: npt.NDArray[np.float32], count: int) -> Rows:
-        """Encode a stretch of sound, [count, d]; an encoder that gives a frame or two less repeats its last one."""
+        """Encode a stretch of sound, [count, d]; an encoder that gives a frame or two less repeats its last one.
+
+        Raises:
+            EncoderError: it gives another number of frames, so they would lie at wrong times.
+        """
         given = self._extractor(signal, sampling_rate=RATE, return_tensors="pt")
         key = "input_features" if self._is_whisper else "input_values"
-        hidden = np.asarray(self._hidden(**{key: given[key]})[0].numpy(), dtype=np.float32)[:count]
+        hidden = np.asarray(self._hidden(**{key: given[key]})[0].numpy(), dtype=np.float32)
+        if self._is_whisper:
+            hidden = hidden[:count]  # it fills up every stretch to 30 seconds
         missing = count - len(hidden)
-        return np.concatenate([hidden, np.repeat(hidden[-1:], missing, axis=0)]) if missing else hidden
+        if abs(missing) > _MOST_MISSING:
+            raise EncoderError(
+                f"{self._name} must give {ENCODER_RATE:.0f} frames a second, as wav2vec 2.0, HuBERT, WavLM and Whisper "
+                f"do, found {len(hidden)} in {len(signal) / RATE:g} s",
+                advice="name another",
+            )
+        return np.concatenate([hidden[:count], np.repeat(hidden[-1:], max(0, missing), axis=0)])
 
 
 class FaceEncoder(_Encoder):
@@ -175,21 +194,31 @@ class FaceEncoder(_Encoder):
     def __init__(self, name: str) -> None:
         super().__init__(name, "vision")
         self._processor_ = self._processor("AutoImageProcessor")
+        self._width = _width_of(self._folder) + 1
 
-    def rows(self, pictures: Iterator[tuple[Picture, Region | None]], count: int, width: int) -> Rows:
-        """Encode the face of every row, [T, d + 1]; the same picture and place are encoded once."""
-        rows = np.zeros((count, width), dtype=np.float32)
+    def rows(
+        self, pictures: Iterator[tuple[Picture, Region | None]], count: int, progress: Callable[[float], None]
+    ) -> Rows:
+        """Encode the face of every row, [T, d + 1]; the same picture and place in a row are encoded once."""
+        rows = np.zeros((count, self._width), dtype=np.float32)
         waiting: list[tuple[int, Any]] = []
-        for number, (picture, region) in enumerate(pictures):
-            if number >= count:
-                break
-            if region is None:
-                continue
-            waiting.append((number, _crop(picture, region)))
-            if len(waiting) == _BATCH:
-                self._fill(rows, waiting)
-                waiting = []
-        self._fill(rows, waiting)
+        same = np.arange(count)  # the row that has the vector of each
+        last: tuple[Picture, Region, int] | None = None
+        with self._signs.told_to(progress):
+            for number, (picture, region) in zip(range(count), pictures, strict=False):
+                if region is None:
+                    continue
+                if last is not None and last[0] is picture and last[1] == region:
+                    same[number] = last[2]
+                    continue
+                last = picture, region, number
+                waiting.append((number, _crop(picture, region)))
+                if len(waiting) == _BATCH:
+                    self._fill(rows, waiting)
+                    waiting = []
+            self._fill(rows, waiting)
+        for row in np.flatnonzero(same != np.arange(count)):
+            rows[row] = rows[same[row]]
         return rows
 
     def _fill(self, rows: Rows, waiting: list[tuple[int, Any]]) -> None:

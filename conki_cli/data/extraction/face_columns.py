@@ -16,7 +16,7 @@ from conki_cli.data.extraction.blendshapes import BLENDSHAPE_COLUMNS
 from conki_cli.data.extraction.face_models import BLENDSHAPES, FaceModels
 from conki_cli.data.extraction.landmarks import LEFT_EYE, RIGHT_EYE, Face
 
-FACE_VERSION = 1
+FACE_VERSION = 2
 """Raised whenever a number that comes out changes."""
 ACTIONS = (
     *("AU01_inner_brow", "AU02_outer_brow", "AU04_brows_together", "AU05_upper_lid", "AU06_cheek", "AU07_lower_lid"),

@@ -18,8 +18,8 @@ import conki_cli
 from conki_cli.data.extraction.recipe import Recipe
 from conki_cli.system.errors import SettingsError
 
-_GRACE = 120.0  # seconds that a clip may take whatever its length
-_PER_SECOND = 60.0  # and for each second of it that was finished
+_GRACE = 120.0  # seconds without progress after which a clip is stopped
+_LOADING = 1800.0  # seconds in which the extractors must be loaded
 _CONVERT = "convert it with ffmpeg, or leave it out"
 
 
@@ -59,6 +59,7 @@ def run_tasks(
     *,
     progress: Callable[[float], None] = lambda seconds: None,
     grace: float = _GRACE,
+    loading: float = _LOADING,
 ) -> Iterator[Ended]:
     """Extract clips in processes of their own, and yield each as it ends, in any order.
 
@@ -67,10 +68,11 @@ def run_tasks(
         tasks: the clips.
         workers: how many processes; results do not depend on it.
         progress: told the seconds of sound and pictures that were finished.
-        grace: seconds that a clip may take before anything of it is finished.
+        grace: seconds after which a clip is stopped that comes no further.
+        loading: seconds in which the extractors must be loaded.
 
     Raises:
-        SettingsError: the extractors cannot be loaded.
+        SettingsError: the extractors cannot be loaded, or not in time.
     """
     waiting = deque(tasks)
     with selectors.DefaultSelector() as selector:
@@ -87,7 +89,7 @@ def run_tasks(
                     yield from worker.heard()
                     progress(max(0.0, worker.done - before))
                 for worker in crew:
-                    yield from worker.overdue(grace)
+                    yield from worker.overdue(grace, loading)
         finally:
             for worker in crew:
                 worker.kill()
@@ -100,8 +102,9 @@ class _Worker:
         places = [str(Path(conki_cli.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         path = os.pathsep.join(place for place in places if place)
+        # -P: import nothing from the current folder, in which somebody else's av.py may lie.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "conki_cli.data.extraction.worker"],
+            [sys.executable, "-P", "-m", "conki_cli.data.extraction.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -113,7 +116,8 @@ class _Worker:
         self._selector = selector
         selector.register(self._process.stdout, selectors.EVENT_READ, self)
         self._unread = b""
-        self._began, self.done = 0.0, 0.0  # seconds of its clip
+        self._last_sign = time.monotonic()
+        self.done = 0.0  # seconds of its clip
         self._is_ready = False
         self.is_alive = True
         self.task: Task | None = None
@@ -121,7 +125,9 @@ class _Worker:
 
     def begin(self, task: Task) -> None:
         """Give it a clip."""
-        self.task, self._began, self.done = task, time.monotonic(), 0.0
+        self.task, self.done = task, 0.0
+        if self._is_ready:
+            self._last_sign = time.monotonic()
         request = {"path": str(task.path), "start": task.start, "stop": task.stop, "folder": str(task.folder)}
         self._tell({**request, "shown": task.shown})
 
@@ -145,6 +151,7 @@ class _Worker:
             yield from self._answered(json.loads(line))
 
     def _answered(self, answer: dict[str, Any]) -> Iterator[Ended]:
+        self._last_sign = time.monotonic()
         if "ready" in answer:
             self._is_ready = True
         elif not self._is_ready:
@@ -155,10 +162,21 @@ class _Worker:
             task, self.task = self.task, None
             yield Ended(task, answer.get("done"), answer.get("failed", ""))
 
-    def overdue(self, grace: float) -> Iterator[Ended]:
-        """Kill it if its clip takes far too long."""
-        if self.task is not None and time.monotonic() - self._began > grace + _PER_SECOND * self.done:
-            yield from self._ended(f"decoding came no further for {grace:.0f} seconds and was stopped: {_CONVERT}")
+    def overdue(self, grace: float, loading: float) -> Iterator[Ended]:
+        """Kill it if it has come no further for too long.
+
+        Raises:
+            SettingsError: that was before its first clip.
+        """
+        silent = time.monotonic() - self._last_sign
+        if self.task is None or silent <= (grace if self._is_ready else loading):
+            return
+        if not self._is_ready:
+            raise SettingsError(
+                f"the extractors must be loaded within {loading / 60:.0f} minutes but were not",
+                advice="use fewer --workers, or name smaller models",
+            )
+        yield from self._ended(f"decoding came no further for {grace:.0f} seconds and was stopped: {_CONVERT}")
 
     def _ended(self, why: str) -> Iterator[Ended]:
         self.kill()

@@ -23,6 +23,7 @@ COVAREP, MESH, NONE = "covarep", "mesh", "none"
 DEFAULT_FPS = 10.0
 _HIGHEST_FPS = 240.0
 _LIBRARIES = ("av", "ai-edge-litert", "numpy", "scipy", "pillow")
+_OF_ENCODERS = ("torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,22 @@ def provenance_of(recipe: Recipe) -> dict[str, Any]:
         library("ai_edge_litert.interpreter")
         library("PIL.Image")
         models, rate = find_face_models(recipe.face_models), recipe.fps or "own"
-        mesh = {"extractor": MESH, "version": FACE_VERSION, "rate": rate, "columns": list(columns_with(models))}
-        found["vision"] = mesh if recipe.vision == MESH else encoder_note(recipe.vision, "vision", rate)
-        found["vision"]["models"] = models.sha256
+        if recipe.vision == MESH:
+            note = {"extractor": MESH, "version": FACE_VERSION, "rate": rate, "columns": list(columns_with(models))}
+        else:  # on crops of the face that the mesh finds
+            note = {**encoder_note(recipe.vision, "vision", rate), "face_version": FACE_VERSION}
+        found["vision"] = {**note, "models": models.sha256}
     if recipe.transcribe is not None:
         from conki_cli.data.extraction.words import transcriber_note
 
         found["text"] = transcriber_note(recipe.transcribe)
-    return {**found, "libraries": _versions()}
+    has_encoder = {recipe.audio, recipe.vision} - {COVAREP, MESH, NONE} or recipe.transcribe is not None
+    return {**found, "libraries": _versions(*_LIBRARIES, *(_OF_ENCODERS if has_encoder else ()))}
 
 
-def _versions() -> dict[str, str]:
+def _versions(*names: str) -> dict[str, str]:
     found = {}
-    for name in _LIBRARIES:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -128,5 +132,5 @@ def difference(wanted: Mapping[str, Any], found: Mapping[str, Any], modality: st
             f"{modality} {'is extracted' if one else 'is not extracted'} there, and here it is{'' if other else ' not'}"
         )
     key = next(key for key in (*one, *other) if one.get(key) != other.get(key))
-    values = (json.dumps(note.get(key))[:60] for note in (one, other))
+    values = (json.dumps(note[key])[:60] if key in note else "none" for note in (one, other))
     return f"{key} of {modality}: {next(values)} there, {next(values)} here"

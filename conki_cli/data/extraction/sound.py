@@ -17,7 +17,7 @@ from conki_cli.data.extraction.glottis import source_of
 from conki_cli.data.extraction.pitch import HOP, RATE, Array, track_pitch
 from conki_cli.data.extraction.spectra import NUM_CEPSTRA, NUM_DEVIATIONS, NUM_MEANS, spectra_of
 
-SOUND_VERSION = 1
+SOUND_VERSION = 2
 """Raised whenever a number that comes out changes."""
 SOUND_RATE = RATE / HOP
 """Frames per second."""

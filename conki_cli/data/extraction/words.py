@@ -13,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from conki_cli.data.extraction.pitch import RATE
+from conki_cli.data.extraction.signs_of_life import SignsOfLife
 from conki_cli.system.errors import EncoderError, reason_of
 from conki_cli.text.folders import ModelKind, fingerprint, hub_folder, local_folder, quiet
 
+WORDS_VERSION = 1
+"""Raised whenever other words or times come out; notes from before there was one have none."""
 KIND = ModelKind("speech recognition model", "--transcribe", "AutoModelForSpeechSeq2Seq")
 
 _WINDOW, _SEARCH, _STEP = 30 * RATE, 5 * RATE, RATE // 20
@@ -43,8 +46,8 @@ def model_folder(name_or_path: str) -> Path:
 
 
 def transcriber_note(name_or_path: str) -> dict[str, Any]:
-    """Return the note of a model: its name, and what tells its content from others."""
-    return {"model": name_or_path, "content": fingerprint(model_folder(name_or_path), KIND)}
+    """Return the note of a model: its name, our version, and what tells its content from others."""
+    return {"model": name_or_path, "version": WORDS_VERSION, "content": fingerprint(model_folder(name_or_path), KIND)}
 
 
 class Transcriber:
@@ -72,6 +75,7 @@ class Transcriber:
                 f"{name_or_path} must be a Whisper-type model with its processor ({reason_of(error)})",
                 advice="name another",
             ) from error
+        self._signs = SignsOfLife(model)
         self._times = "word" if getattr(model.generation_config, "alignment_heads", None) else None
 
     def words_of(self, path: Path, progress: Callable[[float], None]) -> list[Word]:
@@ -83,7 +87,8 @@ class Transcriber:
             if len(window) == _WINDOW:
                 window = window[: quietest(window)]
             if len(window) >= RATE // 10 and np.abs(window).max() > 0:
-                found += self._words(window, start / RATE)
+                with self._signs.told_to(progress):
+                    found += self._words(window, start / RATE)
             start += len(window)
             progress(len(window) / RATE)
         return found

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from conki_cli.data.extraction.recipe import Recipe
 from conki_cli.system.errors import ConkiError, reason_of
 
 _MEMORY = 3 * 2**30  # bytes that a clip may need on top of what is loaded
+_PAUSE = 0.1  # seconds between two answers about the progress
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -47,13 +49,11 @@ def main() -> None:
 def _served(extractors: Extractors, request: Mapping[str, Any], answers: TextIO) -> dict[str, Any]:
     span = Span(request["start"], math.inf if request["stop"] is None else request["stop"])
 
-    def progress(seconds: float) -> None:
-        _answer(answers, {"progress": seconds})
-
+    progress = _Progress(answers)
     path, folder = Path(request["path"]), Path(request["folder"])
     try:
         if request["shown"]:
-            extractors.show(path, span, request["shown"], folder)
+            extractors.show(path, span, request["shown"], folder, progress)
             return {"done": asdict(Result())}
         found = extractors.extract(path, span, folder, progress)
     except ConkiError as error:
@@ -64,7 +64,27 @@ def _served(extractors: Extractors, request: Mapping[str, Any], answers: TextIO)
         return {"failed": f"{error.strerror or reason_of(error)}: check the file and the disk"}
     except Exception as error:  # a broken file makes libraries fail in many ways
         return {"failed": f"it cannot be decoded ({reason_of(error)}): convert it with ffmpeg"}
+    finally:
+        progress.flush()
     return {"done": asdict(found)}
+
+
+class _Progress:
+    """Tells the seconds that were finished, a few times a second at most; 0: it works and nothing was finished yet."""
+
+    def __init__(self, answers: TextIO) -> None:
+        self._answers = answers
+        self._seconds, self._told = 0.0, -math.inf
+
+    def __call__(self, seconds: float) -> None:
+        self._seconds += seconds
+        if time.monotonic() - self._told >= _PAUSE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell what was not told yet."""
+        _answer(self._answers, {"progress": self._seconds})
+        self._seconds, self._told = 0.0, time.monotonic()
 
 
 def _answer(answers: TextIO, value: Mapping[str, Any]) -> None:

@@ -17,14 +17,18 @@ from conki_cli.data.store.writing import store_lock, write_store
 from conki_cli.system.errors import SettingsError
 from conki_cli.system.files import atomic_path, check_writable
 from conki_cli.system.locks import locked
+from conki_cli.system.readable import obstacle_at
 
 
 def clips_of(paths: Sequence[Path]) -> list[Clip]:
     """Return the clips that files are, and those in folders; called by their names, and by their folders' where needed.
 
     Raises:
-        SettingsError: there are none, or one is named twice.
+        SettingsError: there are none, one is named twice, or is a pipe or device.
     """
+    for path in paths:
+        if not path.is_dir() and (what := obstacle_at(path)):
+            raise SettingsError(f"{path} must be a video or a folder but is {what}", advice="name a file")
     files = [file for path in paths for file in (list(media_in(path)) if path.is_dir() else [path])]
     if not files:
         raise SettingsError(f"name videos, or folders with videos: {', '.join(map(str, paths))} holds none")

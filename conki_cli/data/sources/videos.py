@@ -8,11 +8,13 @@ Needed: pip install "conki[video]". --audio-features, --vision-features, --fps a
 extracted and how. What was extracted is kept in extracted/ and not extracted again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,8 @@ from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.labels import read_label_rows, samples_of
 from conki_cli.data.sources.request import Request
 from conki_cli.data.store.records import ID_SEPARATOR, SCORED, Corpus, counted
-from conki_cli.system.errors import SourceError, one_line
-from conki_cli.system.readable import check_read
+from conki_cli.system.errors import SourceError, UnreadableError, one_line
+from conki_cli.system.readable import check_read, obstacle_at
 
 FORMATS = {"videos": "a folder with label.csv and videos, one per clip or whole ones: features are extracted"}
 _VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts")
@@ -64,7 +66,11 @@ class _Found:
     clips: dict[tuple[str, str], Path]
     """By the name of their folder and their own."""
     alone: dict[str, Path]
-    """By their own name, where the folder says nothing: whole videos, or video$_$clip."""
+    """By their own name, those that no other file has: whole videos in folders that say nothing."""
+
+    def folder_of(self, path: Path) -> str:
+        """Return the name of the folder of a file, by which a video may be named."""
+        return path.parent.name if (path.parent.name, path.stem) in self.clips else ""
 
 
 def recognise(raw: Raw) -> str | None:
@@ -94,7 +100,8 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     clips, failures = _clips_of(rows, found, raw.path)
     done, failed = extract_clips(clips, extraction)
     if extraction.transcribe is not None:
-        rows = with_words(rows, [clip for clip in clips if clip.id in {one.id for one in done}], extraction)
+        rows, mute = with_words(rows, [clip for clip in clips if clip.id in {one.id for one in done}], extraction)
+        done, failed = [one for one in done if one.id not in {failure.id for failure in mute}], [*failed, *mute]
     order = {row.id: place for place, row in enumerate(rows)}
     failures = sorted([*failures, *failed], key=lambda failure: order[failure.id])
     if failures and not extraction.skip_failed:
@@ -105,10 +112,13 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     return _corpus(raw.path, labels, rows, done, notes, (request, extraction, remarks))
 
 
-def with_words(rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extraction) -> list[LabelRow]:
-    """Return rows with the words that are said in their clips as texts."""
-    said = {one.id: words_in(one) for one in extract_clips(clips, extraction.for_words)[0]}
-    return [dataclasses.replace(row, text=text_of(said.get(row.id, []))) for row in rows]
+def with_words(
+    rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extraction
+) -> tuple[list[LabelRow], list[Failure]]:
+    """Return rows with the words that are said in their clips as texts, and the clips in which they cannot be had."""
+    done, failures = extract_clips(clips, extraction.for_words)
+    said = {one.id: text_of(words_in(one)) for one in done}
+    return [dataclasses.replace(row, text=said.get(row.id, row.text)) for row in rows], failures
 
 
 def words_in(extracted: Extracted) -> list[Word]:
@@ -166,7 +176,7 @@ def _without_replaced(extraction: Extraction, request: Request) -> Extraction:
 
 
 def media_in(folder: Path) -> Iterator[Path]:
-    """Yield the media below a folder, sorted.
+    """Yield the media below a folder, sorted; pipes and devices with such names are passed over.
 
     Raises:
         SourceError: a link leads out of it.
@@ -181,25 +191,27 @@ def media_in(folder: Path) -> Iterator[Path]:
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise SourceError(f"{path} is a link that leads out of {root}", advice="put the file itself there")
-            yield path
+            what = ""
+            with contextlib.suppress(UnreadableError):  # said by whoever reads it
+                what = obstacle_at(path)
+            if not what:
+                yield path
 
 
 def _index(folder: Path) -> _Found:
     clips: dict[tuple[str, str], Path] = {}
-    alone: dict[str, Path] = {}
     for number, path in enumerate(media_in(folder)):
         if number >= _MOST_FILES:
             raise SourceError(f"{folder} must hold {_MOST_FILES} media at most", advice="split it")
         inside = path.relative_to(folder).parts
         inside = inside[1:] if inside[0] == _RAW and len(inside) > 1 else inside
-        key = (inside[-2] if len(inside) > 1 else "", path.stem)
-        other = clips.get(key) if key[0] else alone.get(path.stem)
+        key = (inside[-2] if len(inside) > 1 and ID_SEPARATOR not in path.stem else "", path.stem)
+        other = clips.get(key)
         if other is not None:
             raise SourceError(
                 f"{other} and {path} have the same name", advice="remove one, or name their folders after videos"
             )
         clips[key] = path
-        alone.setdefault(path.stem, path)
     for (video, clip), path in clips.items():
         other = clips.get(("", video + ID_SEPARATOR + clip)) if video else None
         if other is not None:
@@ -210,7 +222,8 @@ def _index(folder: Path) -> _Found:
         raise SourceError(
             f"{folder} must hold videos or sound ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...), found none"
         )
-    return _Found(clips, alone)
+    count = Counter(path.stem for path in clips.values())
+    return _Found(clips, {path.stem: path for path in clips.values() if count[path.stem] == 1})
 
 
 def _rows_of(folder: Path, labels: Path | None, found: _Found, request: Request) -> tuple[list[LabelRow], list[str]]:
@@ -232,7 +245,7 @@ def _rows_of(folder: Path, labels: Path | None, found: _Found, request: Request)
         takes_english=request.takes_english,
         unlabelled=request.unlabelled,
     )
-    named = {path for row in rows if (path := _file_of(row, found)[0]) is not None}
+    named = {path for path, _ in _files_of(rows, found) if path is not None}
     others = len(set(found.clips.values()) - named)
     return rows, [f"{counted(others, 'file')} in {one_line(folder.name)} not named by the label file"] if others else []
 
@@ -245,21 +258,42 @@ def _name_of(folder: str, stem: str) -> tuple[str, str]:
     return folder, stem
 
 
-def _file_of(row: LabelRow, found: _Found) -> tuple[Path | None, bool]:
-    """Return the file of a row, and whether it is a whole video that the clip is a part of."""
-    clip = found.clips.get((row.video, row.clip)) or found.clips.get(("", row.id))
-    if clip is None and not row.video:
-        clip = found.alone.get(row.clip)
-    return (clip, False) if clip is not None else (found.clips.get(("", row.video)) or found.alone.get(row.video), True)
+def _files_of(rows: Sequence[LabelRow], found: _Found) -> list[tuple[Path | None, bool]]:
+    """Return the file of every row, and whether it is a whole video that the clip is a part of."""
+    own = [found.clips.get((row.video, row.clip)) or found.clips.get(("", row.id)) for row in rows]
+    with_clips = {row.video for row, path in zip(rows, own, strict=True) if path is not None}
+    files: list[tuple[Path | None, bool]] = []
+    for row, path in zip(rows, own, strict=True):
+        if path is not None:
+            files.append((path, False))
+        elif not row.video:
+            files.append((_alone(row.clip, found, with_clips), False))
+        else:
+            files.append((found.clips.get(("", row.video)) or _whole(row.video, found, with_clips), True))
+    return files
+
+
+def _alone(name: str, found: _Found, with_clips: Collection[str]) -> Path | None:
+    """Return the only file of a name, in a folder of any name but that of a video with clips, whose clip it is."""
+    path = found.alone.get(name)
+    return None if path is None or found.folder_of(path) in with_clips else path
+
+
+def _whole(video: str, found: _Found, with_clips: Collection[str]) -> Path | None:
+    """Return the whole video of a name in a folder of its own or of any other, unless clips have that name."""
+    path = None if video in with_clips else _alone(video, found, with_clips)
+    has_folder = any(name == video for name, _ in found.clips)
+    return path if path is None or not has_folder or found.folder_of(path) == video else None
 
 
 def _clips_of(rows: Sequence[LabelRow], found: _Found, folder: Path) -> tuple[list[Clip], list[Failure]]:
     clips, failures = [], []
-    for row in rows:
-        path, is_part = _file_of(row, found)
+    for row, (path, is_part) in zip(rows, _files_of(rows, found), strict=True):
         if path is None:
             names = f"{_RAW}/{row.video}/{row.clip}.mp4 or {_RAW}/{row.video}.mp4" if row.video else f"{row.clip}.mp4"
             reason = f"there is no file {one_line(names)[:120]}: add it, or remove the row of the label file"
+            if not row.video and any(stem == row.clip for _, stem in found.clips):
+                reason = f"which file {one_line(row.clip)[:60]} is cannot be told: add a column video_id"
             failures.append(Failure(row.id, folder, reason))
         elif is_part and (row.start is None or row.stop is None):
             reason = f"{path.name} is a whole video and the label file has no start and stop for it: add these columns"

@@ -119,6 +119,17 @@ class Damaged(Ragged):
         assert self.source is not None
         return self.change(self.source[index], index)
 
+    def pick(self, rows: npt.NDArray[np.int64]) -> "Damaged":
+        """Return the clips in these rows, damaged as they are among all."""
+        assert self.source is not None
+        return replace(
+            self,
+            picked=super().pick(rows).picked,
+            source=self.source.pick(rows),
+            counts=self.counts[rows],
+            change=lambda frames, index: self.change(frames, int(rows[index])),
+        )
+
     def check_unchanged(self) -> None:
         """Refuse everything read so far if the file was changed meanwhile."""
         assert self.source is not None

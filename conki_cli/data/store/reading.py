@@ -97,7 +97,7 @@ class FeatureStore:
         splits = (SCORED,) if self.is_unlabelled else SPLITS
         self.splits = tuple(split for split in splits if self._wanted is None or split in self._wanted)
         self.source: dict[str, str] = dict(json.loads(attributes["source"]))
-        self.repaired: dict[str, dict[str, int]] = {m: dict(n) for m, n in json.loads(attributes["repaired"]).items()}
+        self.repaired = _repaired(json.loads(attributes["repaired"]))
         self.notes: tuple[str, ...] = tuple(json.loads(attributes["notes"]))
         self.content_id = str(attributes["content_id"])
         self.report = _report(json.loads(attributes.get("report", "{}")))
@@ -198,6 +198,14 @@ def _direct(frames: Any, file: OpenFile) -> Any:
     if not inside:
         return frames
     return FileArray(file, offset, np.dtype("<f4"), frames.shape)
+
+
+def _repaired(found: Any) -> dict[str, dict[str, int]]:
+    """Return counts of repaired values after checking them."""
+    repaired = {str(m): {str(name): count for name, count in dict(counts).items()} for m, counts in dict(found).items()}
+    if not all(type(count) is int and count >= 0 for counts in repaired.values() for count in counts.values()):
+        raise ValueError("the numbers of repaired values are not whole numbers")
+    return repaired
 
 
 def _report(found: Any) -> dict[str, Any]:

@@ -126,6 +126,10 @@ class Ragged:
             index = int(self.picked[index])
         return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]], dtype=np.float32)
 
+    def pick(self, rows: npt.NDArray[np.int64]) -> "Ragged":
+        """Return the clips in these rows."""
+        return replace(self, picked=rows if self.picked is None else self.picked[rows])
+
     def check_unchanged(self) -> None:
         """Refuse everything read so far if the file was changed meanwhile.
 
@@ -168,7 +172,7 @@ class Utterances:
             ids=[self.ids[i] for i in picked],
             texts=[self.texts[i] for i in picked],
             scores=None if self.scores is None else self.scores[picked],
-            frames={name: replace(rows, picked=picked) for name, rows in self.frames.items()},
+            frames={name: rows.pick(picked) for name, rows in self.frames.items()},
             unimodal={name: values[picked] for name, values in self.unimodal.items()},
             order=None if self.order is None else self.order[picked],
             whole=self.whole or self,
