@@ -194,9 +194,13 @@ def test_errors_of_sims_are_those_of_mae_within_the_range(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("seeds", "used", "words"),
-    [((2, 3), ((1, 2), (2, 3)), "seeds 2, 3 against seeds 1, 2"), ((1, 2, 3), ((1, 2),) * 2, "seeds 1, 2 of both")],
+    [
+        ((3, 4, 5), ((1, 2), (3, 4)), "seeds 3, 4 against seeds 1, 2"),
+        ((2, 3), ((2,), (2,)), "seed 2 of both"),
+        ((1, 2, 3), ((1, 2),) * 2, "seeds 1, 2 of both"),
+    ],
 )
-def test_a_difference_is_over_the_seeds_in_common_or_where_there_are_not_two_over_all_of_each(
+def test_a_difference_is_over_the_seeds_in_common_or_over_equally_many_of_each(
     seeds: tuple[int, ...], used: tuple[tuple[int, ...], ...], words: str, tmp_path: Path
 ) -> None:
     space = make_space(tmp_path)

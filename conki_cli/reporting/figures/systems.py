@@ -64,10 +64,15 @@ def _row(system: System, reference: System, choices: Choices) -> dict[str, Any]:
 
 
 def _seeds_of_difference(reference: System, system: System) -> dict[str, list[int]]:
-    """Return the seeds whose mean predictions are compared: those in common from two on, else all of each."""
+    """Return the seeds whose mean predictions are compared: those in common, else the first, as many of each.
+
+    The mean of more seeds has a smaller error, so both sides have equally many.
+    """
     common = [seed for seed in reference.seeds if seed in system.seeds]
-    seeds = (common, common) if len(common) > 1 else (list(reference.seeds), list(system.seeds))
-    return {"reference": seeds[0], "row": seeds[1]}
+    if common:
+        return {"reference": common, "row": common}
+    count = min(len(reference.seeds), len(system.seeds))
+    return {"reference": list(reference.seeds[:count]), "row": list(system.seeds[:count])}
 
 
 def _seeds_in_words(rows: Sequence[dict[str, Any]]) -> str:
