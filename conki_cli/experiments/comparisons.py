@@ -135,19 +135,26 @@ def plan_rows(
     dataset = configs[0].data.dataset
     path = runs.workspace.store(dataset) if dry_run else ready_store(runs.workspace, dataset, observer)
     if status_of(path) is not None:
-        _check_modalities(configs, shelf.store(path))
+        _check_models(configs, shelf.store(path))
     return make_plan(configs, runs, observer, shelf=shelf, dry_run=dry_run)
 
 
-def _check_modalities(configs: Sequence[RunConfig], store: FeatureStore) -> None:
-    present = available_modalities(store.modalities, configs[0].model.drop)
-    able = [c.model.name for c in configs if zoo.model_class(c.model.name).required_modalities <= set(present)]
-    unable = [config.model.name for config in configs if config.model.name not in able]
-    if unable:
-        advice = f"give --models {','.join(able)}" if len(able) > 1 else "prepare a store that has more"
+def _check_models(configs: Sequence[RunConfig], store: FeatureStore) -> None:
+    """Refuse models that the clips or the scores of a store do not fit, and name those that they fit."""
+    present, (low, high) = available_modalities(store.modalities, configs[0].model.drop), store.score_range
+    models = {config.model.name: zoo.model_class(config.model.name) for config in configs}
+    lacking = [name for name, model in models.items() if not model.required_modalities <= set(present)]
+    narrow = [name for name, model in models.items() if max(-low, high) > model.largest_score]
+    able = [name for name in models if name not in (*lacking, *narrow)]
+    advice = f"give --models {','.join(able)}" if len(able) > 1 else "prepare another store"
+    if lacking:
         raise SettingsError(
-            f"{', '.join(unable)} need a modality that is missing here: {store.path.name} and the switches leave "
+            f"{', '.join(lacking)} need a modality that is missing here: {store.path.name} and the switches leave "
             f"{', '.join(present) or 'nothing'}; {advice}"
+        )
+    if narrow:
+        raise SettingsError(
+            f"{', '.join(narrow)} cannot predict the scores of {store.path.name}, {low:g} to {high:g}; {advice}"
         )
 
 

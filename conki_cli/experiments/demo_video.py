@@ -1,13 +1,16 @@
 """`conki demo --video`: videos made on the spot, their features, a small model, and scores for a clip."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from conki_cli.config.resolving import resolve
 from conki_cli.data.extraction.cache import EXTRACTED, Extraction
+from conki_cli.data.extraction.recipe import Recipe, difference, provenance_of
 from conki_cli.data.preparation import Preparation, prepare
 from conki_cli.data.sources.demo_videos import write_demo_videos
 from conki_cli.data.sources.request import Options
+from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.execution import train_all
 from conki_cli.experiments.videos import VideoTask, score_videos
 from conki_cli.runs import Run
@@ -33,7 +36,7 @@ def demo_video(
     extraction = Extraction(workspace.root / EXTRACTED, observer=observer)
     options = Options(format="videos", extraction=extraction)
     task = Preparation(DATASET, workspace, folder, score_range=(-3, 3), options=options, normalize="zscore")
-    if not task.path.is_file():
+    if not task.path.is_file() or _is_of_another_kind(task.path, extraction.recipe):
         prepare(task, observer)
     flags = {
         "data.dataset": DATASET,
@@ -51,3 +54,10 @@ def demo_video(
     clip = folder / "Raw" / "test05" / "1.mp4"
     video = VideoTask([clip], replace(extraction, observer=Observer()), device=device)
     return run, score_videos(run, video, workspace, observer)
+
+
+def _is_of_another_kind(path: Path, recipe: Recipe) -> bool:
+    """Say whether the features of an earlier start were made by a program that makes others than this one."""
+    own = provenance_of(recipe)
+    with FeatureStore(path) as store:
+        return any(difference(store.extraction, own, name) for name in ("vision", "audio"))

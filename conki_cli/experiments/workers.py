@@ -22,6 +22,7 @@ from typing import Any, Self, TypeAlias
 
 from conki_cli.system.errors import ConkiError
 from conki_cli.system.observer import Epoch, Observer, Training
+from conki_cli.system.programs import without_current_folder
 from conki_cli.system.signals import ANY_ENDING, ENDINGS, OF_PARENT, install
 
 Carry: TypeAlias = Callable[[Any, Observer], None]
@@ -124,12 +125,13 @@ class Worker:
         self.process: SpawnProcess = context.Process(
             target=_work, args=(there, open_room, threads, number), name=f"conki job {number + 1}"
         )
-        resource_tracker.ensure_running()  # or `start` would, and unblock the signals
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # until it can obey them
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with without_current_folder():
+            resource_tracker.ensure_running()  # or `start` would, and unblock the signals
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # until it can obey them
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
 
     def give(self, task: Any) -> None:

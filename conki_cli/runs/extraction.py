@@ -21,8 +21,11 @@ _FILE = "extraction.json"
 
 
 def write_extraction(run: Run, store: FeatureStore) -> None:
-    """Note in a run how the features of its training store were made of videos, if they were."""
-    if store.extraction and status_of(run.path / _FILE) is None:
+    """Note in a run how the features of its training store were made of videos, if they were.
+
+    A store that was prepared again may have the same numbers and another note: then the note is the newer one.
+    """
+    if store.extraction and attempt(read_extraction, run)[0] != store.extraction:
         write_json(run.path / _FILE, store.extraction)
 
 
@@ -74,7 +77,8 @@ def recipe_of(run: Run, face_models: Path | None = None) -> Recipe:
         if what := difference(wanted, found, name):
             raise RunError(
                 f"run {run.name} was trained on features of another kind ({what})",
-                advice="install what made those, or prepare the training data again and train",
+                advice="install what made those; or prepare the training data again and repeat the command that "
+                "trained the run (with --overwrite if it says that the data are others)",
             )
     return recipe
 

@@ -1,6 +1,7 @@
 """`conki compare` and `conki models` as their users meet them: tables, JSON, what is trained, what is refused."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -435,3 +436,15 @@ def test_a_model_that_cannot_read_the_store_has_no_parameters_there(tmp_path: Pa
     entry = answer(run_in(tmp_path, f"{line} --json"))["models"][0]
     assert (entry["parameters"], entry["needs"]) == (None, ["audio", "vision"])
     assert "not here: needs audio and vision" in words(run_in(tmp_path, line).stdout)
+
+
+def test_models_that_cannot_predict_the_scores_of_a_store_are_named_before_training(
+    tmp_path: Path, encoder: Path
+) -> None:
+    corpus = dataclasses.replace(make_corpus("tiny", (4, 2, 2), seed=4, longest=3), dataset="stars")
+    splits = {name: [dataclasses.replace(clip, score=5.0) for clip in clips] for name, clips in corpus.splits.items()}
+    (tmp_path / "features").mkdir()
+    write_store(tmp_path / "features" / "stars.h5", dataclasses.replace(corpus, splits=splits, score_range=(0.0, 10.0)))
+    words = "--models conki,tfn,lmf --dataset stars --external none --dry-run"
+    said = run_in(tmp_path, f"compare --table 2 {words} --encoder {encoder}").stderr
+    assert "tfn cannot predict the scores of stars.h5, 0 to 10; give --models conki,lmf" in said

@@ -65,6 +65,12 @@ def test_a_file_that_is_called_by_video_and_clip_is_found_in_any_folder(tmp_path
     ]
 
 
+def test_a_clip_whose_name_has_the_separator_of_ids_is_found_in_the_folder_of_its_video(tmp_path: Path) -> None:
+    found = read_from(tmp_path, "Raw/a/x$_$1.mp4", ("a", "x$_$1"), ("b", "x$_$1"))
+    assert found[0] == "Raw/a/x$_$1.mp4"
+    assert found[1].startswith("there is no file Raw/b/x$_$1.mp4")
+
+
 def test_a_pipe_is_passed_over_in_a_folder_and_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.mp4")  # whoever reads it waits for ever
     (tmp_path / "y.mp4").write_bytes(b"y")

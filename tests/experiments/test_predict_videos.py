@@ -1,6 +1,7 @@
 """A video gets the score that the same clip has inside a store, and other kinds of features are refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from conki_cli.data.extraction.sound import SOUND_VERSION
 from conki_cli.data.preparation import Preparation, prepare
 from conki_cli.data.sources.loose_videos import clips_of
 from conki_cli.data.sources.request import Options
+from conki_cli.data.store.reading import FeatureStore
 from conki_cli.experiments.videos import _segments
 from conki_cli.runs import Run, read_extraction
+from conki_cli.runs.extraction import write_extraction
 from conki_cli.system.files import read_json, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
@@ -63,6 +66,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Run:
 
 def test_a_run_keeps_how_its_features_were_made(run: Run) -> None:
     assert read_extraction(run) == provenance_of(Recipe(vision="none"))
+
+
+def test_a_run_takes_the_newer_note_of_a_store_with_the_same_numbers(run: Run, tmp_path: Path) -> None:
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "talks")))
+    note = provenance_of(Recipe(vision="none"))
+    write_json(copy.path / "extraction.json", {"audio": {**note["audio"], "version": 0}})
+    with FeatureStore(run.path.parents[1] / "features" / "talks.h5") as store:
+        write_extraction(copy, store)
+    assert read_extraction(copy) == note
 
 
 def test_a_video_has_the_score_of_the_same_clip_in_the_store(run: Run) -> None:

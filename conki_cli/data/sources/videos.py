@@ -260,7 +260,7 @@ def _name_of(folder: str, stem: str) -> tuple[str, str]:
 
 def _files_of(rows: Sequence[LabelRow], found: _Found) -> list[tuple[Path | None, bool]]:
     """Return the file of every row, and whether it is a whole video that the clip is a part of."""
-    own = [found.clips.get((row.video, row.clip)) or found.clips.get(("", row.id)) for row in rows]
+    own = [_own(row, found) for row in rows]
     with_clips = {row.video for row, path in zip(rows, own, strict=True) if path is not None}
     files: list[tuple[Path | None, bool]] = []
     for row, path in zip(rows, own, strict=True):
@@ -271,6 +271,15 @@ def _files_of(rows: Sequence[LabelRow], found: _Found) -> list[tuple[Path | None
         else:
             files.append((found.clips.get(("", row.video)) or _whole(row.video, found, with_clips), True))
     return files
+
+
+def _own(row: LabelRow, found: _Found) -> Path | None:
+    """Return the file that is a clip: in the folder of its video, or called by both names."""
+    path = found.clips.get((row.video, row.clip)) or found.clips.get(("", row.id))
+    if path is None and ID_SEPARATOR in row.clip:  # in the folder of its video, but listed by its own name alone
+        path = found.clips.get(("", row.clip))
+        return path if path is not None and path.parent.name == row.video else None
+    return path
 
 
 def _alone(name: str, found: _Found, with_clips: Collection[str]) -> Path | None:

@@ -29,6 +29,8 @@ class Tracking(Observer):
         self._warned: set[str] = set()
         self._followed: list[Training] = []
         """Trainings in progress; several with `--jobs`."""
+        self._complete: list[Training] = []
+        """Those of them that had a result when the last one began."""
 
     def step(self, training: Training, number: int, terms: Mapping[str, float]) -> None:
         """Begin to follow a training at its first step."""
@@ -56,7 +58,9 @@ class Tracking(Observer):
         self._followed.append(training)
 
         def begin() -> None:
-            self._finish([one for one in before_it if self._result(one) is not None])
+            complete = [one for one in before_it if self._result(one) is not None]
+            self._finish([one for one in complete if one in self._complete])  # a new one may not have told all yet
+            self._complete = complete
             run = Run(self._workspace.runs / training.run)
             subject = Subject(training, flat_settings(run.config), self._workspace)
             for follower in self._followers:
