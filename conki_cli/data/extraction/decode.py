@@ -149,18 +149,11 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
         SourceError: its times or its format make no sense.
     """
     stream = next(stream for stream in container.streams.audio if _can_decode(stream))
-    zero = _zero_of(container)
     cut, mixer = _Cut(span, seen), _Mixer()
     next_time: float | None = None
-    for frame in _frames_from(container, stream, span, seen):
-        if not 1 <= frame.sample_rate <= 768_000:
-            raise SourceError(
-                f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
-            )
-        if frame.time is not None:
-            time = frame.time - zero - span.start
-        else:  # counted, from the start of the file
-            time = -span.start if next_time is None else next_time
+    for time, frame in _timed(
+        _frames_from(container, stream, span, seen), _zero_of(container) + span.start, span, seen
+    ):
         if next_time is None:
             if time >= span.stop - span.start:  # it begins after the clip
                 return
@@ -170,11 +163,59 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
             yield from cut.passed(mixer.rest())
             yield from cut.jumped(time - next_time)
             next_time = time
+        next_time += _seconds_of(frame)
         yield from cut.passed(mixer.mixed(frame))
-        next_time += frame.samples / frame.sample_rate
         if cut.is_full:
             break
     yield from cut.passed(mixer.rest())
+
+
+def _timed(frames: Iterator[Any], zero: float, span: Span, seen: Seen) -> Iterator[tuple[float, Any]]:
+    """Yield the time of every frame of sound, and the frame; those without times are counted.
+
+    Times that jump forward are believed when those of a second of sound go on from there, or of all that is left, if
+    that is more than one frame. Else they are wrong, and that sound follows the sound before it.
+    """
+    end: float | None = None  # of the sound that was yielded
+    held: list[tuple[float, Any]] = []
+    held_end = held_seconds = 0.0
+    for frame in frames:
+        seconds, counted = _seconds_of(frame), held_end if held else end
+        time = float(frame.time) - zero if frame.time is not None else -span.start if counted is None else counted
+        if held and time < held_end - _WORTH_SAYING / 2:
+            yield from _in_line(held, end or 0.0, seen)
+            end, held = (end or 0.0) + held_seconds, []
+        if not held and (end is None or time - end <= _WORTH_SAYING):
+            yield time, frame
+            end = time + seconds
+            continue
+        held_seconds = seconds + (held_seconds if held else 0.0)
+        held, held_end = [*held, (time, frame)], time + seconds
+        if len(held) > 1 and held_seconds >= _WORTH_SAYING:
+            yield from held
+            end, held = held_end, []
+    yield from held if len(held) > 1 else _in_line(held, end or 0.0, seen)
+
+
+def _in_line(held: list[tuple[float, Any]], end: float, seen: Seen) -> Iterator[tuple[float, Any]]:
+    """Yield frames whose times are wrong, one after the other."""
+    if held and not any("jump forward" in line for line in seen.warnings):
+        seen.warnings.append(
+            f"times of its sound jump forward by {held[0][0] - end:.1f} s, and those after them do not go on from "
+            "there: that sound is read where the sound before it ends"
+        )
+    for _, frame in held:
+        seconds = _seconds_of(frame)
+        yield end, frame
+        end += seconds
+
+
+def _seconds_of(frame: Any) -> float:
+    if not 1 <= frame.sample_rate <= 768_000:
+        raise SourceError(
+            f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
+        )
+    return float(frame.samples / frame.sample_rate)
 
 
 class _Mixer:
@@ -234,7 +275,7 @@ class _Cut:
         self._repeated = max(0, -missing)
         if seconds < -_WORTH_SAYING and not any("times go back" in line for line in self._seen.warnings):
             self._seen.warnings.append(
-                f"its times go back by {-seconds:.1f} s: of sound that lies at the same time, the first is read"
+                f"its times go back by {-seconds:.1f} s: sound for times that were read before is left out"
             )
         yield from self.silence(missing)
 
