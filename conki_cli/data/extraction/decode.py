@@ -157,6 +157,11 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
         if next_time is None:
             if time >= span.stop - span.start:  # it begins after the clip
                 return
+            if math.isinf(span.stop) and time > _MOST_GAP:
+                raise SourceError(
+                    f"sound must begin within {_MOST_GAP:.0f} seconds of the start, found {time:.0f}",
+                    advice="convert it again from the original",
+                )
             yield from cut.begin(time)
             next_time = time
         elif abs(time - next_time) > _MOST_DRIFT:
@@ -386,8 +391,9 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
     """Yield the frames of a stream from a second before the clip or earlier.
 
     Some containers, such as MPEG-TS, can be entered anywhere, and nothing is decoded there until the next frame that
-    does not depend on others. If that is one within the clip, the file is entered further and further before it. Frames
-    without times are counted, so these are read from the start of the file.
+    does not depend on others, or pictures are decoded that lack what they depend on. If the first is none before the
+    clip, or a picture that depends on others, the file is entered further and further before it. Frames without times
+    are counted, so these are read from the start of the file.
     """
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
@@ -399,7 +405,7 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
             frames = _decoded(container, stream, seen)
         first = next(frames, None)
         seen.bad_packets = bad_packets  # what depends on frames before the entry cannot be decoded, and need not
-        if first is not None and first.time is not None and first.time - zero <= span.start:
+        if first is not None and first.time is not None and first.time - zero <= span.start and _stands_alone(first):
             yield first
             yield from frames
             return
@@ -410,6 +416,11 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
     ):
         _is_entered(container, 0, unsupported_byte_offset=True)
     yield from _decoded(container, stream, seen)
+
+
+def _stands_alone(frame: Any) -> bool:
+    """Tell whether a frame needs none before it: one of sound, or a key frame."""
+    return not isinstance(frame, library("av").VideoFrame) or bool(frame.key_frame)
 
 
 def _is_entered(container: Any, place: float, **options: Any) -> bool:
