@@ -87,7 +87,7 @@ def test_sound_whose_time_is_wrong_once_loses_nothing(tmp_path: Path, wrong: ran
 
 
 def test_sound_that_goes_on_after_a_pause_keeps_its_times(tmp_path: Path) -> None:
-    path, seen = write_moved(tmp_path / "a.mkv", {number: 5.0 for number in range(97, 100)}), Seen()
+    path, seen = write_moved(tmp_path / "a.mkv", dict.fromkeys(range(97, 100), 5.0)), Seen()
     found = np.round(sound(path, seen=seen) * 32768)
     assert len(found) == pytest.approx(100 * 1024 + 5 * RATE, abs=20)
     assert set(found[-3000:]) == {9800.0, 9900.0, 10000.0}
@@ -110,7 +110,7 @@ def test_sound_that_begins_minutes_after_the_pictures_is_believed(tmp_path: Path
 
 def test_the_sound_of_a_whole_file_begins_within_ten_minutes(tmp_path: Path) -> None:
     path = write_media(tmp_path / "a.mkv", sound=tone(1.0), late=39_610.0, pictures=[picture(1)], times=[0.0])
-    with pytest.raises(SourceError, match="sound must begin within 600 seconds .* found 39610: convert it again"):
+    with pytest.raises(SourceError, match=r"sound must begin within 600 seconds .* found 39610: convert it again"):
         sound(path)
 
 

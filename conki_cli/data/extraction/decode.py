@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from conki_cli.data.extraction.libraries import library
 from conki_cli.data.extraction.pitch import RATE
+from conki_cli.data.extraction.sound_times import WORTH_SAYING, seconds_of
+from conki_cli.data.extraction.sound_times import WORTH_SAYING, seconds_of, timed
 from conki_cli.data.extraction.unreadable import why_unreadable
 from conki_cli.system.errors import SourceError, one_line, reason_of
 
@@ -33,7 +35,6 @@ _LARGEST_SIDE = 1280  # of pictures that are handed on; larger ones are scaled d
 _MOST_GAP = 600.0  # seconds without a picture or a sound that are believed
 _MOST_DRIFT = 0.05  # seconds by which sound and its times may differ, before it is filled up or left out
 _REORDERED = 10.0  # seconds by which a frame may be decoded before it is shown
-_WORTH_SAYING = 1.0  # seconds of sound that are left out
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,wav,w64,aiff,au,caf,amr,mp3,flac,aac,"
     "ac3,eac3,rm,mxf,dv,ivf,h264,hevc,m4v,gif,opus,nut"
@@ -151,9 +152,8 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
     stream = next(stream for stream in container.streams.audio if _can_decode(stream))
     cut, mixer = _Cut(span, seen), _Mixer()
     next_time: float | None = None
-    for time, frame in _timed(
-        _frames_from(container, stream, span, seen), _zero_of(container) + span.start, span, seen
-    ):
+    frames, zero = _frames_from(container, stream, span, seen), _zero_of(container) + span.start
+    for time, frame in timed(frames, zero, -span.start, seen.warnings):
         if next_time is None:
             if time >= span.stop - span.start:  # it begins after the clip
                 return
@@ -168,59 +168,11 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
             yield from cut.passed(mixer.rest())
             yield from cut.jumped(time - next_time)
             next_time = time
-        next_time += _seconds_of(frame)
+        next_time += seconds_of(frame)
         yield from cut.passed(mixer.mixed(frame))
         if cut.is_full:
             break
     yield from cut.passed(mixer.rest())
-
-
-def _timed(frames: Iterator[Any], zero: float, span: Span, seen: Seen) -> Iterator[tuple[float, Any]]:
-    """Yield the time of every frame of sound, and the frame; those without times are counted.
-
-    Times that jump forward are believed when those of a second of sound go on from there, or of all that is left, if
-    that is more than one frame. Else they are wrong, and that sound follows the sound before it.
-    """
-    end: float | None = None  # of the sound that was yielded
-    held: list[tuple[float, Any]] = []
-    held_end = held_seconds = 0.0
-    for frame in frames:
-        seconds, counted = _seconds_of(frame), held_end if held else end
-        time = float(frame.time) - zero if frame.time is not None else -span.start if counted is None else counted
-        if held and time < held_end - _WORTH_SAYING / 2:
-            yield from _in_line(held, end or 0.0, seen)
-            end, held = (end or 0.0) + held_seconds, []
-        if not held and (end is None or time - end <= _WORTH_SAYING):
-            yield time, frame
-            end = time + seconds
-            continue
-        held_seconds = seconds + (held_seconds if held else 0.0)
-        held, held_end = [*held, (time, frame)], time + seconds
-        if len(held) > 1 and held_seconds >= _WORTH_SAYING:
-            yield from held
-            end, held = held_end, []
-    yield from held if len(held) > 1 else _in_line(held, end or 0.0, seen)
-
-
-def _in_line(held: list[tuple[float, Any]], end: float, seen: Seen) -> Iterator[tuple[float, Any]]:
-    """Yield frames whose times are wrong, one after the other."""
-    if held and not any("jump forward" in line for line in seen.warnings):
-        seen.warnings.append(
-            f"times of its sound jump forward by {held[0][0] - end:.1f} s, and those after them do not go on from "
-            "there: that sound is read where the sound before it ends"
-        )
-    for _, frame in held:
-        seconds = _seconds_of(frame)
-        yield end, frame
-        end += seconds
-
-
-def _seconds_of(frame: Any) -> float:
-    if not 1 <= frame.sample_rate <= 768_000:
-        raise SourceError(
-            f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
-        )
-    return float(frame.samples / frame.sample_rate)
 
 
 class _Mixer:
@@ -278,7 +230,7 @@ class _Cut:
             raise SourceError(f"its times jump by {seconds:.0f} seconds", advice="convert it again from the original")
         missing = round(seconds * RATE) - self._repeated
         self._repeated = max(0, -missing)
-        if seconds < -_WORTH_SAYING and not any("times go back" in line for line in self._seen.warnings):
+        if seconds < -WORTH_SAYING and not any("times go back" in line for line in self._seen.warnings):
             self._seen.warnings.append(
                 f"its times go back by {-seconds:.1f} s: sound for times that were read before is left out"
             )
@@ -427,7 +379,7 @@ def _is_entered(container: Any, place: float, **options: Any) -> bool:
     """Go to a frame at or before a place; False: the container has none or cannot go there."""
     try:
         container.seek(math.floor(place), backward=True, **options)
-    except library("av").error.FFmpegError:
+    except (library("av").error.FFmpegError, OverflowError):  # or a place that no file has
         return False
     return True
 
