@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from conki_cli.data.extraction.libraries import library
 from conki_cli.data.extraction.pitch import RATE
-from conki_cli.data.extraction.sound_times import WORTH_SAYING, seconds_of
 from conki_cli.data.extraction.sound_times import WORTH_SAYING, seconds_of, timed
 from conki_cli.data.extraction.unreadable import why_unreadable
 from conki_cli.system.errors import SourceError, one_line, reason_of
