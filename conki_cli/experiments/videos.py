@@ -75,36 +75,48 @@ def score_videos(run: Run, task: VideoTask, workspace: Workspace, observer: Obse
         RunError: the run reads features of another kind, or texts and there are none.
         ExtractionError: a video could not be extracted.
     """
-    whole = clips_of(task.videos)
-    said_in = _words_of(whole, task)
-    texts = _texts_of(run, whole, task.texts) if said_in is None else {}
+    videos = clips_of(task.videos)
+    heard = _words_of(videos, task)
+    whole = [video for video in videos if heard is None or video.id in heard.words]
+    texts = _texts_of(run, whole, task.texts) if heard is None else {}
     recipe = recipe_of(run, task.extraction.recipe.face_models)
     extraction = dataclasses.replace(task.extraction, recipe=recipe, observer=observer)
-    clips, failures = _cut(whole, task, said_in, extraction)
+    clips, failures = _cut(whole, task, heard.words if heard else None, extraction)
     if recipe.audio == NONE and recipe.vision == NONE:
         done: list[Extracted] = [Extracted(clip.id, Path(), {"warnings": []}) for clip in clips]
     else:
         done, failed = extract_clips(clips, extraction)
         failures = [*failures, *failed]
+    failures = [*(heard.failures if heard else []), *failures]
     if failures and (not extraction.skip_failed or not done):
-        raise ExtractionError(failed_line(failures, len(whole)), failures)
+        raise ExtractionError(failed_line(failures, len(videos)), failures)
     spans = {clip.id: clip.span for clip in clips}
     said = {clip.id: texts[_video_of(clip, whole)] for clip in clips} if texts else {}
-    if said_in is not None:
-        said = {clip.id: _text_between(said_in.get(_video_of(clip, whole), []), clip.span) for clip in clips}
+    if heard is not None:
+        said = {clip.id: _text_between(heard.words[_video_of(clip, whole)], clip.span) for clip in clips}
     with _opened(run, done, said, extraction, workspace, observer) as utterances:
         scored = predict_new(run, utterances, task.device, observer)
     warnings = {one.id: list(one.result["warnings"]) for one in done}
+    of_words = {clip.id: heard.warnings[_video_of(clip, whole)] if heard else [] for clip in clips}
     for clip in scored["clips"]:
         span = spans[clip["id"]]
         if not span.is_whole:
             clip |= {"start": span.start, "stop": span.stop}
-        clip["warnings"] = warnings[clip["id"]]
+        clip["warnings"] = list(dict.fromkeys([*of_words[clip["id"]], *warnings[clip["id"]]]))  # each once
     return {**scored, "failures": [failure.to_json() for failure in failures]}
 
 
-def _words_of(whole: Sequence[Clip], task: VideoTask) -> dict[str, list[Word]] | None:
-    """Return the words of every video by its id; None: they are not to be written down."""
+@dataclasses.dataclass(frozen=True)
+class _Heard:
+    """What is said in videos, by their ids, what is worth a look there, and the videos in which it cannot be heard."""
+
+    words: Mapping[str, list[Word]]
+    warnings: Mapping[str, list[str]]
+    failures: Sequence[Failure]
+
+
+def _words_of(whole: Sequence[Clip], task: VideoTask) -> _Heard | None:
+    """Return the words of every video; None: they are not to be written down."""
     if task.extraction.transcribe is None:
         if task.segments == SENTENCES:
             raise SettingsError(
@@ -123,7 +135,7 @@ def _words_of(whole: Sequence[Clip], task: VideoTask) -> dict[str, list[Word]] |
             "alignment_heads)",
             advice="name another model, or leave --segments out",
         )
-    return words
+    return _Heard(words, {one.id: list(one.result["warnings"]) for one in done}, failures)
 
 
 def _text_between(words: Sequence[Word], span: Span) -> str:

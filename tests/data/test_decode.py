@@ -1,5 +1,6 @@
 """Sound and pictures of media files, whole, broken and hostile."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 pytest.importorskip("av", reason="needs the extra: pip install 'conki[video]'")
 
+import av
 from media_support import RATE, picture, tone, turn_clockwise, write_media
 
 from conki_cli.data.extraction.decode import Seen, Span, has_pictures, has_sound, opened, pictures_of, sound_of
@@ -58,6 +60,40 @@ def test_sound_whose_times_start_again_is_read_once_and_said(tmp_path: Path) -> 
     assert [line[:19] for line in seen.warnings] == ["its times go back b"]
 
 
+def write_moved(path: Path, moves: dict[int, float], num_frames: int = 100) -> Path:
+    """Write sound whose level tells the number of its frame, of 1024 samples; times of some are moved by seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for number in range(num_frames):
+            values = np.full((1, 1024), (number + 1) * 100, dtype=np.int16)
+            frame = av.AudioFrame.from_ndarray(values, format="s16", layout="mono")
+            frame.rate, frame.time_base = RATE, Fraction(1, RATE)
+            frame.pts = number * 1024
+            for packet in stream.encode(frame):
+                packet.pts += round(
+                    moves.get(number, 0.0) / packet.time_base
+                )  # that it is decoded in order is not changed
+                container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("wrong", [range(40, 41), range(40, 48), range(99, 100)], ids=["one", "half a second", "last"])
+@pytest.mark.parametrize("seconds", [300.0, 5000.0])
+def test_sound_whose_time_is_wrong_once_loses_nothing(tmp_path: Path, wrong: range, seconds: float) -> None:
+    path, seen = write_moved(tmp_path / "a.mkv", dict.fromkeys(wrong, seconds)), Seen()
+    found = sound(path, seen=seen)
+    assert np.array_equal(np.round(found * 32768), np.repeat(np.arange(1, 101) * 100, 1024))
+    assert [line.split(" s, ")[0] for line in seen.warnings] == [f"times of its sound jump forward by {seconds:.1f}"]
+
+
+def test_sound_that_goes_on_after_a_pause_keeps_its_times(tmp_path: Path) -> None:
+    path, seen = write_moved(tmp_path / "a.mkv", dict.fromkeys(range(97, 100), 5.0)), Seen()
+    found = np.round(sound(path, seen=seen) * 32768)
+    assert len(found) == pytest.approx(100 * 1024 + 5 * RATE, abs=20)
+    assert set(found[-3000:]) == {9800.0, 9900.0, 10000.0}
+    assert seen.warnings == []
+
+
 @pytest.mark.parametrize("late", [0.04, 0.4])
 def test_sound_that_begins_late_begins_with_silence(tmp_path: Path, late: float) -> None:
     path = write_media(tmp_path / "a.mkv", sound=np.full(RATE, 0.5), late=late, pictures=[picture(1)] * 30)
@@ -70,6 +106,12 @@ def test_sound_that_begins_minutes_after_the_pictures_is_believed(tmp_path: Path
     assert len(sound(path, Span(0.0, 10.0))) == 0
     found = sound(path, Span(699.0, 701.5))
     assert np.flatnonzero(np.abs(found) > 0.1)[0] == pytest.approx(RATE, abs=100)
+
+
+def test_the_sound_of_a_whole_file_begins_within_ten_minutes(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mkv", sound=tone(1.0), late=39_610.0, pictures=[picture(1)], times=[0.0])
+    with pytest.raises(SourceError, match=r"sound must begin within 600 seconds .* found 39610: convert it again"):
+        sound(path)
 
 
 def test_pictures_are_those_shown_in_the_middle_of_each_row(tmp_path: Path) -> None:
@@ -105,6 +147,16 @@ def test_a_part_of_a_transport_stream_has_its_pictures_though_it_is_entered_betw
     found = [values.mean() for _, values in pictures(path, 5.0, Span(start, start + 1.0), seen)]
     assert found == pytest.approx([16 + 32 * int(start + (k + 0.5) / 5) for k in range(5)], abs=6)
     assert seen.bad_packets == 0
+
+
+def test_a_part_of_mpeg_4_in_a_transport_stream_is_entered_at_a_key_frame(tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    still = np.kron(noise, np.ones((8, 8, 1), dtype=np.uint8))  # one picture for 6 s, of which only changes are stored
+    path = write_media(tmp_path / "a.ts", pictures=[still] * 150, codec="mpeg4", key_frames=75)
+    for start in (2.25, 4.45):
+        found = [values for _, values in pictures(path, 5.0, Span(start, start + 1.0))]
+        assert len(found) == 5
+        assert all(np.abs(values.astype(int) - still).mean() < 30 for values in found)
 
 
 def test_a_part_of_a_stream_without_times_is_counted_from_its_start(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from media_support import RATE, tone, write_media
 from whisper_support import build_whisper
 
 from conki_cli.data.extraction.cache import Clip, Extraction, extract_clips
+from conki_cli.data.extraction.clip import Extractors
+from conki_cli.data.extraction.decode import Span
 from conki_cli.data.extraction.recipe import Recipe, kind_of
 from conki_cli.data.extraction.words import WORDS_VERSION, Transcriber, Word, quietest
 from conki_cli.data.sources.label_rows import LabelRow
@@ -47,6 +49,15 @@ def test_a_clip_whose_words_cannot_be_had_is_listed_and_keeps_its_text(whisper: 
     assert rows == [row]
     assert [failure.id for failure in failures] == [row.id]
     assert "No such file" in failures[0].reason
+
+
+def test_a_damaged_file_whose_words_are_written_down_is_said(whisper: Path, tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.ts", sound=tone(1.5))
+    path.write_bytes(path.read_bytes() * 2)  # its times start again
+    extractors = Extractors(Extraction(tmp_path, transcribe=str(whisper)).for_words.recipe)
+    found = extractors.extract(path, Span(), tmp_path, lambda seconds: None)
+    assert [line[:18] for line in found.warnings] == ["its times go back "]
+    assert found.words
 
 
 def test_a_folder_that_is_no_speech_model_is_one_line(tmp_path: Path) -> None:

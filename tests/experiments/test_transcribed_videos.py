@@ -15,7 +15,9 @@ from whisper_support import build_whisper
 
 from conki_cli.cli import app
 from conki_cli.config.resolving import resolve
+from conki_cli.data.extraction.cache import Clip, Extracted, Extraction, Failure, extract_clips
 from conki_cli.data.store.reading import FeatureStore
+from conki_cli.experiments import videos
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 
@@ -93,6 +95,36 @@ def test_sentences_are_scored_where_they_were_said(space: Workspace, whisper: Pa
     clips = answer(space, *words, "--workers", 1)["clips"]
     assert clips
     assert all(0.0 <= one["start"] < one["stop"] <= 1.61 and one["text"] for one in clips)
+
+
+def test_a_video_whose_words_cannot_be_had_is_listed_and_not_scored(
+    space: Workspace, whisper: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"no sound at all")
+    again = write_media(tmp_path / "again.ts", sound=tone(1.5))
+    again.write_bytes(again.read_bytes() * 2)  # its times start again
+    words = ("predict", "talks", "--video", tmp_path / "broken.wav", "--video", again, "--transcribe", whisper)
+    found = answer(space, *words, "--workers", 1, "--skip-failed")
+    assert [Path(one["file"]).name for one in found["failures"]] == ["broken.wav"]
+    assert [(bool(one["text"]), [line[:17] for line in one["warnings"]]) for one in found["clips"]] == [
+        (True, ["its times go back"])
+    ]
+
+
+def test_a_video_whose_words_alone_cannot_be_had_is_no_clip_without_a_text(
+    space: Workspace, whisper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(clips: list[Clip], extraction: Extraction) -> tuple[list[Extracted], list[Failure]]:
+        done, failures = extract_clips(clips, extraction)
+        if extraction.recipe.transcribe is None:
+            return done, failures
+        return done[1:], [Failure(clips[0].id, clips[0].path, "it ran out of time"), *failures]
+
+    monkeypatch.setattr(videos, "extract_clips", lost)
+    files = [word for number in (4, 5) for word in ("--video", space.root / "talks" / "Raw" / f"v{number}" / "1.wav")]
+    found = answer(space, "predict", "talks", *files, "--transcribe", whisper, "--workers", 1, "--skip-failed")
+    assert [one["reason"] for one in found["failures"]] == ["it ran out of time"]
+    assert len(found["clips"]) == 1
 
 
 def test_words_are_given_or_written_down_not_both(space: Workspace, whisper: Path) -> None:

@@ -98,7 +98,7 @@ class Extractors:
             self._write_faces(path, span, folder, heard, seen, result, progress)
         (folder / _SOUND).unlink(missing_ok=True)
         result.seconds = max(heard.samples / RATE, result.seconds)
-        result.warnings += _warnings(self.recipe, sound, pictures, heard, seen, result)
+        result.warnings += _warnings(self.recipe, span, sound, pictures, heard, seen, result)
         wanted = (sound and self.recipe.audio != NONE) or (pictures and self.faces is not None)
         is_mute = pictures and self.faces is None and span.start < result.length and not seen.bad_packets
         if wanted and seen.pictures + seen.samples == 0 and not is_mute:
@@ -141,10 +141,13 @@ class Extractors:
         assert self.words is not None
         if not sound:
             return Result(warnings=["no sound in it, so there are no words"])
-        heard = _decode_sound(path, span, folder / _SOUND, Seen(), progress)
+        result, seen = Result(), Seen()
+        heard = _decode_sound(path, span, folder / _SOUND, seen, progress)
         words = self.words.words_of(folder / _SOUND, progress)
         (folder / _SOUND).unlink()
-        return Result(seconds=heard.samples / RATE, words=[[word.text, word.start, word.stop] for word in words])
+        result.seconds, result.words = heard.samples / RATE, [[word.text, word.start, word.stop] for word in words]
+        result.warnings = _warnings(self.recipe, span, True, False, heard, seen, result)
+        return result
 
     def _write_sound(self, folder: Path, heard: "Heard", result: Result, progress: Progress) -> None:
         sound, width = folder / _SOUND, 0
@@ -287,11 +290,19 @@ def _nothing(span: Span, seen: Seen, length: float) -> str:
     return f"nothing in it can be decoded ({seen.bad_packets} bad packets): get the file again"
 
 
-def _warnings(recipe: Recipe, sound: bool, pictures: bool, heard: Heard, seen: Seen, result: Result) -> list[str]:
+def _little_sound(span: Span, heard: Heard) -> str:
+    if not heard.samples and not span.is_whole:
+        return "no sound in this part"
+    return f"too little sound ({heard.samples / RATE:.3f} s)"
+
+
+def _warnings(
+    recipe: Recipe, span: Span, sound: bool, pictures: bool, heard: Heard, seen: Seen, result: Result
+) -> list[str]:
     """Say what is missing or damaged."""
     found = []
     if recipe.audio != NONE and not result.audio_frames:
-        found.append("no sound in it" if not sound else f"too little sound ({heard.samples / RATE:.3f} s)")
+        found.append(_little_sound(span, heard) if sound else "no sound in it")
     elif recipe.audio != NONE and heard.loudness.level == 0.0:
         found.append("its sound is silence")
     if recipe.vision != NONE and not result.vision_frames:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from conki_cli.data.extraction.libraries import library
 from conki_cli.data.extraction.pitch import RATE
+from conki_cli.data.extraction.sound_times import WORTH_SAYING, seconds_of, timed
 from conki_cli.data.extraction.unreadable import why_unreadable
 from conki_cli.system.errors import SourceError, one_line, reason_of
 
@@ -33,7 +34,6 @@ _LARGEST_SIDE = 1280  # of pictures that are handed on; larger ones are scaled d
 _MOST_GAP = 600.0  # seconds without a picture or a sound that are believed
 _MOST_DRIFT = 0.05  # seconds by which sound and its times may differ, before it is filled up or left out
 _REORDERED = 10.0  # seconds by which a frame may be decoded before it is shown
-_WORTH_SAYING = 1.0  # seconds of sound that are left out
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,wav,w64,aiff,au,caf,amr,mp3,flac,aac,"
     "ac3,eac3,rm,mxf,dv,ivf,h264,hevc,m4v,gif,opus,nut"
@@ -149,29 +149,26 @@ def sound_of(container: Any, span: Span, seen: Seen) -> Iterator[Samples]:
         SourceError: its times or its format make no sense.
     """
     stream = next(stream for stream in container.streams.audio if _can_decode(stream))
-    zero = _zero_of(container)
     cut, mixer = _Cut(span, seen), _Mixer()
     next_time: float | None = None
-    for frame in _frames_from(container, stream, span, seen):
-        if not 1 <= frame.sample_rate <= 768_000:
-            raise SourceError(
-                f"sound must have 1 to 768000 samples a second, found {frame.sample_rate}", advice="convert it"
-            )
-        if frame.time is not None:
-            time = frame.time - zero - span.start
-        else:  # counted, from the start of the file
-            time = -span.start if next_time is None else next_time
+    frames, zero = _frames_from(container, stream, span, seen), _zero_of(container) + span.start
+    for time, frame in timed(frames, zero, -span.start, seen.warnings):
         if next_time is None:
             if time >= span.stop - span.start:  # it begins after the clip
                 return
+            if math.isinf(span.stop) and time > _MOST_GAP:
+                raise SourceError(
+                    f"sound must begin within {_MOST_GAP:.0f} seconds of the start, found {time:.0f}",
+                    advice="convert it again from the original",
+                )
             yield from cut.begin(time)
             next_time = time
         elif abs(time - next_time) > _MOST_DRIFT:
             yield from cut.passed(mixer.rest())
             yield from cut.jumped(time - next_time)
             next_time = time
+        next_time += seconds_of(frame)
         yield from cut.passed(mixer.mixed(frame))
-        next_time += frame.samples / frame.sample_rate
         if cut.is_full:
             break
     yield from cut.passed(mixer.rest())
@@ -232,9 +229,9 @@ class _Cut:
             raise SourceError(f"its times jump by {seconds:.0f} seconds", advice="convert it again from the original")
         missing = round(seconds * RATE) - self._repeated
         self._repeated = max(0, -missing)
-        if seconds < -_WORTH_SAYING and not any("times go back" in line for line in self._seen.warnings):
+        if seconds < -WORTH_SAYING and not any("times go back" in line for line in self._seen.warnings):
             self._seen.warnings.append(
-                f"its times go back by {-seconds:.1f} s: of sound that lies at the same time, the first is read"
+                f"its times go back by {-seconds:.1f} s: sound for times that were read before is left out"
             )
         yield from self.silence(missing)
 
@@ -345,8 +342,9 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
     """Yield the frames of a stream from a second before the clip or earlier.
 
     Some containers, such as MPEG-TS, can be entered anywhere, and nothing is decoded there until the next frame that
-    does not depend on others. If that is one within the clip, the file is entered further and further before it. Frames
-    without times are counted, so these are read from the start of the file.
+    does not depend on others, or pictures are decoded that lack what they depend on. If the first is none before the
+    clip, or a picture that depends on others, the file is entered further and further before it. Frames without times
+    are counted, so these are read from the start of the file.
     """
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
@@ -358,7 +356,7 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
             frames = _decoded(container, stream, seen)
         first = next(frames, None)
         seen.bad_packets = bad_packets  # what depends on frames before the entry cannot be decoded, and need not
-        if first is not None and first.time is not None and first.time - zero <= span.start:
+        if first is not None and first.time is not None and first.time - zero <= span.start and _stands_alone(first):
             yield first
             yield from frames
             return
@@ -371,11 +369,16 @@ def _frames_from(container: Any, stream: Any, span: Span, seen: Seen) -> Iterato
     yield from _decoded(container, stream, seen)
 
 
+def _stands_alone(frame: Any) -> bool:
+    """Tell whether a frame needs none before it: one of sound, or a key frame."""
+    return not isinstance(frame, library("av").VideoFrame) or bool(frame.key_frame)
+
+
 def _is_entered(container: Any, place: float, **options: Any) -> bool:
     """Go to a frame at or before a place; False: the container has none or cannot go there."""
     try:
         container.seek(math.floor(place), backward=True, **options)
-    except library("av").error.FFmpegError:
+    except (library("av").error.FFmpegError, OverflowError):  # or a place that no file has
         return False
     return True
 
