@@ -144,7 +144,7 @@ def _check_models(configs: Sequence[RunConfig], store: FeatureStore) -> None:
     present, (low, high) = available_modalities(store.modalities, configs[0].model.drop), store.score_range
     models = {config.model.name: zoo.model_class(config.model.name) for config in configs}
     lacking = [name for name, model in models.items() if not model.required_modalities <= set(present)]
-    narrow = [name for name, model in models.items() if max(-low, high) > model.largest_score]
+    narrow = [name for name, model in models.items() if not model.can_predict((low, high))]
     able = [name for name in models if name not in (*lacking, *narrow)]
     advice = f"give --models {','.join(able)}" if len(able) > 1 else "prepare another store"
     if lacking:

@@ -99,6 +99,11 @@ class SentimentModel(nn.Module):
         if has_bridges:
             self.add_bridges()
 
+    @classmethod
+    def can_predict(cls, score_range: tuple[float, float]) -> bool:
+        """Say whether the model reaches every score of a range."""
+        return max(-score_range[0], score_range[1]) <= cls.largest_score
+
     def add_bridges(self) -> None:
         """Add a Linear for each set and modality whose width in the external data differs from the target's."""
         sizes = self.architecture

@@ -132,7 +132,7 @@ def check_scores(job: Job, model: SentimentModel) -> str:
     """
     (low, high), limit, label = job.inputs.score_range, model.largest_score, label_of(job.config.model.name)
     found = f"those of {job.config.data.dataset} go from {low:g} to {high:g}"
-    if max(-low, high) > limit:
+    if not model.can_predict((low, high)):
         raise SettingsError(
             f"{label} predicts scores from -{limit:g} to {limit:g}, but {found}", "choose another --model"
         )

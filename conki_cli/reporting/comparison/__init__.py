@@ -169,7 +169,7 @@ def _verdict(reference: System, other: System, videos: npt.NDArray[np.intp], pro
         found = f"seed {seeds[0]}" if seeds else "none"
         unpaired = f"a paired test needs at least two common seeds, found {found}"
     else:
-        means = [np.mean([one.predictions[seed] for seed in seeds], axis=0, dtype=np.float64) for one in pair]
+        means = [one.mean_prediction(seeds) for one in pair]
         options: dict[str, Any] = {"rules": rules_of(reference.run.record.score_range), "protocol": protocol}
         options["threshold"] = reference.result.threshold
         drawn = bootstrap(means[0], means[1], reference.scores, videos, num_draws=num_draws, **options)

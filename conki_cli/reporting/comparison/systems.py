@@ -35,6 +35,12 @@ class System:
         """The seeds that are compared."""
         return tuple(self.predictions)
 
+    def mean_prediction(self, seeds: Sequence[int] | None = None) -> npt.NDArray[np.float64]:
+        """Return each clip's mean prediction over some of the seeds, or all of them, [N]."""
+        chosen = self.seeds if seeds is None else seeds
+        means: npt.NDArray[np.float64] = np.mean([self.predictions[one] for one in chosen], axis=0, dtype=np.float64)
+        return means
+
 
 def system_label(config: RunConfig) -> str:
     """Name a run among runs of other models: 'ConKI', 'ConKI, w/o C4', 'MISA', 'MISA, with mosei'."""

@@ -25,7 +25,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     system = read_system(runs[0], choices)
     low, high = system.run.record.score_range
     intervals = intervals_of((low, high))
-    predictions = np.mean(list(system.predictions.values()), axis=0, dtype=np.float64)  # [N]
+    predictions = system.mean_prediction()  # [N]
     rows = _by_interval(predictions, system.scores.astype(np.float64), intervals)
     figure = new_figure(width, _HEIGHT)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))

@@ -37,7 +37,7 @@ def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw where one run errs: with each clip's mean prediction over the seeds."""
     system = read_system(runs[0], choices)
     rules = rules_of(system.run.record.score_range)
-    predictions = clipped(np.mean(list(system.predictions.values()), axis=0, dtype=np.float64), rules)  # [N]
+    predictions = clipped(system.mean_prediction(), rules)  # [N]
     errors = np.abs(predictions - clipped(system.scores, rules))  # [N]
     lengths, unit, absent = _lengths(system, choices)
     by_interval = _by_interval(errors, system)

@@ -89,10 +89,7 @@ def _seeds_in_words(rows: Sequence[dict[str, Any]]) -> str:
 def _difference(reference: System, system: System, choices: Choices) -> dict[str, float] | None:
     """Draw the videos of both systems' mean predictions."""
     seeds = _seeds_of_difference(reference, system)
-    one, other = (
-        np.mean([found.predictions[seed] for seed in seeds[name]], axis=0, dtype=np.float64)
-        for name, found in (("reference", reference), ("row", system))
-    )
+    one, other = reference.mean_prediction(seeds["reference"]), system.mean_prediction(seeds["row"])
     videos = numbered([video_of(identity) for identity in system.ids])
     measured: dict[str, Any] = {"rules": rules_of(system.run.record.score_range), "protocol": choices.protocol}
     measured["threshold"] = reference.result.threshold

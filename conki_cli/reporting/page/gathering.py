@@ -185,7 +185,7 @@ def _summary(systems: Sequence[System]) -> str:
 def _clip_table(systems: Sequence[System], texts: Mapping[str, str] | None) -> ClipTable:
     first = systems[0]
     values = [np.array([*one.predictions.values()], dtype=np.float64) for one in systems]  # [S, N] each
-    means = [by_seed.mean(axis=0) for by_seed in values]
+    means = [one.mean_prediction() for one in systems]
     rules = rules_of(first.run.record.score_range)
     errors = [np.abs(clipped(mean, rules) - clipped(first.scores, rules)) for mean in means]
     order = np.argsort(-errors[0], kind="stable")

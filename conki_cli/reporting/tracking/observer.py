@@ -54,11 +54,11 @@ class Tracking(Observer):
 
     def _begin(self, training: Training, before: float) -> None:
         """Begin a training, with the epochs of earlier starts of it, so that every record is whole."""
-        before_it = list(self._followed)
+        others = list(self._followed)
         self._followed.append(training)
 
         def begin() -> None:
-            complete = [one for one in before_it if self._result(one) is not None]
+            complete = [one for one in others if self._result(one) is not None]
             self._finish([one for one in complete if one in self._complete])  # a new one may not have told all yet
             self._complete = complete
             run = Run(self._workspace.runs / training.run)
