@@ -24,6 +24,7 @@ from conki_cli.reporting.export import hub as exchange
 from conki_cli.reporting.export.folders import Export, export_adapters, export_model
 from conki_cli.runs import Run, digest_of, learning_warnings, read_predictions
 from conki_cli.runs.exported import MANIFEST, adapters_at, open_exported, verify_export
+from conki_cli.runs.predictions import evaluate_run
 from conki_cli.system.errors import ConkiError, RunError, SettingsError
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
@@ -215,10 +216,23 @@ def test_the_card_has_metadata_that_the_hubs_library_reads(trained: Trained, exp
     assert data.metrics == ["mae", "pearsonr", "accuracy", "f1"]
     results = {result.metric_name: result for result in data.eval_results}
     mae = trained.run.record.metrics["test"]["mae"]["mean"]
-    assert results["MAE"].metric_value == round(mae, 6)
+    own = evaluate_run(trained.run, "test", "all", seeds=(1, 2)).mean_prediction["mae"]
+    assert own != mae
+    assert results["MAE"].metric_value == round(own, 6)  # what the folder predicts
     assert (results["MAE"].dataset_name, results["MAE"].task_type) == ("tiny", "video-classification")
     assert f"| MAE | {mae:.3f} ± " in card.text
+    assert re.search(rf"\| MAE \| .* \| {own:.3f} \|\n", card.text)
     assert data.base_model is None  # its encoder is a folder of this machine
+
+
+def test_the_card_of_a_run_without_predictions_lacks_their_mean(trained: Trained, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(trained.run.path, tmp_path / "run")))
+    shutil.rmtree(run.seed_folder(2) / "predictions")
+    notes = Notes()
+    export_model(Export(run), tmp_path / "out", trained.workspace, notes)
+    assert [line for line in notes.lines if line.startswith("the card has no metrics of the mean prediction: ")]
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert ("mean prediction" in card.text, card.data.model_name) == (False, run.name)
 
 
 def test_the_card_says_where_a_seed_did_not_learn(trained: Trained, exported: Path) -> None:

@@ -6,7 +6,7 @@ It contains only names and numbers, no clips and no texts. The same export gives
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from conki_cli import __version__
@@ -54,12 +54,15 @@ class Card:
         exported: the exported model as a run, with the metrics of the exported seeds; None for adapters.
         about: what the folder's list says of their origin.
         license: identifier of the hub.
+        mean_prediction: test metrics of each clip's mean prediction over the exported seeds, which the folder's model
+            gives; empty for one seed, for adapters and without stored predictions.
     """
 
     run: Run
     exported: Run | None
     about: Mapping[str, Any]
     license: str
+    mean_prediction: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_license(identifier: str) -> str:
@@ -100,7 +103,7 @@ def _metadata(card: Card) -> Any:
             dataset_split="test",
             metric_type=_METRICS[name][0],
             metric_name=_named(name, card),
-            metric_value=round(value, 6),
+            metric_value=round(card.mean_prediction.get(name, value), 6),
         )
         for name, (value, _) in (_measured(card.exported) if not card.run.config.data.limit else {}).items()
     ]
@@ -199,18 +202,29 @@ def _listed(words: list[str]) -> str:
 def _metric_table(card: Card, exported: Run, seeds: Sequence[int]) -> str:
     result = exported.seed_result(seeds[0])
     count = result.metrics.get("test", {}).get("n") if result is not None else None
-    rows = [f"| metric | test split{f', n = {count:.0f}' if count else ''} |", "|---|---|"]
+    own = card.mean_prediction
+    head = ["metric", f"test split{f', n = {count:.0f}' if count else ''}", *(["mean prediction"] if own else [])]
+    rows = [_row(head), "|---" * len(head) + "|"]
     for name, (mean, std) in _measured(exported).items():
         spread = f" ± {std:.3f}" if math.isfinite(std) else ""
-        rows.append(f"| {_named(name, card)} | {mean:.3f}{spread} |")
+        rows.append(_row([_named(name, card), f"{mean:.3f}{spread}", *([_cell(own.get(name))] if own else [])]))
     median = exported.record.median
     constant = median.metrics.get("test", {}).get("mae") if median else None
     if constant is not None:
-        rows.append(f"| MAE of predicting the training median | {constant:.3f} |")
-    about = card.about["dataset"]
-    return (
-        f"## How good it is\n\n{about}, mean over the seeds; accuracies and F1 are shares.\n\n" + "\n".join(rows) + "\n"
-    )
+        cells = ["MAE of predicting the training median", f"{constant:.3f}", *([f"{constant:.3f}"] if own else [])]
+        rows.append(_row(cells))
+    told = [f"{card.about['dataset']}, mean over the seeds; accuracies and F1 are shares."]
+    if own:
+        told.append("The last column measures each clip's mean prediction over the seeds, which this folder gives.")
+    return f"## How good it is\n\n{' '.join(told)}\n\n" + "\n".join(rows) + "\n"
+
+
+def _cell(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _inputs(about: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ model's memory of single training clips (Self-MM's labels, MMIM's bank).
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from conki_cli.data.store.reading import FeatureStore
 from conki_cli.reporting.export.card import Card, render_card
 from conki_cli.runs import Run, digest_of, finish_run, write_scale
 from conki_cli.runs.exported import CARD, EXPORTED, Manifest, is_exportable, new_folder, write_manifest
+from conki_cli.runs.predictions import evaluate_run
 from conki_cli.system.errors import ConkiError, RunError
 from conki_cli.system.files import read_json, write_json, write_text
 from conki_cli.system.observer import Observer
@@ -69,7 +71,8 @@ def export_model(export: Export, out: Path, workspace: Workspace, observer: Obse
     seeds = _chosen_seeds(export, observer)
     with new_folder(out, _size_of(run, seeds)) as folder:
         about = _write_model(run, seeds, folder, workspace, observer)
-        return _finish(folder, "model", seeds, about, Card(run, Run(folder), about, export.license))
+        measured = _mean_prediction(run, seeds, observer)
+        return _finish(folder, "model", seeds, about, Card(run, Run(folder), about, export.license, measured))
 
 
 def export_adapters(export: Export, out: Path, workspace: Workspace, observer: Observer) -> Manifest:
@@ -93,6 +96,18 @@ def export_adapters(export: Export, out: Path, workspace: Workspace, observer: O
     with new_folder(out, _size_of(first, seeds)) as folder:
         about = _write_adapters(first, seeds, folder, workspace)
         return _finish(folder, "adapters", seeds, about, Card(first, None, about, export.license))
+
+
+def _mean_prediction(run: Run, seeds: Sequence[int], observer: Observer) -> Mapping[str, float]:
+    """Measure the mean prediction of several seeds on the test split; without their predictions, say so."""
+    if len(seeds) == 1:
+        return {}
+    try:
+        found = evaluate_run(run, "test", "all", seeds=seeds).mean_prediction or {}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+    except RunError as error:
+        observer.say(f"the card has no metrics of the mean prediction: {error}")
+        return {}
 
 
 def _stage_one_of(run: Run) -> Run:
