@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("av", reason="needs the extra: pip install 'conki[video]'")
 
-from media_support import tone, write_media
+from media_support import picture, tone, write_media
 from run_support import finetune
 from whisper_support import build_whisper
 
@@ -135,3 +135,18 @@ def test_words_are_given_or_written_down_not_both(space: Workspace, whisper: Pat
 def test_sentences_need_a_model_that_writes_down_words(space: Workspace) -> None:
     result = conki(space, "predict", "talks", "--video", clip(space), "--segments", "sentences", "--text", "good")
     assert (result.exit_code, "name a model with --transcribe" in result.stderr) == (1, True)
+
+
+def test_what_is_wrong_with_sound_that_only_the_words_are_read_from_is_told(tmp_path: Path, whisper: Path) -> None:
+    folder, lines = tmp_path / "talks", ["video_id,clip_id,label,mode"]
+    for number, split in enumerate(SPLITS):
+        sound = None if number == 1 else tone(0.6, 100 + 20 * number)
+        (folder / "Raw" / f"v{number}").mkdir(parents=True)
+        write_media(folder / "Raw" / f"v{number}" / "1.mp4", sound=sound, pictures=[picture(n) for n in range(15)])
+        lines.append(f"v{number},1,{number - 3},{split}")
+    (folder / "label.csv").write_text("\n".join(lines) + "\n")
+    words = ("prepare", "--dataset", "talks", "--source", folder, "--score-range", "-3..3", "--workers", 1)
+    pictures = ("--audio-features", "none", "--vision-features", "none", "--transcribe", whisper)
+    done = conki(Workspace(tmp_path), *words, *pictures)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("v1$_$1: no sound in it, so there are no words") == 1

@@ -99,8 +99,11 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     rows, remarks = _rows_of(raw.path, labels, found, request)
     clips, failures = _clips_of(rows, found, raw.path)
     done, failed = extract_clips(clips, extraction)
+    heard: list[Extracted] = []
     if extraction.transcribe is not None:
-        rows, mute = with_words(rows, [clip for clip in clips if clip.id in {one.id for one in done}], extraction)
+        usable = {one.id for one in done}
+        heard, mute = extract_clips([clip for clip in clips if clip.id in usable], extraction.for_words)
+        rows = _with_words(rows, heard)
         done, failed = [one for one in done if one.id not in {failure.id for failure in mute}], [*failed, *mute]
     order = {row.id: place for place, row in enumerate(rows)}
     failures = sorted([*failures, *failed], key=lambda failure: order[failure.id])
@@ -108,17 +111,14 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
         raise ExtractionError(failed_line(failures, len(rows)), failures)
     if not done:
         raise ExtractionError(f"{raw.path}: no clip could be extracted: see the table", failures)
-    notes = [*_failed_notes(failures), *_beyond_the_end(clips, done), *_notes(done)]
+    notes = [*_failed_notes(failures), *_beyond_the_end(clips, done), *_notes([*done, *heard])]
     return _corpus(raw.path, labels, rows, done, notes, (request, extraction, remarks))
 
 
-def with_words(
-    rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extraction
-) -> tuple[list[LabelRow], list[Failure]]:
-    """Return rows with the words that are said in their clips as texts, and the clips in which they cannot be had."""
-    done, failures = extract_clips(clips, extraction.for_words)
-    said = {one.id: text_of(words_in(one)) for one in done}
-    return [dataclasses.replace(row, text=said.get(row.id, row.text)) for row in rows], failures
+def _with_words(rows: Sequence[LabelRow], heard: Sequence[Extracted]) -> list[LabelRow]:
+    """Return rows with the words that are said in their clips as texts."""
+    said = {one.id: text_of(words_in(one)) for one in heard}
+    return [dataclasses.replace(row, text=said.get(row.id, row.text)) for row in rows]
 
 
 def words_in(extracted: Extracted) -> list[Word]:
@@ -381,14 +381,15 @@ def _beyond_the_end(clips: Sequence[Clip], done: Sequence[Extracted]) -> list[st
 
 
 def _notes(done: Sequence[Extracted]) -> list[str]:
-    """Return the warnings of clips, those of a kind together."""
-    kinds: dict[str, list[str]] = {}
+    """Return the warnings of clips, those of a kind together; what two extractions of a clip say counts once."""
+    kinds: dict[str, dict[str, None]] = {}
     for extracted in done:
         for warning in extracted.result.get("warnings", []):
             words = "".join("#" if sign.isdigit() else sign for sign in str(warning))
-            kinds.setdefault(words, []).append(f"{one_line(extracted.id)[:60]}: {one_line(str(warning))[:120]}")
+            line = f"{one_line(extracted.id)[:60]}: {one_line(str(warning))[:120]}"
+            kinds.setdefault(words, {})[line] = None
     return [
-        f"{counted(len(lines), 'clip')}: {'; '.join(lines[:_NAMED])}{'; ...' if len(lines) > _NAMED else ''}"
+        f"{counted(len(lines), 'clip')}: {'; '.join([*lines][:_NAMED])}{'; ...' if len(lines) > _NAMED else ''}"
         for lines in kinds.values()
     ]
 
