@@ -128,6 +128,18 @@ def test_whole_videos_are_cut_at_start_and_stop(tmp_path: Path) -> None:
         )
 
 
+def test_a_time_that_no_video_reaches_is_refused_with_its_row(tmp_path: Path) -> None:
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    write_media(folder / "v.wav", sound=tone(0.3))
+    (folder / "label.csv").write_text(
+        "video_id,clip_id,text,label,mode,start,stop\nv,1,a,1,train,0,1\nv,2,b,1,test,1e308,1.5e308\n"
+    )
+    result = prepare(tmp_path)
+    assert result.exit_code == 1
+    assert "such as 'v$_$2' (stop must be at most 10,000,000 s, is 1.5e+308: correct the row" in result.stderr
+
+
 def test_a_part_of_a_video_counts_with_its_own_length_where_nothing_is_extracted(tmp_path: Path) -> None:
     path, nothing = write_media(tmp_path / "v.wav", sound=tone(3.0)), Extractors(Recipe("none", "none"))
     for span, seconds in ((Span(), 3.0), (Span(1.0, 1.5), 0.5), (Span(2.0, 9.0), 1.0)):

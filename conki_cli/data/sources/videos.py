@@ -56,6 +56,7 @@ _RAW = "Raw"
 _DEEPEST = 3  # folders below the source that are looked through
 _NAMED = 3  # clips that a warning names
 _ROUNDED = 0.5  # seconds by which a stop may be after the end without a warning: times of labels are rounded
+_LATEST = 10_000_000  # seconds: times name the folders of the cache, and a name can be too long
 _MOST_FILES = 1_000_000
 
 
@@ -309,6 +310,9 @@ def _clips_of(rows: Sequence[LabelRow], found: _Found, folder: Path) -> tuple[li
             failures.append(Failure(row.id, path, reason))
         elif is_part and not 0 <= (row.start or 0.0) < (row.stop or 0.0):
             reason = f"start {row.start:g} must be before stop {row.stop:g}: correct the row of the label file"
+            failures.append(Failure(row.id, path, reason))
+        elif is_part and (row.stop or 0.0) > _LATEST:
+            reason = f"stop must be at most {_LATEST:,} s, is {row.stop:g}: correct the row of the label file"
             failures.append(Failure(row.id, path, reason))
         else:
             clips.append(Clip(row.id, path, Span(row.start or 0.0, row.stop or math.inf) if is_part else Span()))
