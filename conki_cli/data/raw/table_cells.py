@@ -13,7 +13,7 @@ NOT_A_NUMBER = frozenset(
 
 
 def is_blank(line: str, separator: str | None) -> bool:
-    """Say whether a line is no row; tabs between empty cells are one."""
+    """Say whether a line is not a row; tabs between empty cells are one."""
     return not line.strip(" \r\n" if separator == "\t" else None)
 
 

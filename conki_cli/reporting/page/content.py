@@ -46,8 +46,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one system says of the clips."""
+class Predictor:
+    """A system whose predictions the table of clips shows."""
 
     label: str
     seeds: Sequence[int]
@@ -71,7 +71,7 @@ class Clip:
 class ClipTable:
     """All clips of a split, those with the largest error of the first system first."""
 
-    systems: Sequence[Judged]
+    systems: Sequence[Predictor]
     clips: Sequence[Clip]
     has_texts: bool
     width: float

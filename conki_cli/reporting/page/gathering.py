@@ -21,7 +21,7 @@ from conki_cli.reporting.comparison import (
 )
 from conki_cli.reporting.page.cautions import cautions
 from conki_cli.reporting.page.choices import PageChoices
-from conki_cli.reporting.page.content import Clip, ClipTable, Headline, Judged, Report
+from conki_cli.reporting.page.content import Clip, ClipTable, Headline, Predictor, Report
 from conki_cli.reporting.page.effects import sheets_of_tests
 from conki_cli.reporting.page.figures import draw_figures
 from conki_cli.reporting.page.provenance import data_sheet, differing_sheet, recipes, training_sheet, versions_sheet
@@ -201,8 +201,8 @@ def _clip_table(systems: Sequence[System], texts: Mapping[str, str] | None) -> C
         )
         for n in order
     ]
-    judged = [Judged(system.label, system.seeds) for system in systems]
-    return ClipTable(judged, clips, texts is not None, high - low)
+    predictors = [Predictor(system.label, system.seeds) for system in systems]
+    return ClipTable(predictors, clips, texts is not None, high - low)
 
 
 def _notes(choices: PageChoices, problems: Mapping[str, str], dataset: str) -> dict[str, str]:

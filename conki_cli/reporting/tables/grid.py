@@ -42,7 +42,7 @@ class Row:
     limit: int = 0
     """Most clips of each split that the run used (`--limit`); 0: all."""
     is_aside: bool = False
-    """Whether it is no system but a constant prediction, or the mean prediction of seeds."""
+    """Whether it is not a system but a constant prediction, or the mean prediction of seeds."""
 
 
 @dataclass(frozen=True)
