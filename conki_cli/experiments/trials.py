@@ -1,7 +1,7 @@
 """The trials of a sweep, which Optuna chooses and remembers: claimed by one process each, trained, compared, tidied.
 
-A trial trains like any run, in a folder of its own below trials/, and is compared by the validation MAE of its best
-epoch. The stores are opened without their test splits: no part of a sweep can read them.
+A trial trains like any run, in a folder of its own below trials/. The validation MAE of its best epoch compares it with
+the others. The stores are opened without their test splits: no part of a sweep can read them.
 """
 
 import contextlib
