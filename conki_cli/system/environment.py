@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli import __version__
-from conki_cli.system.errors import SettingsError, one_line
+from conki_cli.system.errors import ConkiError, SettingsError, UnreadableError, one_line
 from conki_cli.system.files import read_json
 from conki_cli.system.findings import REMARK, Finding, attempt, fault, ordinary
 from conki_cli.system.readable import status_of
@@ -78,6 +78,33 @@ def environment(
     }
 
 
+def with_earlier(facts: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    """Add to an environment those in which an unfinished seed was trained before.
+
+    Args:
+        facts: what `environment` returns here.
+        path: the file with what an earlier start of the seed recorded.
+
+    Returns:
+        The environment, and in what it differs from the latest of the earlier ones, as words.
+
+    Raises:
+        UnreadableError: the system cannot read the file.
+    """
+    try:
+        before = dict(read_json(path))
+        found, own = _flat(before), _flat(facts)
+        earlier = list(before.pop("earlier", []))
+    except UnreadableError:
+        raise
+    except (ConkiError, KeyError, TypeError, ValueError, AttributeError):
+        return dict(facts), ""
+    changed = [f"{name} {found.get(name, 'unknown')[:40]} (now {own[name]})" for name in own if found.get(name) != own[name]]
+    if changed:
+        earlier.append(before)
+    return {**facts, **({"earlier": earlier} if earlier else {})}, ", ".join(changed)
+
+
 @functools.cache
 def _version(package: str) -> str | None:
     try:
@@ -110,12 +137,13 @@ def verify_environments(subject: Path, recorded: Mapping[int, Path], here: Mappi
         found, error = attempt(_read, path)
         if found is None:
             assert error is not None
-            advice = "restore it from a copy if you have one: nothing but this comparison reads it"
+            advice = "restore it from a copy if you have one: the weights and metrics of the seed do not depend on it"
             one = fault(path.parent, error, path, advice)
             yield one if status_of(path) is not None else replace(one, severity=REMARK)
             continue
-        if changed := [name for name in own if found.get(name) != own[name]]:
-            pairs = [f"{name} {found.get(name, 'unknown')[:40]} (here {own[name]})" for name in changed]
+        used = {name: list(dict.fromkeys(part.get(name, "unknown")[:40] for part in found)) for name in own}
+        if changed := [name for name in own if used[name] != [own[name][:40]]]:
+            pairs = [f"{name} {' then '.join(used[name])} (here {own[name]})" for name in changed]
             others[", ".join(pairs)].append(str(seed))
     for differing, seeds in others.items():
         advice = "nothing for what is stored; what is trained or predicted here may differ in its last digits"
@@ -123,11 +151,15 @@ def verify_environments(subject: Path, recorded: Mapping[int, Path], here: Mappi
         yield Finding(str(subject), REMARK, f"{named} trained with {differing}", advice)
 
 
-def _read(path: Path) -> dict[str, str]:
-    return _flat(read_json(ordinary(path)))
+def _read(path: Path) -> list[dict[str, str]]:
+    """Return the environments that a seed was trained in, the latest last."""
+    facts = read_json(ordinary(path))
+    return [_flat(part) for part in (*facts.get("earlier", ()), facts)]
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return what can change a digit of a result, as words."""
-    named = {name: facts.get(name) for name in ("conki", "python", "device", "threads")} | dict(facts["packages"])
+    facts = {"ranks": 1, **facts}  # older records do not name it
+    named = {name: facts.get(name) for name in ("conki", "python", "device", "threads", "ranks")}
+    named |= dict(facts["packages"])
     return {str(name): one_line(str(value)) for name, value in named.items()}

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run, check_is_file
-from conki_cli.system.errors import CheckpointError
+from conki_cli.system.errors import CheckpointError, Kind
 from conki_cli.system.files import atomic_path
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
@@ -103,6 +104,35 @@ def latest(
                 observer.say(f"{error.found}; used instead is {rest}")
                 path.unlink(missing_ok=True)
     return None
+
+
+def has_checkpoint(run: Run, seed: int) -> bool:
+    """Say whether an earlier start of a seed left a checkpoint."""
+    return any(status_of(run.checkpoint(seed, name)) is not None for name in ("last", "previous"))
+
+
+def keeps_frozen(run: Run, seed: int, model: SentimentModel, names: Sequence[str], observer: Observer) -> bool:
+    """Give a resumed seed the frozen weights that it started with, if the run has all of them.
+
+    Stage 1 may have been trained again since; the trained weights belong to the frozen ones they were trained around.
+    """
+    path = run.checkpoint(seed, "frozen")
+    check_is_file(path)
+    try:
+        stored = checkpoint.load(path)[0]
+    except CheckpointError as error:
+        if error.kind is not Kind.MISSING:
+            observer.say(f"{error.found}: written again")
+        return False
+    if stored.keys() != set(names):
+        return False
+    if any(not torch.equal(weight.cpu(), stored[name]) for name, weight in checkpoint.select(model, names).items()):
+        checkpoint.restore(model, stored, str(path))
+        observer.say(
+            f"stage 1 was trained again after seed {seed} of {run.name} started: the seed keeps the frozen weights it "
+            "started with; --overwrite starts it over"
+        )
+    return True
 
 
 def best_is_sound(run: Run, seed: int, observer: Observer) -> bool:

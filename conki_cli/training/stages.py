@@ -41,7 +41,7 @@ from conki_cli.runs import (
 )
 from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.runs.writing import recorded
-from conki_cli.system.environment import environment
+from conki_cli.system.environment import environment, with_earlier
 from conki_cli.system.errors import CheckpointError, RunError, StoreError
 from conki_cli.system.files import remove_leftovers_below, remove_leftovers_in, write_json, write_text
 from conki_cli.system.locks import forget_killed, lock_beside, locked
@@ -170,10 +170,11 @@ def _train_seed(job: Job, step: Step, first: Run | None) -> None:
     with _alone(job.run, job.observer):
         _begin(job.run, job.config, job.data, job.inputs.score_range, job.inputs.target, job.score_ranges)
         _write_setting(job, seed)
-        for path, names in frozen.items():
-            if path != job.run.frozen_encoder or status_of(path) is None:
-                checkpoint.save(path, checkpoint.select(model, names), facts)
-    _continue(job, seed, progress)
+        if needs_text:
+            checkpoint.save(job.run.frozen_encoder, checkpoint.select(model, text), facts)
+    is_resumed = _continue(job, seed, progress)
+    if own and not (is_resumed and resuming.keeps_frozen(job.run, seed, model, own, job.observer)):
+        checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, own), facts)
     lead(job.ranks, step, cache, progress, training.schedule_of(job.config, seed))
     _train(job, seed, progress, trained, facts)
     with _alone(job.run, job.observer):
@@ -311,8 +312,15 @@ def _write_setting(job: Job, seed: int) -> None:
         store.dataset: {"store": store.content_id, "source": store.source["sha256"], "stamp": store.stamp}
         for store in job.stores
     }
+    path = job.run.seed_folder(seed) / "environment.json"
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads(), ranks=job.ranks.count)
-    write_json(job.run.seed_folder(seed) / "environment.json", facts)
+    if resuming.has_checkpoint(job.run, seed):
+        facts, changed = with_earlier(facts, path)
+        if changed:
+            job.observer.say(
+                f"seed {seed} was trained with {changed} until now: its last digits may be those of neither"
+            )
+    write_json(path, facts)
     folder = job.run.path / "encoder"
     if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
         save_encoder_files(job.encoder, folder, job.unused_tokenizer)
@@ -346,8 +354,12 @@ def _check_stores(job: Job, seed: int) -> None:
             )
 
 
-def _continue(job: Job, seed: int, progress: training.Progress) -> None:
-    """Resume where an earlier start of the same run was interrupted; otherwise start a new log."""
+def _continue(job: Job, seed: int, progress: training.Progress) -> bool:
+    """Resume where an earlier start of the same run was interrupted; otherwise start a new log.
+
+    Returns:
+        Whether the seed is resumed.
+    """
     log = log_path(job.run, seed)
     check_is_file(log)
     found = resuming.latest(job.run, seed, job.observer)
@@ -355,7 +367,7 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     if found is None or (has_best and not resuming.best_is_sound(job.run, seed, job.observer)):
         for path in (log, *(job.run.checkpoint(seed, name) for name in ("last", "previous"))):
             path.unlink(missing_ok=True)  # the best weights of the new start do not belong to them
-        return
+        return False
     resuming.restore(progress, *found, f"the checkpoint of seed {seed} of {job.run.name}")
     over = progress.epoch - (progress.within is not None)
     kept = whole_lines(log, over)
@@ -364,6 +376,7 @@ def _continue(job: Job, seed: int, progress: training.Progress) -> None:
     job.observer.say(f"{job.run.path} is unfinished: seed {seed} resumes {place}")
     if lost := [str(number) for number in range(1, over + 1) if number not in kept]:
         job.observer.say(f"{log} was damaged and lacks epochs {', '.join(lost)}; the weights are not affected")
+    return True
 
 
 def _finish_seed(job: Job, seed: int, progress: training.Progress, cache: str, first: Run | None) -> None:

@@ -500,6 +500,13 @@ def test_other_versions_than_here_are_a_remark(space: Path) -> None:
     assert (found.severity, found.what) == ("remark", f"seed 1 trained with {here}")
 
 
+def test_a_seed_that_was_trained_in_two_environments_is_a_remark(space: Path) -> None:
+    path = seed_1(space) / "environment.json"
+    edit_json(path, earlier=[{**json.loads(path.read_text()), "threads": 7}])
+    found = only(wrong_in(run_of(space)))
+    assert (found.severity, found.what) == ("remark", "seed 1 trained with threads 7 then 1 (here 1)")
+
+
 def test_a_store_that_is_gone_is_a_remark_for_a_finished_run(space: Path) -> None:
     (space / "features" / "tiny.h5").unlink()
     found = only([one for one in wrong(space) if "pretrain" not in one.subject])

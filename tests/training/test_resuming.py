@@ -20,7 +20,7 @@ from conki_cli.data.store.seal import seal
 from conki_cli.model import zoo
 from conki_cli.runs import Run
 from conki_cli.system.errors import ConkiError, RunError, StoreError
-from conki_cli.system.files import sha256_of
+from conki_cli.system.files import read_json, sha256_of, write_json
 from conki_cli.system.observer import Epoch, Observer, Training
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint, resuming
@@ -141,10 +141,10 @@ def test_a_training_may_stop_again_and_again(
 # --- damaged checkpoints -----------------------------------------------------------------------------------------
 
 
-def unfinished(config: RunConfig, workspace: Workspace, at: str = "epoch 3/3") -> Path:
+def unfinished(config: RunConfig, workspace: Workspace, at: str = "epoch 3/3", run: str = "*") -> Path:
     with pytest.raises(KeyboardInterrupt):
         finetune(config, workspace, Notes(interrupt_at=at))
-    (path,) = workspace.runs.glob("*/seed-1/checkpoints/last.safetensors")
+    (path,) = workspace.runs.glob(f"{run}/seed-1/checkpoints/last.safetensors")
     return path
 
 
@@ -362,6 +362,35 @@ def test_frozen_weights_that_are_damaged_while_a_seed_trains_are_written_anew(
     finetune(tiny_config("", *settings, name="mine"), workspace, notes)
     assert [line.endswith(": written again") for line in notes.lines if str(path) in line] == [True]
     checkpoint.load(path)
+
+
+def test_a_seed_keeps_its_frozen_weights_though_stage_1_was_trained_again(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config, notes = tiny_config("V+A", "optimizer.num_epochs=2", name="mine"), Notes()
+    whole = finetune(tiny_config("V+A", "optimizer.num_epochs=2", name="whole"), workspace)
+    last = unfinished(config, workspace, "epoch 2/2", run="mine")
+    first = Run(workspace.runs / str(whole.seed_result(1).stage_1))
+    tensors, facts = checkpoint.load(first.checkpoint(1, "best"))
+    checkpoint.save(first.checkpoint(1, "best"), {name: tensor + 0.1 for name, tensor in tensors.items()}, facts)
+    run = finetune(config, workspace, notes)
+    assert last.exists()
+    assert any(line.startswith("stage 1 was trained again after seed 1 of mine started") for line in notes.lines)
+    for name in ("frozen", "best", "last"):
+        assert same(*(checkpoint.load(found.checkpoint(1, name))[0] for found in (run, whole)))
+
+
+def test_the_environment_of_a_resumed_seed_names_all_that_it_was_trained_in(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    config, notes = tiny_config("C1+T", "optimizer.num_epochs=2"), Notes()
+    path = unfinished(config, workspace, "epoch 2/2").parents[1] / "environment.json"
+    found = read_json(path)
+    write_json(path, {**found, "threads": 7})
+    finetune(config, workspace, notes)
+    assert "seed 1 was trained with threads 7 (now 1) until now: its last digits may be those of neither" in notes.lines
+    kept = read_json(path)
+    assert (kept["threads"], [part["threads"] for part in kept["earlier"]]) == (1, [7])
 
 
 def edit_frames(store: Path) -> None:

@@ -70,12 +70,19 @@ def _truncated(system: System, split: str) -> Iterator[str]:
 def _mixed_versions(system: System) -> Iterator[str]:
     used: dict[str, list[int]] = {}
     for seed, recorded in environments(system.run, system.seeds).items():
-        packages = recorded.get("packages")
-        torch = packages.get("torch") if isinstance(packages, dict) else None
-        used.setdefault(f"torch {torch}, {recorded.get('device')}, {recorded.get('threads')} threads", []).append(seed)
+        earlier = recorded.get("earlier")
+        parts = [part for part in (earlier if isinstance(earlier, list) else []) if isinstance(part, dict)]
+        for way in dict.fromkeys(_way(part) for part in (*parts, recorded)):
+            used.setdefault(way, []).append(seed)
     if len(used) > 1:
         ways = "; ".join(f"{way} ({seeds_text(seeds)})" for way, seeds in used.items())
         yield f"its seeds were trained in different ways: {ways}"
+
+
+def _way(recorded: Mapping[str, object]) -> str:
+    packages = recorded.get("packages")
+    torch = packages.get("torch") if isinstance(packages, dict) else None
+    return f"torch {torch}, {recorded.get('device')}, {recorded.get('threads')} threads"
 
 
 def _few_seeds(systems: Sequence[System]) -> list[Caution]:
