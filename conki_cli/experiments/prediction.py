@@ -39,7 +39,8 @@ def predict_split(run: Run, split: str, workspace: Workspace, observer: Observer
         )
     with opened_split(run, split, workspace, observer) as (store, clips):
         scores = np.asarray(clips.scores, dtype=np.float32)
-        found = predict_utterances(run, clips, choose_device("auto"), observer, split_of=(store, split))
+        split_of = (store, split, workspace.states)
+        found = predict_utterances(run, clips, choose_device("auto"), observer, split_of=split_of)
         for seed, predictions in found.items():
             write_predictions(run.predictions_path(seed, split), Predictions(clips.ids, scores, predictions))
 

@@ -143,6 +143,7 @@ def measure(
     with opened_split(run, split, workspace, observer) as (store, clips):
         scores = np.asarray(clips.scores, dtype=np.float32)
         readings = [reading(clips, condition) for condition in conditions]
-        found = predict_readings(run, readings, choose_device("auto"), observer, split_of=(store, split))
+        split_of = (store, split, workspace.states)
+        found = predict_readings(run, readings, choose_device("auto"), observer, split_of=split_of)
         stored = [{s: Predictions(clips.ids, scores, values) for s, values in one.items()} for one in found]
     return [evaluate_predictions(run, split, protocol, one, threshold=threshold) for one in stored]

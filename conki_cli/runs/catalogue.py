@@ -43,7 +43,7 @@ class Runs:
         folders = [path for path in runs.glob("[!.]*") if path.is_dir()]
         closed = [path for path in folders if not os.access(path, os.R_OK | os.X_OK)]  # reported, not skipped
         found = [path for path in folders if path not in closed and (path / "result.json").exists()]
-        began = {path: config.stat().st_mtime if (config := path / "config.toml").exists() else 0.0 for path in found}
+        began = {path: _changed(path / "config.toml") for path in found}
         return [self.at(path) for path in [*closed, *sorted(found, key=lambda path: (began[path], path))]]
 
     def find(self, name: str | None) -> Run:
@@ -59,7 +59,7 @@ class Runs:
                 raise RunError(
                     f"there is no finished fine-tuning run below {runs}", advice="train one with `conki finetune`"
                 )
-            return max(finished, key=lambda run: (run.path / "result.json").stat().st_mtime_ns)
+            return max(finished, key=lambda run: _changed(run.path / "result.json"))
         place = Path(name) if is_path(name) else runs / name
         check_readable(place)
         if (place / "conki.json").is_file():
@@ -159,10 +159,20 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
 
 def _shown_metrics(run: Run) -> Mapping[str, Any]:
     """Return the test metrics of a run, without the two classes that older versions formed from one-sided scores."""
-    metrics = run.record.metrics.get("test", {})
+    metrics, count = run.record.metrics.get("test", {}), len(run.finished_seeds())
+    if any(len(summary["values"]) != count for summary in metrics.values()):
+        return {}  # of seeds that were deleted since
     if not metrics or neutral_score(run.record.score_range, run.config.data.threshold) is not None:
         return metrics
     return {name: None if name in TWO_CLASSES else summary for name, summary in metrics.items()}
+
+
+def _changed(path: Path) -> float:
+    """Return when a file was last changed; 0 if another process has just removed it."""
+    try:
+        return path.stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return 0.0
 
 
 def _describe_run(run: Run) -> dict[str, Any]:
@@ -180,6 +190,6 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "metrics": _shown_metrics(run) if record else {},
         "limit": run.config.data.limit if record else 0,
         "size": size_of(run.path),
-        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(dated.stat().st_mtime)),
+        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(dated))),
         "problem": problem or None,
     }

@@ -21,7 +21,7 @@ from typing import Any
 from conki_cli import __version__
 from conki_cli.runs.folders import Run
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, UnreadableError, one_line, reason_of
-from conki_cli.system.files import disk_error, sha256_of, write_json
+from conki_cli.system.files import check_room, disk_error, set_mode, sha256_of, umask, write_json
 from conki_cli.system.readable import check_readable, human_size, status_of
 
 EXPORT_SCHEMA = 1
@@ -200,6 +200,9 @@ def _present(folder: Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
         top = Path(place) == folder
         folders[:] = [name for name in folders if not (top and name.startswith("."))]
+        for name in folders:
+            if (Path(place) / name).is_symlink():  # a reader would follow it
+                yield str((Path(place) / name).relative_to(folder))
         for name in names:
             if not top or (Path(name).suffix in _READ and name != MANIFEST):
                 yield str((Path(place) / name).relative_to(folder))
@@ -222,30 +225,16 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
         raise SettingsError(f"--out must be a new or empty folder, but {out} is not", advice="name another one")
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        check_room(parent, size)
+        check_room(parent, size, "the files")
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.absolute().name[:100]}.", suffix=".part", dir=parent))
         yield scratch
-        scratch.chmod(parent.stat().st_mode & 0o777)  # mkdtemp gives only the owner access
+        set_mode(scratch, 0o777 & ~umask())  # mkdtemp gives only the owner access
         os.replace(scratch, out)
     except OSError as error:
         raise disk_error(out, error) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def check_room(folder: Path, size: int) -> None:
-    """Refuse to start if the disk has less room than the files take, in bytes; the folder may not exist yet.
-
-    Raises:
-        ConkiError: there is too little room.
-    """
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if size > (free := shutil.disk_usage(place).free):
-        raise ConkiError(
-            f"the files take {human_size(size)} and {human_size(free)} are free below {place}",
-            advice=("free some space or choose another place"),
-        )
 
 
 def is_exported(folder: Path) -> bool:

@@ -75,12 +75,13 @@ class Run:
         error = self._error()
         if error is not None:
             return "unreadable" if isinstance(error, UnreadableError) else "damaged"
-        return self.record.state
+        return self.record.state if self.is_finished else "unfinished"
 
     @property
     def is_finished(self) -> bool:
         """Say whether every seed asked for has been trained."""
-        return bool(self.record.seeds) and self.record.state == "finished"
+        record = self.record
+        return bool(record.seeds) and record.state == "finished" and self.finished_seeds() == list(record.seeds)
 
     def seed_folder(self, seed: int) -> Path:
         """Return the folder of one seed."""

@@ -10,7 +10,7 @@ from conki_cli.metrics import sentiment_metrics
 from conki_cli.runs.folders import Run
 from conki_cli.runs.records import Median, SeedResult
 
-LEAST_GAIN = 0.05
+LEAST_SHARE = 0.05
 """A seed counts as not learnt unless its validation MAE is below the training median's by at least this share."""
 
 
@@ -69,7 +69,7 @@ def doubts_about_learning(run: Run, seeds: Sequence[int]) -> list[tuple[str, str
         maes = ", ".join(f"{found.metrics['valid']['mae']:.3f}" for found in failed.values())
         doubts.append(
             (
-                f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_GAIN:.0%} below "
+                f"{_named(failed)} did not learn: the best validation MAE ({maes}) must be {LEAST_SHARE:.0%} below "
                 f"that of predicting the training median ({median:.3f})",
                 f"check {_rates(config)}, or train for more epochs",
             )
@@ -91,7 +91,7 @@ def _learnt(result: SeedResult) -> bool:
     if result.median is None:
         return True
     own, constant = (found.metrics.get("valid", {}).get("mae") for found in (result, result.median))
-    return own is None or constant is None or own <= (1 - LEAST_GAIN) * constant
+    return own is None or constant is None or own <= (1 - LEAST_SHARE) * constant
 
 
 def _ends_at_best(result: SeedResult) -> bool:

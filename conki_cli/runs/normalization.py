@@ -159,6 +159,11 @@ def in_training_scale(
     for name in used:
         observer.say(f"{name} of {store.source['name']}: z-scores by the statistics of {dataset}, as in training")
         ragged = clips.frames[name]
+        if (width := len(scale.columns[name][0])) != ragged.width:
+            raise RunError(
+                f"run {run.name} was trained with {width} features of {name} ({_FILE}), the clips have {ragged.width}",
+                "give clips of the same extractor, or restore that file",
+            )
         frames[name] = replace(ragged, values=_Standardized(ragged.values, *scale.columns[name]))
     return replace(clips, frames=frames)
 

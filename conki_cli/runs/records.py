@@ -157,7 +157,7 @@ class SeedResult:
         Raises:
             RunError: it does not describe a trained seed.
         """
-        if not isinstance(found, dict) or not _has_metrics(found):
+        if not isinstance(found, dict) or not _has_metrics(found) or not _describes_training(found):
             raise RunError(
                 f"{path} must describe a trained seed but does not", "delete that seed's folder", kind=Kind.DAMAGED
             )
@@ -207,6 +207,17 @@ def _describes_run(found: Mapping[str, Any]) -> bool:
     )
 
 
+def _describes_training(found: Mapping[str, Any]) -> bool:
+    """Say whether what a seed's result.json says of its training is of the right kind, where it says it."""
+    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("seed", "best_epoch", "epochs"), (int,))
+    kinds |= {"seconds": (float, int), "threshold": (float, int), "cache": (str,), "stage_1": (str,)}
+    kinds |= dict.fromkeys(("cut", "texts", "parameters"), (dict,))
+    if not all(found.get(key) is None or isinstance(found[key], kind) for key, kind in kinds.items()):
+        return False
+    counts = [found.get("parameters") or {}, *(found.get("cut") or {}).values(), *(found.get("texts") or {}).values()]
+    return all(isinstance(part, dict) and all(isinstance(v, float | int) for v in part.values()) for part in counts)
+
+
 def _is_summary(found: object) -> bool:
     """Say whether this is a metric over seeds: numbers, or null where it is undefined."""
     values = found.get("values") if isinstance(found, dict) else None
@@ -226,7 +237,8 @@ def _has_metrics(found: Mapping[str, Any]) -> bool:
 def _ranges_of(found: object) -> dict[str, list[float]]:
     """Return the score ranges of stores; what is not a range is ignored."""
     pairs = found.items() if isinstance(found, Mapping) else ()
-    return {name: limits for name, limits in pairs if isinstance(limits, list) and len(limits) == 2}
+    lists = {name: limits for name, limits in pairs if isinstance(limits, list) and len(limits) == 2}
+    return {name: limits for name, limits in lists.items() if all(isinstance(end, float | int) for end in limits)}
 
 
 def _median_of(found: object) -> Median | None:

@@ -1,7 +1,7 @@
 """Write a run folder: start it, add seeds, summarise its seeds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,10 +12,10 @@ from conki_cli.config.resolving import to_toml
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.metrics import neutral_score
-from conki_cli.metrics.summaries import summarize
+from conki_cli.metrics.summaries import Summary, summarize
 from conki_cli.runs.folders import Run
 from conki_cli.runs.naming import digest_of
-from conki_cli.runs.records import RunRecord
+from conki_cli.runs.records import RunRecord, SeedResult
 from conki_cli.system.errors import ConkiError, RunError, UnreadableError
 from conki_cli.system.files import read_json, write_text
 from conki_cli.system.readable import status_of
@@ -142,14 +142,20 @@ def _start_run(
     run.write_record(record)
 
 
+def metrics_of_seeds(results: Iterable[SeedResult]) -> dict[str, dict[str, Summary]]:
+    """Return the metrics by split as mean, sd and values over seeds."""
+    by_split, listed = {}, list(results)
+    for split in ("valid", "test"):
+        per_seed = [result.metrics.get(split, {}) for result in listed]
+        if per_seed and all(per_seed):  # nan is written as null
+            by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
+    return by_split
+
+
 def finish_run(run: Run) -> None:
     """Write the run's result: metrics per split as mean, sd and values over its finished seeds."""
     record, results = run.record, run.results()
-    by_split = {}
-    for split in ("valid", "test"):
-        per_seed = [result.metrics.get(split, {}) for result in results.values()]
-        if per_seed and all(per_seed):  # nan is written as null
-            by_split[split] = summarize([{k: np.nan if v is None else v for k, v in m.items()} for m in per_seed])
+    by_split = metrics_of_seeds(results.values())
     medians = [result.median for result in results.values() if result.median is not None]
     state = "finished" if tuple(results) == record.seeds else "unfinished"
     median = medians[0] if medians else record.median  # of the training split, so the same for every seed

@@ -99,7 +99,8 @@ def with_earlier(facts: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], 
         raise
     except (ConkiError, KeyError, TypeError, ValueError, AttributeError):
         return dict(facts), ""
-    changed = [f"{name} {found.get(name, 'unknown')[:40]} (now {own[name]})" for name in own if found.get(name) != own[name]]
+    pairs = {name: found.get(name, "unknown")[:40] for name in own if found.get(name) != own[name]}
+    changed = [f"{name} {there} (now {own[name]})" for name, there in pairs.items()]
     if changed:
         earlier.append(before)
     return {**facts, **({"earlier": earlier} if earlier else {})}, ", ".join(changed)

@@ -7,13 +7,14 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.system.errors import ConkiError, Kind
-from conki_cli.system.readable import NOT_OFFERED, check_read, obstacle_at, system_error_in, unreadable
+from conki_cli.system.readable import NOT_OFFERED, check_read, human_size, obstacle_at, system_error_in, unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=_prefix_of(path), suffix=_SUFFIX, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        set_mode(temporary, 0o666 & ~_umask())
+        set_mode(temporary, 0o666 & ~umask())
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
@@ -112,7 +113,8 @@ def set_mode(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the permissions that new files and folders of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -274,7 +276,30 @@ def sha256_of(path: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes that a file, or a folder with its content, takes on disk."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    """Return the bytes that a file, or a folder with its content, takes on disk; other processes may change it."""
+    below = (Path(place) / name for place, _, names in os.walk(path) for name in names)
+    size = 0
+    for entry in (path, *below):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = entry.stat()
+            size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return size
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Refuse to start if the disk has less room than the files to be written take; the folder may not exist yet.
+
+    Args:
+        folder: where they will be written.
+        size: their bytes.
+        what: what they are, in the plural.
+
+    Raises:
+        ConkiError: there is too little room.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if size > (free := shutil.disk_usage(place).free):
+        raise ConkiError(
+            f"{what} need {human_size(size)} and {human_size(free)} are free below {place}",
+            "free some space or choose another place",
+        )

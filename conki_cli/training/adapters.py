@@ -111,21 +111,22 @@ class GivenAdapters:
         state = model.state_dict()
         parts = [f"{part}.{name}." for part in ("adapters", "encoders") for name in model.architecture.modalities]
         wanted = {name: tensor for name, tensor in stored.items() if name.startswith(tuple(parts))}
-        if missing := [name for name in state if name.startswith("adapters.") and name not in wanted]:
+        needed = tuple(part for part in parts if part != "encoders.text.")  # that one is the pretrained encoder
+        if missing := [name for name in state if name.startswith(needed) and name not in wanted]:
             raise RunError(f"the adapters in {self.folder} lack {missing[0]}", advice="export them again")
-        fresh = set()
+        fresh = {
+            name.split(".")[1]
+            for name, tensor in wanted.items()
+            if name.startswith("encoders.") and _PROJECTION in name and _differs(state.get(name), tensor)
+        }
         with torch.no_grad():
             for name, tensor in wanted.items():
                 own = state.get(name)
-                if own is not None and own.shape != tensor.shape and name.startswith("encoders."):
-                    if name.endswith(_POSITIONS) and own.shape[1:] == tensor.shape[1:]:
-                        rows = min(len(own), len(tensor))
-                        own[:rows] = tensor[:rows]
-                        continue
-                    if _PROJECTION in name:
-                        fresh.add(name.split(".")[1])
-                        continue
-                checkpoint.restore(model, {name: tensor}, str(self.folder))
+                if own is not None and name.endswith(_POSITIONS) and own.shape[1:] == tensor.shape[1:]:
+                    rows = min(len(own), len(tensor))
+                    own[:rows] = tensor[:rows]
+                elif not (_PROJECTION in name and name.split(".")[1] in fresh):
+                    checkpoint.restore(model, {name: tensor}, str(self.folder))
         where = f"{self.folder} (seed {self._seed_for(seed)}, {self.manifest.checksum[:12]})"
         rest = f"; the input layers of {', '.join(sorted(fresh))} start untrained: other widths" if fresh else ""
         observer.say(f"seed {seed} starts from the adapters in {where}{rest}")
@@ -143,6 +144,10 @@ class GivenAdapters:
 
     def _load(self, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return checkpoint.load(self.folder / f"seed-{self._seed_for(seed)}" / "adapters.safetensors")
+
+
+def _differs(own: Tensor | None, stored: Tensor) -> bool:
+    return own is not None and own.shape != stored.shape
 
 
 def _sizes(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from conki_cli import __version__
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run
-from conki_cli.system.errors import CheckpointError, ConkiError, Kind, RunError, one_line, reason_of
+from conki_cli.system.errors import CheckpointError, Kind, RunError, one_line, reason_of
 from conki_cli.system.files import atomic_path, disk_error, read_tensors, set_mode
-from conki_cli.system.readable import check_read, check_readable, human_size, status_of, system_error_in
+from conki_cli.system.readable import check_read, check_readable, status_of, system_error_in
 
 CHECKPOINT_SCHEMA = "1"
 _OPTIMIZER = "optimizer."
@@ -179,21 +179,6 @@ def size_while_training(model: nn.Module, trained: Sequence[str], frozen: Sequen
     moments = 2 * _ITEMSIZE * sum(p.numel() for p in model.parameters() if p.requires_grad)
     # `last` and the checkpoint before it; two copies of the best weights while they are written.
     return kept + 2 * (weights + moments) + 2 * weights, kept + 2 * weights
-
-
-def check_room(folder: Path, size: int) -> None:
-    """Refuse to start if the disk has less room than the checkpoints take, in bytes; the folder may not exist yet.
-
-    Raises:
-        ConkiError: it has.
-    """
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if size > free:
-        raise ConkiError(
-            f"checkpoints need {human_size(size)} and {human_size(free)} are free below {folder}",
-            "free some space or choose another --workspace",
-        )
 
 
 def load_best(run: Run, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

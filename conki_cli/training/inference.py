@@ -1,6 +1,7 @@
 """Inference with a trained run: load its seeds' weights, score utterances."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def predict_utterances(
     device: torch.device,
     observer: Observer | None = None,
     *,
-    split_of: tuple[FeatureStore, str] | None = None,
+    split_of: tuple[FeatureStore, str, Path] | None = None,
 ) -> dict[int, np.ndarray]:
     """Predict utterances with every finished seed of a run.
 
@@ -158,8 +159,9 @@ def predict_utterances(
         utterances: what to score.
         device: where to compute.
         observer: receives the progress.
-        split_of: the store and split of the utterances, if they are a split of the run's target: cached states of a
-            frozen text encoder are then used as in training, so that the predictions have the same bits.
+        split_of: the store and split of the utterances, if they are a split of the run's target, and the folder of
+            cached states: those of a frozen text encoder are then used as in training, so that the predictions have
+            the same bits.
 
     Returns:
         Seed -> predicted scores, [N] float32.
@@ -176,7 +178,7 @@ def predict_readings(
     device: torch.device,
     observer: Observer,
     *,
-    split_of: tuple[FeatureStore, str] | None = None,
+    split_of: tuple[FeatureStore, str, Path] | None = None,
 ) -> list[dict[int, np.ndarray]]:
     """Predict clips read in several ways with every finished seed of a run; each network is loaded once.
 
@@ -244,7 +246,7 @@ def _mention_texts(
 
 
 def _states_of(
-    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str], observer: Observer
+    run: Run, seed: int, model: SentimentModel, split_of: tuple[FeatureStore, str, Path], observer: Observer
 ) -> Mapping[str, Ragged]:
     """Return the cached states of a seed's frozen text encoder for a split; empty if the seed trained without a cache.
 
@@ -254,9 +256,9 @@ def _states_of(
     how = result.cache if result is not None else "off"
     if model.layers_read is None or how == "off":
         return {}
-    store, split = split_of
+    store, split, folder = split_of
     inputs = open_inputs(run.config, store, None, str(run.path / "encoder"))
     device = next(model.parameters()).device
-    cache = StateCache(model.text_encoder, model.layers_read, how, run.states_folder, device)
+    cache = StateCache(model.text_encoder, model.layers_read, how, folder, device)
     found = cached_states(cache, inputs, (split,), observer)
     return {} if found is None else found[split]

@@ -43,7 +43,7 @@ from conki_cli.runs.log import log_path, whole_lines
 from conki_cli.runs.writing import recorded
 from conki_cli.system.environment import environment, with_earlier
 from conki_cli.system.errors import CheckpointError, RunError, StoreError
-from conki_cli.system.files import remove_leftovers_below, remove_leftovers_in, write_json, write_text
+from conki_cli.system.files import check_room, remove_leftovers_below, remove_leftovers_in, write_json, write_text
 from conki_cli.system.locks import forget_killed, lock_beside, locked
 from conki_cli.system.observer import Observer, Training
 from conki_cli.system.observers import Observers
@@ -268,7 +268,7 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         f"{f' in {job.ranks.count} processes' if job.ranks.count > 1 else ''}; "
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
-    checkpoint.check_room(job.run.path, during)
+    check_room(job.run.path, during, "checkpoints")
     known = _median_of(job, ("valid",))
     mae = known.metrics["valid"]["mae"]
     job.observer.say(f"predicting the training median ({known.score:.2f}) gives a validation MAE of {mae:.3f}")

@@ -21,7 +21,6 @@ from conki_cli.runs.exported import (
     LARGEST_MANIFEST,
     MANIFEST,
     Manifest,
-    check_room,
     is_exported,
     new_folder,
     open_exported,
@@ -30,7 +29,7 @@ from conki_cli.runs.exported import (
     verify_export,
 )
 from conki_cli.system.errors import ConkiError, RunError, SettingsError, one_line, reason_of
-from conki_cli.system.files import disk_error
+from conki_cli.system.files import check_room, disk_error
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import human_size, status_of, system_error_in
 from conki_cli.system.workspace import Workspace, is_path
@@ -308,7 +307,7 @@ def _download(repo: Repo, listing: _Listing, folder: Path | None, observer: Obse
     from huggingface_hub import constants, hf_hub_download
 
     if folder is None:
-        check_room(Path(constants.HF_HUB_CACHE), listing.manifest.size)
+        check_room(Path(constants.HF_HUB_CACHE), listing.manifest.size, "the files")
     names = [MANIFEST, *listing.manifest.files, *([CARD] if listing.has_card else [])]
     place = Path()
     with observer.steps(f"fetching {repo}", len(names)) as advance:

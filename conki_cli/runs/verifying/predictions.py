@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from conki_cli.data.store.records import SPLITS, evenly
+from conki_cli.metrics.summaries import Summary
 from conki_cli.runs.folders import Run
 from conki_cli.runs.predictions import Predictions, read_predictions, stored_predictions
 from conki_cli.runs.records import RunRecord
 from conki_cli.runs.verifying.examined import ExaminedRun
+from conki_cli.runs.writing import metrics_of_seeds
 from conki_cli.system.errors import Kind, RunError, quoted
 from conki_cli.system.findings import FAULT, REMARK, UNREAD, Finding, attempt, fact_of, fault, is_unread
 
@@ -81,11 +85,11 @@ def verify_metrics(examined: ExaminedRun, result: RunRecord) -> Iterator[Finding
     differing: list[str] = []
     if result.state != "finished" or finished != result.seeds:
         return
-    of_seeds = [one for seed in result.seeds if (one := run.seed_result(seed)) is not None]
-    for split, metrics in result.metrics.items():
-        stored = {name: found.get("values") for name, found in metrics.items()}
-        expected = {name: [one.metrics.get(split, {}).get(name) for one in of_seeds] for name in metrics}
-        differing += [f"{split} {name}" for name in metrics if stored[name] != expected[name]]
+    expected = metrics_of_seeds(run.results().values())
+    for split in dict.fromkeys((*expected, *result.metrics)):
+        stored, own = result.metrics.get(split, {}), expected.get(split, {})
+        unequal = [name for name in {**own, **stored} if not _are_equal(stored.get(name), own.get(name))]
+        differing += [f"{split} {name}" for name in unequal]
     if differing:
         what = f"result.json has other metrics than its seeds: {', '.join(differing[:5])}"
         advice = f"{examined.command} writes them again"
@@ -93,6 +97,17 @@ def verify_metrics(examined: ExaminedRun, result: RunRecord) -> Iterator[Finding
             names = ", ".join(f"seed {seed}" for seed in contradicted)
             advice = f"first repair {names}, whose metrics do not match its predictions (below)"
         yield Finding(examined.subject, FAULT, what, advice)
+
+
+def _are_equal(stored: Summary | None, expected: Summary | None) -> bool:
+    """Compare mean, sd and values over seeds; other versions of NumPy may add them in another order."""
+    if stored is None or expected is None:
+        return False
+    one, other = (
+        np.array([np.nan if value is None else value for value in (part["mean"], part["std"], *part["values"])])
+        for part in (stored, expected)
+    )
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True))
 
 
 def _is_contradicted(run: Run, seed: int) -> bool:

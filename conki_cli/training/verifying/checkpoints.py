@@ -27,6 +27,7 @@ from conki_cli.system.findings import (
 )
 
 _NEEDED_ALONE = "a finished seed needs `best` and `frozen` alone"
+_ANOTHER_VERSION = "install the version that wrote it, or a newer one"
 _NAMES = ("best", "frozen", "last", "previous")
 
 
@@ -55,6 +56,8 @@ class Checkpoint:
 
     def advice(self, otherwise: str) -> str:
         """Return what to do about its problem; `otherwise` is for one that was read, and is damaged."""
+        if self.is_newer:
+            return _ANOTHER_VERSION
         return UNREAD if self.is_unread else otherwise
 
 

@@ -88,9 +88,9 @@ def _hindrances(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]
     in_the_way = [error for path in _files_of(examined, seed) if (error := attempt(ordinary, path)[1]) is not None]
     for error in in_the_way:
         yield Finding(subject, FAULT, str(error), f"move it away; {command}")
-    newer = [read[name].problem for name in ("last", "previous") if read[name].is_newer]
+    newer = [read[name] for name in ("last", "previous") if read[name].is_newer]
     if newer and not in_the_way:
-        yield Finding(subject, FAULT, "; ".join(newer), "install the version that wrote it, or a newer one")
+        yield Finding(subject, FAULT, "; ".join(one.problem for one in newer), newer[0].advice(command))
 
 
 def _lacking_best(best: Checkpoint, facts: Mapping[str, Any]) -> str:
