@@ -411,6 +411,12 @@ def test_checkpoint_facts_that_describe_no_network_are_found(space: Path) -> Non
     assert only(wrong_in(run_of(space))).what.startswith("its network cannot be built from best.safetensors (")
 
 
+def with_mean(run: Path, mean: float) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((run / "result.json").read_text())["metrics"]
+    metrics["test"]["mae"]["mean"] = mean
+    return metrics
+
+
 RUN_FAULTS: dict[str, tuple[Damage, str, str, str]] = {
     "settings damaged": (
         lambda run: (run / "config.toml").write_text("[data\n"),
@@ -454,6 +460,18 @@ RUN_FAULTS: dict[str, tuple[Damage, str, str, str]] = {
         "has schema 9, this conki ",
         "install a newer conki",
     ),
+    "another mean": (
+        lambda run: edit_json(run / "result.json", metrics=with_mean(run, 0.1)),
+        "fault",
+        "result.json has other metrics than its seeds: test mae",
+        " writes them again",
+    ),
+    "lost split": (
+        lambda run: edit_json(run / "result.json", metrics={}),
+        "fault",
+        "result.json has other metrics than its seeds: valid ",
+        " writes them again",
+    ),
     "encoder missing": (
         lambda run: shutil.rmtree(run / "encoder"),
         "fault",
@@ -489,6 +507,16 @@ def test_what_is_wrong_with_a_run_folder_is_found_first(space: Path, name: str) 
     assert found.subject.startswith(str(run_of(space).path))
     assert (found.severity, what in found.what) == (severity, True), found
     assert advice in found.advice
+
+
+def test_weights_of_a_newer_version_are_not_to_be_deleted(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = seed_1(space) / "checkpoints" / "best.safetensors"
+    weights, facts = checkpoint.load(path)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SCHEMA", "2")
+    checkpoint.save(path, weights, facts)
+    monkeypatch.undo()
+    found = [one for one in wrong_in(run_of(space)) if "best.safetensors has schema 2" in one.what]
+    assert [one.advice for one in found] == ["install the version that wrote it, or a newer one"]
 
 
 def test_other_versions_than_here_are_a_remark(space: Path) -> None:

@@ -5,13 +5,15 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeConfig, Notes, Trained, content, equal_bits
+import torch
+from conftest import MakeConfig, Notes, OpenJob, Trained, content, equal_bits
 from hub_support import Hub, running_hub
 from huggingface_hub import ModelCard
 from run_support import finetune
@@ -26,9 +28,11 @@ from conki_cli.runs import Run, digest_of, learning_warnings, read_predictions
 from conki_cli.runs.exported import MANIFEST, adapters_at, open_exported, verify_export
 from conki_cli.runs.predictions import evaluate_run
 from conki_cli.system.errors import ConkiError, RunError, SettingsError
+from conki_cli.system.files import umask
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training import checkpoint
+from conki_cli.training.jobs import build_model
 
 ONCE = "optimizer.num_epochs=1"
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "version_1"
@@ -206,6 +210,13 @@ def test_an_export_below_runs_would_pass_for_a_run(trained: Trained) -> None:
     assert (result.exit_code, "--out must not be below" in result.stderr) == (1, True)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs permissions of POSIX")
+def test_an_export_has_the_permissions_of_any_new_folder(trained: Trained, tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)  # as /tmp has
+    export_model(Export(trained.run, (1,)), tmp_path / "out", trained.workspace, Observer())
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~umask()
+
+
 # ---- the model card ----
 
 
@@ -324,6 +335,7 @@ HARM: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "link": ("seed-1/checkpoints/best.safetensors", linked, "is a link"),
     "linked folder": ("seed-1", linked, "is a link"),
     "unlisted": ("encoder/special_tokens_map.json", Path.touch, "is not in the list"),
+    "unlisted link": ("encoder/deeper", lambda path: path.symlink_to("..", True), "is not in the list"),
     "unlisted scale": ("generation.json", Path.touch, "is not in the list"),
     "huge list": (MANIFEST, lambda path: os.truncate(path, 2 << 20), "has no such file"),
     "nested list": (MANIFEST, lambda path: path.write_text("[" * 99_999), "must list"),
@@ -508,6 +520,16 @@ def test_adapters_that_do_not_fit_are_refused_before_training(
 ) -> None:
     with pytest.raises(RunError, match=MISFITS[line]):
         finetune(given(tiny_config, adapters, line), injected[2], Observer())
+
+
+def test_an_input_layer_of_another_width_is_untrained_with_its_bias(
+    adapters: Path, tiny_config: MakeConfig, open_job: OpenJob
+) -> None:
+    config = given(tiny_config, adapters, "data.dataset=tiny-external", "data.external=none", ONCE)
+    weights = build_model(open_job(config), 1, None).state_dict()
+    stored, name = content(adapters / "seed-1/adapters.safetensors"), "encoders.{}.projection.bias"
+    assert torch.equal(weights[name.format("audio")], stored[name.format("audio")])
+    assert not torch.equal(weights[name.format("vision")], stored[name.format("vision")])
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from conki_cli.doctor import examine_named
 from conki_cli.experiments.prediction import open_clips, predict_new, predict_split
 from conki_cli.runs import Run, read_predictions, read_scale
 from conki_cli.system.errors import ConkiError, RunError
-from conki_cli.system.files import read_json
+from conki_cli.system.files import read_json, write_json
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 
@@ -41,6 +41,18 @@ def test_raw_clips_get_the_moments_of_training_and_so_the_same_scores(scaled: tu
     assert scores(run, raw, workspace) == [
         float(p) for p in read_predictions(run.predictions_path(1, "test")).predictions
     ]
+
+
+def test_a_scale_of_other_columns_is_refused(scaled: tuple[Workspace, Run]) -> None:
+    workspace, run = scaled
+    raw = workspace.root / "raw.h5"
+    write_store(raw, make_corpus("tiny", SIZES, seed=1, longest=6))
+    path = run.path / "normalization.json"
+    found = read_json(path)
+    one = {"mean": [0.0], "sd": [1.0], "constant_columns": []}
+    write_json(path, {**found, "columns": {**found["columns"], "vision": one}})
+    with pytest.raises(RunError, match="was trained with 1 features of vision"):
+        scores(run, raw, workspace)
 
 
 def test_the_training_store_itself_stays_as_it_is(scaled: tuple[Workspace, Run]) -> None:

@@ -180,6 +180,11 @@ def test_a_name_that_could_leave_the_folder_of_runs_is_refused(name: str) -> Non
         check_name(name)
 
 
+def test_a_run_cannot_take_the_lock_of_a_seed() -> None:
+    with pytest.raises(RunError, match="must not end like a seed's folder"):
+        check_name("a.seed-1")
+
+
 @pytest.mark.parametrize("name", ["", "a", "Run_1.2+C4-x", "x" * 100])
 def test_an_ordinary_name_passes(name: str) -> None:
     assert check_name(name) == name
@@ -392,6 +397,22 @@ def test_of_three_seeds_the_one_with_other_clips_is_named(copied: Trained) -> No
     reorder(copied.run.predictions_path(1, "test"))
     with pytest.raises(RunError, match=r"seed-1/predictions/test\.csv must .* as the files of the other seeds but"):
         evaluate_run(copied.run, "test", "all")
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": "9"}, {"cut": {"test": 3}}, {"stage_1": 7}, {"parameters": {"all": "x"}}])
+def test_a_result_of_a_seed_with_words_for_numbers_is_one_line(copied: Trained, wrong: dict[str, object]) -> None:
+    path = copied.run.seed_folder(1) / "result.json"
+    write_json(path, {**read_json(path), **wrong})
+    with pytest.raises(RunError, match=r"seed-1/result\.json must describe a trained seed but does not"):
+        evaluate_run(copied.run, "test", "all")
+
+
+def test_a_run_is_unfinished_when_one_of_its_seeds_was_deleted(copied: Trained) -> None:
+    shutil.rmtree(copied.run.seed_folder(2))
+    (entry,) = [one for one in Runs(copied.workspace).described() if one["kind"] == "finetune"]
+    assert (entry["state"], entry["finished_seeds"], entry["metrics"]) == ("unfinished", [1], {})
+    with pytest.raises(RunError, match="there is no finished fine-tuning run"):
+        Runs(copied.workspace).find(None)
 
 
 @pytest.mark.parametrize("metrics", ["[]", '{"test": []}', '{"test": {"mae": "x"}}', "null"])
