@@ -9,6 +9,7 @@ from conki_cli.config.declarations import all_sections, read_by, reset_unread, s
 from conki_cli.config.externals import NO_EXTERNAL, canonical_external
 from conki_cli.config.sections import (
     BASELINES,
+    RECIPES,
     SECTIONS,
     DataConfig,
     ModelConfig,
@@ -45,11 +46,11 @@ def resolve(
             type or out of bounds, an impossible combination.
     """
     of_file = settings_of_file(config_file) if isinstance(config_file, Path) else config_file
-    given = _renamed(dict(of_file or {}))
+    given = _renamed(dict(of_file or {}), ())
     lines = assigned(assignments)
     of_flags = {path: value for path, value in (flags or {}).items() if value is not None}
     _refuse_contradiction(of_flags, lines)
-    typed = {**_renamed(dict(lines)), **of_flags}
+    typed = {**_renamed(dict(lines), given.get("model.drop", ())), **of_flags}
     checked = {path: checked_value(path, value) for path, value in {**given, **typed}.items()}
     dataset = checked.get("data.dataset", DataConfig.dataset)
     recipe = checked.get("run.recipe", RunSection.recipe)
@@ -82,20 +83,23 @@ def setting_given(
     return checked_value(path, found[path]) if path in found else setting_fields()[path].default
 
 
-def with_setting(config: RunConfig, path: str, value: Any) -> RunConfig:
-    """Return a configuration with one setting changed; presets are not asked again.
+def with_settings(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Return a configuration with settings 'section.key' changed; presets are not asked again.
 
     Raises:
-        SettingsError: an unknown setting, one of another model, a value that it cannot have.
+        SettingsError: an unknown setting, one of another model, a value that it cannot have, alone or with the others.
     """
-    checked = checked_value(path, value)
-    section, key = path.split(".")
-    if section in BASELINES and section != config.model.name:
-        raise SettingsError(f"setting {path} belongs to --model {section}, this is {config.model.name}", "leave it out")
+    model = config.model.name
+    for path, value in values.items():
+        checked = checked_value(path, value)
+        section, key = path.split(".")
+        if section in BASELINES and section != model:
+            raise SettingsError(f"setting {path} belongs to --model {section}, this is {model}", "leave it out")
+        config = config.with_values(section if section in SECTIONS else "own", **{key: checked})
     if config.is_baseline:
-        _refuse_unread(config.model.name, [path])
-    refuse_unread_by_transfer(config, [path])
-    return canonical(config.with_values(section if section in SECTIONS else "own", **{key: checked}))
+        _refuse_unread(model, list(values))
+    refuse_unread_by_transfer(config, list(values))
+    return canonical(config)
 
 
 def refuse_unread_by_transfer(config: RunConfig, paths: Sequence[str]) -> None:
@@ -121,6 +125,8 @@ def read_by_conki_alone(path: str) -> bool:
 
 def _refuse_contradiction(flags: Mapping[str, Any], lines: Mapping[str, Any]) -> None:
     """Refuse a flag and a `--set` that give one setting two values: neither may win silently."""
+    if "model.drop" in flags and _RETIRED in lines:
+        raise SettingsError(f"--drop and {_RETIRED} say the same", "give --drop alone; handover is one of its switches")
     for path in flags.keys() & lines.keys():
         if (wanted := checked_value(path, flags[path])) != (other := checked_value(path, lines[path])):
             option = setting_fields()[path].metadata["flag"] or "a flag"
@@ -157,13 +163,14 @@ def _preset(model: str, dataset: str, recipe: str, drop: Sequence[str]) -> dict[
     text = (Path(__file__).parent / "presets" / f"{model}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     merged: dict[str, Any] = {}
-    for name in ("default", recipe, dataset, f"{dataset} {switch_label(drop)}"):
+    own = () if dataset in ("default", *RECIPES) else (dataset, f"{dataset} {switch_label(drop)}")
+    for name in ("default", recipe, *own):
         merged.update(flattened(tables.get(name, {}), f"preset {model}.toml [{name}]"))
     return merged
 
 
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Translate version 1's `model.start_from` into today's settings."""
+def _renamed(values: dict[str, Any], drop: Sequence[str]) -> dict[str, Any]:
+    """Translate version 1's `model.start_from` into a switch beside those of `model.drop`, else beside `drop`."""
     if _RETIRED not in values:
         return values
     start = values.pop(_RETIRED)
@@ -171,8 +178,8 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         return values
     if start not in ("adapters", "all"):
         raise SettingsError(f"setting {_RETIRED} must be one of adapters, all, found {shown(start)}")
-    drop = checked_value("model.drop", values.get("model.drop", ()))
-    return {**values, "model.drop": (*drop, "handover") if start == "adapters" else drop}
+    others = [switch for switch in checked_value("model.drop", values.get("model.drop", drop)) if switch != "handover"]
+    return {**values, "model.drop": (*others, "handover") if start == "adapters" else tuple(others)}
 
 
 def canonical(config: RunConfig) -> RunConfig:
@@ -336,7 +343,7 @@ def from_toml(path: Path) -> RunConfig:
     Raises:
         SettingsError: the file is not TOML, or has settings that this version does not know.
     """
-    values = _renamed(settings_of_file(path))
+    values = _renamed(settings_of_file(path), ())
     return canonical(_build({key: checked_value(key, value) for key, value in values.items()}))
 
 

@@ -11,6 +11,7 @@ from conki_cli.config.setting import setting as _setting
 
 MODELS = ("conki", "tfn", "lmf", "mult", "iccn", "misa", "mag-bert", "self-mm", "hycon", "mmim")
 """ConKI, then the other systems in the order of the paper's Table 2."""
+RECIPES = ("paper", "released")
 BASELINES = MODELS[1:]
 """The systems that the paper compares ConKI with."""
 
@@ -141,7 +142,7 @@ class OptimizerConfig:
         0.0,
         "peak learning rate of adapters that stage 1 trained; 0: frozen, as in the paper",
         low=0.0,
-        read_by=("whole", "stage 2"),
+        read_by=_STAGE_TWO,
     )
     weight_decay: float = _fit(1e-3, "AdamW weight decay, none on biases and LayerNorm", low=0.0)
     warmup: float = _fit(0.05, "share of the steps in which the learning rate grows", low=0.0, high=1.0)
@@ -181,9 +182,7 @@ class ComputeConfig:
 class RunSection:
     """How the run is carried out; only the recipe changes what a seed learns beyond rounding."""
 
-    recipe: str = _network(
-        "paper", "follow the paper, or the authors' released code", choices=("paper", "released"), flag="--recipe"
-    )
+    recipe: str = _network("paper", "follow the paper, or the authors' released code", choices=RECIPES, flag="--recipe")
     stage: str = _setting("finetune", "which stage this run is", choices=("pretrain", "finetune"))
     seeds: tuple[int, ...] = _way((1,), "random seeds, one each (1..5 or 1,4,9)", flag="--seeds", of_results=True)
     device: str = _way(

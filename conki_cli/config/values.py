@@ -97,6 +97,8 @@ def checked_value(path: str, value: Any) -> Any:
         raise SettingsError(shown(value), must=f"setting {path} must be {_type_name(wanted)}")
     if path == "model.name" and converted not in limits["choices"]:
         raise unknown_model(converted, limits["choices"])
+    if not _is_unicode(converted):
+        raise SettingsError(shown(value), must=f"setting {path} must be text in UTF-8")
     if "choices" in limits and converted not in limits["choices"]:
         raise SettingsError(shown(value), must=f"setting {path} must be one of {', '.join(limits['choices'])}")
     if "pattern" in limits and not re.fullmatch(limits["pattern"], converted):
@@ -105,6 +107,12 @@ def checked_value(path: str, value: Any) -> Any:
         if isinstance(item, int | float) and not isinstance(item, bool):
             _check_bounds(path, item, limits)
     return converted
+
+
+def _is_unicode(value: Any) -> bool:
+    """Say whether the texts in a value can be written: names of files may have bytes that are not UTF-8."""
+    items = value if isinstance(value, tuple) else (value,)
+    return not any(isinstance(item, str) and re.search("[\ud800-\udfff]", item) for item in items)
 
 
 def _check_bounds(path: str, value: float, limits: Mapping[str, Any]) -> None:

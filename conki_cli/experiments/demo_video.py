@@ -27,7 +27,7 @@ def demo_video(
     """Go the whole way from videos to scores; what is there already is used again.
 
     Returns:
-        The run, on vision and audio, and the scores of one test clip in segments.
+        The run, on vision and audio, and the scores of one test clip.
     """
     folder = workspace.root / "data" / DATASET
     if not (folder / "label.csv").is_file():

@@ -7,7 +7,7 @@ from conki_cli.data.preparation import Preparation, prepare
 from conki_cli.data.sources import check_dataset_name, find_source
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.datasets import is_generated
-from conki_cli.system.errors import SettingsError, SourceError, StoreError
+from conki_cli.system.errors import SettingsError, SourceError, StoreError, UnreadableError
 from conki_cli.system.files import remove_leftovers_below
 from conki_cli.system.locks import lock_beside, locked
 from conki_cli.system.observer import Observer
@@ -27,6 +27,8 @@ def ready_store(workspace: Workspace, dataset: str, observer: Observer) -> Path:
     if status_of(path) is None:
         try:
             prepare(Preparation(dataset, workspace), observer)
+        except UnreadableError:
+            raise
         except (SettingsError, SourceError) as error:
             raise _no_store(path, dataset, error) from error
         with FeatureStore(path) as made:
@@ -45,6 +47,8 @@ def source_of_missing(workspace: Workspace, dataset: str) -> Path | None:
         return None
     try:
         return find_source(dataset, workspace.root, None)
+    except UnreadableError:
+        raise
     except (SettingsError, SourceError) as error:
         raise _no_store(workspace.store(dataset), dataset, error) from error
 

@@ -2,12 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conki_cli.config.declarations import setting_fields, setting_type
-from conki_cli.config.resolving import with_setting
+from conki_cli.config.resolving import with_settings
 from conki_cli.config.sections import RunConfig
 from conki_cli.config.values import setting_value
 from conki_cli.system.errors import SettingsError
@@ -59,8 +59,9 @@ def parse_over(lines: Sequence[str], base: RunConfig) -> tuple[Dimension, ...]:
     space = tuple(_dimension(line) for line in lines)
     if len({dimension.path for dimension in space}) < len(space):
         raise SettingsError("--over must name each setting once", "put its values into one --over")
+    first = {dimension.path: dimension.ends[0] for dimension in space}
     for dimension in space:
-        changed = [with_setting(base, dimension.path, value) for value in dimension.ends]
+        changed = [with_settings(base, {**first, dimension.path: value}) for value in dimension.ends]
         if any(one == other for one, other in itertools.combinations(changed, 2)):
             raise SettingsError(f"--over {dimension.path} changes nothing in this configuration", "leave it out")
     return space
@@ -72,6 +73,8 @@ def _dimension(line: str) -> Dimension:
         raise SettingsError(f"{_FORM}, found {line[:80]!r}")
     if path.partition(".")[0] in _FIXED or path in _FIXED_SETTINGS:
         raise SettingsError(f"a sweep compares settings on the same data and model: {path} is fixed", "leave it out")
+    if text.startswith("["):
+        raise SettingsError(text[:80], must=f"--over {path} must have single values: a sweep does not vary lists")
     if ".." not in text:
         values = tuple(setting_value(part) for part in text.split(","))
         if len(set(map(repr, values))) < max(2, len(values)):
@@ -95,10 +98,3 @@ def combinations(space: Sequence[Dimension]) -> list[dict[str, Any]]:
         return []
     values: Iterator[tuple[Any, ...]] = itertools.product(*(dimension.choices for dimension in space))
     return [dict(zip([dimension.path for dimension in space], found, strict=True)) for found in values]
-
-
-def changed(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a trial."""
-    for path, value in values.items():
-        base = with_setting(base, path, value)
-    return base

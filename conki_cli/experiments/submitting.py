@@ -162,9 +162,10 @@ def _refuse_queued(plan: Plan) -> None:
                 advice=f"wait for it, or take it out: scancel {job.partition('_')[0]}",
             )
         if (holder := find_holder(submission.lock)) is not None:
+            place, where = ("", "") if holder.is_here else (f" on {holder.host}", " there")
             raise ConkiError(
-                f"{what} is trained in the background already, by process {holder.pid}",
-                advice=f"wait for it, or stop it: kill {holder.pid}",
+                f"{what} is trained in the background already, by process {holder.pid}{place}",
+                advice=f"wait for it, or stop it{where}: kill {holder.pid}",
             )
 
 

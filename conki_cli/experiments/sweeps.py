@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conki_cli.config.resolving import stage_one, to_toml
+from conki_cli.config.resolving import stage_one, to_toml, with_settings
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.forecast import describe_plan, peak_of
-from conki_cli.experiments.spaces import changed, combinations, parse_over
+from conki_cli.experiments.spaces import combinations, parse_over
 from conki_cli.experiments.trials import SPLITS_READ, Sweep, num_finished, open_study, plan_of_trial, try_all
 from conki_cli.experiments.workers import (
     Advanced,
@@ -85,7 +85,7 @@ def foresee_sweep(sweep: Sweep, observer: Observer, *, num_jobs: int = 1) -> dic
         plan = plan_of_trial(sweep, sweep.name, sweep.base, observer, shelf=shelf, dry_run=True)
         trial = describe_plan(plan)
     done = num_finished(sweep)
-    left = sweep.limit - (done or 0)
+    left = max(0, sweep.limit - (done or 0))
     first, second = ([entry for entry in trial["steps"] if entry["stage"] == stage] for stage in (1, 2))
     num_first = _num_first(sweep) if first else 0
     return {
@@ -104,9 +104,10 @@ def _num_first(sweep: Sweep) -> int:
     """Count the runs of stage 1 that differ between the trials, at most."""
     grid = combinations(sweep.space)[: sweep.limit]
     if grid:
-        return len({digest_of(stage_one(changed(sweep.base, values))) for values in grid})
-    ends = [changed(sweep.base, {dimension.path: end}) for dimension in sweep.space for end in dimension.ends]
-    is_shared = {digest_of(stage_one(config)) for config in ends} == {digest_of(stage_one(sweep.base))}
+        return len({digest_of(stage_one(with_settings(sweep.base, values))) for values in grid})
+    first = {dimension.path: dimension.ends[0] for dimension in sweep.space}
+    ends = [{**first, dimension.path: end} for dimension in sweep.space for end in dimension.ends]
+    is_shared = len({digest_of(stage_one(with_settings(sweep.base, values))) for values in ends}) == 1
     return 1 if is_shared else sweep.limit
 
 
@@ -209,7 +210,7 @@ def describe_sweep(sweep: Sweep) -> dict[str, Any]:
     path: Path | None = None
     if best is not None:
         path = sweep.folder / "best.toml"
-        write_text(path, to_toml(changed(sweep.base, best["values"])))
+        write_text(path, to_toml(with_settings(sweep.base, best["values"])))
     return {
         "sweep": sweep.name,
         "storage": sweep.place,

@@ -6,14 +6,15 @@ the others. The stores are opened without their test splits: no part of a sweep 
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conki_cli.config.resolving import with_settings
 from conki_cli.config.sections import RunConfig
 from conki_cli.experiments.planning import Plan, PlannedRun, make_plan
-from conki_cli.experiments.spaces import Dimension, changed, combinations
+from conki_cli.experiments.spaces import Dimension, combinations
 from conki_cli.runs import Run, Runs, digest_of, discard_run
 from conki_cli.system.errors import ConkiError, SettingsError, reason_of
 from conki_cli.system.files import write_text
@@ -28,6 +29,7 @@ from conki_cli.training.steps import Shelf
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
 SPLITS_READ = ("train", "valid")
 _STARTS = 3  # a trial whose process was killed so often is given up
@@ -246,16 +248,23 @@ def _new(sweep: Sweep, study: "Study", stack: contextlib.ExitStack) -> "Trial | 
     known, grid = study.get_trials(deepcopy=False), combinations(sweep.space)
     num_waiting = sum(trial.state == TrialState.WAITING for trial in known)  # of a process that was killed here
     count = len(known) - num_waiting
-    if count >= sweep.limit:
+    untried = _untried(known, grid[: sweep.limit])
+    if (untried is None and not num_waiting) if grid else count >= sweep.limit:
         return None
     study.sampler = optuna.samplers.TPESampler(seed=count, constant_liar=True)  # of no two trials the same
     with postponed():
-        if grid and not num_waiting:
-            study.enqueue_trial(grid[count])
+        if untried is not None and not num_waiting:
+            study.enqueue_trial(untried)
         trial = study.ask({dimension.path: dimension.distribution() for dimension in sweep.space})
         trial.set_user_attr(_PLACE, (sweep.folder / "place").read_text(encoding="utf-8"))
     stack.enter_context(locked(sweep.trial_lock(trial.number), what="the trial"))
     return trial
+
+
+def _untried(known: Sequence["FrozenTrial"], grid: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the first combination of a grid that no trial has: two machines may have begun the same one."""
+    tried = [trial.params or trial.system_attrs.get("fixed_params") for trial in known]
+    return next((values for values in grid if values not in tried), None)
 
 
 def _carry_out(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -> None:
@@ -291,7 +300,7 @@ def _short(value: Any) -> str:
 
 def _train(sweep: Sweep, trial: "Trial", observer: Observer, shelf: Shelf) -> float:
     """Train the seeds of a trial and return their mean validation MAE."""
-    config = changed(sweep.base, trial.params)
+    config = with_settings(sweep.base, trial.params)
     run = sweep.trial_run(trial.number)
     plan = plan_of_trial(sweep, run.name, config, observer, shelf=shelf)
     for planned in plan.planned:

@@ -25,6 +25,7 @@ from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 
 SENTENCES = "sentences"
+_SHORTEST_SENTENCE = 0.01  # seconds; the names of segments tell starts that are so far apart
 _SHORTEST_REST = 0.5  # of a segment: what is left at the end is a segment of its own, else part of the last
 
 
@@ -89,11 +90,11 @@ def score_videos(run: Run, task: VideoTask, workspace: Workspace, observer: Obse
         failures = [*failures, *failed]
     failures = [*(heard.failures if heard else []), *failures]
     if failures and (not extraction.skip_failed or not done):
-        raise ExtractionError(failed_line(failures, len(videos)), failures)
+        raise ExtractionError(failed_line(failures, len(failures) + len(done)), failures)
     spans = {clip.id: clip.span for clip in clips}
     said = {clip.id: texts[_video_of(clip, whole)] for clip in clips} if texts else {}
     if heard is not None:
-        said = {clip.id: _text_between(heard.words[_video_of(clip, whole)], clip.span) for clip in clips}
+        said = said_in(whole, clips, heard.words, task.segments)
     with _opened(run, done, said, extraction, workspace, observer) as utterances:
         scored = predict_new(run, utterances, task.device, observer)
     warnings = {one.id: list(one.result["warnings"]) for one in done}
@@ -138,22 +139,49 @@ def _words_of(whole: Sequence[Clip], task: VideoTask) -> _Heard | None:
     return _Heard(words, {one.id: list(one.result["warnings"]) for one in done}, failures)
 
 
-def _text_between(words: Sequence[Word], span: Span) -> str:
-    """Return the words whose middle lies in a part of a video."""
-    return text_of([w for w in words if span.is_whole or span.start <= (w.start + w.stop) / 2 < span.stop])
+def said_in(
+    whole: Sequence[Clip], clips: Sequence[Clip], words: Mapping[str, list[Word]], segments: float | str | None
+) -> dict[str, str]:
+    """Return what is said in each clip: every word of a video belongs to exactly one of its clips."""
+    if segments == SENTENCES:
+        sentences = [(video, part) for video in whole for part in sentences_of(words[video.id])]
+        return {_part(video, _span_of(part)).id: text_of(part) for video, part in sentences}
+    said: dict[str, list[Word]] = {clip.id: [] for clip in clips}
+    for video in whole:
+        parts = sorted((clip for clip in clips if _video_of(clip, whole) == video.id), key=lambda clip: clip.span.start)
+        for word in words[video.id]:
+            before = [part for part in parts if part.span.start <= (word.start + word.stop) / 2]
+            if parts:
+                said[(before or parts)[-1 if before else 0].id].append(word)
+    return {clip: text_of(part) for clip, part in said.items()}
 
 
-def sentences_of(words: Sequence[Word]) -> list[tuple[float, float]]:
-    """Return start and stop of every sentence: it ends with a full stop, a question or an exclamation mark."""
-    found: list[tuple[float, float]] = []
-    start: float | None = None
-    for number, word in enumerate(words):
-        start = word.start if start is None else start
-        if word.text.rstrip("\"')").endswith((".", "?", "!", "\u3002", "\uff1f", "\uff01")) or number == len(words) - 1:
-            if word.stop > start:
-                found.append((start, word.stop))
-            start = None
+def sentences_of(words: Sequence[Word]) -> list[list[Word]]:
+    """Return the words of every sentence: it ends with a full stop, a question or an exclamation mark.
+
+    A sentence that takes no time, by the times of its words, is joined to the next one, the last one to that before.
+    """
+    found: list[list[Word]] = []
+    sentence: list[Word] = []
+    for word in words:
+        sentence.append(word)
+        is_over = word.text.rstrip("\"')").endswith((".", "?", "!", "\u3002", "\uff1f", "\uff01"))
+        if is_over and _takes_time(sentence):
+            found.append(sentence)
+            sentence = []
+    if _takes_time(sentence):
+        found.append(sentence)
+    elif found:
+        found[-1] = [*found[-1], *sentence]
     return found
+
+
+def _takes_time(sentence: Sequence[Word]) -> bool:
+    return bool(sentence) and sentence[-1].stop - sentence[0].start >= _SHORTEST_SENTENCE
+
+
+def _span_of(sentence: Sequence[Word]) -> Span:
+    return Span(sentence[0].start, sentence[-1].stop)
 
 
 def _cut(
@@ -164,10 +192,10 @@ def _cut(
         return list(whole), []
     if isinstance(task.segments, float):
         return _segments(whole, task.segments, extraction)
-    spans = [(video, Span(*times)) for video in whole for times in sentences_of((words or {}).get(video.id, []))]
-    if not spans:
+    sentences = [(video, part) for video in whole for part in sentences_of((words or {}).get(video.id, []))]
+    if not sentences:
         raise SettingsError("no sentence was heard", advice="leave --segments sentences out, or give --segments 5s")
-    return [_part(video, span) for video, span in spans], []
+    return [_part(video, _span_of(part)) for video, part in sentences], []
 
 
 def _part(video: Clip, span: Span) -> Clip:

@@ -433,9 +433,22 @@ def _pid_of(lock: Path) -> int | None:
     if not lock.is_file() or not PROC_LOCKS.is_file():
         return None
     found = lock.stat()
-    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
     for line in PROC_LOCKS.read_text(encoding="ascii").splitlines():
         words = line.split()
-        if len(words) > 5 and words[1] == "FLOCK" and words[5] == device:
+        if len(words) < 6 or words[1] != "FLOCK":
+            continue
+        place, _, inode = words[5].rpartition(":")
+        if inode == str(found.st_ino) and (place == device or _has_open(int(words[4]), found)):
             return int(words[4])
     return None
+
+
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    """Say whether a process has a file open: on btrfs the kernel's list names another device than `stat` does."""
+    with contextlib.suppress(OSError):  # the process ended, or is another user's
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(entry.stat(), file):
+                    return True
+    return False

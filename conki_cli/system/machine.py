@@ -67,10 +67,13 @@ def _computing(threads: int, cores: int) -> Iterator[Finding]:
         yield Finding("environment", REMARK, counts, advice)
     else:
         yield Finding("environment", OK, counts)
-    if choose_device("auto").type == "cuda":
+    device = choose_device("auto").type
+    if device == "cuda":
         for number in range(torch.cuda.device_count()):
             memory = human_size(torch.cuda.get_device_properties(number).total_memory)
             yield Finding("environment", OK, f"GPU {number}: {torch.cuda.get_device_name(number)}, {memory}")
+    elif device != "cpu":
+        yield Finding("environment", OK, f"computes on the {device} device")
     elif NVIDIA_DRIVER.exists():
         what = f"this machine has an NVIDIA driver, but torch {torch.__version__} finds no usable GPU"
         yield Finding(

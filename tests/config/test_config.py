@@ -55,6 +55,17 @@ def test_the_data_set_preset_beats_the_recipe_preset(tmp_path: Path, monkeypatch
     assert resolve(flags={**flags, "data.dataset": "sims"}).loss.temperature == 7.0
 
 
+def test_a_data_set_with_the_name_of_a_recipe_does_not_choose_it() -> None:
+    own = resolve(flags={"data.external": "none", "data.dataset": "own"})
+    for name in ("released", "paper", "default"):
+        assert resolve(flags={"data.external": "none", "data.dataset": name}) == own.with_values("data", dataset=name)
+
+
+def test_a_name_with_bytes_that_are_not_utf8_is_one_line() -> None:
+    with pytest.raises(SettingsError, match=r"setting model\.text_encoder must be text in UTF-8, found '/tmp/\\udcff'"):
+        resolve(flags={"model.text_encoder": "/tmp/\udcff"})
+
+
 def test_the_file_beats_the_data_set_preset(file: Path) -> None:
     file.write_text('[data]\ndataset = "mosei"\n[loss]\ncontrast_weight = 0.5\n', encoding="utf-8")
     config = resolve(config_file=file)
@@ -427,6 +438,10 @@ def test_the_setting_that_version_1_had_for_the_handover_is_still_read(
     file.write_text(f'[model]\nstart_from = "{value}"\ndrop = ["V"]\n')
     assert resolve(config_file=file).model.drop == switches
     assert resolve(assignments=["model.drop=V", f"model.start_from={value}"]).model.drop == switches
+    file.write_text('[model]\ndrop = ["V"]\n')
+    assert resolve(config_file=file, assignments=[f"model.start_from={value}"]).model.drop == switches
+    with pytest.raises(SettingsError, match=r"--drop and model\.start_from say the same"):
+        resolve(assignments=[f"model.start_from={value}"], flags={"model.drop": "V"})
 
 
 def test_another_value_of_the_setting_for_the_handover_is_refused() -> None:

@@ -17,7 +17,7 @@ from conki_cli.data.extraction.recipe import Recipe, kind_of
 from conki_cli.data.extraction.words import WORDS_VERSION, Transcriber, Word, quietest
 from conki_cli.data.sources.label_rows import LabelRow
 from conki_cli.data.sources.videos import with_words, words_in
-from conki_cli.experiments.videos import parse_segments, sentences_of
+from conki_cli.experiments.videos import parse_segments, said_in, sentences_of
 from conki_cli.system.errors import ConkiError
 
 
@@ -45,8 +45,8 @@ def test_words_are_written_down_once_and_kept_with_their_times(whisper: Path, tm
 def test_a_clip_whose_words_cannot_be_had_is_listed_and_keeps_its_text(whisper: Path, tmp_path: Path) -> None:
     row = LabelRow("v", "1", "the given text")
     extraction = Extraction(tmp_path / "cache", transcribe=str(whisper), workers=1)
-    rows, failures = with_words([row], [Clip(row.id, tmp_path / "gone.wav")], extraction)
-    assert rows == [row]
+    rows, heard, failures = with_words([row], [Clip(row.id, tmp_path / "gone.wav")], extraction)
+    assert (rows, heard) == ([row], [])
     assert [failure.id for failure in failures] == [row.id]
     assert "No such file" in failures[0].reason
 
@@ -74,8 +74,23 @@ def test_windows_are_cut_where_it_is_quiet() -> None:
 
 def test_sentences_end_with_their_marks() -> None:
     words = [Word("I", 0.0, 0.2), Word("left.", 0.3, 0.8), Word("Why?", 1.0, 1.4), Word("well", 2.0, 2.5)]
-    assert sentences_of(words) == [(0.0, 0.8), (1.0, 1.4), (2.0, 2.5)]
+    assert sentences_of(words) == [words[:2], words[2:3], words[3:]]
     assert sentences_of([]) == []
+
+
+def test_a_word_that_takes_no_time_stays_in_its_sentence() -> None:
+    agree, no = [Word("I", 0.0, 0.5), Word("agree.", 0.5, 0.5)], [Word("No.", 0.5, 0.5)]
+    rest = [Word("Not", 0.5, 1.0), Word("bad.", 1.0, 1.0)]
+    assert sentences_of([*agree, *no, *rest]) == [agree, [*no, *rest]]
+    assert sentences_of([*rest, Word("Well.", 1.0, 1.0)]) == [[*rest, Word("Well.", 1.0, 1.0)]]
+
+
+def test_every_word_is_in_one_segment_of_equal_length() -> None:
+    video = Clip("v", Path("v.mp4"))
+    parts = [Clip(f"v{n}", video.path, Span(n, n + 1.0)) for n in range(2)]
+    words = {"v": [Word("a", 0.0, 0.4), Word("b", 1.0, 1.0), Word("c", 2.0, 2.2)]}
+    assert said_in([video], parts, words, 1.0) == {"v0": "a", "v1": "b c"}
+    assert said_in([video], [video], words, None) == {"v": "a b c"}
 
 
 def test_segments_are_seconds_or_sentences() -> None:

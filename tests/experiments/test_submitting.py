@@ -19,7 +19,7 @@ from conki_cli.experiments.submitting import Order, arrays_of, most_at_once, scr
 from conki_cli.runs import Run, Runs
 from conki_cli.runs.submissions import Submission, Task, submissions
 from conki_cli.system.files import read_json
-from conki_cli.system.locks import find_holder, locked
+from conki_cli.system.locks import Holder, find_holder, locked
 from conki_cli.system.observer import Observer
 from conki_cli.system.workspace import Workspace
 from conki_cli.training.steps import Shelf, Step
@@ -160,6 +160,17 @@ def test_steps_that_wait_in_the_background_are_not_submitted_again(
     assert done.exit_code == 1
     assert "is trained in the background already, by process" in done.stderr
     assert [found.path for found in submissions(workspace)] == [first.path]
+
+
+def test_a_step_in_the_background_of_another_machine_is_named_with_that_machine(
+    workspace: Workspace, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(seeds=(1, 2))
+    submitted(workspace, config)
+    holder = Holder(7, host="other", is_here=False)
+    monkeypatch.setattr("conki_cli.experiments.submitting.find_holder", lambda lock: holder)
+    done = conki(workspace, "submit", "--launcher", "local", *given(workspace, config))
+    assert "by process 7 on other: wait for it, or stop it there: kill 7" in " ".join(done.stderr.split())
 
 
 # ---- with processes ----

@@ -160,6 +160,18 @@ def test_a_trial_that_was_chosen_but_not_begun_comes_next_and_shifts_nothing(
         assert [(one.number, one.params["loss.temperature"]) for one in found[:3]] == [(0, 0.05), (1, 0.5), (2, 0.6)]
 
 
+def test_a_grid_point_that_two_machines_took_leaves_none_out(workspace: Workspace, quick: RunConfig) -> None:
+    sweep = make_sweep(quick, ["loss.temperature=0.05,0.5,0.6"], workspace, num_trials=3)
+    study = trials.open_study(sweep)
+    for _ in range(2):
+        study.enqueue_trial({"loss.temperature": 0.05})
+        study.ask({one.path: one.distribution() for one in sweep.space})  # on machines that see no lock of each other
+    with contextlib.ExitStack() as held:
+        found = [held.enter_context(trials._claimed(sweep, study)) for _ in range(3)]
+        assert found[2] is None
+        assert [one.params["loss.temperature"] for one in found[:2]] == [0.5, 0.6]
+
+
 def test_a_trial_that_another_process_trains_is_not_taken(workspace: Workspace, quick: RunConfig) -> None:
     sweep = make_sweep(quick, ["loss.temperature=0.01..1"], workspace, num_trials=2)
     study = trials.open_study(sweep)
@@ -212,12 +224,20 @@ def test_lists_are_a_grid_and_ranges_are_not() -> None:
         (["misa.dropout=0.1,0.2"], "belongs to --model misa"),
         (["optimizer.algorithm=adam..adamw"], "has no range"),
         (["optimizer.batch_size=1.5..2.5"], "must be a whole number"),
+        (["optimizer.modality_dropout=[0.1,0.2],0.5"], "must have single values: a sweep does not vary lists"),
     ],
 )
 def test_what_cannot_be_varied_is_refused_in_one_line(lines: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=re.compile(message, re.DOTALL)) as error:
         parse_over(lines, resolve())
     assert "\n" not in str(error.value)
+
+
+def test_settings_that_are_valid_only_together_are_varied_together() -> None:
+    lines = ["pretraining.lr_encoders=1e-5,1e-4", "pretraining.lr_audio_vision=1e-5,1e-4"]
+    assert len(combinations(parse_over(lines, resolve()))) == 4
+    with pytest.raises(SettingsError, match=r"needs pretraining\.lr_encoders"):
+        parse_over(lines[1:], resolve())
 
 
 def test_a_setting_that_changes_nothing_is_not_varied() -> None:
@@ -306,5 +326,8 @@ def test_a_dry_run_counts_finished_trials_and_refuses_other_settings(workspace: 
     journal = Path(longer.place).read_bytes()
     assert foresee_sweep(longer, Observer())["finished"] == 1
     assert Path(longer.place).read_bytes() == journal
+    sweep_all(longer, Observer())
+    enough = foresee_sweep(make_sweep(quick, [GRID], workspace, num_trials=1, name="mine"), Observer())
+    assert (enough["finished"], enough["disk"]) == (2, 0)
     with pytest.raises(SettingsError, match="has other settings"):
         foresee_sweep(make_sweep(quick, ["loss.temperature=0.1,0.2"], workspace, num_trials=2, name="mine"), Observer())

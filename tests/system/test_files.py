@@ -32,7 +32,7 @@ from conki_cli.system.files import (
     write_json,
     write_text,
 )
-from conki_cli.system.locks import find_holder, locked
+from conki_cli.system.locks import PROC_LOCKS, find_holder, locked
 from conki_cli.system.readable import human_size, system_error_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -379,6 +379,19 @@ def test_a_machine_that_gives_no_sign_of_life_any_more_is_waited_for_shortly_and
     with locked(lock, what="the run x", say=said.append):
         assert json.loads(note_of(lock).read_text(encoding="utf-8"))["pid"] == os.getpid()
     assert [line.partition(" since")[0] for line in said] == ["another process is writing the run x (process 7 on far"]
+
+
+@pytest.mark.skipif(not PROC_LOCKS.is_file(), reason="needs the kernel's list of locks")
+def test_a_holder_is_found_though_the_kernel_names_another_device(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(lock, what="the run x"):
+        note_of(lock).unlink(missing_ok=True)
+        listed = PROC_LOCKS.read_text(encoding="ascii")
+        (tmp_path / "locks").write_text(re.sub(r" [0-9a-f]+:[0-9a-f]+:(\d+) ", r" 00:7f:\1 ", listed), encoding="ascii")
+        monkeypatch.setattr("conki_cli.system.locks.PROC_LOCKS", tmp_path / "locks")  # as on btrfs
+        holder = find_holder(lock)
+    assert (holder and holder.pid) == os.getpid()
 
 
 def test_an_old_note_of_another_machine_is_not_waited_for(lock: Path) -> None:

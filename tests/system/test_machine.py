@@ -46,6 +46,13 @@ def test_a_driver_that_torch_cannot_use_is_a_remark(tmp_path: Path, monkeypatch:
     assert "this machine has an NVIDIA driver, but torch " in " ".join(one.what for one in found)
 
 
+def test_an_accelerator_of_another_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conki_cli.system.machine.choose_device", lambda name: torch.device("mps"))
+    found = [one.what for one in verify_machine(Workspace(tmp_path), *this_machine())]
+    assert "computes on the mps device" in found
+    assert not any("there is no usable GPU" in what for what in found)
+
+
 def test_a_nearly_full_disk_is_a_remark() -> None:
     assert disk_finding("here", 2**30).what.startswith("1.0 GiB free, and one seed of BERT-base takes about 3.0 GiB")
     assert disk_finding("here", 2**40).severity == "ok"

@@ -103,8 +103,7 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     heard: list[Extracted] = []
     if extraction.transcribe is not None:
         usable = {one.id for one in done}
-        heard, mute = extract_clips([clip for clip in clips if clip.id in usable], extraction.for_words)
-        rows = _with_words(rows, heard)
+        rows, heard, mute = with_words(rows, [clip for clip in clips if clip.id in usable], extraction)
         done, failed = [one for one in done if one.id not in {failure.id for failure in mute}], [*failed, *mute]
     order = {row.id: place for place, row in enumerate(rows)}
     failures = sorted([*failures, *failed], key=lambda failure: order[failure.id])
@@ -116,10 +115,13 @@ def read(raw: Raw, request: Request, name: str) -> Corpus:
     return _corpus(raw.path, labels, rows, done, notes, (request, extraction, remarks))
 
 
-def _with_words(rows: Sequence[LabelRow], heard: Sequence[Extracted]) -> list[LabelRow]:
-    """Return rows with the words that are said in their clips as texts."""
+def with_words(
+    rows: Sequence[LabelRow], clips: Sequence[Clip], extraction: Extraction
+) -> tuple[list[LabelRow], list[Extracted], list[Failure]]:
+    """Return rows with the words that are said in their clips as texts, what was heard, and what could not be."""
+    heard, failures = extract_clips(clips, extraction.for_words)
     said = {one.id: text_of(words_in(one)) for one in heard}
-    return [dataclasses.replace(row, text=said.get(row.id, row.text)) for row in rows]
+    return [dataclasses.replace(row, text=said.get(row.id, row.text)) for row in rows], heard, failures
 
 
 def words_in(extracted: Extracted) -> list[Word]:
