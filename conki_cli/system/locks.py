@@ -436,9 +436,7 @@ def _pid_of(lock: Path) -> int | None:
     device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
     for line in PROC_LOCKS.read_text(encoding="ascii").splitlines():
         words = line.split()
-        if len(words) < 6 or words[1] != "FLOCK":
-            continue
-        place, _, inode = words[5].rpartition(":")
+        place, _, inode = words[5].rpartition(":") if len(words) > 5 and words[1] == "FLOCK" else ("", "", "")
         if inode == str(found.st_ino) and (place == device or _has_open(int(words[4]), found)):
             return int(words[4])
     return None
@@ -446,9 +444,6 @@ def _pid_of(lock: Path) -> int | None:
 
 def _has_open(pid: int, file: os.stat_result) -> bool:
     """Say whether a process has a file open: on btrfs the kernel's list names another device than `stat` does."""
-    with contextlib.suppress(OSError):  # the process ended, or is another user's
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                if os.path.samestat(entry.stat(), file):
-                    return True
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:  # it ended, or is another user's
+        return any(os.path.samestat(entry.stat(), file) for entry in entries)
     return False
