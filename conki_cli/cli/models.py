@@ -129,11 +129,11 @@ def _named_runs(
 
 def _mention_absent(run: "Run", seeds: tuple[int, ...] | None, screen: "Screen") -> None:
     """Say which seeds a comparison lacks, of those asked for or of all seeds of the run."""
-    from conki_cli.reporting.tables.grid import seeds_text
+    from conki_cli.runs import left_out_note
 
-    wanted, finished = set(run.record.seeds if seeds is None else seeds), set(run.finished_seeds())
-    if (absent := sorted(wanted - finished)) and wanted & finished:  # none of them is there: an error, later
-        screen.say(f"{run.name}: {seeds_text(absent)} {'is' if len(absent) == 1 else 'are'} not finished and left out")
+    wanted = set(run.record.seeds if seeds is None else seeds)
+    if wanted & set(run.finished_seeds()) and (note := left_out_note(run, wanted)):  # none is there: an error, later
+        screen.say(note)
 
 
 def _table_configs(table: int, models: str | None, settings: dict[str, Any]) -> "list[RunConfig]":

@@ -53,7 +53,8 @@ def one_line_errors(said: Mapping[str, str]) -> Iterator[None]:
     except ConkiError as error:
         _end(1, f"error: {error}")
     except ANY_ENDING as error:
-        kept = said.get(ON_INTERRUPTION) or f"what was finished is kept; resume with: {_this_command()}"
+        resumed = f"what was finished is kept; resume with: {_this_command()}"
+        kept = said.get(ON_INTERRUPTION) or ("nothing was changed" if "--dry-run" in sys.argv else resumed)
         _end(exit_code(error), f"interrupted: {kept}")
     except MemoryError:
         _end(1, "error: this machine is out of memory: lower --set optimizer.batch_size or data.max_frames")

@@ -64,7 +64,7 @@ def evaluate(
     """
     from conki_cli.config.words import run_label
     from conki_cli.reporting.tables.systems import table_of_runs
-    from conki_cli.runs import Runs, evaluate_run
+    from conki_cli.runs import Runs, evaluate_run, left_out_note
 
     screen = screen_for(json)
     check_export_option(export)
@@ -76,8 +76,8 @@ def evaluate(
     found = catalogue.find(run)
     if run is None and catalogue.damaged():
         screen.say(f"warning: the newest run may be one of these; {found.name} is the newest usable one")
-    if left_out := sorted(set(found.record.seeds) - set(found.finished_seeds())):
-        screen.say(f"{found.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    if note := left_out_note(found):
+        screen.say(note)
     asked = {"without": without or (), "all_subsets": all_subsets, "corrupt": corrupt or ()}
     conditions = _conditions(found, asked, screen) if any(asked.values()) else []
     if not found.predictions_exist(split):

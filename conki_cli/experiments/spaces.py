@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FORM = "--over takes section.key=LOW..HIGH, LOW..HIGH:log or A,B,C"
 _FIXED = ("data", "run")
 """Sections that a sweep does not vary: it compares settings on the same data."""
+_MOST_BESIDE = 50  # combinations of a grid beside which a value is tried
 _FIXED_SETTINGS = ("model.name", "model.text_encoder", "model.drop", "model.adapters", "model.adapters_checksum")
 
 
@@ -59,12 +60,28 @@ def parse_over(lines: Sequence[str], base: RunConfig) -> tuple[Dimension, ...]:
     space = tuple(_dimension(line) for line in lines)
     if len({dimension.path for dimension in space}) < len(space):
         raise SettingsError("--over must name each setting once", "put its values into one --over")
-    first = {dimension.path: dimension.ends[0] for dimension in space}
+    corners = [{}, *({one.path: one.ends[end] for one in space} for end in (0, -1))]
     for dimension in space:
-        changed = [with_settings(base, {**first, dimension.path: value}) for value in dimension.ends]
-        if any(one == other for one, other in itertools.combinations(changed, 2)):
+        changed = [_with_each(base, dimension, beside) for beside in [*corners, *combinations(space)[:_MOST_BESIDE]]]
+        for tried in zip(*changed, strict=True):  # one value beside all others
+            errors = [one for one in tried if isinstance(one, SettingsError)]
+            if len(errors) == len(tried):
+                raise errors[0]
+        whole = [configs for configs in changed if not any(isinstance(one, SettingsError) for one in configs)]
+        if whole and all(any(a == b for a, b in itertools.combinations(configs, 2)) for configs in whole):
             raise SettingsError(f"--over {dimension.path} changes nothing in this configuration", "leave it out")
     return space
+
+
+def _with_each(base: RunConfig, dimension: Dimension, beside: Mapping[str, Any]) -> list[RunConfig | SettingsError]:
+    """Return the configurations with each end of a dimension beside values of the others, or why there is none."""
+    found: list[RunConfig | SettingsError] = []
+    for value in dimension.ends:
+        try:
+            found.append(with_settings(base, {**beside, dimension.path: value}))
+        except SettingsError as error:
+            found.append(error)
+    return found
 
 
 def _dimension(line: str) -> Dimension:
@@ -73,11 +90,13 @@ def _dimension(line: str) -> Dimension:
         raise SettingsError(f"{_FORM}, found {line[:80]!r}")
     if path.partition(".")[0] in _FIXED or path in _FIXED_SETTINGS:
         raise SettingsError(f"a sweep compares settings on the same data and model: {path} is fixed", "leave it out")
-    if text.startswith("["):
+    if "[" in text:
         raise SettingsError(text[:80], must=f"--over {path} must have single values: a sweep does not vary lists")
     if ".." not in text:
         values = tuple(setting_value(part) for part in text.split(","))
-        if len(set(map(repr, values))) < max(2, len(values)):
+        if len(values) > len(set(map(repr, values))):
+            raise SettingsError(text[:80], must=f"--over {path} must have each value once")
+        if len(values) < 2:
             raise SettingsError(text[:80], must=f"--over {path} must have two or more different values")
         return Dimension(path, choices=values)
     bounds, _, scale = text.partition(":")

@@ -1,5 +1,6 @@
 """Scores for new videos: extracted as the run's training data were, whole or in segments."""
 
+import bisect
 import contextlib
 import dataclasses
 import math
@@ -146,13 +147,16 @@ def said_in(
     if segments == SENTENCES:
         sentences = [(video, part) for video in whole for part in sentences_of(words[video.id])]
         return {_part(video, _span_of(part)).id: text_of(part) for video, part in sentences}
+    of_video: dict[Path, list[Clip]] = {}
+    for clip in clips:
+        of_video.setdefault(clip.path, []).append(clip)
     said: dict[str, list[Word]] = {clip.id: [] for clip in clips}
     for video in whole:
-        parts = sorted((clip for clip in clips if _video_of(clip, whole) == video.id), key=lambda clip: clip.span.start)
-        for word in words[video.id]:
-            before = [part for part in parts if part.span.start <= (word.start + word.stop) / 2]
-            if parts:
-                said[(before or parts)[-1 if before else 0].id].append(word)
+        parts = sorted(of_video.get(video.path, ()), key=lambda clip: clip.span.start)
+        starts = [part.span.start for part in parts]
+        for word in words[video.id] if parts else ():
+            number = bisect.bisect_right(starts, (word.start + word.stop) / 2) - 1
+            said[parts[max(0, number)].id].append(word)
     return {clip: text_of(part) for clip, part in said.items()}
 
 
@@ -195,7 +199,9 @@ def _cut(
     sentences = [(video, part) for video in whole for part in sentences_of((words or {}).get(video.id, []))]
     if not sentences:
         raise SettingsError("no sentence was heard", advice="leave --segments sentences out, or give --segments 5s")
-    return [_part(video, _span_of(part)) for video, part in sentences], []
+    heard = {video.id for video, _ in sentences}
+    silent = [Failure(video.id, video.path, "no sentence was heard") for video in whole if video.id not in heard]
+    return [_part(video, _span_of(part)) for video, part in sentences], silent
 
 
 def _part(video: Clip, span: Span) -> Clip:

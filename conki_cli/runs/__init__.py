@@ -11,7 +11,7 @@ from conki_cli.runs.differences import nearest_finished
 from conki_cli.runs.discarding import discard_run
 from conki_cli.runs.extraction import read_extraction, recipe_of, used_frames, write_extraction
 from conki_cli.runs.folders import Run, check_is_file
-from conki_cli.runs.learning import learning_warnings, median_of
+from conki_cli.runs.learning import learning_warnings, left_out_note, median_of
 from conki_cli.runs.log import MetricsLog, logged_epochs
 from conki_cli.runs.naming import check_name, default_name, digest_of
 from conki_cli.runs.normalization import in_training_scale, read_scale, write_scale
@@ -54,6 +54,7 @@ __all__ = [
     "finish_run",
     "in_training_scale",
     "learning_warnings",
+    "left_out_note",
     "logged_epochs",
     "measure_again",
     "median_of",

@@ -12,6 +12,7 @@ from conki_cli.metrics import TWO_CLASSES, neutral_score
 from conki_cli.runs.differences import differences
 from conki_cli.runs.folders import Run
 from conki_cli.runs.naming import check_name, default_name, digest_of
+from conki_cli.runs.writing import metrics_of_seeds
 from conki_cli.system.errors import ConkiError, Kind, RunError, UnreadableError
 from conki_cli.system.files import size_of
 from conki_cli.system.readable import check_readable, status_of
@@ -109,7 +110,14 @@ class Runs:
 
     def described(self) -> list[dict[str, Any]]:
         """Return an entry per run: name, stage, state, seeds, test metrics, bytes on disk, time of change, problem."""
-        return [_describe_run(run) for run in self._folders()]
+        entries = []
+        for run in self._folders():
+            try:
+                entries.append(_describe_run(run))
+            except ConkiError:
+                if status_of(run.path / "result.json") is not None:
+                    raise
+        return entries  # without those that another process discarded meanwhile
 
 
 def check_settings(run: Run, config: RunConfig) -> None:
@@ -159,9 +167,10 @@ def _check_without_result(run: Run, config: RunConfig) -> None:
 
 def _shown_metrics(run: Run) -> Mapping[str, Any]:
     """Return the test metrics of a run, without the two classes that older versions formed from one-sided scores."""
-    metrics, count = run.record.metrics.get("test", {}), len(run.finished_seeds())
-    if any(len(summary["values"]) != count for summary in metrics.values()):
-        return {}  # of seeds that were deleted since
+    try:
+        metrics = metrics_of_seeds(run.results().values()).get("test", {})
+    except ValueError:  # the seeds have different metrics; the doctor names them
+        return {}
     if not metrics or neutral_score(run.record.score_range, run.config.data.threshold) is not None:
         return metrics
     return {name: None if name in TWO_CLASSES else summary for name, summary in metrics.items()}

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,7 +229,8 @@ def new_folder(out: Path, size: int) -> Iterator[Path]:
         check_room(parent, size, "the files")
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.absolute().name[:100]}.", suffix=".part", dir=parent))
         yield scratch
-        set_mode(scratch, 0o777 & ~umask())  # mkdtemp gives only the owner access
+        mode = stat.S_IMODE(out.stat().st_mode) if out.exists() else 0o777 & ~umask()
+        set_mode(scratch, mode)  # mkdtemp gives only the owner access
         os.replace(scratch, out)
     except OSError as error:
         raise disk_error(out, error) from error

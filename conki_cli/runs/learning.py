@@ -1,6 +1,6 @@
 """Did a run learn? Compares its validation MAE with the best constant's, and looks at its best epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,14 @@ def _ends_at_best(result: SeedResult) -> bool:
     return result.epochs > 1 and result.best_epoch == result.epochs
 
 
-def _named(seeds: Mapping[int, Any]) -> str:
+def left_out_note(run: Run, asked: Iterable[int] | None = None) -> str:
+    """Say which seeds, of those asked for or of all of a run, are not finished and left out; empty if none is."""
+    lacking = sorted(set(run.record.seeds if asked is None else asked) - set(run.finished_seeds()))
+    verb = "is" if len(lacking) == 1 else "are"
+    return f"{run.name}: {_named(lacking)} {verb} not finished and left out" if lacking else ""
+
+
+def _named(seeds: Collection[int]) -> str:
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 

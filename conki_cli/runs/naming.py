@@ -56,7 +56,8 @@ def check_name(name: str) -> str:
         RunError: it could point outside the folder of runs, is too long, or its lock would be that of a seed.
     """
     if re.search(r"\.seed-\d+$", name):
-        raise RunError(f"a run name must not end like a seed's folder, found '{name[:120]}'", "choose another one")
+        found = f"a run name must not end like a seed's folder, found '{name[:120]}'"
+        raise RunError(found, "choose another one, or rename the run's folder")
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name):
         raise RunError(
             f"a run name must consist of letters, digits, '.', '_', '+' and '-' (100 at most), found '{name[:120]}'"

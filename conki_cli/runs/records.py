@@ -159,7 +159,9 @@ class SeedResult:
         """
         if not isinstance(found, dict) or not _has_metrics(found) or not _describes_training(found):
             raise RunError(
-                f"{path} must describe a trained seed but does not", "delete that seed's folder", kind=Kind.DAMAGED
+                f"{path} must describe a trained seed but does not",
+                "restore it, or delete this file and train that seed: the file is written again from its checkpoints",
+                kind=Kind.DAMAGED,
             )
         own = {one.name for one in fields(cls)} - {"rest", "has_threshold"}
         known = {key: value for key, value in found.items() if key in own}

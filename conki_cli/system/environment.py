@@ -143,6 +143,7 @@ def verify_environments(subject: Path, recorded: Mapping[int, Path], here: Mappi
             yield one if status_of(path) is not None else replace(one, severity=REMARK)
             continue
         used = {name: list(dict.fromkeys(part.get(name, "unknown")[:40] for part in found)) for name in own}
+        used["ranks"] = used["ranks"] if len(used["ranks"]) > 1 else [own["ranks"]]  # this process alone is always one
         if changed := [name for name in own if used[name] != [own[name][:40]]]:
             pairs = [f"{name} {' then '.join(used[name])} (here {own[name]})" for name in changed]
             others[", ".join(pairs)].append(str(seed))

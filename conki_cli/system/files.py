@@ -280,19 +280,20 @@ def size_of(path: Path) -> int:
     below = (Path(place) / name for place, _, names in os.walk(path) for name in names)
     size = 0
     for entry in (path, *below):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):  # it has gone, or is a link that leads nowhere
             found = entry.stat()
             size += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return size
 
 
-def check_room(folder: Path, size: int, what: str) -> None:
+def check_room(folder: Path, size: int, what: str, advice: str = "free some space or choose another place") -> None:
     """Refuse to start if the disk has less room than the files to be written take; the folder may not exist yet.
 
     Args:
         folder: where they will be written.
         size: their bytes.
         what: what they are, in the plural.
+        advice: what to do where there is too little room.
 
     Raises:
         ConkiError: there is too little room.
@@ -301,5 +302,5 @@ def check_room(folder: Path, size: int, what: str) -> None:
     if size > (free := shutil.disk_usage(place).free):
         raise ConkiError(
             f"{what} need {human_size(size)} and {human_size(free)} are free below {place}",
-            "free some space or choose another place",
+            advice,
         )

@@ -145,7 +145,8 @@ def _tokens_digest(tokens: Texts) -> str:
 
 
 def _made(missing: Mapping[Path, Texts], cache: StateCache, dataset: str, observer: "Observer") -> bool:
-    """Write the missing files; return whether the disk had room for them."""
+    """Write the missing files; return whether the disk had room for them. If not, none of them stays."""
+    made: list[Path] = []
     try:
         _announce(missing, cache, dataset, observer)
         with observer.steps(f"text encoder: {dataset}", sum(map(len, missing.values()))) as advance:
@@ -156,8 +157,11 @@ def _made(missing: Mapping[Path, Texts], cache: StateCache, dataset: str, observ
                         continue
                     remove_leftovers(path)
                     _write(path, cache, tokens, advance)
+                    made.append(path)
     except ConkiError as error:
         observer.say(f"{error}; the states of the frozen text encoder are computed again in every epoch instead")
+        for path in made:
+            path.unlink(missing_ok=True)
         return False
     return True
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conki_cli.model.contract import SentimentModel
 from conki_cli.runs import Run, check_is_file
-from conki_cli.system.errors import CheckpointError, Kind
+from conki_cli.system.errors import CheckpointError
 from conki_cli.system.files import atomic_path
 from conki_cli.system.observer import Observer
 from conki_cli.system.readable import status_of
@@ -106,31 +106,26 @@ def latest(
     return None
 
 
-def has_checkpoint(run: Run, seed: int) -> bool:
-    """Say whether an earlier start of a seed left a checkpoint."""
-    return any(status_of(run.checkpoint(seed, name)) is not None for name in ("last", "previous"))
-
-
 def keeps_frozen(run: Run, seed: int, model: SentimentModel, names: Sequence[str], observer: Observer) -> bool:
     """Give a resumed seed the frozen weights that it started with, if the run has all of them.
 
-    Stage 1 may have been trained again since; the trained weights belong to the frozen ones they were trained around.
+    They may start differently now, because stage 1 was trained again; the trained weights were trained around them.
     """
     path = run.checkpoint(seed, "frozen")
     check_is_file(path)
     try:
         stored = checkpoint.load(path)[0]
     except CheckpointError as error:
-        if error.kind is not Kind.MISSING:
-            observer.say(f"{error.found}: written again")
+        observer.say(f"{error.found}: written again, as the frozen weights of seed {seed} start now")
         return False
-    if stored.keys() != set(names):
+    if not stored.keys() >= set(names):
+        observer.say(f"checkpoint {path} lacks weights: written again, as the frozen weights of seed {seed} start now")
         return False
     if any(not torch.equal(weight.cpu(), stored[name]) for name, weight in checkpoint.select(model, names).items()):
-        checkpoint.restore(model, stored, str(path))
+        checkpoint.restore(model, {name: stored[name] for name in names}, str(path))
         observer.say(
-            f"stage 1 was trained again after seed {seed} of {run.name} started: the seed keeps the frozen weights it "
-            "started with; --overwrite starts it over"
+            f"the frozen weights of seed {seed} of {run.name} would start differently now (was stage 1 trained "
+            "again?): the seed keeps those it started with; --overwrite starts it over"
         )
     return True
 

@@ -169,10 +169,12 @@ def _train_seed(job: Job, step: Step, first: Run | None) -> None:
     frozen = {path: names for path, names in frozen.items() if names}
     with _alone(job.run, job.observer):
         _begin(job.run, job.config, job.data, job.inputs.score_range, job.inputs.target, job.score_ranges)
-        _write_setting(job, seed)
+        _check_stores(job, seed)
+        _write_encoder(job)
         if needs_text:
             checkpoint.save(job.run.frozen_encoder, checkpoint.select(model, text), facts)
     is_resumed = _continue(job, seed, progress)
+    _write_environment(job, seed, is_resumed=is_resumed)
     if own and not (is_resumed and resuming.keeps_frozen(job.run, seed, model, own, job.observer)):
         checkpoint.save(job.run.checkpoint(seed, "frozen"), checkpoint.select(model, own), facts)
     lead(job.ranks, step, cache, progress, training.schedule_of(job.config, seed))
@@ -268,7 +270,7 @@ def _announce(job: Job, model: SentimentModel, seed: int, sizes: tuple[int, int]
         f"{f' in {job.ranks.count} processes' if job.ranks.count > 1 else ''}; "
         f"checkpoints take {human_size(during)} while training, {human_size(after)} afterwards"
     )
-    check_room(job.run.path, during, "checkpoints")
+    check_room(job.run.path, during, "checkpoints", "free some space or choose another --workspace")
     known = _median_of(job, ("valid",))
     mae = known.metrics["valid"]["mae"]
     job.observer.say(f"predicting the training median ({known.score:.2f}) gives a validation MAE of {mae:.3f}")
@@ -305,25 +307,28 @@ def _announce_context(inputs: Inputs, observer: Observer) -> None:
         )
 
 
-def _write_setting(job: Job, seed: int) -> None:
-    """Write environment.json of a seed and, once per run, the tokenizer and configuration of the text encoder."""
-    _check_stores(job, seed)
+def _write_encoder(job: Job) -> None:
+    """Write the tokenizer and the configuration of the text encoder, once per run."""
+    folder = job.run.path / "encoder"
+    if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
+        save_encoder_files(job.encoder, folder, job.unused_tokenizer)
+
+
+def _write_environment(job: Job, seed: int, *, is_resumed: bool) -> None:
+    """Write environment.json of a seed; it keeps what a resumed seed was trained in before."""
     data = {
         store.dataset: {"store": store.content_id, "source": store.source["sha256"], "stamp": store.stamp}
         for store in job.stores
     }
     path = job.run.seed_folder(seed) / "environment.json"
     facts = environment(data, device=str(job.device), threads=torch.get_num_threads(), ranks=job.ranks.count)
-    if resuming.has_checkpoint(job.run, seed):
+    if is_resumed:
         facts, changed = with_earlier(facts, path)
         if changed:
             job.observer.say(
                 f"seed {seed} was trained with {changed} until now: its last digits may be those of neither"
             )
     write_json(path, facts)
-    folder = job.run.path / "encoder"
-    if "text" in job.inputs.modalities and status_of(folder / "config.json") is None:
-        save_encoder_files(job.encoder, folder, job.unused_tokenizer)
 
 
 def _check_stores(job: Job, seed: int) -> None:

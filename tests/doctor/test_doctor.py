@@ -255,13 +255,13 @@ SEED_FAULTS: dict[str, tuple[Damage, str, str, str]] = {
         lambda seed: (seed / "result.json").write_text("{"),
         "fault",
         "result.json must be JSON but is not (",
-        "restore it, or delete that seed: rm -r ",
+        "restore it, or delete it: rm ",
     ),
     "result of another kind": (
         lambda seed: (seed / "result.json").write_text("[1]"),
         "fault",
         "result.json must describe a trained seed but does not",
-        "restore it, or delete that seed: rm -r ",
+        "restore it, or delete it: rm ",
     ),
     "predictions missing": (
         lambda seed: (seed / "predictions" / "test.csv").unlink(),
@@ -339,7 +339,7 @@ def test_the_advice_for_a_seed_is_a_command_that_trains_it_again(space: Path) ->
     command = f"`conki finetune --config {run_of(space).path / 'config.toml'} --workspace {space}`"
     assert only(wrong_in(run_of(space))).advice == f"delete that seed: rm -r {seed_1(space)}; then {command}"
     shutil.rmtree(seed_1(space))
-    assert only(wrong_in(run_of(space))).advice == f"{command} trains it"
+    assert only(wrong_in(run_of(space))).advice == f"restore it, or {command} trains it again"
     done = CliRunner().invoke(app, command.strip("`").split()[1:])
     assert (done.exit_code, wrong_in(run_of(space))) == (0, [])
 
@@ -533,6 +533,14 @@ def test_a_seed_that_was_trained_in_two_environments_is_a_remark(space: Path) ->
     edit_json(path, earlier=[{**json.loads(path.read_text()), "threads": 7}])
     found = only(wrong_in(run_of(space)))
     assert (found.severity, found.what) == ("remark", "seed 1 trained with threads 7 then 1 (here 1)")
+
+
+def test_a_seed_with_other_metrics_than_the_rest_is_named(space: Path) -> None:
+    path = run_of(space).seed_folder(1) / "result.json"
+    metrics = json.loads(path.read_text())["metrics"]
+    del metrics["test"]["corr"]
+    edit_json(run_of(space).seed_folder(2) / "result.json", metrics=metrics)
+    assert any(one.what == "seed 2 has other metrics than seed 1" for one in wrong_in(run_of(space)))
 
 
 def test_a_store_that_is_gone_is_a_remark_for_a_finished_run(space: Path) -> None:

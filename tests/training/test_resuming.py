@@ -240,6 +240,18 @@ def test_a_seed_that_begins_again_does_not_continue_from_what_it_gave_up(
     assert not any("resumes" in line for line in notes.lines)
 
 
+def test_a_seed_that_lost_its_result_alone_gets_it_again_without_training(
+    workspace: Workspace, tiny_config: MakeConfig
+) -> None:
+    run = finetune(tiny_config("C1+T"), workspace)
+    path, log = run.seed_folder(1) / "result.json", (run.seed_folder(1) / "metrics.jsonl").read_bytes()
+    before = read_json(path)
+    path.unlink()
+    after = read_json(finetune(tiny_config("C1+T"), workspace).seed_folder(1) / "result.json")
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
+    assert (run.seed_folder(1) / "metrics.jsonl").read_bytes() == log
+
+
 def test_best_weights_of_another_epoch_are_not_those_of_the_seed(workspace: Workspace, tiny_config: MakeConfig) -> None:
     run = finetune(tiny_config("C1+T"), workspace)
     (run.seed_folder(1) / "result.json").unlink()
@@ -375,7 +387,9 @@ def test_a_seed_keeps_its_frozen_weights_though_stage_1_was_trained_again(
     checkpoint.save(first.checkpoint(1, "best"), {name: tensor + 0.1 for name, tensor in tensors.items()}, facts)
     run = finetune(config, workspace, notes)
     assert last.exists()
-    assert any(line.startswith("stage 1 was trained again after seed 1 of mine started") for line in notes.lines)
+    assert any(
+        line.startswith("the frozen weights of seed 1 of mine would start differently now") for line in notes.lines
+    )
     for name in ("frozen", "best", "last"):
         assert same(*(checkpoint.load(found.checkpoint(1, name))[0] for found in (run, whole)))
 
@@ -391,6 +405,17 @@ def test_the_environment_of_a_resumed_seed_names_all_that_it_was_trained_in(
     assert "seed 1 was trained with threads 7 (now 1) until now: its last digits may be those of neither" in notes.lines
     kept = read_json(path)
     assert (kept["threads"], [part["threads"] for part in kept["earlier"]]) == (1, [7])
+
+
+def test_a_seed_that_starts_over_was_trained_in_one_environment(workspace: Workspace, tiny_config: MakeConfig) -> None:
+    config, notes = tiny_config("C1+T", "optimizer.num_epochs=2"), Notes()
+    last = unfinished(config, workspace, "epoch 2/2")
+    path = last.parents[1] / "environment.json"
+    write_json(path, {**read_json(path), "threads": 7})
+    flip(last.with_name("best.safetensors"))
+    finetune(config, workspace, notes)
+    assert "earlier" not in read_json(path)
+    assert not any("threads" in line for line in notes.lines)
 
 
 def edit_frames(store: Path) -> None:

@@ -103,22 +103,29 @@ def _metadata(card: Card) -> Any:
             dataset_split="test",
             metric_type=_METRICS[name][0],
             metric_name=_named(name, card),
-            metric_value=round(card.mean_prediction.get(name, value), 6),
+            metric_value=round(value, 6),
         )
-        for name, (value, _) in (_measured(card.exported) if not card.run.config.data.limit else {}).items()
+        for name, value in (_published(card) if not card.run.config.data.limit else {}).items()
     ]
     base = about["text_encoder"]["hub"]
+    targets = [about["dataset"]] if card.exported is not None else []
     return ModelCardData(
         license=card.license,
         library_name="conki",
         base_model=base,
         base_model_relation="finetune" if base else None,
-        datasets=[about["dataset"], *external_weights(about["external"] or NO_EXTERNAL)],
+        datasets=[*targets, *external_weights(about["external"] or NO_EXTERNAL)],
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=["multimodal-sentiment-analysis", "sentiment-analysis", about["model"]],
         model_name=card.run.name if results else None,
         eval_results=results or None,
     )
+
+
+def _published(card: Card) -> dict[str, float]:
+    """Return the test metrics of what the folder predicts: the mean over several seeds, or one seed."""
+    found = card.mean_prediction or {name: mean for name, (mean, _) in _measured(card.exported).items()}
+    return {name: found[name] for name in _METRICS if name in found}
 
 
 def _measured(exported: Run | None) -> dict[str, tuple[float, float]]:
@@ -156,6 +163,7 @@ def _model_body(card: Card, exported: Run, manifest: Manifest) -> str:
         *(f"**Warning**: {_plain(line)}\n" for line in limit_notes({exported.name: exported.config})),
         *(f"**Warning**: {_plain(line)}\n" for line in learning_warnings(exported, manifest.seeds)),
         _inputs(about),
+        "\nThe model cannot use features of another extractor, even if their widths fit.\n",
         _LIMITS.format(them="model"),
     ]
     return "\n".join(parts)
@@ -173,6 +181,8 @@ def _adapters_body(card: Card, manifest: Manifest) -> str:
         "```\nconki pull OWNER/NAME --out adapters\nconki finetune --dataset mosi --adapters ./adapters\n```\n",
         "The target needs the same text encoder and the same settings of encoders and adapters (`config.toml`).\n",
         _inputs(about),
+        "\nWith frames of another width the input layer of that encoder starts untrained; frames of the same width "
+        "must be features of the same extractor.\n",
         _LIMITS.format(them="adapters"),
     ]
     return "\n".join(parts)
@@ -231,7 +241,7 @@ def _inputs(about: Mapping[str, Any]) -> str:
     """Describe what the model reads: encoder and features, and the files that these came from."""
     lines = ["## What it reads\n"]
     if "text" in about["modalities"]:
-        lines.append(f"* text: tokens of {_code(about['text_encoder']['name'])}")
+        lines.append(f"* text: tokens of the text encoder {_code(about['text_encoder']['name'])}")
     for name, width in about["widths"].items():
         lines.append(f"* {name}: {width} features per frame, at most {about['positions'][name]} frames")
     for dataset, source in about["sources"].items():
@@ -240,7 +250,6 @@ def _inputs(about: Mapping[str, Any]) -> str:
             known += [f"format {_code(source['format'])}", f"normalisation {source['normalization']}"]
             known += [f"SHA-256 of the source {source['sha256'][:12]}"]
         lines.append(f"* features of {dataset}: {', '.join(known)}")
-    lines.append("\nThe model cannot use features of another extractor, even if their widths fit.\n")
     return "\n".join(lines)
 
 

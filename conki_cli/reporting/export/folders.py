@@ -19,7 +19,7 @@ from conki_cli.config.sections import RunConfig
 from conki_cli.config.words import run_label
 from conki_cli.data.store.reading import FeatureStore
 from conki_cli.reporting.export.card import Card, render_card
-from conki_cli.runs import Run, digest_of, finish_run, write_scale
+from conki_cli.runs import Run, digest_of, finish_run, left_out_note, write_scale
 from conki_cli.runs.exported import CARD, EXPORTED, Manifest, is_exportable, new_folder, write_manifest
 from conki_cli.runs.predictions import evaluate_run
 from conki_cli.system.errors import ConkiError, RunError
@@ -105,7 +105,7 @@ def _mean_prediction(run: Run, seeds: Sequence[int], observer: Observer) -> Mapp
     try:
         found = evaluate_run(run, "test", "all", seeds=seeds).mean_prediction or {}
         return {name: value for name, value in found.items() if math.isfinite(value)}
-    except RunError as error:
+    except ConkiError as error:
         observer.say(f"the card has no metrics of the mean prediction: {error}")
         return {}
 
@@ -138,8 +138,8 @@ def _chosen_seeds(export: Export, observer: Observer) -> tuple[int, ...]:
         raise RunError(
             f"run {run.name} has no finished seed", advice="run the command that started it again to resume it"
         )
-    if left_out := sorted(set(run.record.seeds) - set(finished)):
-        observer.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    if note := left_out_note(run):
+        observer.say(note)
     return tuple(finished)
 
 

@@ -11,7 +11,7 @@ from conki_cli.reporting.figures.canvas import GREY, INK, SERIES, label, light_g
 from conki_cli.reporting.figures.kinds import Choices, Plot
 from conki_cli.reporting.figures.stored import Log, read_log
 from conki_cli.reporting.tables.grid import seeds_text
-from conki_cli.runs import Run
+from conki_cli.runs import Run, left_out_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,8 @@ _MAE = "validation MAE"
 def plot(runs: Sequence[Run], choices: Choices, width: float) -> Plot:
     """Draw the curves of one run."""
     run = runs[0]
+    if note := left_out_note(run):
+        choices.observer.say(note)
     logs = [read_log(run, seed) for seed in run.finished_seeds()]
     terms = list(dict.fromkeys(name for log in logs for name in log.losses))
     panels = {_NAMES.get(name, label(name.replace("_", " "))): [_column(log, name) for log in logs] for name in terms}

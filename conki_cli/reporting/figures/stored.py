@@ -15,7 +15,7 @@ from conki_cli.reporting.comparison import System, read_systems
 from conki_cli.reporting.comparison import read_system as system_of
 from conki_cli.reporting.figures.kinds import Choices
 from conki_cli.reporting.tables.grid import seeds_text
-from conki_cli.runs import Run, evaluate_run
+from conki_cli.runs import Run, evaluate_run, left_out_note
 from conki_cli.runs.log import log_path, logged_epochs
 from conki_cli.system.errors import RunError
 
@@ -86,8 +86,8 @@ def check_predicted(run: Run, choices: Choices) -> None:
         RunError: a finished seed has no predictions for it.
     """
     finished = run.finished_seeds()
-    if left_out := sorted(set(run.record.seeds) - set(finished)):
-        choices.observer.say(f"{run.name}: seeds {', '.join(map(str, left_out))} are not finished and left out")
+    if note := left_out_note(run):
+        choices.observer.say(note)
     if not all(run.predictions_path(seed, choices.split).is_file() for seed in finished):
         raise RunError(
             f"run {run.name} has no stored predictions for {choices.split}",

@@ -69,10 +69,8 @@ def _truncated(system: System, split: str) -> Iterator[str]:
 
 def _mixed_versions(system: System) -> Iterator[str]:
     used: dict[str, list[int]] = {}
-    for seed, recorded in environments(system.run, system.seeds).items():
-        earlier = recorded.get("earlier")
-        parts = [part for part in (earlier if isinstance(earlier, list) else []) if isinstance(part, dict)]
-        for way in dict.fromkeys(_way(part) for part in (*parts, recorded)):
+    for seed, parts in environments(system.run, system.seeds).items():
+        for way in dict.fromkeys(map(_way, parts)):
             used.setdefault(way, []).append(seed)
     if len(used) > 1:
         ways = "; ".join(f"{way} ({seeds_text(seeds)})" for way, seeds in used.items())
@@ -82,7 +80,8 @@ def _mixed_versions(system: System) -> Iterator[str]:
 def _way(recorded: Mapping[str, object]) -> str:
     packages = recorded.get("packages")
     torch = packages.get("torch") if isinstance(packages, dict) else None
-    return f"torch {torch}, {recorded.get('device')}, {recorded.get('threads')} threads"
+    ranks = f", {recorded['ranks']} processes" if recorded.get("ranks", 1) != 1 else ""
+    return f"torch {torch}, {recorded.get('device')}, {recorded.get('threads')} threads{ranks}"
 
 
 def _few_seeds(systems: Sequence[System]) -> list[Caution]:

@@ -1,6 +1,7 @@
 """The provenance of numbers: training, settings, versions, data, and the commands that reproduce them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def versions_sheet(systems: Sequence[System]) -> Sheet:
     columns = []
     for system in systems:
         column: dict[str, list[str]] = {}
-        for recorded in environments(system.run, system.seeds).values():
+        for recorded in chain.from_iterable(environments(system.run, system.seeds).values()):
             packages = recorded.get("packages")
             flat = {key: recorded.get(key) for key in ("conki", "git_commit", "python")}
             flat |= packages if isinstance(packages, dict) else {}
@@ -153,7 +154,7 @@ def _source_hashes(systems: Sequence[System]) -> dict[tuple[str, str], str]:
     """Return the hashes of the source files by data set and content id."""
     found = {}
     for system in systems:
-        for recorded in environments(system.run, system.seeds).values():
+        for recorded in chain.from_iterable(environments(system.run, system.seeds).values()):
             data = recorded.get("data")
             for name, entry in data.items() if isinstance(data, dict) else ():
                 if isinstance(entry, dict) and entry.get("source"):
@@ -168,7 +169,7 @@ def recipes(systems: Sequence[System]) -> list[Recipe]:
 
 def _commands(system: System) -> list[str]:
     given = []
-    for recorded in environments(system.run, system.seeds).values():
+    for recorded in chain.from_iterable(environments(system.run, system.seeds).values()):
         words = recorded.get("command")
         if isinstance(words, list) and len(words) > 1 and Path(str(words[0])).name != _JOB:
             given.append(" ".join(["conki", *(quoted(word) for word in _portable(list(map(str, words[1:]))))]))

@@ -8,8 +8,8 @@ from conki_cli.system.errors import ConkiError
 from conki_cli.system.files import read_json
 
 
-def environments(run: Run, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Return what each seed recorded; nothing of a seed whose record is missing or damaged."""
+def environments(run: Run, seeds: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    """Return what each seed was trained in, the latest last; nothing of a seed whose record is missing or damaged."""
     found = {}
     for seed in seeds:
         try:
@@ -17,5 +17,7 @@ def environments(run: Run, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
         except ConkiError:
             continue
         if isinstance(recorded, dict):
-            found[seed] = recorded
+            earlier = recorded.get("earlier")
+            parts = [*(earlier if isinstance(earlier, list) else []), recorded]
+            found[seed] = [part for part in parts if isinstance(part, dict)]
     return found

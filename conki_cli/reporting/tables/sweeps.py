@@ -52,6 +52,9 @@ def foreseen(plan: Mapping[str, Any], *, folder: Path) -> list[RenderableType]:
     """Draw what a sweep would train in a workspace, as `foresee_sweep` returns it: one trial, how many, time, disk."""
     done = "as many as its database does not have" if plan["finished"] is None else f"{plan['finished']} are finished"
     lines = [f"trials: {plan['trials']} in all, {done}"]
+    if (plan["finished"] or 0) >= plan["trials"]:
+        title = f"dry run of the sweep {plan['sweep']}, nothing was changed"
+        return [Text(one_line(line)) for line in (title, *lines, "nothing is left to train")]
     if plan["stages_1"] == 1:
         lines.append("stage 1: trained once for all trials, and kept")
     elif plan["stages_1"]:

@@ -8,7 +8,7 @@ from conki_cli.data.store.records import SPLITS, evenly
 from conki_cli.metrics.summaries import Summary
 from conki_cli.runs.folders import Run
 from conki_cli.runs.predictions import Predictions, read_predictions, stored_predictions
-from conki_cli.runs.records import RunRecord
+from conki_cli.runs.records import RunRecord, SeedResult
 from conki_cli.runs.verifying.examined import ExaminedRun
 from conki_cli.runs.writing import metrics_of_seeds
 from conki_cli.system.errors import Kind, RunError, quoted
@@ -85,7 +85,13 @@ def verify_metrics(examined: ExaminedRun, result: RunRecord) -> Iterator[Finding
     differing: list[str] = []
     if result.state != "finished" or finished != result.seeds:
         return
-    expected = metrics_of_seeds(run.results().values())
+    results = run.results()
+    for seed, one in results.items():
+        if _names_in(one) != _names_in(results[finished[0]]):
+            what = f"seed {seed} has other metrics than seed {finished[0]}"
+            yield Finding(examined.subject, FAULT, what, examined.seed_again(seed))
+            return
+    expected = metrics_of_seeds(results.values())
     for split in dict.fromkeys((*expected, *result.metrics)):
         stored, own = result.metrics.get(split, {}), expected.get(split, {})
         unequal = [name for name in {**own, **stored} if not _are_equal(stored.get(name), own.get(name))]
@@ -97,6 +103,10 @@ def verify_metrics(examined: ExaminedRun, result: RunRecord) -> Iterator[Finding
             names = ", ".join(f"seed {seed}" for seed in contradicted)
             advice = f"first repair {names}, whose metrics do not match its predictions (below)"
         yield Finding(examined.subject, FAULT, what, advice)
+
+
+def _names_in(result: SeedResult) -> dict[str, set[str]]:
+    return {split: set(metrics) for split, metrics in result.metrics.items()}
 
 
 def _are_equal(stored: Summary | None, expected: Summary | None) -> bool:

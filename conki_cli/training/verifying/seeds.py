@@ -9,6 +9,7 @@ from typing import Any
 from conki_cli.runs import SeedResult
 from conki_cli.runs.log import log_path, verify_log
 from conki_cli.runs.verifying import ExaminedRun, verify_predictions
+from conki_cli.system.errors import quoted
 from conki_cli.system.findings import FAULT, OK, REMARK, UNREAD, Finding, attempt, fault, ordinary
 from conki_cli.training.verifying.checkpoints import Checkpoint, Checkpoints
 
@@ -21,12 +22,18 @@ def verify_seed(checkpoints: Checkpoints, seed: int) -> Iterator[Finding]:
         yield Finding(str(folder), FAULT, "must be a folder and is none", f"move it away; then {examined.command}")
         return
     if not folder.is_dir():
+        if examined.result is not None and examined.result.state == "finished":
+            what = "this seed was finished, and its folder is missing"
+            yield Finding(str(folder), FAULT, what, f"restore it, or {examined.command} trains it again")
+            return
         advice = f"wait for {examined.holder}" if examined.holder else f"{examined.command} trains it"
         yield Finding(str(folder), REMARK, "this seed was not started", advice)
         return
     result, error = attempt(examined.run.seed_result, seed)
     if error is not None:
-        yield fault(folder, error, folder / "result.json", f"restore it, or {examined.seed_again(seed)}")
+        path = folder / "result.json"
+        again = f"delete it: rm {quoted(path)}; then {examined.command} writes it again from its checkpoints"
+        yield fault(folder, error, path, f"restore it, or {again}")
     read = checkpoints.of_seed(seed)
     if result is None and error is None:
         yield from _unfinished(examined, seed, read)
@@ -72,7 +79,8 @@ def _unfinished(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]
     before = [*problems, "continues from the checkpoint before it"] if begun is read["previous"] else problems
     yield Finding(subject, REMARK, "; ".join([f"unfinished, {_place(begun.facts)}", *before]), command)
     if read["frozen"].problem:
-        yield Finding(subject, REMARK, read["frozen"].problem, "nothing: it is rewritten when the seed resumes")
+        advice = "nothing: when the seed resumes it is rewritten, with the weights that a new start would have"
+        yield Finding(subject, REMARK, read["frozen"].problem, advice)
     epochs = begun.facts.get("epoch")
     if type(epochs) is int:
         over = epochs - (begun.facts.get("within") is not None)
@@ -88,7 +96,7 @@ def _hindrances(examined: ExaminedRun, seed: int, read: Mapping[str, Checkpoint]
     in_the_way = [error for path in _files_of(examined, seed) if (error := attempt(ordinary, path)[1]) is not None]
     for error in in_the_way:
         yield Finding(subject, FAULT, str(error), f"move it away; {command}")
-    newer = [read[name] for name in ("last", "previous") if read[name].is_newer]
+    newer = [read[name] for name in ("last", "previous", "frozen") if read[name].is_newer]
     if newer and not in_the_way:
         yield Finding(subject, FAULT, "; ".join(one.problem for one in newer), newer[0].advice(command))
 
