@@ -171,7 +171,7 @@ def _train_seed(job: Job, step: Step, first: Run | None) -> None:
         _begin(job.run, job.config, job.data, job.inputs.score_range, job.inputs.target, job.score_ranges)
         _check_stores(job, seed)
         _write_encoder(job)
-        if needs_text:
+        if text and status_of(job.run.frozen_encoder) is None:
             checkpoint.save(job.run.frozen_encoder, checkpoint.select(model, text), facts)
     is_resumed = _continue(job, seed, progress)
     _write_environment(job, seed, is_resumed=is_resumed)
