@@ -61,8 +61,9 @@ def parse_over(lines: Sequence[str], base: RunConfig) -> tuple[Dimension, ...]:
     if len({dimension.path for dimension in space}) < len(space):
         raise SettingsError("--over must name each setting once", "put its values into one --over")
     corners = [{}, *({one.path: one.ends[end] for one in space} for end in (0, -1))]
+    others = [*corners, *combinations(space)[:_MOST_BESIDE]]
     for dimension in space:
-        changed = [_with_each(base, dimension, beside) for beside in [*corners, *combinations(space)[:_MOST_BESIDE]]]
+        changed = [_with_each(base, dimension, beside) for beside in others]
         for tried in zip(*changed, strict=True):  # one value beside all others
             errors = [one for one in tried if isinstance(one, SettingsError)]
             if len(errors) == len(tried):

@@ -145,8 +145,7 @@ def said_in(
 ) -> dict[str, str]:
     """Return what is said in each clip: every word of a video belongs to exactly one of its clips."""
     if segments == SENTENCES:
-        sentences = [(video, part) for video in whole for part in sentences_of(words[video.id])]
-        return {_part(video, _span_of(part)).id: text_of(part) for video, part in sentences}
+        return {clip.id: text for clip, text in _sentences(whole, words)}
     of_video: dict[Path, list[Clip]] = {}
     for clip in clips:
         of_video.setdefault(clip.path, []).append(clip)
@@ -184,8 +183,10 @@ def _takes_time(sentence: Sequence[Word]) -> bool:
     return bool(sentence) and sentence[-1].stop - sentence[0].start >= _SHORTEST_SENTENCE
 
 
-def _span_of(sentence: Sequence[Word]) -> Span:
-    return Span(sentence[0].start, sentence[-1].stop)
+def _sentences(whole: Sequence[Clip], words: Mapping[str, list[Word]]) -> list[tuple[Clip, str]]:
+    """Return every sentence of videos as a clip and its text."""
+    found = [(video, part) for video in whole for part in sentences_of(words.get(video.id, []))]
+    return [(_part(video, Span(part[0].start, part[-1].stop)), text_of(part)) for video, part in found]
 
 
 def _cut(
@@ -196,12 +197,12 @@ def _cut(
         return list(whole), []
     if isinstance(task.segments, float):
         return _segments(whole, task.segments, extraction)
-    sentences = [(video, part) for video in whole for part in sentences_of((words or {}).get(video.id, []))]
+    sentences = [clip for clip, _ in _sentences(whole, words or {})]
     if not sentences:
         raise SettingsError("no sentence was heard", advice="leave --segments sentences out, or give --segments 5s")
-    heard = {video.id for video, _ in sentences}
-    silent = [Failure(video.id, video.path, "no sentence was heard") for video in whole if video.id not in heard]
-    return [_part(video, _span_of(part)) for video, part in sentences], silent
+    heard = {clip.path for clip in sentences}
+    silent = [Failure(video.id, video.path, "no sentence was heard") for video in whole if video.path not in heard]
+    return sentences, silent
 
 
 def _part(video: Clip, span: Span) -> Clip:

@@ -176,12 +176,12 @@ def _shown_metrics(run: Run) -> Mapping[str, Any]:
     return {name: None if name in TWO_CLASSES else summary for name, summary in metrics.items()}
 
 
-def _changed(path: Path) -> float:
-    """Return when a file was last changed; 0 if another process has just removed it."""
+def _changed(path: Path) -> int:
+    """Return when a file was last changed, in nanoseconds; 0 if another process has just removed it."""
     try:
-        return path.stat().st_mtime
+        return path.stat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
-        return 0.0
+        return 0
 
 
 def _describe_run(run: Run) -> dict[str, Any]:
@@ -199,6 +199,6 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "metrics": _shown_metrics(run) if record else {},
         "limit": run.config.data.limit if record else 0,
         "size": size_of(run.path),
-        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(dated))),
+        "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(dated) / 1e9)),
         "problem": problem or None,
     }

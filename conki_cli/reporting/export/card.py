@@ -123,7 +123,7 @@ def _metadata(card: Card) -> Any:
 
 
 def _published(card: Card) -> dict[str, float]:
-    """Return the test metrics of what the folder predicts: the mean over several seeds, or one seed."""
+    """Return the test metrics of what the folder predicts: the mean prediction of several seeds, or that of one."""
     found = card.mean_prediction or {name: mean for name, (mean, _) in _measured(card.exported).items()}
     return {name: found[name] for name in _METRICS if name in found}
 
